@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/client"
+	"k8s.io/klog/v2"
+)
+
+const (
+	shortTimeout = 10 * time.Second
+	longTimeout  = 2 * time.Minute
+	// idleConnections bounds the pool; dockerd has no back-pressure of its own.
+	idleConnections = 64
+	idleTimeout     = time.Minute
+)
+
+// Client talks to one Docker Engine. Its methods are safe for concurrent use.
+type Client struct {
+	endpoint string
+	conn     atomic.Pointer[connection]
+	caps     atomic.Pointer[Capabilities]
+	observe  Observer
+}
+
+// connection is one negotiated pair of clients: calls share a pool of
+// connections; a stream has a connection of its own, tied to its context.
+type connection struct {
+	calls, streams *client.Client
+}
+
+// Observer is told of each finished call: its kind ("container inspect"), how
+// long it took and how it ended.
+type Observer func(kind string, took time.Duration, err error)
+
+// New makes a client for an endpoint such as unix:///var/run/docker.sock. It
+// does not connect. observe may be nil.
+func New(endpoint string, observe Observer) (*Client, error) {
+	if observe == nil {
+		observe = func(string, time.Duration, error) {}
+	}
+	c := &Client{endpoint: endpoint, observe: observe}
+	conn, err := c.connect()
+	if err != nil {
+		return nil, fmt.Errorf("docker endpoint %q: %w: %w", endpoint, errdefs.ErrInvalidArgument, err)
+	}
+	c.conn.Store(conn)
+	return c, nil
+}
+
+// Endpoint is the address given to New.
+func (c *Client) Endpoint() string { return c.endpoint }
+
+// Close closes idle connections.
+func (c *Client) Close() error {
+	conn := c.conn.Load()
+	return errors.Join(conn.calls.Close(), conn.streams.Close())
+}
+
+// connect makes a fresh pair of clients, which negotiates at its first call.
+// The Docker client only ever negotiates downwards, so a daemon that was
+// upgraded needs a new one.
+func (c *Client) connect() (*connection, error) {
+	pool := &http.Transport{MaxIdleConns: idleConnections, MaxIdleConnsPerHost: idleConnections, IdleConnTimeout: idleTimeout}
+	calls, err := client.NewClientWithOpts(client.WithHTTPClient(&http.Client{Transport: pool}),
+		client.WithHost(c.endpoint), client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, err
+	}
+	// A connection that is tied to one request must not serve a second one.
+	single := &http.Transport{DisableKeepAlives: true}
+	streams, err := client.NewClientWithOpts(client.WithHTTPClient(&http.Client{Transport: single}),
+		client.WithHost(c.endpoint), client.WithAPIVersionNegotiation(), client.WithDialContext(dialTied(calls.Dialer())))
+	if err != nil {
+		return nil, err
+	}
+	return &connection{calls: calls, streams: streams}, nil
+}
+
+// dialTied makes connections that are closed when the context they were dialled
+// with ends: the Docker client's hijacked connections ignore it.
+func dialTied(dial func(context.Context) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		if half, ok := conn.(halfCloser); ok {
+			return &tiedConn{halfCloser: half, stop: stop}, nil
+		}
+		return conn, nil
+	}
+}
+
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// tiedConn forgets its context when it is closed.
+type tiedConn struct {
+	halfCloser
+	stop func() bool
+}
+
+func (t *tiedConn) Close() error {
+	t.stop()
+	return t.halfCloser.Close()
+}
+
+// call runs one request: within timeout (none if zero), counted, timed and with
+// its error classified.
+func (c *Client) call(ctx context.Context, kind string, timeout time.Duration, fn func(context.Context, *client.Client) error) error {
+	return c.run(ctx, kind, timeout, c.conn.Load().calls, fn)
+}
+
+// stream is call for requests that take over their connection.
+func (c *Client) stream(ctx context.Context, kind string, fn func(context.Context, *client.Client) error) error {
+	return c.run(ctx, kind, 0, c.conn.Load().streams, fn)
+}
+
+func (c *Client) run(ctx context.Context, kind string, timeout time.Duration, cl *client.Client, fn func(context.Context, *client.Client) error) error {
+	callCtx := ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		callCtx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	start := time.Now()
+	err := classify(ctx, c.endpoint, timeout, fn(callCtx, cl))
+	took := time.Since(start)
+	c.observe(kind, took, err)
+	klog.FromContext(ctx).V(4).Info("Docker call", "call", kind, "duration", took, "err", err)
+	return err
+}
+
+// classify gives transport failures their class; errors that dockerd answered
+// have theirs from the Docker client.
+func classify(ctx context.Context, endpoint string, timeout time.Duration, err error) error {
+	var netErr net.Error
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		// The caller's own end: say just that, whatever the transport made of it.
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("docker at %s did not answer within %v: %w", endpoint, timeout, errdefs.ErrUnavailable)
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &netErr):
+		return fmt.Errorf("docker at %s broke the connection: %w: %w", endpoint, errdefs.ErrUnavailable, err)
+	default:
+		return err
+	}
+}

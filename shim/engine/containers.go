@@ -1,0 +1,179 @@
+package engine
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/client"
+)
+
+// maxLinks bounds how many symbolic links ContainerFile follows.
+const maxLinks = 10
+
+// noDetachKeys is a sequence that no client sends: Docker's default, ctrl-p
+// ctrl-q, would swallow input.
+const noDetachKeys = "ctrl-^,ctrl-],ctrl-[,ctrl-\\,ctrl-@,ctrl-^,ctrl-],ctrl-["
+
+// ContainerCreate implements [Containers].
+func (c *Client) ContainerCreate(ctx context.Context, name string, cfg *container.Config, host *container.HostConfig, nc *network.NetworkingConfig) (string, error) {
+	var id string
+	err := c.call(ctx, "container create", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		r, err := cl.ContainerCreate(ctx, cfg, host, nc, nil, name)
+		id = r.ID
+		return err
+	})
+	return id, err
+}
+
+// ContainerStart implements [Containers].
+func (c *Client) ContainerStart(ctx context.Context, id string) error {
+	return c.call(ctx, "container start", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerStart(ctx, id, container.StartOptions{})
+	})
+}
+
+// ContainerKill implements [Containers].
+func (c *Client) ContainerKill(ctx context.Context, id, signal string) error {
+	return c.call(ctx, "container kill", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerKill(ctx, id, signal)
+	})
+}
+
+// ContainerRemove implements [Containers].
+func (c *Client) ContainerRemove(ctx context.Context, id string) error {
+	return c.call(ctx, "container remove", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	})
+}
+
+// ContainerInspect implements [Containers].
+func (c *Client) ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error) {
+	var r container.InspectResponse
+	err := c.call(ctx, "container inspect", shortTimeout, func(ctx context.Context, cl *client.Client) (err error) {
+		r, err = cl.ContainerInspect(ctx, id)
+		return err
+	})
+	return r, err
+}
+
+// ContainerList implements [Containers].
+func (c *Client) ContainerList(ctx context.Context, f filters.Args) ([]container.Summary, error) {
+	var r []container.Summary
+	err := c.call(ctx, "container list", shortTimeout, func(ctx context.Context, cl *client.Client) (err error) {
+		r, err = cl.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
+		return err
+	})
+	return r, err
+}
+
+// ContainerWait implements [Containers].
+func (c *Client) ContainerWait(ctx context.Context, id string) error {
+	return c.stream(ctx, "container wait", func(ctx context.Context, cl *client.Client) error {
+		done, failed := cl.ContainerWait(ctx, id, container.WaitConditionNotRunning)
+		select {
+		case <-done:
+			return nil
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+}
+
+// ContainerUpdate implements [Containers].
+func (c *Client) ContainerUpdate(ctx context.Context, id string, update container.UpdateConfig) error {
+	return c.call(ctx, "container update", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		_, err := cl.ContainerUpdate(ctx, id, update)
+		return err
+	})
+}
+
+// ContainerResize implements [Containers].
+func (c *Client) ContainerResize(ctx context.Context, id string, height, width uint) error {
+	return c.call(ctx, "container resize", shortTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerResize(ctx, id, container.ResizeOptions{Height: height, Width: width})
+	})
+}
+
+// ContainerAttach implements [Containers].
+func (c *Client) ContainerAttach(ctx context.Context, id string, o AttachOptions) (*Stream, error) {
+	var s *Stream
+	err := c.stream(ctx, "container attach", func(ctx context.Context, cl *client.Client) error {
+		r, err := cl.ContainerAttach(ctx, id, container.AttachOptions{
+			Stream: true, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, DetachKeys: noDetachKeys,
+		})
+		if err != nil {
+			return err
+		}
+		s = &Stream{Reader: r.Reader, conn: r.Conn}
+		return nil
+	})
+	return s, err
+}
+
+// ContainerLogs implements [Containers].
+func (c *Client) ContainerLogs(ctx context.Context, id string, since time.Time, follow bool) (io.ReadCloser, error) {
+	o := container.LogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: follow}
+	if !since.IsZero() {
+		o.Since = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond())
+	}
+	var r io.ReadCloser
+	err := c.stream(ctx, "container logs", func(ctx context.Context, cl *client.Client) (err error) {
+		r, err = cl.ContainerLogs(ctx, id, o)
+		return err
+	})
+	return r, err
+}
+
+// ContainerFile implements [Containers].
+func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64) ([]byte, error) {
+	for range maxLinks {
+		data, link, err := c.containerFile(ctx, id, name, limit)
+		if err != nil || link == "" {
+			return data, err
+		}
+		if !path.IsAbs(link) {
+			link = path.Join(path.Dir(name), link)
+		}
+		// Clean on a rooted path never leaves the root.
+		name = path.Clean("/" + link)
+	}
+	return nil, fmt.Errorf("%s in container %s: %w: more than %d symbolic links", name, id, errdefs.ErrInvalidArgument, maxLinks)
+}
+
+// containerFile reads one entry: its content, or where it points to.
+func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
+	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		r, _, err := cl.CopyFromContainer(ctx, id, name)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.Close()) }()
+		t := tar.NewReader(r)
+		h, err := t.Next()
+		switch {
+		case err != nil:
+			return err
+		case h.Typeflag == tar.TypeSymlink:
+			link = h.Linkname
+			return nil
+		case h.Typeflag != tar.TypeReg:
+			return fmt.Errorf("%s in container %s: %w: not a regular file", name, id, errdefs.ErrInvalidArgument)
+		case h.Size > limit:
+			return fmt.Errorf("%s in container %s: %w: %d bytes, more than %d", name, id, errdefs.ErrOutOfRange, h.Size, limit)
+		}
+		data, err = io.ReadAll(t)
+		return err
+	})
+	return data, link, err
+}
