@@ -1,0 +1,418 @@
+package translate
+
+import (
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/strslice"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// Docker's log is bounded even when the caller names no bounds: what was
+	// written is in the CRI log, which the kubelet rotates.
+	defaultLogMaxSize = "16m"
+	defaultLogMaxFile = 4
+
+	cdiAnnotationPrefix = "cdi.k8s.io/"
+)
+
+// ContainerRequest is a CreateContainer request with what the caller looked up.
+type ContainerRequest struct {
+	Config *runtimeapi.ContainerConfig
+	// SandboxConfig is the request's; it counts only where Sandbox.Config is nil.
+	SandboxConfig *runtimeapi.PodSandboxConfig
+	Sandbox       *Sandbox
+	Image         Image
+	// Mounts are of the same length and order as Config.Mounts.
+	Mounts []ResolvedMount
+	// Devices are Config.Devices with directories expanded; nil: take them as they are.
+	Devices []container.DeviceMapping
+	// CDI is what the caller made of the CDI devices for an engine without CDI;
+	// nil: the engine resolves them.
+	CDI *CDIEdits
+	// SeccompProfile is the content of the file [SeccompProfilePath] names.
+	SeccompProfile []byte
+	User           User
+}
+
+// CDIEdits is what CDI devices add to a container.
+type CDIEdits struct {
+	Env     []string
+	Devices []container.DeviceMapping
+	Mounts  []mount.Mount
+}
+
+// runtimeHandler is the sandbox's: a container always runs with its pod's.
+func (r ContainerRequest) runtimeHandler() string { return r.Sandbox.RuntimeHandler }
+
+func (r ContainerRequest) sandboxMetadata() *runtimeapi.PodSandboxMetadata {
+	if r.Sandbox.Metadata != nil {
+		return r.Sandbox.Metadata
+	}
+	return r.SandboxConfig.GetMetadata()
+}
+
+// DockerContainer gives a container of a pod. The request is validated as by
+// [ValidateContainerConfig], and against its sandbox.
+func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
+	if err := ValidateContainerConfig(req.Config); err != nil {
+		return nil, err
+	}
+	if err := validateInSandbox(req); err != nil {
+		return nil, err
+	}
+	hostConfig, err := containerHostConfig(req, host)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := recordContainer(req, host)
+	if err != nil {
+		return nil, err
+	}
+	cfg := req.Config
+	config := &container.Config{
+		User:        req.User.Docker,
+		Tty:         cfg.GetTty(),
+		OpenStdin:   cfg.GetStdin(),
+		StdinOnce:   cfg.GetStdinOnce(),
+		Env:         environment(cfg.GetEnvs(), req.CDI),
+		Entrypoint:  words(cfg.GetCommand()),
+		Cmd:         words(cfg.GetArgs()),
+		Healthcheck: noHealthcheck(),
+		Image:       req.Image.ID,
+		WorkingDir:  cfg.GetWorkingDir(),
+		Labels:      labels,
+		StopSignal:  DockerSignal(cfg.GetStopSignal()),
+	}
+	return &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}, nil
+}
+
+// validateInSandbox checks what a container's configuration says against its
+// sandbox and what the caller looked up.
+func validateInSandbox(req ContainerRequest) error {
+	const in = "linux.security_context."
+	sc := req.Config.GetLinux().GetSecurityContext()
+	ns := sc.GetNamespaceOptions()
+	switch {
+	case req.Sandbox == nil:
+		return invalid("pod_sandbox_id", "no sandbox given")
+	case !isFullID(req.Sandbox.ID):
+		return invalid("pod_sandbox_id", "%q is not a container ID", req.Sandbox.ID)
+	case req.sandboxMetadata() == nil:
+		return invalid("sandbox_config.metadata", "nil")
+	case req.Image.ID == "":
+		return invalid("image.image", "no image ID found for %q", req.Config.GetImage().GetImage())
+	case req.User.Docker == "":
+		return invalid(in+"run_as_user", "not resolved")
+	case sc.GetPrivileged() && !req.Sandbox.Privileged:
+		return invalid(in+"privileged", "the sandbox is not privileged")
+	case isHost(ns.GetNetwork()) && !isHost(req.Sandbox.Namespaces.GetNetwork()):
+		return invalid(in+"namespace_options.network", "the sandbox does not have the host's network")
+	case isHost(ns.GetIpc()) && !isHost(req.Sandbox.Namespaces.GetIpc()):
+		return invalid(in+"namespace_options.ipc", "the sandbox does not have the host's IPC namespace")
+	}
+	if handler := req.Config.GetImage().GetRuntimeHandler(); handler != "" && handler != req.runtimeHandler() {
+		return invalid("image.runtime_handler", "%q differs from the sandbox's %q", handler, req.runtimeHandler())
+	}
+	return nil
+}
+
+func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig, error) {
+	cfg := req.Config
+	sc := cfg.GetLinux().GetSecurityContext()
+	runtime, err := RuntimeHandler(req.runtimeHandler(), host)
+	if err != nil {
+		return nil, err
+	}
+	resources, annotations, err := dockerResources("linux.resources", cfg.GetLinux().GetResources(), host)
+	if err != nil {
+		return nil, err
+	}
+	hc := baseHostConfig(host)
+	hc.Resources = resources
+	hc.CgroupParent = req.Sandbox.CgroupParent
+	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
+	hc.Annotations = containerAnnotations(req, annotations, host)
+	hc.LogConfig = logConfig(logPath(req), host)
+	hc.Runtime = runtime
+	if err := confine(hc, req, host); err != nil {
+		return nil, err
+	}
+	joinNamespaces(hc, req.Sandbox, sc.GetNamespaceOptions())
+	mounts, cdiMounts, err := dockerMounts(req, host)
+	if err != nil {
+		return nil, err
+	}
+	hc.Mounts = mounts
+	if err := addDevices(hc, req, cdiMounts, host); err != nil {
+		return nil, err
+	}
+	return hc, nil
+}
+
+// confine sets what limits the container's process besides resources.
+func confine(hc *container.HostConfig, req ContainerRequest, host Host) error {
+	sc := req.Config.GetLinux().GetSecurityContext()
+	opts, err := securityOpt(confinement{
+		in:              "linux.security_context.",
+		privileged:      sc.GetPrivileged(),
+		noNewPrivileges: sc.GetNoNewPrivs(),
+		selinux:         sc.GetSelinuxOptions(),
+		seccomp:         sc.GetSeccomp(),
+		seccompPath:     sc.GetSeccompProfilePath(),
+		seccompProfile:  req.SeccompProfile,
+		apparmor:        sc.GetApparmor(),
+		apparmorProfile: sc.GetApparmorProfile(),
+	}, host)
+	if err != nil {
+		return err
+	}
+	add, drop, err := capabilities(sc)
+	if err != nil {
+		return err
+	}
+	hc.SecurityOpt = opts
+	hc.CapAdd, hc.CapDrop = add, drop
+	hc.GroupAdd = req.User.GroupAdd
+	hc.Privileged = sc.GetPrivileged()
+	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
+	// To Docker null means its own list and an empty list means none.
+	hc.MaskedPaths, hc.ReadonlyPaths = []string{}, []string{}
+	if sc.GetPrivileged() {
+		hc.CgroupnsMode = container.CgroupnsModeHost
+		return nil
+	}
+	hc.MaskedPaths = append(hc.MaskedPaths, sc.GetMaskedPaths()...)
+	hc.ReadonlyPaths = append(hc.ReadonlyPaths, sc.GetReadonlyPaths()...)
+	return nil
+}
+
+// joinNamespaces puts a container into its pod. Docker resolves a name once and
+// a short ID by guess, so it is always the whole ID. There is no UTS namespace
+// to join: Docker copies the host name of the container whose network is joined.
+func joinNamespaces(hc *container.HostConfig, sandbox *Sandbox, ns *runtimeapi.NamespaceOption) {
+	join := "container:" + sandbox.ID
+	hc.NetworkMode = container.NetworkMode(join)
+	hc.IpcMode = container.IpcMode(join)
+	if sandbox.HostNetwork {
+		hc.UTSMode = "host"
+	}
+	switch ns.GetPid() {
+	case runtimeapi.NamespaceMode_POD:
+		hc.PidMode = container.PidMode(join)
+	case runtimeapi.NamespaceMode_NODE:
+		hc.PidMode = "host"
+	case runtimeapi.NamespaceMode_TARGET:
+		hc.PidMode = container.PidMode("container:" + ns.GetTargetId())
+	}
+}
+
+func containerAnnotations(req ContainerRequest, annotations map[string]string, host Host) map[string]string {
+	if !host.Annotations {
+		return nil
+	}
+	if host.ShimGrouping {
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[shimGroupAnnotation] = shimGroup(req.sandboxMetadata())
+	}
+	if len(annotations) == 0 {
+		return nil
+	}
+	return annotations
+}
+
+// logPath is the absolute path of the CRI log; "" when the CRI wants none.
+func logPath(req ContainerRequest) string {
+	directory := req.Sandbox.LogDirectory
+	if directory == "" {
+		directory = req.SandboxConfig.GetLogDirectory()
+	}
+	if directory == "" || req.Config.GetLogPath() == "" {
+		return ""
+	}
+	return path.Join(directory, req.Config.GetLogPath())
+}
+
+// logConfig spells every option out: Docker fills in what is missing from the
+// daemon's configuration, which may compress logs or drop lines.
+func logConfig(logPath string, host Host) container.LogConfig {
+	if logPath == "" {
+		return container.LogConfig{Type: "none"}
+	}
+	size, files := host.LogMaxSize, host.LogMaxFile
+	if size == "" {
+		size = defaultLogMaxSize
+	}
+	if files <= 0 {
+		files = defaultLogMaxFile
+	}
+	return container.LogConfig{Type: "json-file", Config: map[string]string{
+		"max-size": size,
+		"max-file": strconv.Itoa(files),
+		"compress": "false",
+		"mode":     "blocking",
+	}}
+}
+
+// DockerDevice gives Docker's form of one CRI device. An empty container path
+// is the host's, empty permissions are all of "rwm". field is for messages.
+func DockerDevice(field string, d *runtimeapi.Device) (container.DeviceMapping, error) {
+	out := container.DeviceMapping{
+		PathOnHost:        d.GetHostPath(),
+		PathInContainer:   d.GetContainerPath(),
+		CgroupPermissions: d.GetPermissions(),
+	}
+	if !path.IsAbs(out.PathOnHost) {
+		return out, invalid(field+".host_path", "%q is not an absolute path", out.PathOnHost)
+	}
+	if out.PathInContainer == "" {
+		out.PathInContainer = out.PathOnHost
+	}
+	if !path.IsAbs(out.PathInContainer) {
+		return out, invalid(field+".container_path", "%q is not an absolute path", out.PathInContainer)
+	}
+	if out.CgroupPermissions == "" {
+		out.CgroupPermissions = "rwm"
+	}
+	if strings.Trim(out.CgroupPermissions, "rwm") != "" {
+		return out, invalid(field+".permissions", "%q is not made of r, w and m", out.CgroupPermissions)
+	}
+	return out, nil
+}
+
+// CDIDevices lists the CDI devices a container asks for, by field and by the
+// older annotations cdi.k8s.io/…, each once. A malformed name is
+// ErrInvalidArgument.
+func CDIDevices(cfg *runtimeapi.ContainerConfig) ([]string, error) {
+	var names []string
+	add := func(field, name string) error {
+		kind, device, ok := strings.Cut(name, "=")
+		vendor, class, ok2 := strings.Cut(kind, "/")
+		if !ok || !ok2 || vendor == "" || class == "" || device == "" || unprintable(name) {
+			return invalid(field, "%q is not vendor/class=device", name)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+		return nil
+	}
+	for i, d := range cfg.GetCDIDevices() {
+		if err := add("CDI_devices["+strconv.Itoa(i)+"].name", d.GetName()); err != nil {
+			return nil, err
+		}
+	}
+	for _, key := range sortedKeys(cfg.GetAnnotations()) {
+		if !strings.HasPrefix(key, cdiAnnotationPrefix) {
+			continue
+		}
+		for name := range strings.SplitSeq(cfg.GetAnnotations()[key], ",") {
+			if err := add("annotations["+strconv.Quote(key)+"]", strings.TrimSpace(name)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, nil
+}
+
+// addDevices sets device nodes and CDI devices, those of mounts included.
+func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []string, host Host) error {
+	hc.Devices = slices.Clone(req.Devices)
+	if req.Devices == nil {
+		for i, d := range req.Config.GetDevices() {
+			device, err := DockerDevice("devices["+strconv.Itoa(i)+"]", d)
+			if err != nil {
+				return err
+			}
+			hc.Devices = append(hc.Devices, device)
+		}
+	}
+	names, err := CDIDevices(req.Config)
+	if err != nil {
+		return err
+	}
+	if req.CDI != nil {
+		hc.Devices = append(hc.Devices, req.CDI.Devices...)
+		hc.Mounts = append(hc.Mounts, req.CDI.Mounts...)
+		names = nil
+	}
+	names = append(names, cdiMounts...)
+	if len(names) == 0 {
+		return nil
+	}
+	if !host.CDI {
+		return unmet("CDI_devices", "this engine (%s) has no CDI: it is on by default from Docker 28.2, and with features.cdi from 25.0", orUnknown(host.EngineVersion))
+	}
+	hc.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: names}}
+	return nil
+}
+
+// environment writes NAME=value. Of equal names the last value counts; programs
+// differ in which one they would take.
+func environment(envs []*runtimeapi.KeyValue, cdi *CDIEdits) []string {
+	var out []string
+	at := map[string]int{}
+	set := func(name, text string) {
+		if i, ok := at[name]; ok {
+			out[i] = text
+			return
+		}
+		at[name] = len(out)
+		out = append(out, text)
+	}
+	for _, env := range envs {
+		set(env.GetKey(), env.GetKey()+"="+string(env.GetValue()))
+	}
+	if cdi != nil {
+		for _, text := range cdi.Env {
+			name, _, _ := strings.Cut(text, "=")
+			set(name, text)
+		}
+	}
+	return out
+}
+
+// words keeps an empty list nil: then the image's words count.
+func words(list []string) strslice.StrSlice {
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Clone(list)
+}
+
+// recordContainer gives the labels, with the requested configuration in one of
+// them. The process is left out: Docker has it, and it may hold secrets.
+func recordContainer(req ContainerRequest, host Host) (map[string]string, error) {
+	cfg := proto.CloneOf(req.Config)
+	cfg.Envs, cfg.Command, cfg.Args = nil, nil, nil
+	for i, m := range cfg.GetMounts() {
+		if m.GetImage().GetImage() != "" {
+			if id := req.Mounts[i].ImageID; id != "" {
+				m.Image.ImageRef = id
+			}
+		} else if source := req.Mounts[i].Source; source != "" {
+			m.HostPath = source
+		}
+	}
+	recorded, err := encodeRecord(record{
+		RuntimeHandler: req.runtimeHandler(),
+		ImageID:        req.Image.ID,
+		ImageName:      imageName(cfg.GetImage().GetImage(), req.Image),
+		ImageRef:       req.Image.Ref,
+		User:           &recordedUser{UID: req.User.UID, GID: req.User.GID, Groups: req.User.Groups},
+		SymlinkLog:     host.SymlinkLogs,
+	}, cfg)
+	if err != nil {
+		return nil, err
+	}
+	internal := containerLabels(cfg.GetMetadata(), req.sandboxMetadata(), req.Sandbox.ID, logPath(req), recorded)
+	return dockerLabels(cfg.GetLabels(), cfg.GetAnnotations(), internal), nil
+}

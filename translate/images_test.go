@@ -1,0 +1,199 @@
+package translate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/google/go-cmp/cmp"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+var digest = "sha256:" + strings.Repeat("ab", 32)
+
+func TestReadImage(t *testing.T) {
+	got := ReadImage(image.InspectResponse{
+		ID:          imageID,
+		RepoTags:    []string{"web:2", "<none>:<none>", "web:1", "localhost:5000/a/b:x", "web@" + digest, "web:1"},
+		RepoDigests: []string{"web@" + digest, "<none>@<none>"},
+		Size:        7,
+	})
+	want := Image{
+		ID:          imageID,
+		Ref:         "docker.io/library/web@" + digest,
+		RepoTags:    []string{"docker.io/library/web:1", "docker.io/library/web:2", "localhost:5000/a/b:x"},
+		RepoDigests: []string{"docker.io/library/web@" + digest},
+		Size:        7,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("normalised, sorted, unique (-want +got):\n%s", diff)
+	}
+	bare := ReadImageSummary(image.Summary{ID: imageID})
+	if bare.Ref != imageID || bare.Size != 1 || len(bare.RepoTags) != 0 {
+		t.Errorf("an image without names: %+v", bare)
+	}
+}
+
+func TestCRIImageUser(t *testing.T) {
+	for user, want := range map[string]*runtimeapi.Image{
+		"":        {},
+		"0":       {Uid: &runtimeapi.Int64Value{}},
+		"1000:50": {Uid: &runtimeapi.Int64Value{Value: 1000}},
+		"app:app": {Username: "app"},
+	} {
+		got := CRIImage(Image{ID: imageID, User: user}, true)
+		if got.GetUid().String() != want.GetUid().String() || got.GetUsername() != want.GetUsername() || !got.GetPinned() {
+			t.Errorf("%q: uid %v, username %q", user, got.GetUid(), got.GetUsername())
+		}
+	}
+}
+
+func TestNormalizeImage(t *testing.T) {
+	hex := strings.Repeat("ab", 32)
+	for in, want := range map[string]ImageReference{
+		"busybox":                         {Name: "docker.io/library/busybox", Tag: "latest"},
+		"busybox:1":                       {Name: "docker.io/library/busybox", Tag: "1"},
+		"docker.io/busybox":               {Name: "docker.io/library/busybox", Tag: "latest"},
+		"localhost:5000/a/b:1":            {Name: "localhost:5000/a/b", Tag: "1"},
+		"a/b@" + digest:                   {Name: "docker.io/a/b", Digest: digest},
+		"a/b:1@" + digest:                 {Name: "docker.io/a/b", Tag: "1", Digest: digest},
+		digest:                            {ID: digest},
+		hex:                               {ID: digest},
+		hex[:12]:                          {Name: "docker.io/library/" + hex[:12], Tag: "latest", IDPrefix: hex[:12]},
+		"abc":                             {Name: "docker.io/library/abc", Tag: "latest"},
+		"docker-pullable://web@" + digest: {Name: "docker.io/library/web", Digest: digest},
+		"docker://" + digest:              {ID: digest},
+	} {
+		got, err := NormalizeImage(in)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%q: %v\n%s", in, err, diff)
+		}
+		if got.ID == "" && got.PullTag() == "" {
+			t.Errorf("%q would pull all tags", in)
+		}
+	}
+	for _, in := range []string{"", "UPPER", "a b", "a@sha256:short", "-", "a:", strings.Repeat("x", 300)} {
+		if got, err := NormalizeImage(in); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %+v, %v", in, got, err)
+		}
+	}
+}
+
+func TestFindImage(t *testing.T) {
+	a := Image{ID: "sha256:" + strings.Repeat("aa", 32), RepoTags: []string{"docker.io/library/web:1"}, RepoDigests: []string{"docker.io/library/web@" + digest}}
+	b := Image{ID: "sha256:" + strings.Repeat("aa", 31) + "bb"}
+	c := Image{ID: "sha256:" + strings.Repeat("cc", 32), RepoTags: []string{"docker.io/library/" + strings.Repeat("a", 12) + ":latest"}}
+	for ref, want := range map[string]string{
+		"web:1":                             a.ID,
+		"docker.io/library/web:1":           a.ID,
+		"web@" + digest:                     a.ID,
+		"web:other@" + digest:               a.ID,
+		a.ID:                                a.ID,
+		strings.TrimPrefix(a.ID, "sha256:"): a.ID,
+		strings.Repeat("c", 12):             c.ID,
+		strings.Repeat("a", 12):             c.ID, // a name goes before an ID's beginning
+	} {
+		if got, err := FindImage(ref, []Image{a, b, c}); err != nil || got.ID != want {
+			t.Errorf("%q: %s, %v; want %s", ref, got.ID, err, want)
+		}
+	}
+	if _, err := FindImage("web:2", []Image{a}); !errdefs.IsNotFound(err) {
+		t.Errorf("another tag: %v", err)
+	}
+	if _, err := FindImage(strings.Repeat("a", 12), []Image{a, b}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an ambiguous beginning: %v", err)
+	}
+}
+
+func TestDockerAuth(t *testing.T) {
+	const hub = "https://index.docker.io/v1/"
+	for name, tc := range map[string]struct {
+		in   *runtimeapi.AuthConfig
+		ref  string
+		want registry.AuthConfig
+		err  bool
+	}{
+		"none": {ref: "web"},
+		"user and password": {in: &runtimeapi.AuthConfig{Username: "u", Password: "p"}, ref: "web",
+			want: registry.AuthConfig{Username: "u", Password: "p", ServerAddress: hub}},
+		"auth is decoded, with its trailing NULs cut": {in: &runtimeapi.AuthConfig{Auth: "dTpwOnEAAA=="}, ref: "r.io:5000/web",
+			want: registry.AuthConfig{Username: "u", Password: "p:q", ServerAddress: "r.io:5000"}},
+		"user and password go before auth": {in: &runtimeapi.AuthConfig{Username: "v", Password: "w", Auth: "dTpw"}, ref: "r.io/web",
+			want: registry.AuthConfig{Username: "v", Password: "w", ServerAddress: "r.io"}},
+		"tokens pass through": {in: &runtimeapi.AuthConfig{IdentityToken: "i", RegistryToken: "r"}, ref: "r.io/web",
+			want: registry.AuthConfig{IdentityToken: "i", RegistryToken: "r", ServerAddress: "r.io"}},
+		"credentials of another registry are not sent": {in: &runtimeapi.AuthConfig{Username: "u", Password: "p", ServerAddress: "https://evil.io"}, ref: "r.io/web"},
+		"Docker Hub's addresses are one": {in: &runtimeapi.AuthConfig{Username: "u", Password: "p", ServerAddress: hub}, ref: "docker.io/a/b",
+			want: registry.AuthConfig{Username: "u", Password: "p", ServerAddress: hub}},
+		"a host without a scheme": {in: &runtimeapi.AuthConfig{Username: "u", Password: "p", ServerAddress: "r.io:5000"}, ref: "r.io:5000/web",
+			want: registry.AuthConfig{Username: "u", Password: "p", ServerAddress: "r.io:5000"}},
+		"auth that is not base64":    {in: &runtimeapi.AuthConfig{Auth: "secret!"}, ref: "web", err: true},
+		"auth without a colon":       {in: &runtimeapi.AuthConfig{Auth: "c2VjcmV0"}, ref: "web", err: true},
+		"a reference that is no one": {in: &runtimeapi.AuthConfig{Username: "u"}, ref: "A B", err: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := DockerAuth(tc.in, tc.ref)
+			if tc.err {
+				if !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "secret") {
+					t.Fatalf("got %v", err)
+				}
+				return
+			}
+			if diff := cmp.Diff(tc.want, got); err != nil || diff != "" {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+}
+
+func TestPullError(t *testing.T) {
+	for text, tc := range map[string]struct {
+		class  func(error) bool
+		reason string
+	}{
+		"manifest for web:2 not found: manifest unknown: manifest unknown":                                {errdefs.IsNotFound, ""},
+		"pull access denied for web, repository does not exist or may require 'docker login'":             {errdefs.IsUnknown, ""},
+		"Get \"https://r.io/v2/web/manifests/1\": unauthorized: authentication required":                  {errdefs.IsUnknown, ""},
+		"toomanyrequests: You have reached your pull rate limit":                                          {errdefs.IsResourceExhausted, ""},
+		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnavailable, ReasonRegistryUnavailable},
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnavailable, ReasonRegistryUnavailable},
+		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnavailable, ReasonRegistryUnavailable},
+		"Error: remote trust data does not exist for docker.io/library/web: notary.docker.io has no data": {errdefs.IsUnknown, ReasonSignatureValidationFailed},
+	} {
+		got := PullError(fmt.Errorf("pull: %w", errors.New(text)))
+		if !tc.class(got) || !strings.Contains(got.Error(), text) || !strings.HasPrefix(got.Error(), tc.reason) {
+			t.Errorf("%q became %q", text, got)
+		}
+		var reason *ReasonError
+		if errors.As(got, &reason) != (tc.reason != "") {
+			t.Errorf("%q: reason %v", text, reason)
+		}
+	}
+	if PullError(nil) != nil {
+		t.Error("nil is an error")
+	}
+	if err := PullError(fmt.Errorf("x: %w", context.DeadlineExceeded)); !errors.Is(err, context.DeadlineExceeded) || strings.HasPrefix(err.Error(), ReasonRegistryUnavailable) {
+		t.Errorf("the caller's deadline became %v", err)
+	}
+	if other := errors.New("disk full"); PullError(other) != other {
+		t.Error("an error nobody knows was changed")
+	}
+}
+
+func TestKubeletMessage(t *testing.T) {
+	err := fmt.Errorf("create container x: %w", &ReasonError{Reason: ReasonRROUnsupported, Err: errors.New("mounts[0]")})
+	if got, want := KubeletMessage(err), "RROUnsupported: create container x: mounts[0]"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := KubeletMessage(errors.New("plain")); got != "plain" {
+		t.Errorf("%q", got)
+	}
+	if got := KubeletMessage(nil); got != "" {
+		t.Errorf("%q", got)
+	}
+}

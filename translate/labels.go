@@ -1,0 +1,182 @@
+package translate
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// Docker labels of pod members. All but LabelConfig are dockershim's.
+const (
+	// LabelType is "podsandbox" or "container".
+	LabelType = "io.kubernetes.docker.type"
+	// LabelSandboxID is, on containers, the ID of their sandbox.
+	LabelSandboxID = "io.kubernetes.sandbox.id"
+	// LabelLogPath is, on containers, the absolute path of the CRI log.
+	LabelLogPath = "io.kubernetes.container.logpath"
+	// LabelContainerName is the container's name, "POD" on sandboxes.
+	LabelContainerName = "io.kubernetes.container.name"
+	LabelPodName       = "io.kubernetes.pod.name"
+	LabelPodNamespace  = "io.kubernetes.pod.namespace"
+	LabelPodUID        = "io.kubernetes.pod.uid"
+	// LabelConfig is cridock's own: what was asked for, as JSON.
+	LabelConfig = "io.cridock.config"
+
+	annotationPrefix = "annotation."
+)
+
+// Kind says what a Docker container is to the CRI. Its values are those of
+// [LabelType].
+type Kind string
+
+// The kinds of pod members.
+const (
+	KindSandbox   Kind = "podsandbox"
+	KindContainer Kind = "container"
+)
+
+// recordVersion is the version of the JSON in LabelConfig. Fields are only ever
+// added; the version changes when an old reader would misread a new record.
+const recordVersion = 1
+
+// record is the content of LabelConfig.
+type record struct {
+	Version        int             `json:"version"`
+	Config         json.RawMessage `json:"config"`
+	RuntimeHandler string          `json:"runtimeHandler,omitempty"`
+	ImageID        string          `json:"imageID,omitempty"`
+	ImageName      string          `json:"imageName,omitempty"`
+	ImageRef       string          `json:"imageRef,omitempty"`
+	User           *recordedUser   `json:"user,omitempty"`
+	SymlinkLog     bool            `json:"symlinkLog,omitempty"`
+}
+
+type recordedUser struct {
+	UID    int64   `json:"uid"`
+	GID    int64   `json:"gid"`
+	Groups []int64 `json:"groups,omitempty"`
+}
+
+// IsKubernetes says whether the Docker container with these labels and name (or
+// one of its names) is a pod member, and of which kind. The type label alone is
+// not enough, as images hand their labels down: dockershim's name pattern or
+// our own label must be there too. [ReadSandbox] and [ReadContainer] look closer.
+func IsKubernetes(labels map[string]string, name string) (Kind, bool) {
+	kind := Kind(labels[LabelType])
+	if kind != KindSandbox && kind != KindContainer {
+		return "", false
+	}
+	if _, own := labels[LabelConfig]; own {
+		return kind, true
+	}
+	parsed, err := ParseName(name)
+	if err != nil || (kind == KindSandbox) != (parsed.Container == sandboxContainer) {
+		return "", false
+	}
+	return kind, true
+}
+
+// encodeRecord writes a record around the configuration.
+func encodeRecord(rec record, config proto.Message) (string, error) {
+	raw, err := protojson.Marshal(config)
+	if err != nil {
+		// Strings that are not UTF-8 are the one thing protojson refuses.
+		return "", invalid("config", "can't be stored as JSON: %v", err)
+	}
+	rec.Version, rec.Config = recordVersion, raw
+	// json.Marshal compacts protojson's deliberately unstable white space.
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return "", fmt.Errorf("config: %w: %w", errdefs.ErrInternal, err)
+	}
+	return string(text), nil
+}
+
+// decodeRecord reads LabelConfig into config. nil without an error: there is
+// none, as on containers of dockershim and cri-dockerd.
+func decodeRecord(labels map[string]string, config proto.Message) (*record, error) {
+	text, ok := labels[LabelConfig]
+	if !ok {
+		return nil, nil
+	}
+	rec := new(record)
+	if err := json.Unmarshal([]byte(text), rec); err != nil {
+		return nil, fmt.Errorf("label %s: %w: %w", LabelConfig, errdefs.ErrDataLoss, err)
+	}
+	if rec.Version != recordVersion {
+		return nil, fmt.Errorf("label %s: %w: version %d, this cridock reads %d", LabelConfig, errdefs.ErrFailedPrecondition, rec.Version, recordVersion)
+	}
+	// A newer cridock may have stored fields of a newer CRI.
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(rec.Config, config); err != nil {
+		return nil, fmt.Errorf("label %s: %w: %w", LabelConfig, errdefs.ErrDataLoss, err)
+	}
+	return rec, nil
+}
+
+// dockerLabels puts CRI labels and annotations into one map of Docker labels;
+// the internal ones win over equal keys. What CRI asked for under such a key is
+// still in the record.
+func dockerLabels(labels, annotations, internal map[string]string) map[string]string {
+	out := make(map[string]string, len(labels)+len(annotations)+len(internal))
+	maps.Copy(out, labels)
+	for key, value := range annotations {
+		out[annotationPrefix+key] = value
+	}
+	maps.Copy(out, internal)
+	return out
+}
+
+// criLabels takes apart the Docker labels of a container without a record.
+func criLabels(docker map[string]string, kind Kind) (labels, annotations map[string]string) {
+	labels, annotations = map[string]string{}, map[string]string{}
+	for key, value := range docker {
+		if annotation, ok := strings.CutPrefix(key, annotationPrefix); ok {
+			annotations[annotation] = value
+			continue
+		}
+		switch key {
+		case LabelType, LabelSandboxID, LabelLogPath, LabelConfig:
+			continue
+		case LabelContainerName:
+			if kind == KindSandbox {
+				continue
+			}
+		}
+		labels[key] = value
+	}
+	return labels, annotations
+}
+
+// sandboxLabels are the internal labels of a sandbox.
+func sandboxLabels(m *runtimeapi.PodSandboxMetadata, rec string) map[string]string {
+	return map[string]string{
+		LabelType:          string(KindSandbox),
+		LabelContainerName: sandboxContainer,
+		LabelPodName:       m.GetName(),
+		LabelPodNamespace:  m.GetNamespace(),
+		LabelPodUID:        m.GetUid(),
+		LabelConfig:        rec,
+	}
+}
+
+// containerLabels are the internal labels of a container. The log path is there
+// even when empty: an image's label must not pass for one.
+func containerLabels(c *runtimeapi.ContainerMetadata, s *runtimeapi.PodSandboxMetadata, sandboxID, logPath, rec string) map[string]string {
+	return map[string]string{
+		LabelType:          string(KindContainer),
+		LabelSandboxID:     sandboxID,
+		LabelLogPath:       logPath,
+		LabelContainerName: c.GetName(),
+		LabelPodName:       s.GetName(),
+		LabelPodNamespace:  s.GetNamespace(),
+		LabelPodUID:        s.GetUid(),
+		LabelConfig:        rec,
+	}
+}

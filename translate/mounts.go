@@ -1,0 +1,206 @@
+package translate
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/docker/docker/api/types/mount"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ResolvedMount is what the caller found out about the CRI mount of the same
+// index.
+type ResolvedMount struct {
+	// Source is the host path with symbolic links followed. For an image mount it
+	// is "", or a directory where the caller has mounted the image (without the
+	// sub-path) for engines that have no image mounts.
+	Source string
+	// ImageID is, for an image mount, the image's ID.
+	ImageID string
+	// CDIDevice is the name of a CDI device that makes this mount with its
+	// mount_options. The mount is then not made by Docker itself.
+	CDIDevice string
+}
+
+// mountOptions are the CRI's mount options.
+var mountOptions = []string{"noexec", "nodev", "nosuid"}
+
+// validateMount checks what can be checked without the node.
+func validateMount(field string, m *runtimeapi.Mount) error {
+	switch {
+	case m == nil:
+		return invalid(field, "nil")
+	case !path.IsAbs(m.GetContainerPath()):
+		return invalid(field+".container_path", "%q is not an absolute path", m.GetContainerPath())
+	case path.Clean(m.GetContainerPath()) == "/":
+		return invalid(field+".container_path", "a mount can't replace the root directory")
+	case len(m.GetUidMappings()) > 0:
+		return invalid(field+".uidMappings", "Docker has no idmapped mounts")
+	case len(m.GetGidMappings()) > 0:
+		return invalid(field+".gidMappings", "Docker has no idmapped mounts")
+	}
+	if _, ok := runtimeapi.MountPropagation_name[int32(m.GetPropagation())]; !ok {
+		return invalid(field+".propagation", "unknown value %d", m.GetPropagation())
+	}
+	for i, option := range m.GetMountOptions() {
+		if !slices.Contains(mountOptions, option) {
+			return invalid(fmt.Sprintf("%s.mount_options[%d]", field, i), "%q is none of %q", option, mountOptions)
+		}
+	}
+	if m.GetRecursiveReadOnly() {
+		if !m.GetReadonly() {
+			return invalid(field+".recursive_read_only", "needs readonly")
+		}
+		if m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE {
+			return invalid(field+".recursive_read_only", "needs propagation PRIVATE, not %s", m.GetPropagation())
+		}
+	}
+	if m.GetImage().GetImage() != "" {
+		return validateImageMount(field, m)
+	}
+	return validateBind(field, m)
+}
+
+func validateBind(field string, m *runtimeapi.Mount) error {
+	if m.GetImageSubPath() != "" {
+		return invalid(field+".image_sub_path", "set without image")
+	}
+	if !path.IsAbs(m.GetHostPath()) {
+		return invalid(field+".host_path", "%q is not an absolute path", m.GetHostPath())
+	}
+	return nil
+}
+
+func validateImageMount(field string, m *runtimeapi.Mount) error {
+	if m.GetHostPath() != "" {
+		return invalid(field+".host_path", "set together with image; give one of them")
+	}
+	if !m.GetReadonly() {
+		return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".readonly", "an image can only be mounted read-only")}
+	}
+	if m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL {
+		return invalid(field+".propagation", "BIDIRECTIONAL: an image mount has no counterpart on the host")
+	}
+	if sub := m.GetImageSubPath(); path.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), "..") {
+		return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".image_sub_path", "%q must be relative and without \"..\"", sub)}
+	}
+	return nil
+}
+
+// dockerMounts gives Docker's mounts, and the CDI devices that stand for those
+// with mount options. Of mounts on the same path the last one counts.
+func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, error) {
+	requested := req.Config.GetMounts()
+	if len(req.Mounts) != len(requested) {
+		return nil, nil, invalid("mounts", "%d mounts requested, %d resolved", len(requested), len(req.Mounts))
+	}
+	last := map[string]int{}
+	for i, m := range requested {
+		last[path.Clean(m.GetContainerPath())] = i
+	}
+	var mounts []mount.Mount
+	var devices []string
+	for i, m := range requested {
+		if last[path.Clean(m.GetContainerPath())] != i {
+			continue
+		}
+		field := fmt.Sprintf("mounts[%d]", i)
+		if device := req.Mounts[i].CDIDevice; device != "" {
+			devices = append(devices, device)
+			continue
+		}
+		dockerMount, err := dockerMount(field, m, req.Mounts[i], req.runtimeHandler(), host)
+		if err != nil {
+			return nil, nil, err
+		}
+		mounts = append(mounts, dockerMount)
+	}
+	return mounts, devices, nil
+}
+
+func dockerMount(field string, m *runtimeapi.Mount, resolved ResolvedMount, handler string, host Host) (mount.Mount, error) {
+	if len(m.GetMountOptions()) > 0 {
+		return mount.Mount{}, unmet(field+".mount_options", "needs the engine's CDI support (on by default from Docker 28.2); this engine is %s", orUnknown(host.EngineVersion))
+	}
+	if m.GetImage().GetImage() != "" {
+		return imageMount(field, m, resolved, host)
+	}
+	return bindMount(field, m, resolved.Source, handler, host)
+}
+
+func bindMount(field string, m *runtimeapi.Mount, source, handler string, host Host) (mount.Mount, error) {
+	if source == "" {
+		source = m.GetHostPath()
+	}
+	options := &mount.BindOptions{Propagation: privatePropagation(source, host)}
+	switch m.GetPropagation() {
+	case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		options.Propagation = mount.PropagationRSlave
+	case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		options.Propagation = mount.PropagationRShared
+	}
+	switch {
+	case m.GetRecursiveReadOnly():
+		if !host.ReadOnlyNonRecursive {
+			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported, Err: host.tooOld(field+".recursive_read_only", "25.0", "1.44")}
+		}
+		if !recursiveReadOnly(handler, host) {
+			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported,
+				Err: unmet(field+".recursive_read_only", "runtime handler %q needs runc 1.1 and Linux 5.12", handler)}
+		}
+		if options.Propagation != mount.PropagationRPrivate {
+			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported,
+				Err: unmet(field+".recursive_read_only", "Docker can't do it for what holds its data directory %s", host.DockerRootDir)}
+		}
+		options.ReadOnlyForceRecursive = true
+	case m.GetReadonly():
+		options.ReadOnlyNonRecursive = host.ReadOnlyNonRecursive
+	}
+	return mount.Mount{
+		Type:        mount.TypeBind,
+		Source:      source,
+		Target:      path.Clean(m.GetContainerPath()),
+		ReadOnly:    m.GetReadonly(),
+		BindOptions: options,
+	}, nil
+}
+
+// privatePropagation is Docker's word for PRIVATE. It is said explicitly, as
+// Docker changes what is left open. For a source within its data directory, or
+// around it (by comparing strings, so "/var/l" counts), Docker refuses
+// rprivate: private copies of its mounts would keep them busy. The nearest it
+// takes there is rslave, by which mounts made in the container stay private.
+func privatePropagation(source string, host Host) mount.Propagation {
+	root := host.DockerRootDir
+	if root != "" && (strings.HasPrefix(source, root) || strings.HasPrefix(root, source)) {
+		return mount.PropagationRSlave
+	}
+	return mount.PropagationRPrivate
+}
+
+func imageMount(field string, m *runtimeapi.Mount, resolved ResolvedMount, host Host) (mount.Mount, error) {
+	target := path.Clean(m.GetContainerPath())
+	if resolved.Source != "" {
+		source := path.Join(resolved.Source, m.GetImageSubPath())
+		return mount.Mount{
+			Type:        mount.TypeBind,
+			Source:      source,
+			Target:      target,
+			ReadOnly:    true,
+			BindOptions: &mount.BindOptions{Propagation: privatePropagation(source, host), ReadOnlyNonRecursive: host.ReadOnlyNonRecursive},
+		}, nil
+	}
+	if !host.ImageMounts {
+		return mount.Mount{}, &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: host.tooOld(field+".image", "28.0", "1.48")}
+	}
+	if resolved.ImageID == "" {
+		return mount.Mount{}, &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".image", "no image ID found for %q", m.GetImage().GetImage())}
+	}
+	out := mount.Mount{Type: mount.TypeImage, Source: resolved.ImageID, Target: target, ReadOnly: true}
+	if sub := m.GetImageSubPath(); sub != "" {
+		out.ImageOptions = &mount.ImageOptions{Subpath: path.Clean(sub)}
+	}
+	return out, nil
+}

@@ -1,0 +1,412 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	minMemory    = 6 << 20 // Docker's least memory limit
+	minCPUPeriod = 1000
+	maxCPUPeriod = 1000000
+	minCPUQuota  = 1000
+
+	unlimited = -1
+)
+
+// CgroupFile is a file in a container's cgroup directory to write once the
+// container has been started, for limits Docker has no field for.
+type CgroupFile struct {
+	Name, Value string
+	// Optional: not to have the file (the controller is off) is no error, as its
+	// absence has the effect of the value.
+	Optional bool
+}
+
+// validateResources checks ranges. field ends without a dot; r may be nil.
+func validateResources(field string, r *runtimeapi.LinuxContainerResources) error {
+	switch {
+	case r.GetCpuPeriod() != 0 && (r.GetCpuPeriod() < minCPUPeriod || r.GetCpuPeriod() > maxCPUPeriod):
+		return invalid(field+".cpu_period", "%d is not in %d..%d", r.GetCpuPeriod(), minCPUPeriod, maxCPUPeriod)
+	case r.GetCpuQuota() > 0 && r.GetCpuQuota() < minCPUQuota:
+		return invalid(field+".cpu_quota", "%d is below %d", r.GetCpuQuota(), minCPUQuota)
+	case r.GetCpuShares() < 0:
+		return invalid(field+".cpu_shares", "%d is negative", r.GetCpuShares())
+	case r.GetMemoryLimitInBytes() > 0 && r.GetMemoryLimitInBytes() < minMemory:
+		return invalid(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB)", r.GetMemoryLimitInBytes(), minMemory)
+	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
+		return invalid(field+".oom_score_adj", "%d is not in -1000..1000", r.GetOomScoreAdj())
+	}
+	if err := validateHugepages(field, r.GetHugepageLimits()); err != nil {
+		return err
+	}
+	return validateUnified(field, r.GetUnified())
+}
+
+func validateHugepages(field string, limits []*runtimeapi.HugepageLimit) error {
+	for i, limit := range limits {
+		size := limit.GetPageSize()
+		digits := strings.TrimRight(size, "KMGB")
+		n, err := strconv.ParseUint(digits, 10, 32)
+		if unit := size[len(digits):]; err != nil || n == 0 || (unit != "KB" && unit != "MB" && unit != "GB") {
+			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%q is not like 2MB", size)
+		}
+	}
+	return nil
+}
+
+// unifiedControllers are the controllers whose files a request may set. The
+// files of cgroup itself (cgroup.kill, cgroup.procs …) are not resources.
+var unifiedControllers = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"}
+
+func validateUnified(field string, unified map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(unified)) {
+		controller, file, ok := strings.Cut(key, ".")
+		if !ok || file == "" || strings.ContainsFunc(file, refusedInCgroupFile) || !slices.Contains(unifiedControllers, controller) {
+			return invalid(field+".unified", "%q is no file of a controller out of %q", key, unifiedControllers)
+		}
+		if strings.ContainsRune(unified[key], 0) {
+			return invalid(field+".unified", "value of %q contains a NUL", key)
+		}
+	}
+	return nil
+}
+
+func refusedInCgroupFile(r rune) bool {
+	return refusedInName(r) && r != '_'
+}
+
+// dockerResources gives the limits of a container about to be created, and
+// annotations for the OCI runtime with those only systemd can set.
+func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host Host) (container.Resources, map[string]string, error) {
+	if err := validateResources(field, r); err != nil {
+		return container.Resources{}, nil, err
+	}
+	if len(r.GetUnified()) > 0 && !host.CgroupV2 {
+		return container.Resources{}, nil, unmet(field+".unified", "this node has cgroup v1")
+	}
+	out := container.Resources{
+		CPUPeriod:  r.GetCpuPeriod(),
+		CPUQuota:   max(r.GetCpuQuota(), unlimited),
+		CPUShares:  r.GetCpuShares(),
+		Memory:     max(r.GetMemoryLimitInBytes(), 0),
+		CpusetCpus: r.GetCpusetCpus(),
+		CpusetMems: r.GetCpusetMems(),
+	}
+	swap, err := memorySwap(field, r, out.Memory)
+	if err != nil {
+		return container.Resources{}, nil, err
+	}
+	out.MemorySwap = swap
+	annotations, err := applyUnified(field, &out, r.GetUnified(), host)
+	return out, annotations, err
+}
+
+// memorySwap gives Docker's MemorySwap, the sum of memory and swap, for a given
+// memory limit. Where the CRI says nothing there is no swap; Docker's zero
+// would mean as much swap as memory. unified["memory.swap.max"] is the
+// kubelet's form on cgroup v2 and counts swap only.
+func memorySwap(field string, r *runtimeapi.LinuxContainerResources, memory int64) (int64, error) {
+	total := r.GetMemorySwapLimitInBytes()
+	value, given := r.GetUnified()["memory.swap.max"]
+	switch {
+	case given && strings.TrimSpace(value) == "max":
+		total = unlimited
+	case given:
+		swap, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		if err != nil || swap < 0 {
+			return 0, invalid(field+".unified", "memory.swap.max: %q is neither a number of bytes nor max", value)
+		}
+		if memory == 0 {
+			// Docker has no swap limit without a memory limit; see swapWithoutMemory.
+			return 0, nil
+		}
+		if total = memory + swap; total < memory {
+			total = unlimited
+		}
+	}
+	switch {
+	case total < 0:
+		return unlimited, nil
+	case total == 0:
+		return memory, nil
+	case memory == 0:
+		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d given without memory_limit_in_bytes", total)
+	case total < memory:
+		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d is below memory_limit_in_bytes %d; it counts both", total, memory)
+	}
+	return total, nil
+}
+
+// applyUnified sets Docker's field where one means exactly the same, and gives
+// annotations by which runc has systemd set a property at the start. What is
+// left is in CgroupFiles.
+func applyUnified(field string, out *container.Resources, unified map[string]string, host Host) (map[string]string, error) {
+	if v, ok := unified["cpuset.cpus"]; ok {
+		out.CpusetCpus = v
+	}
+	if v, ok := unified["cpuset.mems"]; ok {
+		out.CpusetMems = v
+	}
+	if v, ok := unified["pids.max"]; ok {
+		limit, err := cgroupLimit(v)
+		if err != nil {
+			return nil, invalid(field+".unified", "pids.max: %v", err)
+		}
+		out.PidsLimit = &limit
+	}
+	annotations := map[string]string{}
+	for key, property := range systemdProperties {
+		value, ok := unified[key]
+		if !ok || !useSystemd(key, unified, out.Memory, host) || isCgroupDefault(key, value) {
+			continue
+		}
+		limit, err := cgroupLimit(value)
+		if err != nil {
+			return nil, invalid(field+".unified", "%s: %v", key, err)
+		}
+		annotations[systemdPropertyPrefix+property] = "uint64 " + strconv.FormatUint(uint64(limit), 10)
+	}
+	return annotations, nil
+}
+
+const systemdPropertyPrefix = "org.systemd.property."
+
+// systemdProperties are the properties runc can be told by annotation to set on
+// a container's scope.
+var systemdProperties = map[string]string{
+	"memory.high":     "MemoryHigh",
+	"memory.low":      "MemoryLow",
+	"memory.min":      "MemoryMin",
+	"memory.swap.max": "MemorySwapMax",
+}
+
+// useSystemd says whether a unified key is left to systemd.
+func useSystemd(key string, unified map[string]string, memory int64, host Host) bool {
+	if host.CgroupDriver != "systemd" || !host.Annotations || !host.CgroupV2 {
+		return false
+	}
+	if key == "memory.swap.max" {
+		return swapWithoutMemory(unified, memory)
+	}
+	_, ok := systemdProperties[key]
+	return ok
+}
+
+// swapWithoutMemory: a swap limit that Docker's MemorySwap can't express.
+func swapWithoutMemory(unified map[string]string, memory int64) bool {
+	_, ok := unified["memory.swap.max"]
+	return ok && memory == 0
+}
+
+// isCgroupDefault says that a fresh cgroup has this value anyway.
+func isCgroupDefault(key, value string) bool {
+	value = strings.TrimSpace(value)
+	switch key {
+	case "memory.high", "memory.max", "memory.swap.max", "memory.swap.high", "pids.max":
+		return value == "max"
+	case "memory.min", "memory.low", "memory.oom.group":
+		return value == "0"
+	}
+	return false
+}
+
+// cgroupLimit reads a cgroup v2 limit; "max" is -1, which as an unsigned number
+// is systemd's infinity.
+func cgroupLimit(value string) (int64, error) {
+	value = strings.TrimSpace(value)
+	if value == "max" {
+		return unlimited, nil
+	}
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is neither a number nor max", value)
+	}
+	return n, nil
+}
+
+// CgroupFiles lists the limits of r that neither Docker nor, through runc,
+// systemd can set when the container is created: hugepages and what remains of
+// unified. They are to be written right after the start, in this order. r may be
+// nil. The values were checked when the container was created.
+func CgroupFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	return cgroupFiles(r, host, false)
+}
+
+// CgroupFilesForUpdate is [CgroupFiles] for a running container: also what was
+// set by systemd at its start has to be written, and defaults too, as they may
+// take back an earlier value.
+func CgroupFilesForUpdate(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	return cgroupFiles(r, host, true)
+}
+
+func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
+	var files []CgroupFile
+	for _, key := range slices.Sorted(maps.Keys(r.GetUnified())) {
+		switch key {
+		case "cpuset.cpus", "cpuset.mems", "pids.max":
+			continue
+		case "memory.swap.max":
+			if !swapWithoutMemory(r.GetUnified(), r.GetMemoryLimitInBytes()) {
+				continue
+			}
+		}
+		value := r.GetUnified()[key]
+		atDefault := isCgroupDefault(key, value)
+		if !update && (atDefault || useSystemd(key, r.GetUnified(), r.GetMemoryLimitInBytes(), host)) {
+			continue
+		}
+		files = append(files, CgroupFile{Name: key, Value: value, Optional: atDefault})
+	}
+	for _, limit := range r.GetHugepageLimits() {
+		files = append(files, hugepageFiles(limit, host)...)
+	}
+	return files
+}
+
+// hugepageFiles limits use and reservation of one page size. A limit of zero is
+// what the kubelet sends for sizes a pod did not ask for.
+func hugepageFiles(limit *runtimeapi.HugepageLimit, host Host) []CgroupFile {
+	suffix := "limit_in_bytes"
+	if host.CgroupV2 {
+		suffix = "max"
+	}
+	prefix := "hugetlb." + limit.GetPageSize() + "."
+	value := strconv.FormatUint(limit.GetLimit(), 10)
+	return []CgroupFile{
+		{Name: prefix + suffix, Value: value, Optional: limit.GetLimit() == 0},
+		{Name: prefix + "rsvd." + suffix, Value: value, Optional: true},
+	}
+}
+
+// DockerUpdate gives the Docker update that brings a container to the wanted
+// limits. Zero values mean "unchanged", to the CRI as to Docker; limits that
+// already hold are left out, so that an update with nothing to do is the zero
+// value (see [EmptyUpdate]). A container that has exited is
+// ErrFailedPrecondition. Hugepages and most of unified are in
+// [CgroupFilesForUpdate]; oom_score_adj has no field in Docker's update.
+func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, host Host) (container.UpdateConfig, error) {
+	const field = "linux"
+	var update container.UpdateConfig
+	if s := current.State; s != runtimeapi.ContainerState_CONTAINER_CREATED && s != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return update, unmet("container_id", "container %s is %s; only created and running ones can be updated", current.ID, s)
+	}
+	if want.GetMemoryLimitInBytes() < 0 {
+		return update, invalid(field+".memory_limit_in_bytes", "Docker can't take a memory limit away from a container")
+	}
+	target := proto.CloneOf(want)
+	if target == nil {
+		return update, nil
+	}
+	has := current.Resources
+	if target.MemoryLimitInBytes == 0 {
+		// A swap limit on its own is relative to the memory limit that stays.
+		target.MemoryLimitInBytes = has.GetMemoryLimitInBytes()
+	}
+	if target.MemorySwapLimitInBytes == 0 && !hasSwap(target) {
+		target.MemorySwapLimitInBytes = keepSwap(target.MemoryLimitInBytes, has)
+	}
+	resources, _, err := dockerResources(field, target, host)
+	if err != nil {
+		return update, err
+	}
+	if want.GetMemoryLimitInBytes() == 0 && want.GetMemorySwapLimitInBytes() == 0 && !hasSwap(want) {
+		resources.Memory, resources.MemorySwap = 0, 0
+	}
+	update.Resources = withoutUnchanged(resources, has)
+	return update, nil
+}
+
+// keepSwap is the sum of memory and swap that leaves a container as much swap
+// as it has when only its memory limit changes.
+func keepSwap(memory int64, has *runtimeapi.LinuxContainerResources) int64 {
+	old, total := has.GetMemoryLimitInBytes(), has.GetMemorySwapLimitInBytes()
+	switch {
+	case old <= 0 || memory <= 0:
+		return 0
+	case total < 0:
+		return unlimited
+	}
+	return memory + max(total-old, 0)
+}
+
+func hasSwap(r *runtimeapi.LinuxContainerResources) bool {
+	_, ok := r.GetUnified()["memory.swap.max"]
+	return ok
+}
+
+// withoutUnchanged clears what a container has already. Memory and swap go
+// together: Docker refuses a memory limit above the swap limit in force.
+func withoutUnchanged(want container.Resources, has *runtimeapi.LinuxContainerResources) container.Resources {
+	if want.CPUPeriod == has.GetCpuPeriod() {
+		want.CPUPeriod = 0
+	}
+	if want.CPUQuota == has.GetCpuQuota() {
+		want.CPUQuota = 0
+	}
+	if want.CPUShares == has.GetCpuShares() {
+		want.CPUShares = 0
+	}
+	if want.CpusetCpus == has.GetCpusetCpus() {
+		want.CpusetCpus = ""
+	}
+	if want.CpusetMems == has.GetCpusetMems() {
+		want.CpusetMems = ""
+	}
+	if want.Memory == has.GetMemoryLimitInBytes() && want.MemorySwap == has.GetMemorySwapLimitInBytes() {
+		want.Memory, want.MemorySwap = 0, 0
+	}
+	return want
+}
+
+// EmptyUpdate says that an update changes nothing and need not be sent.
+func EmptyUpdate(u container.UpdateConfig) bool {
+	r := u.Resources
+	return r.CPUPeriod == 0 && r.CPUQuota == 0 && r.CPUShares == 0 && r.CpusetCpus == "" && r.CpusetMems == "" &&
+		r.Memory == 0 && r.MemorySwap == 0 && r.PidsLimit == nil
+}
+
+// MergeResources gives base changed by an update: what the update leaves zero
+// stays, unified and hugepages are merged by key. The result is new.
+func MergeResources(base, update *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	out := proto.CloneOf(base)
+	if out == nil {
+		out = &runtimeapi.LinuxContainerResources{}
+	}
+	change := proto.CloneOf(update)
+	for _, limit := range change.GetHugepageLimits() {
+		out.HugepageLimits = slices.DeleteFunc(out.HugepageLimits, func(l *runtimeapi.HugepageLimit) bool {
+			return l.GetPageSize() == limit.GetPageSize()
+		})
+	}
+	if change != nil {
+		// Merge appends lists, replaces scalars that are set and map entries.
+		proto.Merge(out, change)
+	}
+	return out
+}
+
+// currentResources is what a container is limited to now: what was asked for
+// when it was created, with what Docker has in force over it.
+func currentResources(requested *runtimeapi.LinuxContainerResources, hc *container.HostConfig) *runtimeapi.LinuxContainerResources {
+	out := proto.CloneOf(requested)
+	if out == nil {
+		out = &runtimeapi.LinuxContainerResources{OomScoreAdj: int64(hc.OomScoreAdj)}
+	}
+	out.CpuPeriod = hc.CPUPeriod
+	out.CpuQuota = hc.CPUQuota
+	out.CpuShares = hc.CPUShares
+	out.MemoryLimitInBytes = hc.Memory
+	out.MemorySwapLimitInBytes = hc.MemorySwap
+	out.CpusetCpus = hc.CpusetCpus
+	out.CpusetMems = hc.CpusetMems
+	return out
+}

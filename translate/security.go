@@ -1,0 +1,250 @@
+package translate
+
+import (
+	"encoding/json"
+	"path"
+	"slices"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// confinement is what sandboxes and containers have in common of their security
+// contexts.
+type confinement struct {
+	in              string // field path of the security context, with a dot
+	privileged      bool
+	noNewPrivileges bool
+	selinux         *runtimeapi.SELinuxOption
+	seccomp         *runtimeapi.SecurityProfile
+	seccompPath     string // deprecated form
+	seccompProfile  []byte
+	apparmor        *runtimeapi.SecurityProfile
+	apparmorProfile string // deprecated form
+}
+
+// securityOpt builds Docker's SecurityOpt. Every option is explicit as far as
+// Docker has a word for it, so that the daemon's defaults do not matter.
+func securityOpt(c confinement, host Host) ([]string, error) {
+	opts := []string{"no-new-privileges=false"}
+	if c.noNewPrivileges {
+		opts[0] = "no-new-privileges=true"
+	}
+	opts = append(opts, selinuxOpts(c.selinux)...)
+	seccomp, err := seccompOpt(c, host)
+	if err != nil {
+		return nil, err
+	}
+	apparmor, err := apparmorOpt(c, host)
+	if err != nil {
+		return nil, err
+	}
+	for _, opt := range []string{seccomp, apparmor} {
+		if opt != "" {
+			opts = append(opts, opt)
+		}
+	}
+	return opts, nil
+}
+
+// selinuxOpts gives the label options of the parts that are set. Without any,
+// Docker takes over the label of the container whose IPC namespace is joined.
+// An engine without SELinux ignores them.
+func selinuxOpts(o *runtimeapi.SELinuxOption) []string {
+	var opts []string
+	for _, part := range []struct{ name, value string }{
+		{"user", o.GetUser()}, {"role", o.GetRole()}, {"type", o.GetType()}, {"level", o.GetLevel()},
+	} {
+		if part.value != "" {
+			opts = append(opts, "label="+part.name+":"+part.value)
+		}
+	}
+	return opts
+}
+
+func validateSELinux(in string, o *runtimeapi.SELinuxOption) error {
+	for name, value := range map[string]string{"user": o.GetUser(), "role": o.GetRole(), "type": o.GetType(), "level": o.GetLevel()} {
+		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return invalid(in+"selinux_options."+name, "%q is not part of an SELinux label", value)
+		}
+	}
+	return nil
+}
+
+// SeccompProfilePath names the file on the node whose content a request needs
+// as its SeccompProfile; "" when it needs none. profile decides when it is set,
+// otherwise deprecated (seccomp_profile_path). A relative path is
+// ErrInvalidArgument, as is a form that is not known.
+func SeccompProfilePath(profile *runtimeapi.SecurityProfile, deprecated string) (string, error) {
+	profile, err := seccompRequest(profile, deprecated)
+	if err != nil || profile.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+		return "", err
+	}
+	file := profile.GetLocalhostRef()
+	if !path.IsAbs(file) {
+		return "", invalid("linux.security_context.seccomp.localhost_ref", "%q is not an absolute path", file)
+	}
+	return path.Clean(file), nil
+}
+
+// seccompRequest unites the two ways to ask for a profile. Without either the
+// container is not confined, as the CRI has it.
+func seccompRequest(profile *runtimeapi.SecurityProfile, deprecated string) (*runtimeapi.SecurityProfile, error) {
+	if profile != nil {
+		if err := validateProfile("linux.security_context.seccomp", profile); err != nil {
+			return nil, err
+		}
+		return profile, nil
+	}
+	switch deprecated {
+	case "", "unconfined":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
+	case "runtime/default", "docker/default":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, nil
+	}
+	file, ok := strings.CutPrefix(deprecated, localhostPrefix)
+	if !ok {
+		return nil, invalid("linux.security_context.seccomp_profile_path", "unknown profile %q", deprecated)
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: file}, nil
+}
+
+const localhostPrefix = "localhost/"
+
+func validateProfile(field string, p *runtimeapi.SecurityProfile) error {
+	if _, ok := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !ok {
+		return invalid(field+".profile_type", "unknown type %d", p.GetProfileType())
+	}
+	local := p.GetProfileType() == runtimeapi.SecurityProfile_Localhost
+	if local && p.GetLocalhostRef() == "" {
+		return invalid(field+".localhost_ref", "empty with profile_type Localhost")
+	}
+	if !local && p.GetLocalhostRef() != "" {
+		return invalid(field+".localhost_ref", "%q given with profile_type %s", p.GetLocalhostRef(), p.GetProfileType())
+	}
+	return nil
+}
+
+func seccompOpt(c confinement, host Host) (string, error) {
+	profile, err := seccompRequest(c.seccomp, c.seccompPath)
+	if err != nil {
+		return "", err
+	}
+	if c.privileged || profile.GetProfileType() == runtimeapi.SecurityProfile_Unconfined {
+		return "seccomp=unconfined", nil
+	}
+	if !host.Seccomp {
+		return "", unmet(c.in+"seccomp", "this engine has no seccomp; only Unconfined can be served")
+	}
+	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
+		if host.SeccompBuiltin {
+			return "seccomp=builtin", nil
+		}
+		return "", nil
+	}
+	if !json.Valid(c.seccompProfile) {
+		return "", invalid(c.in+"seccomp.localhost_ref", "%q is empty or not JSON", profile.GetLocalhostRef())
+	}
+	return "seccomp=" + string(c.seccompProfile), nil
+}
+
+// AppArmorProfile names the profile that must be loaded on the node for the
+// request; "" when none need be. The arguments are as for [SeccompProfilePath].
+func AppArmorProfile(profile *runtimeapi.SecurityProfile, deprecated string) (string, error) {
+	profile, err := apparmorRequest(profile, deprecated)
+	if err != nil || profile.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+		return "", err
+	}
+	return strings.TrimPrefix(profile.GetLocalhostRef(), localhostPrefix), nil
+}
+
+func apparmorRequest(profile *runtimeapi.SecurityProfile, deprecated string) (*runtimeapi.SecurityProfile, error) {
+	if profile != nil {
+		if err := validateProfile("linux.security_context.apparmor", profile); err != nil {
+			return nil, err
+		}
+		return profile, nil
+	}
+	switch deprecated {
+	case "", "runtime/default":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, nil
+	case "unconfined":
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
+	}
+	name, ok := strings.CutPrefix(deprecated, localhostPrefix)
+	if !ok || name == "" {
+		return nil, invalid("linux.security_context.apparmor_profile", "unknown profile %q", deprecated)
+	}
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: name}, nil
+}
+
+func apparmorOpt(c confinement, host Host) (string, error) {
+	profile, err := apparmorRequest(c.apparmor, c.apparmorProfile)
+	if err != nil {
+		return "", err
+	}
+	name := strings.TrimPrefix(profile.GetLocalhostRef(), localhostPrefix)
+	switch profile.GetProfileType() {
+	case runtimeapi.SecurityProfile_Localhost:
+		if !host.AppArmor {
+			return "", unmet(c.in+"apparmor", "profile %q can't be applied: AppArmor is off on this node", name)
+		}
+		return "apparmor=" + name, nil
+	case runtimeapi.SecurityProfile_Unconfined:
+		if host.AppArmor {
+			return "apparmor=unconfined", nil
+		}
+	}
+	// Docker applies docker-default by itself, and none to privileged ones.
+	return "", nil
+}
+
+// capabilities gives Docker's lists. Dropping wins over adding, as the other
+// runtimes have it; Docker would let adding win. Privileged ones have all.
+func capabilities(sc *runtimeapi.LinuxContainerSecurityContext) (add, drop []string, err error) {
+	caps := sc.GetCapabilities()
+	if len(caps.GetAddAmbientCapabilities()) > 0 {
+		return nil, nil, invalid("linux.security_context.capabilities.add_ambient_capabilities",
+			"Docker has no ambient capabilities; grant them by the file capabilities of the image")
+	}
+	if sc.GetPrivileged() {
+		return nil, nil, nil
+	}
+	drop = capabilityNames(caps.GetDropCapabilities())
+	for _, name := range capabilityNames(caps.GetAddCapabilities()) {
+		if !slices.Contains(drop, name) {
+			add = append(add, name)
+		}
+	}
+	return add, drop, nil
+}
+
+// capabilityNames writes names as Docker does: CAP_NET_ADMIN, and ALL.
+func capabilityNames(names []string) []string {
+	var out []string
+	for _, name := range names {
+		name = strings.ToUpper(name)
+		if name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// validateUserns refuses user namespaces, which Docker has only daemon-wide.
+func validateUserns(in string, o *runtimeapi.UserNamespace) error {
+	field := in + "namespace_options.userns_options"
+	if o == nil {
+		return nil
+	}
+	if o.GetMode() != runtimeapi.NamespaceMode_NODE {
+		return invalid(field+".mode", "Docker can't give a pod its own user namespace: set hostUsers: true (mode NODE)")
+	}
+	if len(o.GetUids()) > 0 || len(o.GetGids()) > 0 {
+		return invalid(field, "mappings given with mode NODE, which has none")
+	}
+	return nil
+}

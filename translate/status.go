@@ -1,0 +1,602 @@
+package translate
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Reasons of containers that have ended.
+const (
+	reasonOOMKilled   = "OOMKilled"
+	reasonCompleted   = "Completed"
+	reasonError       = "Error"
+	reasonStartFailed = "ContainerCannotRun"
+
+	// exitStartFailed is the exit code of a container that could not be started
+	// where Docker gives none.
+	exitStartFailed = 128
+)
+
+// Sandbox is a pod sandbox as read from Docker. Times are Unix nanoseconds, 0
+// when unset.
+type Sandbox struct {
+	ID string
+	// Name is Docker's, without the slash.
+	Name     string
+	Metadata *runtimeapi.PodSandboxMetadata
+
+	CreatedAt, StartedAt, FinishedAt int64
+	// Running: the pause process lives. Whether the sandbox is ready depends on
+	// its network too.
+	Running bool
+	Pid     int
+	// DockerStatus is State.Status: created, running, paused, restarting,
+	// removing, exited or dead.
+	DockerStatus string
+
+	Labels, Annotations map[string]string
+	// RuntimeHandler is the one asked for, "" for the default.
+	RuntimeHandler string
+	// Config is what was asked for; nil when the sandbox was made by dockershim or
+	// cri-dockerd.
+	Config       *runtimeapi.PodSandboxConfig
+	Namespaces   *runtimeapi.NamespaceOption
+	HostNetwork  bool
+	NetworkMode  string
+	CgroupParent string
+	// LogDirectory is "" for adopted sandboxes.
+	LogDirectory string
+	Privileged   bool
+	// DockerIPs are the addresses on Docker's networks, IPv4 first.
+	DockerIPs []string
+	ImageID   string
+	// ResolvConfPath is the file Docker binds on /etc/resolv.conf.
+	ResolvConfPath string
+	// NetNSPath is Docker's own name of the network namespace while running.
+	NetNSPath string
+}
+
+// Container is a container of a pod as read from Docker. Times are Unix
+// nanoseconds, 0 when unset.
+type Container struct {
+	ID string
+	// Name is Docker's, without the slash.
+	Name      string
+	SandboxID string
+	Metadata  *runtimeapi.ContainerMetadata
+	// SandboxMetadata is of the pod, without the sandbox's attempt.
+	SandboxMetadata *runtimeapi.PodSandboxMetadata
+
+	Labels, Annotations map[string]string
+
+	State                            runtimeapi.ContainerState
+	CreatedAt, StartedAt, FinishedAt int64
+	ExitCode                         int32
+	Reason, Message                  string
+	OOMKilled                        bool
+	// StartFailed: the container never ran because its start failed.
+	StartFailed bool
+	Pid         int
+	// DockerStatus is as in [Sandbox].
+	DockerStatus string
+
+	// Image is the requested ImageSpec with a name for humans.
+	Image *runtimeapi.ImageSpec
+	// ImageID is the same string as Image.ID, ImageRef as Image.Ref when created.
+	ImageID, ImageRef string
+
+	// Mounts are the requested ones with symbolic links followed.
+	Mounts []*runtimeapi.Mount
+	// LogPath is of the CRI log, DockerLogPath of Docker's own file.
+	LogPath, DockerLogPath string
+	// LogDriver is Docker's: json-file, or none when there is no log.
+	LogDriver string
+	// SymlinkLog: LogPath is a link to DockerLogPath, as with adopted containers.
+	SymlinkLog            bool
+	TTY, Stdin, StdinOnce bool
+	// StopSignal is in Docker's form, "" for SIGTERM.
+	StopSignal string
+	// Resources are in force now.
+	Resources *runtimeapi.LinuxContainerResources
+	// User is nil when it is not known, for adopted containers.
+	User *runtimeapi.ContainerUser
+	// Config is what was asked for, without environment, command and arguments;
+	// nil for adopted containers.
+	Config         *runtimeapi.ContainerConfig
+	RuntimeHandler string
+	CgroupParent   string
+	Privileged     bool
+	PidMode        string
+	// Driver is the graph driver, or the snapshotter.
+	Driver string
+	// UpperDir is the directory of the writable layer; "" where Docker does not
+	// tell.
+	UpperDir string
+}
+
+// ReadSandbox reads GET /containers/{id}/json of a sandbox. A container that is
+// none is ErrNotFound; an answer without its parts is ErrDataLoss.
+func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
+	if err := checkInspect(in, KindSandbox); err != nil {
+		return nil, err
+	}
+	cfg := new(runtimeapi.PodSandboxConfig)
+	rec, err := decodeRecord(in.Config.Labels, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", in.ID, err)
+	}
+	if copied(in, rec) {
+		return nil, notPodMember(in)
+	}
+	state, hc := in.State, in.HostConfig
+	out := &Sandbox{
+		ID:             in.ID,
+		Name:           strings.TrimPrefix(in.Name, "/"),
+		CreatedAt:      unixNano(in.Created),
+		StartedAt:      unixNano(state.StartedAt),
+		FinishedAt:     unixNano(state.FinishedAt),
+		Running:        state.Running,
+		Pid:            state.Pid,
+		DockerStatus:   state.Status,
+		NetworkMode:    string(hc.NetworkMode),
+		HostNetwork:    hc.NetworkMode.IsHost(),
+		CgroupParent:   hc.CgroupParent,
+		ImageID:        in.Image,
+		ResolvConfPath: in.ResolvConfPath,
+		DockerIPs:      dockerIPs(in.NetworkSettings),
+	}
+	if in.NetworkSettings != nil {
+		out.NetNSPath = in.NetworkSettings.SandboxKey
+	}
+	if rec == nil {
+		return adoptSandbox(out, in, host), nil
+	}
+	out.Config = cfg
+	out.Metadata = cfg.GetMetadata()
+	out.Labels, out.Annotations = orEmpty(cfg.GetLabels()), orEmpty(cfg.GetAnnotations())
+	out.RuntimeHandler = rec.RuntimeHandler
+	out.LogDirectory = cfg.GetLogDirectory()
+	out.Privileged = cfg.GetLinux().GetSecurityContext().GetPrivileged()
+	if out.Namespaces = sandboxNamespaces(cfg); out.Namespaces == nil {
+		out.Namespaces = &runtimeapi.NamespaceOption{}
+	}
+	return out, nil
+}
+
+// adoptSandbox fills in what dockershim and cri-dockerd left in Docker.
+func adoptSandbox(out *Sandbox, in container.InspectResponse, host Host) *Sandbox {
+	labels := in.Config.Labels
+	out.Labels, out.Annotations = criLabels(labels, KindSandbox)
+	name, _ := ParseName(in.Name)
+	out.Metadata = podMetadata(labels, name)
+	out.Metadata.Attempt = name.Attempt
+	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
+	out.Privileged = in.HostConfig.Privileged
+	out.Namespaces = &runtimeapi.NamespaceOption{
+		Network: hostMode(in.HostConfig.NetworkMode.IsHost(), runtimeapi.NamespaceMode_POD),
+		Pid:     hostMode(in.HostConfig.PidMode.IsHost(), runtimeapi.NamespaceMode_CONTAINER),
+		Ipc:     hostMode(in.HostConfig.IpcMode.IsHost(), runtimeapi.NamespaceMode_POD),
+	}
+	return out
+}
+
+func hostMode(host bool, otherwise runtimeapi.NamespaceMode) runtimeapi.NamespaceMode {
+	if host {
+		return runtimeapi.NamespaceMode_NODE
+	}
+	return otherwise
+}
+
+// adoptedHandler is the handler that must have been asked for: the default is
+// not told apart from its name, so that the kubelet's "" stays "".
+func adoptedHandler(runtime string, host Host) string {
+	if runtime == host.DefaultRuntime {
+		return ""
+	}
+	return runtime
+}
+
+// podMetadata is a pod's identity from labels, else from a Docker name.
+func podMetadata(labels map[string]string, name Name) *runtimeapi.PodSandboxMetadata {
+	pick := func(key, fallback string) string {
+		if v, ok := labels[key]; ok {
+			return v
+		}
+		return fallback
+	}
+	return &runtimeapi.PodSandboxMetadata{
+		Name:      pick(LabelPodName, name.Pod),
+		Namespace: pick(LabelPodNamespace, name.Namespace),
+		Uid:       pick(LabelPodUID, name.UID),
+	}
+}
+
+// ReadContainer reads GET /containers/{id}/json of a pod's container, with the
+// errors of [ReadSandbox].
+func ReadContainer(in container.InspectResponse, host Host) (*Container, error) {
+	if err := checkInspect(in, KindContainer); err != nil {
+		return nil, err
+	}
+	cfg := new(runtimeapi.ContainerConfig)
+	rec, err := decodeRecord(in.Config.Labels, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", in.ID, err)
+	}
+	if copied(in, rec) {
+		return nil, notPodMember(in)
+	}
+	labels, hc := in.Config.Labels, in.HostConfig
+	name, _ := ParseName(in.Name)
+	out := &Container{
+		ID:              in.ID,
+		Name:            strings.TrimPrefix(in.Name, "/"),
+		SandboxID:       labels[LabelSandboxID],
+		SandboxMetadata: podMetadata(labels, name),
+		LogPath:         labels[LabelLogPath],
+		DockerLogPath:   in.LogPath,
+		LogDriver:       hc.LogConfig.Type,
+		TTY:             in.Config.Tty,
+		Stdin:           in.Config.OpenStdin,
+		StdinOnce:       in.Config.StdinOnce,
+		StopSignal:      in.Config.StopSignal,
+		Resources:       currentResources(cfg.GetLinux().GetResources(), hc),
+		ImageID:         in.Image,
+		CgroupParent:    hc.CgroupParent,
+		Privileged:      hc.Privileged,
+		PidMode:         string(hc.PidMode),
+		Driver:          in.Driver,
+		UpperDir:        in.GraphDriver.Data["UpperDir"],
+	}
+	readState(out, in)
+	if rec == nil {
+		return adoptContainer(out, in, name, host), nil
+	}
+	readRecord(out, rec, cfg)
+	return out, nil
+}
+
+// readRecord fills in what was asked for.
+func readRecord(out *Container, rec *record, cfg *runtimeapi.ContainerConfig) {
+	out.Config = cfg
+	out.Metadata = cfg.GetMetadata()
+	out.Labels, out.Annotations = orEmpty(cfg.GetLabels()), orEmpty(cfg.GetAnnotations())
+	out.Mounts = cfg.GetMounts()
+	out.RuntimeHandler = rec.RuntimeHandler
+	out.SymlinkLog = rec.SymlinkLog
+	out.ImageRef = rec.ImageRef
+	out.Image = &runtimeapi.ImageSpec{
+		Image:              rec.ImageName,
+		Annotations:        cfg.GetImage().GetAnnotations(),
+		UserSpecifiedImage: cfg.GetImage().GetUserSpecifiedImage(),
+		RuntimeHandler:     cfg.GetImage().GetRuntimeHandler(),
+		ImageRef:           cfg.GetImage().GetImageRef(),
+	}
+	if rec.User != nil {
+		out.User = &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{
+			Uid: rec.User.UID, Gid: rec.User.GID, SupplementalGroups: rec.User.Groups,
+		}}
+	}
+}
+
+// adoptContainer fills in what dockershim and cri-dockerd left in Docker.
+func adoptContainer(out *Container, in container.InspectResponse, name Name, host Host) *Container {
+	out.Labels, out.Annotations = criLabels(in.Config.Labels, KindContainer)
+	out.Metadata = &runtimeapi.ContainerMetadata{Name: name.Container, Attempt: name.Attempt}
+	if label, ok := in.Config.Labels[LabelContainerName]; ok {
+		out.Metadata.Name = label
+	}
+	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
+	out.SymlinkLog = true
+	out.ImageRef = in.Image
+	out.Image = &runtimeapi.ImageSpec{Image: in.Config.Image}
+	if ref, err := NormalizeImage(in.Config.Image); err == nil && ref.ID == "" && ref.Digest != "" {
+		out.ImageRef = ref.String()
+	}
+	out.Mounts = adoptedMounts(in.HostConfig)
+	return out
+}
+
+// adoptedMounts reads the requested mounts back. Docker's own list of mounts
+// would add volumes nobody asked for.
+func adoptedMounts(hc *container.HostConfig) []*runtimeapi.Mount {
+	var out []*runtimeapi.Mount
+	for _, bind := range hc.Binds {
+		parts := strings.Split(bind, ":")
+		if len(parts) < 2 {
+			continue
+		}
+		m := &runtimeapi.Mount{HostPath: parts[0], ContainerPath: parts[1]}
+		if len(parts) > 2 {
+			for option := range strings.SplitSeq(parts[2], ",") {
+				switch option {
+				case "ro":
+					m.Readonly = true
+				case "z", "Z":
+					m.SelinuxRelabel = true
+				default:
+					m.Propagation = max(m.Propagation, criPropagation(option))
+				}
+			}
+		}
+		out = append(out, m)
+	}
+	for _, m := range hc.Mounts {
+		mount := &runtimeapi.Mount{HostPath: m.Source, ContainerPath: m.Target, Readonly: m.ReadOnly}
+		if m.BindOptions != nil {
+			mount.Propagation = criPropagation(string(m.BindOptions.Propagation))
+			mount.RecursiveReadOnly = m.BindOptions.ReadOnlyForceRecursive
+		}
+		out = append(out, mount)
+	}
+	return out
+}
+
+func criPropagation(docker string) runtimeapi.MountPropagation {
+	switch docker {
+	case "rshared", "shared":
+		return runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+	case "rslave", "slave":
+		return runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	}
+	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
+}
+
+// readState turns Docker's state, exit code and times into the CRI's.
+func readState(out *Container, in container.InspectResponse) {
+	state := in.State
+	out.DockerStatus = state.Status
+	out.CreatedAt = unixNano(in.Created)
+	out.State = containerState(state)
+	if out.State == runtimeapi.ContainerState_CONTAINER_CREATED {
+		return
+	}
+	out.StartedAt = unixNano(state.StartedAt)
+	if out.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		out.Pid = state.Pid
+		return
+	}
+	out.FinishedAt = unixNano(state.FinishedAt)
+	out.ExitCode = int32(state.ExitCode)
+	out.OOMKilled = state.OOMKilled
+	out.StartFailed = startFailed(state)
+	out.Message = state.Error
+	if out.StartFailed {
+		// Docker does not say when; the creation is the only time there is.
+		out.StartedAt, out.FinishedAt = out.CreatedAt, out.CreatedAt
+		if out.ExitCode == 0 {
+			out.ExitCode = exitStartFailed
+		}
+	}
+	if out.FinishedAt == 0 {
+		// Being removed without ever having run.
+		out.FinishedAt = out.CreatedAt
+	}
+	out.Reason = exitReason(out)
+}
+
+// containerState goes by machine-readable fields only. A container whose start
+// failed stays "created" in Docker: to the CRI it has exited.
+func containerState(state *container.State) runtimeapi.ContainerState {
+	switch state.Status {
+	case container.StateCreated:
+		if startFailed(state) {
+			return runtimeapi.ContainerState_CONTAINER_EXITED
+		}
+		return runtimeapi.ContainerState_CONTAINER_CREATED
+	case container.StateRunning, container.StatePaused, container.StateRestarting:
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	case container.StateExited, container.StateRemoving, container.StateDead:
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	}
+	return runtimeapi.ContainerState_CONTAINER_UNKNOWN
+}
+
+// startFailed: Docker keeps the error of the last start even after a later one
+// has worked, so it only counts while the container has never run.
+func startFailed(state *container.State) bool {
+	return state.Status != container.StateRunning && unixNano(state.StartedAt) == 0 &&
+		(state.ExitCode != 0 || state.Error != "")
+}
+
+func exitReason(c *Container) string {
+	switch {
+	case c.OOMKilled:
+		return reasonOOMKilled
+	case c.StartFailed:
+		return reasonStartFailed
+	case c.ExitCode == 0:
+		return reasonCompleted
+	}
+	return reasonError
+}
+
+// checkInspect makes sure that an answer has its parts and is of a pod member
+// of that kind.
+func checkInspect(in container.InspectResponse, kind Kind) error {
+	if in.ContainerJSONBase == nil || in.State == nil || in.HostConfig == nil || in.Config == nil {
+		return fmt.Errorf("container: %w: Docker's answer lacks state or configuration", errdefs.ErrDataLoss)
+	}
+	if got, ok := IsKubernetes(in.Config.Labels, in.Name); !ok || got != kind {
+		return notPodMember(in)
+	}
+	return nil
+}
+
+// copied recognises a container made from an image that was committed from a
+// pod's container: it inherits all labels, but neither image nor name.
+func copied(in container.InspectResponse, rec *record) bool {
+	if rec == nil || rec.ImageID == in.Image || rec.ImageID == in.Config.Image {
+		return false
+	}
+	_, err := ParseName(in.Name)
+	return err != nil
+}
+
+func notPodMember(in container.InspectResponse) error {
+	return fmt.Errorf("container %s: %w: not of that kind, or not a pod's", in.ID, errdefs.ErrNotFound)
+}
+
+// unixNano reads Docker's times; the zero time and what can't be read are 0.
+func unixNano(text string) int64 {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || t.Year() < 1970 {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// dockerIPs lists addresses on Docker's networks, IPv4 before IPv6, by network
+// name. The address at the top of the settings is gone from API 1.52.
+func dockerIPs(settings *container.NetworkSettings) []string {
+	if settings == nil {
+		return nil
+	}
+	var v4, v6 []string
+	for _, name := range sortedKeys(settings.Networks) {
+		endpoint := settings.Networks[name]
+		if endpoint == nil {
+			continue
+		}
+		if isIP(endpoint.IPAddress) {
+			v4 = append(v4, endpoint.IPAddress)
+		}
+		if isIP(endpoint.GlobalIPv6Address) {
+			v6 = append(v6, endpoint.GlobalIPv6Address)
+		}
+	}
+	return append(v4, v6...)
+}
+
+func isIP(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil
+}
+
+// CRISandbox gives the list item, which shares memory with s and must not be
+// changed; so do the other messages made here. ready is Running with the network set up.
+func CRISandbox(s *Sandbox, ready bool) *runtimeapi.PodSandbox {
+	return &runtimeapi.PodSandbox{
+		Id:             s.ID,
+		Metadata:       s.Metadata,
+		State:          sandboxState(ready),
+		CreatedAt:      s.CreatedAt,
+		Labels:         s.Labels,
+		Annotations:    s.Annotations,
+		RuntimeHandler: s.RuntimeHandler,
+	}
+}
+
+// CRISandboxStatus gives the status. ips are the pod's addresses, primary
+// first; they are shown only when the sandbox is ready and has its own network.
+func CRISandboxStatus(s *Sandbox, ready bool, ips []string) *runtimeapi.PodSandboxStatus {
+	out := &runtimeapi.PodSandboxStatus{
+		Id:             s.ID,
+		Metadata:       s.Metadata,
+		State:          sandboxState(ready),
+		CreatedAt:      s.CreatedAt,
+		Network:        &runtimeapi.PodSandboxNetworkStatus{},
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: s.Namespaces}},
+		Labels:         s.Labels,
+		Annotations:    s.Annotations,
+		RuntimeHandler: s.RuntimeHandler,
+	}
+	if !ready || s.HostNetwork || len(ips) == 0 {
+		return out
+	}
+	out.Network.Ip = ips[0]
+	for _, ip := range ips[1:] {
+		out.Network.AdditionalIps = append(out.Network.AdditionalIps, &runtimeapi.PodIP{Ip: ip})
+	}
+	return out
+}
+
+func sandboxState(ready bool) runtimeapi.PodSandboxState {
+	if ready {
+		return runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+}
+
+// CRIContainer gives the list item; it agrees with [CRIContainerStatus].
+func CRIContainer(c *Container) *runtimeapi.Container {
+	return &runtimeapi.Container{
+		Id:           c.ID,
+		PodSandboxId: c.SandboxID,
+		Metadata:     c.Metadata,
+		Image:        c.Image,
+		ImageRef:     c.ImageRef,
+		ImageId:      c.ImageID,
+		State:        c.State,
+		CreatedAt:    c.CreatedAt,
+		Labels:       c.Labels,
+		Annotations:  c.Annotations,
+	}
+}
+
+// CRIContainerStatus gives the status.
+func CRIContainerStatus(c *Container) *runtimeapi.ContainerStatus {
+	return &runtimeapi.ContainerStatus{
+		Id:          c.ID,
+		Metadata:    c.Metadata,
+		State:       c.State,
+		CreatedAt:   c.CreatedAt,
+		StartedAt:   c.StartedAt,
+		FinishedAt:  c.FinishedAt,
+		ExitCode:    c.ExitCode,
+		Image:       c.Image,
+		ImageRef:    c.ImageRef,
+		ImageId:     c.ImageID,
+		Reason:      c.Reason,
+		Message:     c.Message,
+		Labels:      c.Labels,
+		Annotations: c.Annotations,
+		Mounts:      c.Mounts,
+		LogPath:     c.LogPath,
+		Resources:   &runtimeapi.ContainerResources{Linux: c.Resources},
+		User:        c.User,
+		StopSignal:  CRISignal(c.StopSignal),
+	}
+}
+
+// MatchSandbox says whether a filter selects a sandbox; nil selects all. An ID
+// may be cut short.
+func MatchSandbox(s *Sandbox, ready bool, f *runtimeapi.PodSandboxFilter) bool {
+	if state := f.GetState(); state != nil && state.GetState() != sandboxState(ready) {
+		return false
+	}
+	return strings.HasPrefix(s.ID, f.GetId()) && matchLabels(s.Labels, f.GetLabelSelector())
+}
+
+// MatchContainer says whether a filter selects a container; nil selects all.
+// IDs may be cut short.
+func MatchContainer(c *Container, f *runtimeapi.ContainerFilter) bool {
+	if state := f.GetState(); state != nil && state.GetState() != c.State {
+		return false
+	}
+	return strings.HasPrefix(c.ID, f.GetId()) &&
+		strings.HasPrefix(c.SandboxID, f.GetPodSandboxId()) &&
+		matchLabels(c.Labels, f.GetLabelSelector())
+}
+
+// matchLabels asks for every selected label with exactly that value.
+func matchLabels(labels, selector map[string]string) bool {
+	for key, value := range selector {
+		if has, ok := labels[key]; !ok || has != value {
+			return false
+		}
+	}
+	return true
+}
+
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
