@@ -1,0 +1,109 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// pipeGrace is how long a plug-in's output is still read after the plug-in
+	// itself is gone.
+	pipeGrace = time.Second
+	// busyRetry spaces the attempts to start a binary that is being installed.
+	busyRetry    = 200 * time.Millisecond
+	busyAttempts = 25
+)
+
+// pluginExec runs plug-ins from disk. It differs from libcni's default in two
+// ways: at the context's end the plug-in dies with all its children (libcni
+// kills the plug-in alone and then waits for whoever holds its output), and the
+// error then says so and wraps the context's.
+type pluginExec struct {
+	version.PluginDecoder
+}
+
+var _ invoke.Exec = &pluginExec{}
+
+// FindInPath returns the path of the plug-in's binary in the first directory
+// that has it.
+func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
+	return invoke.FindInPath(plugin, paths)
+}
+
+// ExecPlugin runs one plug-in and returns its standard output. A plug-in's own
+// failure is a *types.Error inside the error.
+func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	name := filepath.Base(path)
+	for attempt := 1; ; attempt++ {
+		stdout, err := runPlugin(ctx, path, stdin, environ)
+		switch {
+		case err == nil:
+			return stdout, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("plug-in %s killed: %w", name, context.Cause(ctx))
+		case !errors.Is(err, syscall.ETXTBSY) || attempt == busyAttempts:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(busyRetry):
+		}
+	}
+}
+
+// runPlugin runs the binary once in a process group of its own.
+func runPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env = environ
+	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.Stdout = &stdout
+	cmd.Stderr = &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = pipeGrace
+
+	err := cmd.Run()
+	// ErrWaitDelay alone means that the plug-in succeeded and a process it left
+	// behind still holds its output.
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return nil, pluginError(err, stdout.Bytes(), stderr.String())
+	}
+	if stderr.Len() > 0 {
+		klog.FromContext(ctx).V(4).Info("CNI plug-in wrote to standard error",
+			"plugin", filepath.Base(path), "stderr", strings.TrimSpace(stderr.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// pluginError makes an error of a plug-in's exit. A plug-in that follows the
+// specification printed a JSON error on its standard output.
+func pluginError(err error, stdout []byte, stderr string) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	reported := &types.Error{}
+	if json.Unmarshal(stdout, reported) == nil && (reported.Msg != "" || reported.Code != 0) {
+		return reported
+	}
+	said := strings.TrimSpace(string(stdout) + " " + stderr)
+	if said == "" {
+		return fmt.Errorf("%w, without an error message", err)
+	}
+	return fmt.Errorf("%w: %s", err, said)
+}

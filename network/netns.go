@@ -1,0 +1,153 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// PinNetNS keeps the network namespace of a process alive at path by a bind
+// mount, making the file and its directory. It is idempotent: a pin of the same
+// namespace is kept, a file or a pin of another namespace is replaced. Calls
+// for the same path must not overlap.
+func PinNetNS(pid int, path string) error {
+	if pid <= 0 || !filepath.IsAbs(path) {
+		return fmt.Errorf("pin network namespace of process %d at %q: %w: need a process and an absolute path", pid, path, errdefs.ErrInvalidArgument)
+	}
+	source := fmt.Sprintf("/proc/%d/ns/net", pid)
+	same, err := sameFile(source, path)
+	if err != nil {
+		return fmt.Errorf("pin network namespace of process %d: %w", pid, err)
+	}
+	if same {
+		return nil
+	}
+	if err := UnpinNetNS(path); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("pin network namespace: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return fmt.Errorf("pin network namespace: %w", err)
+	}
+	_ = file.Close() // nothing was written
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("bind mount %s on %s: %w", source, path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// sameFile reports whether path exists and is the same inode as source, which
+// must exist.
+func sameFile(source, path string) (bool, error) {
+	want, err := os.Stat(source)
+	if err != nil {
+		return false, err
+	}
+	have, err := os.Stat(path)
+	if err != nil {
+		return false, nil
+	}
+	return os.SameFile(want, have), nil
+}
+
+// UnpinNetNS undoes PinNetNS. It is idempotent; what is not there is removed
+// already. A namespace that nothing else holds ends with it.
+func UnpinNetNS(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err == nil {
+			continue // mounts can be stacked
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // not a mount point, or not there
+		}
+		return fmt.Errorf("unmount network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove network namespace file: %w", err)
+	}
+	return nil
+}
+
+// isNamespace reports whether path leads to a namespace rather than to a plain
+// file that a lost mount left behind.
+func isNamespace(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+// InNetNS runs fn in the network namespace at path and returns its error. The
+// rest of the process stays where it is; fn must do its work on the calling
+// goroutine and must not end it.
+func InNetNS(path string, fn func() error) error {
+	target, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = target.Close() }()
+	done := make(chan error, 1)
+	go func() { done <- enterNetNS(target, fn) }()
+	return <-done
+}
+
+// enterNetNS must run on a goroutine of its own. If the thread can't be brought
+// back it stays locked to that goroutine, and the Go runtime ends it with it.
+func enterNetNS(target *os.File, fn func() error) error {
+	runtime.LockOSThread()
+	origin, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer func() { _ = origin.Close() }()
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", target.Name(), err)
+	}
+	err = fn()
+	if back := unix.Setns(int(origin.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", target.Name(), back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// prepareNetNS makes a fresh namespace fit for ADD: IPv6 on, loopback up.
+func prepareNetNS(path string) error {
+	if err := EnableIPv6(path); err != nil {
+		return err
+	}
+	return InNetNS(path, loopbackUp)
+}
+
+// loopbackUp brings lo up in the current thread's network namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request); err != nil {
+		return fmt.Errorf("read flags of lo: %w", err)
+	}
+	if request.Uint16()&unix.IFF_UP != 0 {
+		return nil
+	}
+	request.SetUint16(request.Uint16() | unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package network
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+func TestPinNetNS(t *testing.T) {
+	dir := t.TempDir()
+	path, other := filepath.Join(dir, "new", "a"), filepath.Join(dir, "b")
+	newNetNS(t, path)
+	newNetNS(t, other)
+	inode := func() uint64 {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	pinned := inode()
+	// Pinning from inside the namespace is pinning the same one again.
+	if err := InNetNS(path, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() != pinned {
+		t.Errorf("pinning again: %v, namespace %d, want %d", err, inode(), pinned)
+	}
+	if err := InNetNS(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() == pinned {
+		t.Errorf("pinning another: %v, namespace %d, want another than before", err, inode())
+	}
+	for range 2 {
+		if err := UnpinNetNS(path); err != nil {
+			t.Errorf("UnpinNetNS: %v", err)
+		}
+	}
+	if err := os.WriteFile(path, nil, 0o444); err != nil { // what a lost mount leaves
+		t.Fatal(err)
+	}
+	if isNamespace(path) {
+		t.Error("a plain file passes for a namespace")
+	}
+	if err := InNetNS(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || !isNamespace(path) {
+		t.Errorf("pinning over a plain file: %v", err)
+	}
+	if err := PinNetNS(0, path); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("PinNetNS of process 0: %v", err)
+	}
+	if err := PinNetNS(1<<30, path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("PinNetNS of no process: %v", err)
+	}
+}
+
+func TestInNetNSComesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	newNetNS(t, path)
+	fail := errors.New("from inside")
+	for range 50 {
+		err := InNetNS(path, func() error {
+			if links, err := net.Interfaces(); err != nil || len(links) == 0 || links[0].Name != "lo" {
+				t.Errorf("interfaces inside: %v, %v", links, err)
+			}
+			if same, err := sameFile("/proc/thread-self/ns/net", path); err != nil || !same {
+				t.Errorf("inside the namespace: %v, %v", same, err)
+			}
+			return fail
+		})
+		if !errors.Is(err, fail) {
+			t.Fatalf("InNetNS = %v", err)
+		}
+	}
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		if same, err := sameFile(task, path); err == nil && same {
+			t.Errorf("thread %s stayed in the namespace", task)
+		}
+	}
+	if err := InNetNS("/etc/passwd", func() error { return nil }); err == nil {
+		t.Error("InNetNS entered a plain file")
+	}
+}
+
+func TestPrepareNetNS(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	newNetNS(t, path)
+	// What Docker's network "none" does.
+	if err := SetSysctls(path, map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := prepareNetNS(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := InNetNS(path, func() error {
+		lo, err := net.InterfaceByName("lo")
+		if err != nil {
+			return err
+		}
+		addresses, err := lo.Addrs()
+		if err != nil {
+			return err
+		}
+		if lo.Flags&net.FlagUp == 0 || len(addresses) != 2 {
+			t.Errorf("lo is %v with %v, want it up with two addresses", lo.Flags, addresses)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSetSysctls(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	newNetNS(t, path)
+	before, err := os.ReadFile("/proc/sys/net/ipv4/conf/lo/arp_ignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"net.ipv4.conf.lo.arp_ignore":         "2",
+		"net/ipv4/ip_unprivileged_port_start": "7",
+	}
+	if err := SetSysctls(path, want); err != nil {
+		t.Fatal(err)
+	}
+	err = InNetNS(path, func() error {
+		for name, value := range want {
+			file, err := sysctlFile(name)
+			if err != nil {
+				return err
+			}
+			if got, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(got)) != value {
+				t.Errorf("%s = %q, %v, want %q", name, got, err, value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := os.ReadFile("/proc/sys/net/ipv4/conf/lo/arp_ignore"); string(after) != string(before) {
+		t.Errorf("the test's own namespace changed from %q to %q", before, after)
+	}
+	if err := SetSysctls(path, map[string]string{"net.ipv4.no_such_thing": "1"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("unknown sysctl: %v", err)
+	}
+	for _, bad := range []string{"kernel.shmmax", "net", "net.", "", "net/../kernel/shmmax", "net.ipv4..x", "/net/ipv4/x", "fs/net.ipv4"} {
+		if err := SetSysctls(path, map[string]string{bad: "1"}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("sysctl %q: %v, want invalid argument", bad, err)
+		}
+	}
+}
+
+func TestSysctlFile(t *testing.T) {
+	for name, want := range map[string]string{
+		"net.ipv4.ip_forward":              "/proc/sys/net/ipv4/ip_forward",
+		"net/ipv4/ip_forward":              "/proc/sys/net/ipv4/ip_forward",
+		"net.ipv4.conf.eno2/100.rp_filter": "/proc/sys/net/ipv4/conf/eno2.100/rp_filter",
+		"net/ipv4/conf/eno2.100/rp_filter": "/proc/sys/net/ipv4/conf/eno2.100/rp_filter",
+	} {
+		if got, err := sysctlFile(name); err != nil || got != want {
+			t.Errorf("sysctlFile(%q) = %q, %v, want %q", name, got, err, want)
+		}
+	}
+}

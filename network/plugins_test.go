@@ -1,0 +1,253 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// inNetNSExec runs plug-ins in a namespace that stands for the host's, so that
+// bridges and iptables rules stay in it.
+type inNetNSExec struct {
+	pluginExec
+	host string
+}
+
+func (e *inNetNSExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) (out []byte, err error) {
+	err = InNetNS(e.host, func() error {
+		out, err = e.pluginExec.ExecPlugin(ctx, path, stdin, environ)
+		return err
+	})
+	return out, err
+}
+
+// realNode is a node with Debian's plug-ins and a host namespace of its own.
+func realNode(t *testing.T) (n *node, host, ipamDir string) {
+	t.Helper()
+	for _, plugin := range []string{"bridge", "host-local", "portmap", "tuning", "loopback"} {
+		if _, err := os.Stat(filepath.Join("/usr/lib/cni", plugin)); err != nil {
+			t.Fatalf("needs the CNI plug-ins (Debian: containernetworking-plugins): %v", err)
+		}
+	}
+	n = newNode(t)
+	dir := t.TempDir()
+	host, ipamDir = filepath.Join(dir, "host"), filepath.Join(dir, "ipam")
+	newNetNS(t, host)
+	if err := prepareNetNS(host); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg.BinDirs = []string{"/usr/lib/cni"}
+	n.cfg.Exec = &inNetNSExec{host: host}
+	n.writeConf("10-real.conflist", fmt.Sprintf(`{
+ "cniVersion": "1.0.0", "name": "real",
+ "plugins": [
+  {"type": "bridge", "bridge": "crbr0", "isGateway": true, "ipMasq": true,
+   "capabilities": {"ipRanges": true},
+   "ipam": {"type": "host-local", "dataDir": %q, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "tuning", "sysctl": {"net.core.somaxconn": "99"}}
+ ]}`, ipamDir))
+	return n, host, ipamDir
+}
+
+// leases returns the addresses that host-local holds.
+func leases(t *testing.T, ipamDir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(ipamDir, "real", "[0-9f]*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var addresses []string
+	for _, f := range files {
+		addresses = append(addresses, filepath.Base(f))
+	}
+	return addresses
+}
+
+// rules returns the NAT rules of the namespace.
+func rules(t *testing.T, host string) string {
+	t.Helper()
+	var out []byte
+	err := InNetNS(host, func() (err error) {
+		out, err = exec.Command("iptables-save", "-t", "nat").CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("iptables-save: %v: %s", err, out)
+	}
+	return string(out)
+}
+
+// addressesIn returns the global addresses of eth0.
+func addressesIn(t *testing.T, netns string) []string {
+	t.Helper()
+	var found []string
+	err := InNetNS(netns, func() error {
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		addresses, err := eth0.Addrs()
+		for _, a := range addresses {
+			if ip := a.(*net.IPNet).IP; ip.IsGlobalUnicast() {
+				found = append(found, ip.String())
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestRealPlugins(t *testing.T) {
+	n, host, ipamDir := realNode(t)
+	c := n.start()
+	if err := c.Status(t.Context()); err != nil {
+		t.Fatalf("Status: %v", err)
+	}
+	if err := c.SetPodCIDRs("10.201.7.0/24,fd00:c:1d::/64"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	if err := SetSysctls(rt.NetNS, map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Setup(t.Context(), rt)
+	if err != nil {
+		t.Fatalf("Setup: %v", err)
+	}
+	if len(got.IPs) != 2 || !strings.HasPrefix(got.IPs[0], "10.201.7.") || !strings.HasPrefix(got.IPs[1], "fd00:c:1d::") {
+		t.Errorf("IPs = %v, want one of each range in order", got.IPs)
+	}
+	if have := addressesIn(t, rt.NetNS); !slices.Equal(have, got.IPs) {
+		t.Errorf("eth0 has %v, Setup said %v", have, got.IPs)
+	}
+	if err := SetSysctls(rt.NetNS, map[string]string{"net.ipv4.conf.eth0.rp_filter": "2"}); err != nil {
+		t.Errorf("sysctl of the new interface: %v", err)
+	}
+	if text := rules(t, host); !strings.Contains(text, "--dport 8080") {
+		t.Errorf("no rule for the host port:\n%s", text)
+	}
+
+	// The next process finds no configuration.
+	n.removeConf("10-real.conflist")
+	c = n.start()
+	if a, ok := c.Attachment("a"); !ok || !slices.Equal(a.IPs, got.IPs) {
+		t.Errorf("after a restart: %+v, %v", a, ok)
+	}
+	for range 2 {
+		if err := c.Teardown(t.Context(), &libcni.RuntimeConf{ContainerID: "a", IfName: "eth0"}); err != nil {
+			t.Fatalf("Teardown: %v", err)
+		}
+	}
+	if left := leases(t, ipamDir); len(left) != 0 {
+		t.Errorf("addresses leaked: %v", left)
+	}
+	if text := rules(t, host); strings.Contains(text, "8080") || strings.Contains(text, got.IPs[0]) {
+		t.Errorf("rules leaked:\n%s", text)
+	}
+}
+
+// Without its namespace, a pod still gives back what it holds outside.
+func TestRealPluginsWithoutNamespace(t *testing.T) {
+	n, host, ipamDir := realNode(t)
+	c := n.start()
+	if err := c.SetPodCIDRs("10.201.9.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	if _, err := c.Setup(t.Context(), rt); err != nil {
+		t.Fatalf("Setup: %v", err)
+	}
+	if len(leases(t, ipamDir)) != 1 || !strings.Contains(rules(t, host), "--dport 8080") {
+		t.Errorf("Setup left leases %v and rules\n%s", leases(t, ipamDir), rules(t, host))
+	}
+	if err := UnpinNetNS(rt.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Teardown(t.Context(), rt); err != nil {
+		t.Fatalf("Teardown: %v", err)
+	}
+	if left := leases(t, ipamDir); len(left) != 0 {
+		t.Errorf("addresses leaked: %v", left)
+	}
+	if text := rules(t, host); strings.Contains(text, "8080") {
+		t.Errorf("port rules leaked:\n%s", text)
+	}
+}
+
+// CHECK sees that somebody took the interface away. The pod has no host ports:
+// portmap 1.1 looks for the rules of both families whatever the pod has.
+func TestRealPluginsCheck(t *testing.T) {
+	n, _, _ := realNode(t)
+	c := n.start()
+	if err := c.SetPodCIDRs("10.201.10.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	rt.CapabilityArgs = nil
+	if _, err := c.Setup(t.Context(), rt); err != nil {
+		t.Fatalf("Setup: %v", err)
+	}
+	if err := c.Check(t.Context(), rt); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+	err := InNetNS(rt.NetNS, func() error { return exec.Command("ip", "link", "delete", "eth0").Run() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context(), rt); err == nil || !strings.Contains(err.Error(), `network "real": CNI CHECK: `) {
+		t.Errorf("Check without the interface = %v", err)
+	}
+	if err := c.Teardown(t.Context(), rt); err != nil {
+		t.Errorf("Teardown: %v", err)
+	}
+}
+
+// The last plug-in of the chain fails after the others have taken an address,
+// a port and an interface.
+func TestRealPluginsRollBack(t *testing.T) {
+	n, host, ipamDir := realNode(t)
+	path := filepath.Join(n.cfg.ConfDir, "10-real.conflist")
+	conf, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.writeConf("10-real.conflist", strings.Replace(string(conf), "net.core.somaxconn", "net.core.no_such_thing", 1))
+	c := n.start()
+	if err := c.SetPodCIDRs("10.201.8.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	if _, err := c.Setup(t.Context(), rt); err == nil || !strings.Contains(err.Error(), "tuning") || !strings.Contains(err.Error(), `"real"`) {
+		t.Fatalf("Setup error = %v, want one naming plug-in and network", err)
+	}
+	if left := leases(t, ipamDir); len(left) != 0 {
+		t.Errorf("addresses leaked: %v", left)
+	}
+	if text := rules(t, host); strings.Contains(text, "8080") {
+		t.Errorf("rules leaked:\n%s", text)
+	}
+	if left := n.files(); len(left) != 0 {
+		t.Errorf("files left behind: %v", left)
+	}
+	err = InNetNS(rt.NetNS, func() error {
+		if links, err := net.Interfaces(); err != nil || len(links) != 1 {
+			t.Errorf("interfaces left in the sandbox: %v, %v", links, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

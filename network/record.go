@@ -1,0 +1,138 @@
+package network
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// stateDirName is the folder of this package inside libcni's cache root.
+const stateDirName = "cridock"
+
+// record is what the disk says about one container on one network: either an
+// entry of libcni's result cache, or the note of an ADD that did not finish.
+type record struct {
+	libcni.NetworkAttachment
+	// begun is true while there is a note: ADD started and its end was not
+	// recorded.
+	begun bool
+}
+
+// note is libcni's cache entry without a result. Being in libcni's format, it
+// is read back by libcni.
+type note struct {
+	Kind           string         `json:"kind"`
+	ContainerID    string         `json:"containerId"`
+	Config         []byte         `json:"config"`
+	IfName         string         `json:"ifName"`
+	NetworkName    string         `json:"networkName"`
+	NetNS          string         `json:"netns,omitempty"`
+	CniArgs        [][2]string    `json:"cniArgs,omitempty"`
+	CapabilityArgs map[string]any `json:"capabilityArgs,omitempty"`
+}
+
+// entryName is the file name of a cache entry, as libcni makes it.
+func entryName(network, containerID, ifName string) string {
+	return fmt.Sprintf("%s-%s-%s", network, containerID, ifName)
+}
+
+func (c *CNI) stateDir() string { return filepath.Join(c.cfg.CacheDir, stateDirName) }
+
+func (c *CNI) notePath(network, containerID, ifName string) string {
+	return filepath.Join(c.stateDir(), "results", entryName(network, containerID, ifName))
+}
+
+// records returns what is on disk about a container, or about every container
+// when containerID is empty, ordered by container, network and interface. Where
+// a result and a note are about the same attachment, the result's data are
+// returned. Unreadable entries are left out.
+func (c *CNI) records(containerID string) ([]record, error) {
+	results, err := c.libcni.GetCachedAttachments(containerID)
+	if err != nil {
+		return nil, fmt.Errorf("read CNI result cache: %w", err)
+	}
+	notes, err := c.notes.GetCachedAttachments(containerID)
+	if err != nil {
+		return nil, fmt.Errorf("read notes of CNI ADD: %w", err)
+	}
+	byName := map[string]record{}
+	for _, a := range notes {
+		byName[entryName(a.Network, a.ContainerID, a.IfName)] = record{NetworkAttachment: *a, begun: true}
+	}
+	for _, a := range results {
+		name := entryName(a.Network, a.ContainerID, a.IfName)
+		byName[name] = record{NetworkAttachment: *a, begun: byName[name].begun}
+	}
+	all := make([]record, 0, len(byName))
+	for _, r := range byName {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b record) int {
+		return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID),
+			cmp.Compare(a.Network, b.Network), cmp.Compare(a.IfName, b.IfName))
+	})
+	return all, nil
+}
+
+// writeNote records an ADD that is about to run.
+func (c *CNI) writeNote(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	data, err := json.Marshal(note{
+		Kind:           libcni.CNICacheV1,
+		ContainerID:    rt.ContainerID,
+		Config:         list.Bytes,
+		IfName:         rt.IfName,
+		NetworkName:    list.Name,
+		NetNS:          rt.NetNS,
+		CniArgs:        rt.Args,
+		CapabilityArgs: rt.CapabilityArgs,
+	})
+	if err != nil {
+		return fmt.Errorf("encode note of CNI ADD: %w", err)
+	}
+	path := c.notePath(list.Name, rt.ContainerID, rt.IfName)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("note CNI ADD: %w", err)
+	}
+	// The draft lies outside results/, where it could be read as an entry.
+	draft := filepath.Join(c.stateDir(), filepath.Base(path)+".tmp")
+	if err := writeFileAtomically(path, draft, data, 0o600); err != nil {
+		return fmt.Errorf("note CNI ADD: %w", err)
+	}
+	return nil
+}
+
+// removeNote crosses out the note of an ADD; a missing note is no error.
+func (c *CNI) removeNote(network, containerID, ifName string) error {
+	err := os.Remove(c.notePath(network, containerID, ifName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove note of CNI ADD: %w", err)
+	}
+	return nil
+}
+
+// removeResult drops an entry of libcni's result cache without a DEL.
+func (c *CNI) removeResult(r record) error {
+	err := os.Remove(filepath.Join(c.cfg.CacheDir, "results", entryName(r.Network, r.ContainerID, r.IfName)))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove CNI result: %w", err)
+	}
+	return nil
+}
+
+// writeFileAtomically replaces path by way of draft, which must be on the same
+// file system: a reader sees the old content or the new.
+func writeFileAtomically(path, draft string, data []byte, mode os.FileMode) error {
+	if err := os.WriteFile(draft, data, mode); err != nil {
+		return err
+	}
+	if err := os.Rename(draft, path); err != nil {
+		return errors.Join(err, os.Remove(draft))
+	}
+	return nil
+}
