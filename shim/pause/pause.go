@@ -1,0 +1,211 @@
+package pause
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+const (
+	// repository has no registry behind it: .internal is reserved for private
+	// use, so that a pull by mistake cannot fetch somebody else's image.
+	repository = "cridock.internal/pause"
+
+	// user is what the process runs as unless the pod says otherwise; the
+	// image has no /etc/passwd, so it is numeric. 65535 is what the Kubernetes
+	// pause image uses.
+	user = "65535:65535"
+
+	// tagLength is how many hex digits of the content hash make the tag.
+	tagLength = 12
+)
+
+var (
+	//go:embed pause_linux_amd64
+	binaryAMD64 []byte
+
+	//go:embed pause_linux_arm64
+	binaryARM64 []byte
+)
+
+// Name returns the reference under which [Archive] loads the image, for
+// example "cridock.internal/pause:0123456789ab". The tag is a hash over the
+// image's content on all architectures: it is the same on every node, and a
+// cridock with another pause process or configuration uses another name, so a
+// present image of this name is the right one and need not be loaded again.
+func Name() string {
+	hash := sha256.New()
+	for _, arch := range []string{"amd64", "arm64"} {
+		image, err := newImage(arch)
+		if err != nil {
+			panic("pause: " + err.Error()) // both are embedded
+		}
+		hash.Write([]byte(image.id()))
+	}
+	return repository + ":" + hex.EncodeToString(hash.Sum(nil))[:tagLength]
+}
+
+// Archive returns an archive for "docker load" (POST /images/load) holding
+// the pause image of one architecture, tagged [Name]. Arch is Docker's or Go's
+// name of it ("amd64", "arm64") or the kernel's ("x86_64", "aarch64"), as
+// Docker's Version and Info report it; another one is ErrNotImplemented. The
+// bytes are the same on every call. On graph drivers the image's ID is [ID] of
+// the same architecture; the containerd image store chooses its own.
+func Archive(arch string) ([]byte, error) {
+	image, err := newImage(arch)
+	if err != nil {
+		return nil, err
+	}
+	digest := hexDigest(image.config)
+	manifest := mustJSON([]manifestEntry{{
+		Config:   digest + ".json",
+		RepoTags: []string{Name()},
+		Layers:   []string{digest + "/layer.tar"},
+	}})
+	return tarball(
+		entry{name: digest + ".json", mode: 0o644, data: image.config},
+		entry{name: digest + "/", mode: 0o755},
+		entry{name: digest + "/layer.tar", mode: 0o644, data: image.layer},
+		entry{name: "manifest.json", mode: 0o644, data: manifest},
+	), nil
+}
+
+// ID returns the image ID ("sha256:" and the hash of the image's
+// configuration) that Docker's graph drivers give the image. Arch and errors
+// are as for [Archive].
+func ID(arch string) (string, error) {
+	image, err := newImage(arch)
+	if err != nil {
+		return "", err
+	}
+	return image.id(), nil
+}
+
+// image is one architecture's image: its configuration file and its one layer.
+type image struct {
+	config, layer []byte
+}
+
+func (i image) id() string { return "sha256:" + hexDigest(i.config) }
+
+func newImage(arch string) (image, error) {
+	var binary []byte
+	switch arch {
+	case "amd64", "x86_64":
+		arch, binary = "amd64", binaryAMD64
+	case "arm64", "aarch64":
+		arch, binary = "arm64", binaryARM64
+	default:
+		return image{}, fmt.Errorf("built-in pause image: %w: none for architecture %q, set --pod-infra-container-image",
+			errdefs.ErrNotImplemented, arch)
+	}
+	layer := tarball(entry{name: "pause", mode: 0o755, data: binary})
+	created := time.Unix(0, 0).UTC()
+	return image{layer: layer, config: mustJSON(imageConfig{
+		Architecture: arch,
+		OS:           "linux",
+		Author:       "cridock",
+		Created:      created,
+		Config: runConfig{
+			User:       user,
+			Env:        []string{"PATH=/"},
+			Entrypoint: []string{"/pause"},
+			WorkingDir: "/",
+			StopSignal: "SIGTERM",
+		},
+		RootFS:  rootFS{Type: "layers", DiffIDs: []string{"sha256:" + hexDigest(layer)}},
+		History: []history{{Created: created, CreatedBy: "cridock: add /pause"}},
+	})}, nil
+}
+
+// The types below are the parts of the Docker image specification v1.2 that
+// this image uses. The order of fields decides the image's ID.
+type (
+	imageConfig struct {
+		Architecture string    `json:"architecture"`
+		OS           string    `json:"os"`
+		Author       string    `json:"author"`
+		Created      time.Time `json:"created"`
+		Config       runConfig `json:"config"`
+		RootFS       rootFS    `json:"rootfs"`
+		History      []history `json:"history"`
+	}
+
+	runConfig struct {
+		User       string
+		Env        []string
+		Entrypoint []string
+		WorkingDir string
+		StopSignal string
+	}
+
+	rootFS struct {
+		Type    string   `json:"type"`
+		DiffIDs []string `json:"diff_ids"`
+	}
+
+	history struct {
+		Created   time.Time `json:"created"`
+		CreatedBy string    `json:"created_by"`
+	}
+
+	manifestEntry struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+)
+
+// entry is a file of a tar archive, or a directory if its name ends in "/".
+type entry struct {
+	name string
+	mode int64
+	data []byte
+}
+
+// tarball packs entries in their order, owned by root and dated 1970.
+func tarball(entries ...entry) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range entries {
+		header := &tar.Header{
+			Name:    e.name,
+			Mode:    e.mode,
+			Size:    int64(len(e.data)),
+			ModTime: time.Unix(0, 0),
+			Format:  tar.FormatUSTAR,
+		}
+		// A buffer does not fail, and the names and sizes are ours.
+		if err := w.WriteHeader(header); err != nil {
+			panic("pause: " + err.Error())
+		}
+		if _, err := w.Write(e.data); err != nil {
+			panic("pause: " + err.Error())
+		}
+	}
+	if err := w.Close(); err != nil {
+		panic("pause: " + err.Error())
+	}
+	return buf.Bytes()
+}
+
+// mustJSON encodes one of the types above, which cannot fail.
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic("pause: " + err.Error())
+	}
+	return data
+}
+
+func hexDigest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
