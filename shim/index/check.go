@@ -1,0 +1,209 @@
+package index
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	// eventDelay is how long an event may be on its way: a difference that it
+	// resolves is none.
+	eventDelay = 100 * time.Millisecond
+	// createdAge is after which time a created container is looked at with each
+	// relist: a start of it that failed has no event and leaves it created.
+	createdAge = time.Minute
+)
+
+// found is one container to look at, and the turn that does.
+type found struct {
+	id   string
+	kind Difference // "" if the list agrees
+	turn *turn
+}
+
+// sync looks at everything that may have changed while the index was not
+// connected, and returns when all of it is visible.
+func (ix *Index) sync(ctx context.Context) error {
+	number := ix.number()
+	list, err := ix.list(ctx)
+	if err != nil {
+		return err
+	}
+	work := ix.compare(list, number, true)
+	for _, w := range work {
+		if err := w.turn.wait(ctx); err != nil && !ix.tolerable(w.id, err) {
+			return fmt.Errorf("sync: container %s: %w", w.id, err)
+		}
+	}
+	ix.count(ctx, work)
+	if err := ix.waitExits(ctx, work); err != nil {
+		return err
+	}
+	return ix.syncImages(ctx)
+}
+
+// syncImages is SyncImages, but for failures that are about images alone: those
+// must not take the pods away.
+func (ix *Index) syncImages(ctx context.Context) error {
+	err := ix.SyncImages(ctx)
+	if err != nil && !errdefs.IsUnavailable(err) && ctx.Err() == nil {
+		return nil // logged; the next relist tries again
+	}
+	return err
+}
+
+// tolerable tells whether a sync may succeed although one container could not
+// be looked at. One that Docker reports broken is left out, one that is known
+// keeps its last state. But a list without a container that may run, because
+// Docker did not answer, would make the kubelet start its pod a second time.
+func (ix *Index) tolerable(id string, err error) bool {
+	if !errdefs.IsUnavailable(err) {
+		return true
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	r := ix.records[id]
+	return r != nil && r.object != nil
+}
+
+func (ix *Index) waitExits(ctx context.Context, work []found) error {
+	for _, w := range work {
+		ix.mu.Lock()
+		var visible chan struct{}
+		if r := ix.records[w.id]; r != nil && r.exit != nil {
+			visible = r.exit.done
+		}
+		ix.mu.Unlock()
+		if visible == nil {
+			continue
+		}
+		select {
+		case <-visible:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// relist compares what is known with Docker's list: the net under lost events.
+func (ix *Index) relist(ctx context.Context) error {
+	number := ix.number()
+	list, err := ix.list(ctx)
+	if err != nil {
+		return err
+	}
+	if ix.differs(list, number) {
+		select {
+		case <-time.After(eventDelay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	ix.count(ctx, ix.compare(list, number, false))
+	return ix.syncImages(ctx)
+}
+
+func (ix *Index) list(ctx context.Context) ([]container.Summary, error) {
+	return ix.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", translate.LabelType)))
+}
+
+func (ix *Index) number() uint64 {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.sequence++
+	return ix.sequence
+}
+
+// differs tells whether compare would find a difference.
+func (ix *Index) differs(list []container.Summary, number uint64) bool {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	differ := false
+	ix.each(list, number, false, func(_ string, kind Difference) { differ = differ || kind != "" })
+	return differ
+}
+
+// compare looks at every container that the list, sent as that number, shows
+// different from what is known. all: at those as well that may have changed and
+// changed back unseen.
+func (ix *Index) compare(list []container.Summary, number uint64, all bool) []found {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	var work []found
+	ix.each(list, number, all, func(id string, kind Difference) {
+		work = append(work, found{id, kind, ix.lookLocked(id)})
+	})
+	return work
+}
+
+// each calls do with the containers to look at. It needs ix.mu.
+func (ix *Index) each(list []container.Summary, number uint64, all bool, do func(id string, kind Difference)) {
+	listed := make(map[string]bool, len(list))
+	for _, s := range list {
+		listed[s.ID] = true
+		name := ""
+		if len(s.Names) > 0 {
+			name = s.Names[0]
+		}
+		if _, ours := translate.IsKubernetes(s.Labels, name); !ours || !isID(s.ID) {
+			continue
+		}
+		if look, kind := compareOne(ix.records[s.ID], s, number, all); look {
+			do(s.ID, kind)
+		}
+	}
+	for id, r := range ix.records {
+		if !listed[id] && r.gone.IsZero() && r.applied < number && !r.underWay() {
+			do(id, DifferenceGone)
+		}
+	}
+}
+
+// underWay: what is to be learnt of it is on its way already.
+func (r *record) underWay() bool { return r.busy || r.next != nil }
+
+func compareOne(r *record, s container.Summary, number uint64, all bool) (look bool, kind Difference) {
+	switch {
+	case r == nil:
+		return true, DifferenceMissing
+	case !r.gone.IsZero() || r.applied > number:
+		return false, "" // known better than the list knew it
+	case r.underWay():
+		return all, ""
+	case r.status == "":
+		return true, DifferenceMissing
+	case r.status != s.State:
+		return true, DifferenceState
+	case all:
+		// An exited container stays as it is, but for a start, which is a difference.
+		return s.State != container.StateExited, ""
+	case s.State == container.StateCreated && r.object != nil && !r.object.exited():
+		return time.Since(time.Unix(s.Created, 0)) > createdAge, ""
+	}
+	return false, ""
+}
+
+// count reports differences, but those of the first sync.
+func (ix *Index) count(ctx context.Context, work []found) {
+	ix.mu.Lock()
+	first := !ix.announce
+	ix.mu.Unlock()
+	for _, w := range work {
+		if first || w.kind == "" {
+			continue
+		}
+		klog.FromContext(ctx).V(2).Info("Docker's list shows what no event announced", "containerID", w.id, "difference", w.kind)
+		if ix.opts.Observer.Difference != nil {
+			ix.opts.Observer.Difference(w.kind)
+		}
+	}
+}

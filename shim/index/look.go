@@ -1,0 +1,277 @@
+package index
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	firstLookRetry = time.Second
+	lastLookRetry  = 30 * time.Second
+)
+
+// record is what the index knows of one Docker container. Index.mu guards it.
+type record struct {
+	id string
+	// object is what readers see; nil before the first look, for what is not a pod
+	// member, and once it is gone. last is what it was then.
+	object, last object
+	// status is Docker's, of the last inspect that was applied; "" before it.
+	status string
+	// applied is the number of that inspect.
+	applied uint64
+	// exit is one that is not visible yet.
+	exit *exit
+	// gone is when the container was removed, else zero.
+	gone time.Time
+	// changed is closed at the next change of what is visible; nil if nobody waits.
+	changed chan struct{}
+
+	busy     bool  // an inspect is under way
+	next     *turn // the one after it
+	failures int
+}
+
+// turn is one inspect, shared by all who asked for it before it was sent.
+type turn struct {
+	done chan struct{}
+	// err is set before done is closed: errdefs.ErrNotFound if the container is
+	// gone, other errors if nothing was learnt.
+	err error
+}
+
+func (t *turn) wait(ctx context.Context) error {
+	select {
+	case <-t.done:
+		return t.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func finished(err error) *turn {
+	t := &turn{done: make(chan struct{}), err: err}
+	close(t.done)
+	return t
+}
+
+// isID tells whether a string is a full container ID. To Docker anything else is
+// a name or a prefix, and that may be somebody else's container.
+func isID(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+func notFound(id string) error {
+	return fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
+}
+
+// look inspects a container soon: at once, or after the inspect of it that is
+// under way.
+func (ix *Index) look(id string) *turn {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	return ix.lookLocked(id)
+}
+
+func (ix *Index) lookLocked(id string) *turn {
+	if ix.life == nil || ix.life.Err() != nil {
+		return finished(fmt.Errorf("index: %w: not running", errdefs.ErrUnavailable))
+	}
+	r := ix.records[id]
+	if r == nil {
+		r = &record{id: id}
+		ix.records[id] = r
+	}
+	if !r.gone.IsZero() {
+		return finished(notFound(id))
+	}
+	if r.next == nil {
+		r.next = &turn{done: make(chan struct{})}
+		if !r.busy {
+			r.busy = true
+			life := ix.life
+			ix.work.Go(func() { ix.inspect(life, r) })
+		}
+	}
+	return r.next
+}
+
+// inspect serves a record's turns, one after the other, until there is none.
+func (ix *Index) inspect(ctx context.Context, r *record) {
+	for {
+		select {
+		case ix.slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		t, number := ix.take(r)
+		if t == nil {
+			ix.release(ctx)
+			return
+		}
+		if t.err = ctx.Err(); t.err != nil {
+			close(t.done)
+			continue // another turn may wait for its end
+		}
+		answer, err := ix.engine.ContainerInspect(ctx, r.id)
+		ix.release(ctx)
+		t.err = ix.apply(ctx, r, number, answer, err)
+		close(t.done)
+	}
+}
+
+// release gives a slot back. After the end of ctx slots are not counted.
+func (ix *Index) release(ctx context.Context) {
+	select {
+	case <-ix.slots:
+	case <-ctx.Done():
+	}
+}
+
+// take begins a record's next turn and numbers it. nil: there is none.
+func (ix *Index) take(r *record) (*turn, uint64) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	t := r.next
+	r.next, r.busy = nil, t != nil
+	ix.sequence++
+	return t, ix.sequence
+}
+
+// apply takes over what an inspect answered.
+func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer container.InspectResponse, err error) error {
+	switch {
+	case errdefs.IsNotFound(err):
+		ix.Removed(r.id)
+		return notFound(r.id)
+	case err != nil:
+		ix.failed(ctx, r, err)
+		return err
+	}
+	now, err := read(answer, ix.opts.Host())
+	if err != nil {
+		// It would be the same next time: nothing to retry until it changes.
+		klog.FromContext(ctx).Error(err, "Container left out", "containerID", r.id)
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if !r.gone.IsZero() {
+		return notFound(r.id)
+	}
+	r.applied, r.failures = number, 0
+	if answer.ContainerJSONBase != nil && answer.State != nil {
+		r.status = answer.State.Status
+	}
+	if now != nil {
+		ix.advance(r, now)
+	}
+	return nil
+}
+
+// failed looks again later. The last state stays: a container whose lock is
+// held, by a start or an exit that takes its time, does not answer an inspect.
+func (ix *Index) failed(ctx context.Context, r *record, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
+	ix.mu.Lock()
+	pause := min(firstLookRetry<<min(r.failures, 8), lastLookRetry)
+	r.failures++
+	ix.mu.Unlock()
+	time.AfterFunc(pause, func() { ix.look(r.id) })
+	if errdefs.IsUnavailable(err) {
+		select {
+		case ix.suspect <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// read gives the object that an answer describes; nil if it is no pod member.
+func read(in container.InspectResponse, host translate.Host) (object, error) {
+	if in.ContainerJSONBase == nil || in.Config == nil {
+		return nil, fmt.Errorf("docker's answer: %w: it has no configuration", errdefs.ErrDataLoss)
+	}
+	kind, ours := translate.IsKubernetes(in.Config.Labels, in.Name)
+	if !ours {
+		return nil, nil
+	}
+	o, err := readKind(kind, in, host)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return o, err
+}
+
+func readKind(kind translate.Kind, in container.InspectResponse, host translate.Host) (object, error) {
+	if kind == translate.KindSandbox {
+		s, err := translate.ReadSandbox(in, host)
+		if err != nil {
+			return nil, err
+		}
+		return sandbox{s}, nil
+	}
+	c, err := translate.ReadContainer(in, host)
+	if err != nil {
+		return nil, err
+	}
+	return member{c}, nil
+}
+
+// Sync looks at a container and returns when what it saw, or something newer,
+// is visible: for cridock's own operations, which read what they wrote. An exit
+// is visible when its log is drained. A container that is gone is removed from
+// the index and no error. It returns errdefs.ErrUnavailable if Docker does not
+// answer.
+func (ix *Index) Sync(ctx context.Context, id string) error {
+	if !isID(id) {
+		return notFound(id)
+	}
+	if err := ix.look(id).wait(ctx); err != nil {
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	ix.mu.Lock()
+	var visible chan struct{}
+	if r := ix.records[id]; r != nil && r.exit != nil {
+		visible = r.exit.done
+	}
+	ix.mu.Unlock()
+	if visible == nil {
+		return nil
+	}
+	select {
+	case <-visible:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// sweep forgets containers that went long ago.
+func (ix *Index) sweep() {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for id, r := range ix.records {
+		if !r.gone.IsZero() && time.Since(r.gone) > tombstoneAge && !r.busy {
+			delete(ix.records, id)
+		}
+	}
+}

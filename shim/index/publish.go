@@ -1,0 +1,172 @@
+package index
+
+import (
+	"context"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// oomDelay is how long after an exit the kernel's OOM count of a v2 cgroup has
+// surely reached Docker's state.
+const oomDelay = 100 * time.Millisecond
+
+// exit is an exit that is not visible yet: its log is being drained.
+type exit struct {
+	seen   member        // as the exit was first seen
+	latest object        // what was seen since
+	done   chan struct{} // closed when it is visible, or the container gone
+}
+
+// advance takes a newer object over: it becomes visible now, or as an exit later.
+// It needs ix.mu.
+func (ix *Index) advance(r *record, now object) {
+	if r.exit != nil {
+		r.exit.latest = now
+		return
+	}
+	if c, ok := now.(member); ok && c.exited() && !sameEnd(r.object, c) && ix.life != nil {
+		e := &exit{seen: c, latest: now, done: make(chan struct{})}
+		r.exit = e
+		life := ix.life
+		ix.work.Go(func() { ix.settle(life, r, e) })
+		return
+	}
+	ix.publish(r, now)
+}
+
+// sameEnd tells whether two objects are of one run that has ended.
+func sameEnd(before, now object) bool {
+	return before != nil && now != nil && before.exited() && now.exited() && before.startedAt() == now.startedAt()
+}
+
+// settle makes an exit visible when its log is drained and its reason known.
+func (ix *Index) settle(life context.Context, r *record, e *exit) {
+	ctx, cancel := context.WithTimeout(life, ix.opts.DrainTimeout)
+	defer cancel()
+	drained := make(chan struct{})
+	ix.work.Go(func() {
+		defer close(drained)
+		if ix.opts.Exited != nil {
+			ix.opts.Exited(ctx, e.seen.Container)
+		}
+	})
+	ix.lookForOOM(ctx, e.seen.Container)
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		if life.Err() != nil {
+			break
+		}
+		klog.FromContext(ctx).Info("Exit published before the container's log was complete", "containerID", r.id, "waited", ix.opts.DrainTimeout)
+		if ix.opts.Observer.Undrained != nil {
+			ix.opts.Observer.Undrained()
+		}
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if r.exit != e {
+		return // gone meanwhile
+	}
+	r.exit = nil
+	defer close(e.done)
+	if sameEnd(e.seen, e.latest) {
+		ix.publish(r, e.latest)
+		return
+	}
+	// It was started again meanwhile.
+	ix.publish(r, e.seen)
+	ix.advance(r, e.latest)
+}
+
+// lookForOOM looks at a killed container once more: with cgroup v2 Docker learns
+// of the OOM killer a moment after it learnt of the exit.
+func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
+	if c.ExitCode != 137 || c.OOMKilled || !ix.opts.Host().CgroupV2 {
+		return
+	}
+	select {
+	case <-time.After(oomDelay):
+	case <-ctx.Done():
+		return
+	}
+	// If it fails the exit is published as it was seen.
+	_ = ix.look(c.ID).wait(ctx)
+}
+
+// publish makes an object visible and tells subscribers. It needs ix.mu.
+func (ix *Index) publish(r *record, now object) {
+	before := r.object
+	r.object = now
+	ix.changedLocked(r)
+	ix.tell(before, now)
+}
+
+func (ix *Index) changedLocked(r *record) {
+	ix.view.Store(nil)
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+// Removed takes a container out of the index. For a minute its ID stays out,
+// whatever answers arrive late.
+func (ix *Index) Removed(id string) {
+	if !isID(id) {
+		return
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	r := ix.records[id]
+	if r == nil {
+		r = &record{id: id}
+		ix.records[id] = r
+	}
+	if !r.gone.IsZero() {
+		return
+	}
+	r.gone = time.Now()
+	if e := r.exit; e != nil {
+		r.exit = nil
+		defer close(e.done)
+		ix.publish(r, e.seen)
+	}
+	if r.object != nil {
+		r.object, r.last = nil, r.object
+		ix.tell(r.last, nil)
+	}
+	ix.changedLocked(r)
+}
+
+// object is a sandbox or a member.
+type object interface {
+	id() string
+	exited() bool
+	running() bool
+	startedAt() int64
+	createdAt() int64
+}
+
+// sandbox and member give the two kinds what the index asks of both.
+type (
+	sandbox struct{ *translate.Sandbox }
+	member  struct{ *translate.Container }
+)
+
+func (s sandbox) id() string       { return s.ID }
+func (s sandbox) running() bool    { return s.Running }
+func (s sandbox) startedAt() int64 { return s.StartedAt }
+func (s sandbox) createdAt() int64 { return s.CreatedAt }
+
+// A sandbox without a running pause is over, unless it was never started.
+func (s sandbox) exited() bool { return !s.Running && s.DockerStatus != "created" }
+
+func (m member) id() string       { return m.ID }
+func (m member) running() bool    { return m.State == runtimeapi.ContainerState_CONTAINER_RUNNING }
+func (m member) exited() bool     { return m.State == runtimeapi.ContainerState_CONTAINER_EXITED }
+func (m member) startedAt() int64 { return m.StartedAt }
+func (m member) createdAt() int64 { return m.CreatedAt }

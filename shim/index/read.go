@@ -1,0 +1,216 @@
+package index
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// lookAgain is how often WaitExited looks by itself: a lost event must not hold
+// up a stop until the next relist.
+const lookAgain = 5 * time.Second
+
+// view is what readers see. It never changes.
+type view struct {
+	objects    map[string]object
+	sandboxes  []*translate.Sandbox
+	containers []*translate.Container
+	members    map[string][]*translate.Container // by sandbox
+}
+
+// current gives the view, and makes one if something has changed since.
+func (ix *Index) current() *view {
+	if v := ix.view.Load(); v != nil {
+		return v
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if v := ix.view.Load(); v != nil {
+		return v
+	}
+	v := &view{objects: make(map[string]object, len(ix.records)), members: map[string][]*translate.Container{}}
+	for id, r := range ix.records {
+		switch o := r.object.(type) {
+		case sandbox:
+			v.objects[id], v.sandboxes = o, append(v.sandboxes, o.Sandbox)
+		case member:
+			v.objects[id], v.containers = o, append(v.containers, o.Container)
+		}
+	}
+	slices.SortFunc(v.sandboxes, func(a, b *translate.Sandbox) int {
+		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(v.containers, func(a, b *translate.Container) int {
+		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	for _, c := range v.containers {
+		v.members[c.SandboxID] = append(v.members[c.SandboxID], c)
+	}
+	ix.view.Store(v)
+	return v
+}
+
+// Ready returns nil once the first sync is done. If ctx ends before, the error
+// is errdefs.ErrUnavailable and says what is missing.
+func (ix *Index) Ready(ctx context.Context) error {
+	select {
+	case <-ix.synced:
+		return nil
+	default:
+	}
+	select {
+	case <-ix.synced:
+		return nil
+	case <-ctx.Done():
+		return ix.away()
+	}
+}
+
+// Health is nil while the index is connected and synced. Otherwise it says why
+// not and since when; its class is errdefs.ErrUnavailable.
+func (ix *Index) Health() error {
+	ix.mu.Lock()
+	up := ix.link.up
+	ix.mu.Unlock()
+	if up {
+		return nil
+	}
+	return ix.away()
+}
+
+func (ix *Index) away() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	since := ix.link.since.Format(time.RFC3339)
+	if ix.link.reason == nil {
+		return fmt.Errorf("not synced with docker yet, since %s: %w", since, errdefs.ErrUnavailable)
+	}
+	return fmt.Errorf("not connected to docker since %s: %w: %w", since, ix.link.reason, errdefs.ErrUnavailable)
+}
+
+// readable is what all reads wait for.
+func (ix *Index) readable(ctx context.Context) error {
+	if err := ix.Ready(ctx); err != nil {
+		return err
+	}
+	ix.mu.Lock()
+	stale := !ix.link.up && time.Since(ix.link.since) > ix.opts.StaleAfter
+	ix.mu.Unlock()
+	if stale {
+		return ix.away()
+	}
+	return nil
+}
+
+// Sandboxes are all pod sandboxes, the oldest first. The slice is the caller's,
+// what it points to is not to be changed. Like all reads it waits for the first
+// sync, costs no Docker call, and is errdefs.ErrUnavailable after ctx has ended
+// before that sync or Docker has been away for five minutes.
+func (ix *Index) Sandboxes(ctx context.Context) ([]*translate.Sandbox, error) {
+	if err := ix.readable(ctx); err != nil {
+		return nil, err
+	}
+	return slices.Clone(ix.current().sandboxes), nil
+}
+
+// Containers are all containers of pods, also of pods whose sandbox is gone, by
+// the rules of [Index.Sandboxes].
+func (ix *Index) Containers(ctx context.Context) ([]*translate.Container, error) {
+	if err := ix.readable(ctx); err != nil {
+		return nil, err
+	}
+	return slices.Clone(ix.current().containers), nil
+}
+
+// ContainersOf are the containers of one sandbox, by its full ID, as known now.
+func (ix *Index) ContainersOf(sandboxID string) []*translate.Container {
+	return slices.Clone(ix.current().members[sandboxID])
+}
+
+// Sandbox gives the sandbox with that ID, or with the only ID that begins so.
+// errdefs.ErrNotFound names what was asked for; a container's ID is none of a
+// sandbox.
+func (ix *Index) Sandbox(ctx context.Context, id string) (*translate.Sandbox, error) {
+	if err := ix.readable(ctx); err != nil {
+		return nil, err
+	}
+	v := ix.current()
+	if s, ok := v.objects[id].(sandbox); ok {
+		return s.Sandbox, nil
+	}
+	return byPrefix("sandbox", id, v.sandboxes, func(s *translate.Sandbox) string { return s.ID })
+}
+
+// Container is [Index.Sandbox] for containers.
+func (ix *Index) Container(ctx context.Context, id string) (*translate.Container, error) {
+	if err := ix.readable(ctx); err != nil {
+		return nil, err
+	}
+	v := ix.current()
+	if c, ok := v.objects[id].(member); ok {
+		return c.Container, nil
+	}
+	return byPrefix("container", id, v.containers, func(c *translate.Container) string { return c.ID })
+}
+
+func byPrefix[T any](kind, prefix string, all []*T, id func(*T) string) (*T, error) {
+	var found *T
+	for _, o := range all {
+		if prefix == "" || !strings.HasPrefix(id(o), prefix) {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%s %q: %w: several IDs begin so", kind, prefix, errdefs.ErrNotFound)
+		}
+		found = o
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%s %q: %w", kind, prefix, errdefs.ErrNotFound)
+	}
+	return found, nil
+}
+
+// WaitExited returns when a container or sandbox, by its full ID, is visible as
+// exited, or is not there. It returns ctx's error if that ends before.
+func (ix *Index) WaitExited(ctx context.Context, id string) error {
+	if err := ix.Ready(ctx); err != nil {
+		return err
+	}
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+	for {
+		changed := ix.unlessExited(id)
+		if changed == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+			ix.look(id)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// unlessExited gives a channel that is closed at the next change, or nil if there
+// is nothing to wait for.
+func (ix *Index) unlessExited(id string) <-chan struct{} {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	r := ix.records[id]
+	if r == nil || !r.gone.IsZero() || r.object == nil && r.exit == nil || r.object != nil && r.object.exited() {
+		return nil
+	}
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.changed
+}

@@ -1,0 +1,174 @@
+package index
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// Transition is one change of a sandbox or container, as it became visible.
+type Transition struct {
+	Type runtimeapi.ContainerEventType
+	Time time.Time
+	// ID of the sandbox or container, SandboxID of the pod's sandbox.
+	ID, SandboxID string
+	// Sandbox or Container is what changed, as it is now; when it was deleted, as
+	// it was last.
+	Sandbox   *translate.Sandbox
+	Container *translate.Container
+	// Pod and Members are the whole pod right after the change, the oldest member
+	// first. Of a sandbox that is gone Pod is the last state, nil after a minute.
+	Pod     *translate.Sandbox
+	Members []*translate.Container
+}
+
+// Subscription delivers transitions.
+type Subscription struct {
+	// C is closed when the subscription has ended; then Err says why.
+	C   <-chan Transition
+	c   chan Transition
+	err error // set before c is closed
+}
+
+// Err is why the subscription ended. It may be called once C is closed.
+func (s *Subscription) Err() error { return s.err }
+
+// Subscribe delivers every transition from now on, until ctx ends. Those of one
+// ID come in order, none is left out over a lost connection to Docker: what a
+// sync finds changed is delivered then. buffer is how many may wait: a subscriber
+// that lags further behind is cut off with errdefs.ErrResourceExhausted and delays
+// nobody. Subscribe waits for the first sync as reads do.
+func (ix *Index) Subscribe(ctx context.Context, buffer int) (*Subscription, error) {
+	if err := ix.Ready(ctx); err != nil {
+		return nil, err
+	}
+	c := make(chan Transition, buffer)
+	s := &Subscription{C: c, c: c}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if ix.life == nil {
+		return nil, fmt.Errorf("index: %w: not running", errdefs.ErrUnavailable)
+	}
+	ix.watchers[s] = struct{}{}
+	context.AfterFunc(ctx, func() {
+		ix.mu.Lock()
+		defer ix.mu.Unlock()
+		ix.end(s, context.Cause(ctx))
+	})
+	return s, nil
+}
+
+// end needs ix.mu.
+func (ix *Index) end(s *Subscription, err error) {
+	if _, ok := ix.watchers[s]; !ok {
+		return
+	}
+	delete(ix.watchers, s)
+	s.err = err
+	close(s.c)
+}
+
+func (ix *Index) endSubscriptions(err error) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for s := range ix.watchers {
+		ix.end(s, err)
+	}
+}
+
+// tell sends what lies between two visible states, under ix.mu: in order.
+func (ix *Index) tell(before, now object) {
+	if !ix.announce || len(ix.watchers) == 0 {
+		return
+	}
+	for _, kind := range changes(before, now) {
+		o := now
+		if o == nil {
+			o = before
+		}
+		t := ix.transition(kind, o)
+		for s := range ix.watchers {
+			select {
+			case s.c <- t:
+			default:
+				ix.end(s, fmt.Errorf("events: %w: the subscriber is %d behind", errdefs.ErrResourceExhausted, cap(s.c)))
+				if ix.opts.Observer.CutOff != nil {
+					ix.opts.Observer.CutOff()
+				}
+			}
+		}
+	}
+}
+
+const (
+	created = runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT
+	started = runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT
+	stopped = runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT
+	deleted = runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT
+)
+
+// changes are the steps from one state to another. Steps between that were not
+// seen are there, but for whole runs.
+func changes(before, now object) []runtimeapi.ContainerEventType {
+	if now == nil {
+		return []runtimeapi.ContainerEventType{deleted}
+	}
+	var steps []runtimeapi.ContainerEventType
+	ran := now.running() || now.exited() && now.startedAt() != 0 && !startFailed(now)
+	if before == nil {
+		steps = append(steps, created)
+	}
+	switch {
+	case before != nil && before.running() && now.running() && before.startedAt() != now.startedAt():
+		steps = append(steps, stopped, started)
+	case before != nil && before.running() && now.exited() && before.startedAt() != now.startedAt():
+		steps = append(steps, stopped, started, stopped)
+	case before != nil && before.running() && now.exited():
+		steps = append(steps, stopped)
+	case before != nil && before.running() || sameEnd(before, now):
+	case now.running():
+		steps = append(steps, started)
+	case now.exited() && ran:
+		steps = append(steps, started, stopped)
+	case now.exited():
+		steps = append(steps, stopped)
+	}
+	return steps
+}
+
+func startFailed(o object) bool {
+	c, ok := o.(member)
+	return ok && c.StartFailed
+}
+
+// transition needs ix.mu.
+func (ix *Index) transition(kind runtimeapi.ContainerEventType, o object) Transition {
+	t := Transition{Type: kind, Time: time.Now(), ID: o.id()}
+	switch o := o.(type) {
+	case sandbox:
+		t.Sandbox, t.Pod, t.SandboxID = o.Sandbox, o.Sandbox, o.ID
+	case member:
+		t.Container, t.SandboxID = o.Container, o.SandboxID
+		if r := ix.records[o.SandboxID]; r != nil {
+			if s, ok := cmp.Or(r.object, r.last).(sandbox); ok {
+				t.Pod = s.Sandbox
+			}
+		}
+	}
+	for _, r := range ix.records {
+		if c, ok := r.object.(member); ok && c.SandboxID == t.SandboxID {
+			t.Members = append(t.Members, c.Container)
+		}
+	}
+	slices.SortFunc(t.Members, func(a, b *translate.Container) int {
+		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return t
+}
