@@ -1,0 +1,205 @@
+package logs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"k8s.io/klog/v2"
+)
+
+// openOutput opens the position and the CRI log file, if they are not open. When
+// it succeeds, there is a file at CRILog.
+func (f *follower) openOutput() error {
+	if f.out != nil {
+		return nil
+	}
+	posFile, p, err := openPosition(f.src.Position)
+	if posFile == nil {
+		return err
+	}
+	known := err == nil
+	// The directory is made only here: one that goes away later was removed on purpose.
+	if err := os.MkdirAll(filepath.Dir(f.src.CRILog), 0o755); err != nil {
+		return errors.Join(fmt.Errorf("container log directory: %w", err), posFile.close())
+	}
+	out, err := openCRI(f.src.CRILog)
+	if err != nil {
+		return errors.Join(err, posFile.close())
+	}
+	f.pos, f.posFile, f.out = p, posFile, out
+	if err := f.placeOutput(known); err != nil {
+		f.release()
+		return err
+	}
+	return nil
+}
+
+// placeOutput finds out where in the CRI log the position lies.
+func (f *follower) placeOutput(known bool) error {
+	size, _, err := f.out.state()
+	if err != nil {
+		return err
+	}
+	f.skip, f.aside, f.lost, f.loss = 0, false, false, false
+	switch {
+	case known && f.pos.criInode == f.out.id.ino && size >= f.pos.base:
+		f.skip = size - f.pos.base
+		return nil
+	case known && f.pos.criInode != f.out.id.ino:
+		old, err := rotatedCRI(f.src.CRILog, f.pos.criInode)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			return f.placeAside(old)
+		}
+	case !known && (size > 0 || len(rotatedNames(f.src.CRILog)) > 0):
+		f.lost = true
+		return nil
+	}
+	// A new log, or one that was emptied or replaced: go on at its end.
+	f.pos.criInode, f.pos.base = f.out.id.ino, size
+	return f.posFile.store(f.pos)
+}
+
+// placeAside goes on in the file that the kubelet has renamed but not had
+// reopened: its last line has to be finished there.
+func (f *follower) placeAside(old *criFile) error {
+	size, _, err := old.state()
+	if err != nil {
+		return errors.Join(err, old.Close())
+	}
+	_ = f.out.Close()
+	f.out, f.aside = old, true
+	f.skip = max(0, size-f.pos.base)
+	return nil
+}
+
+// moveAside finishes the last line in a file that is not at CRILog any more, and
+// goes over to one that is. Afterwards f.aside is false.
+func (f *follower) moveAside(b *buffers) error {
+	for f.skip > 0 && !f.api.Load() {
+		if more, err := f.carry(b); !more || err != nil {
+			break // the file is full, or Docker's is gone: cut instead
+		}
+	}
+	if f.skip > 0 && !f.lost {
+		size, err := f.out.cutTorn()
+		if err != nil {
+			return err
+		}
+		f.skip = max(0, size-f.pos.base)
+	}
+	fresh, err := openCRI(f.src.CRILog)
+	if err != nil {
+		return err
+	}
+	if fresh.id == f.out.id {
+		f.aside = false
+		return fresh.Close()
+	}
+	size, _, err := fresh.state()
+	if err != nil {
+		return errors.Join(err, fresh.Close())
+	}
+	p := f.pos
+	p.criInode, p.base = fresh.id.ino, size-f.skip
+	if !f.lost {
+		// Not to be put off: the next write would leave a position that no file matches.
+		if err := f.posFile.store(p); err != nil {
+			return errors.Join(err, fresh.Close())
+		}
+	}
+	_ = f.out.Close()
+	f.former = f.out.id
+	f.pos, f.out, f.aside = p, fresh, false
+	return nil
+}
+
+// emit writes the output that leads from the current position to p, less what is
+// in the file already, and makes p the position. After an error the position is
+// as before and skip says how much of out was written.
+func (f *follower) emit(out []byte, p position) error {
+	if err := f.checkOutput(out); err != nil {
+		return err
+	}
+	present := int(min(f.skip, int64(len(out))))
+	n, err := f.out.Write(out[present:])
+	f.count.criBytes.Add(uint64(n))
+	if err != nil {
+		f.skip += int64(n)
+		return fmt.Errorf("write container log: %w", err)
+	}
+	f.skip -= int64(present)
+	p.criInode, p.base = f.pos.criInode, f.pos.base+int64(len(out))
+	f.pos = p
+	f.store()
+	return nil
+}
+
+// checkOutput makes sure that what skip counts is in the file, whatever others did
+// to it, and that the file has a name.
+func (f *follower) checkOutput(out []byte) error {
+	size, linked, err := f.out.state()
+	if err != nil {
+		return err
+	}
+	if !linked {
+		return f.replaceOutput()
+	}
+	if size == f.pos.base+f.skip {
+		if f.skip == 0 {
+			return nil
+		}
+		same, err := f.out.holds(out[:min(f.skip, int64(len(out)))], f.pos.base)
+		if same || err != nil {
+			return err
+		}
+		// Not ours: Docker deleted the records behind these lines, or it was edited.
+		if size, err = f.out.cutTorn(); err != nil {
+			return err
+		}
+	}
+	f.pos.base, f.skip = size, 0
+	return nil
+}
+
+// replaceOutput makes a new file in place of one that was deleted. The directory
+// is not made again: until it is back, this fails.
+func (f *follower) replaceOutput() error {
+	fresh, err := openCRI(f.src.CRILog)
+	if err != nil {
+		return err
+	}
+	size, _, err := fresh.state()
+	if err != nil {
+		return errors.Join(err, fresh.Close())
+	}
+	carried := int64(0)
+	// The kubelet takes a rename back when it has no answer to ReopenContainerLog;
+	// that deletes the file made in between, and its lines belong into the old one.
+	if fresh.id == f.former {
+		n, err := io.Copy(fresh, io.NewSectionReader(f.out, 0, 1<<62))
+		if err != nil {
+			return errors.Join(fmt.Errorf("copy container log back: %w", err), fresh.Truncate(size), fresh.Close())
+		}
+		size, carried = size+n, f.skip
+	}
+	_ = f.out.Close()
+	f.out, f.former = fresh, fileID{}
+	f.pos.criInode, f.pos.base, f.skip = fresh.id.ino, size-carried, carried
+	f.store()
+	return nil
+}
+
+// store writes the position. A failure does no harm as long as the CRI log file
+// stays the same, since its size tells how far ahead it is.
+func (f *follower) store() {
+	if err := f.posFile.store(f.pos); err != nil {
+		f.count.positionErrors.Add(1)
+		f.trouble.report(klog.Background(), f.src.ID, err)
+	}
+}

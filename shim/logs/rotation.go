@@ -1,0 +1,174 @@
+package logs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+)
+
+// fileID names a file for as long as it is kept open or watched by name; a
+// deleted file's inode number may be given to the next file made.
+type fileID struct{ dev, ino uint64 }
+
+func idOf(info fs.FileInfo) fileID {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileID{}
+	}
+	return fileID{dev: uint64(st.Dev), ino: st.Ino}
+}
+
+// dockerFile is one open file of a container's json-file log.
+type dockerFile struct {
+	*os.File
+	id fileID
+}
+
+func openDockerFile(path string) (*dockerFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &dockerFile{File: f, id: idOf(info)}, nil
+}
+
+// rotatedPath returns the name of the n-th file of a log: X, X.1, X.2, …
+func rotatedPath(path string, n int) string {
+	if n == 0 {
+		return path
+	}
+	return path + "." + strconv.Itoa(n)
+}
+
+// listRotated returns the IDs of X, X.1, … , the zero ID where one is missing.
+// While Docker renames, the list is not of one moment.
+func listRotated(path string) ([]fileID, error) {
+	var ids []fileID
+	missing := 0
+	for n := 0; missing < 3; n++ {
+		info, err := os.Stat(rotatedPath(path, n))
+		switch {
+		case err == nil:
+			missing = 0
+			ids = append(ids, idOf(info))
+		case errors.Is(err, fs.ErrNotExist):
+			missing++
+			ids = append(ids, fileID{})
+		default:
+			return nil, fmt.Errorf("list Docker's log files: %w", err)
+		}
+	}
+	return ids[:len(ids)-missing], nil
+}
+
+// errUnsettled says that Docker was renaming files all the while they were
+// looked at. A later look will succeed, and the watch reports the renames.
+var errUnsettled = errors.New("rotation in progress")
+
+// settledList returns a list that was the same twice in a row.
+func settledList(path string) ([]fileID, error) {
+	const attempts = 50
+	last, err := listRotated(path)
+	for range attempts {
+		if err != nil {
+			return nil, err
+		}
+		var now []fileID
+		if now, err = listRotated(path); slices.Equal(last, now) && err == nil {
+			return now, nil
+		}
+		last = now
+	}
+	return nil, errUnsettled
+}
+
+// openNth opens the n-th file if it is still the one that was listed.
+func openNth(path string, n int, id fileID) (*dockerFile, error) {
+	f, err := openDockerFile(rotatedPath(path, n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errUnsettled
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f.id != id {
+		_ = f.Close()
+		return nil, errUnsettled
+	}
+	return f, nil
+}
+
+// openOldest opens the oldest file there is; nil if there is none.
+func openOldest(path string) (*dockerFile, error) {
+	ids, err := settledList(path)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	return openNth(path, len(ids)-1, ids[len(ids)-1])
+}
+
+// openSuccessor opens the file that Docker wrote after cur. It returns nil while
+// there is none. If cur is not in the row any more, the oldest file follows, and
+// gap says that there may have been others in between.
+func openSuccessor(path string, cur fileID) (next *dockerFile, gap bool, err error) {
+	ids, err := settledList(path)
+	if err != nil || len(ids) == 0 {
+		return nil, false, err
+	}
+	n := slices.Index(ids, cur)
+	switch {
+	case n == 0, n > 0 && ids[n-1] == fileID{}:
+		return nil, false, nil // still the newest, or Docker is between two renames
+	case n < 0:
+		n, gap = len(ids), true
+	}
+	next, err = openNth(path, n-1, ids[n-1])
+	return next, gap, err
+}
+
+// openAt opens the file in which the position lies; nil if Docker has none.
+func openAt(path string, p position) (*dockerFile, error) {
+	ids, err := settledList(path)
+	if err != nil {
+		return nil, err
+	}
+	for n, id := range ids {
+		if id == (fileID{}) {
+			continue
+		}
+		f, err := openNth(path, n, id)
+		if err != nil {
+			return nil, err
+		}
+		if p.matches(f) {
+			return f, nil
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// firstTime returns the time of the first record of a file, "" if it has none.
+func firstTime(f io.ReaderAt) string {
+	buf := make([]byte, 128<<10)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return ""
+	}
+	out, b := convert(nil, buf[:n], false)
+	if b.lines == 0 {
+		return ""
+	}
+	return string(lineTime(out))
+}

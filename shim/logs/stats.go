@@ -1,0 +1,72 @@
+package logs
+
+import (
+	"os"
+	"sync/atomic"
+)
+
+type counters struct {
+	lines, sourceBytes, criBytes       atomic.Uint64
+	losses, malformed                  atomic.Uint64
+	errors, positionErrors             atomic.Uint64
+	reopens, drainFailures, apiStreams atomic.Uint64
+}
+
+// Stats are counts since New, and gauges of the moment.
+type Stats struct {
+	Lines       uint64 // records carried over
+	SourceBytes uint64 // read from Docker
+	CRIBytes    uint64 // written to CRI logs
+
+	Losses    uint64 // times Docker had deleted records that were not read
+	Malformed uint64 // lines of Docker's that held no record
+
+	Errors         uint64 // attempts to read or write that failed and were retried
+	PositionErrors uint64 // position files that could not be written
+	DrainFailures  uint64 // drains given up
+	Reopens        uint64
+	APIStreams     uint64 // streams opened since Docker's files could not be read
+
+	Containers int   // followed
+	Troubled   int   // whose last attempt failed
+	LagBytes   int64 // in Docker's files, not carried over yet
+}
+
+// Stats looks at the size of every followed container's log: microseconds each.
+func (t *Tailer) Stats() Stats {
+	c := &t.count
+	s := Stats{
+		Lines: c.lines.Load(), SourceBytes: c.sourceBytes.Load(), CRIBytes: c.criBytes.Load(),
+		Losses: c.losses.Load(), Malformed: c.malformed.Load(),
+		Errors: c.errors.Load(), PositionErrors: c.positionErrors.Load(), DrainFailures: c.drainFailures.Load(),
+		Reopens: c.reopens.Load(), APIStreams: c.apiStreams.Load(),
+	}
+	for _, f := range t.all() {
+		s.Containers++
+		if f.trouble.now.Load() {
+			s.Troubled++
+		}
+		s.LagBytes += f.lag()
+	}
+	return s
+}
+
+// lag adds up the files that are younger than the one being read, and the rest of
+// that one.
+func (f *follower) lag() int64 {
+	if f.src.DockerLog == "" || f.api.Load() {
+		return 0
+	}
+	inode, offset := f.lagInode.Load(), int64(f.lagOffset.Load())
+	var sum int64
+	for n := 0; ; n++ {
+		info, err := os.Stat(rotatedPath(f.src.DockerLog, n))
+		if err != nil {
+			return sum
+		}
+		sum += info.Size()
+		if idOf(info).ino == inode {
+			return max(0, sum-offset)
+		}
+	}
+}
