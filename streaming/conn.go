@@ -1,0 +1,225 @@
+package streaming
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// statusTimeout bounds how long a client may take to receive the result
+	// of a call that is over.
+	statusTimeout = 30 * time.Second
+	// lingerTimeout bounds how long a closed connection waits for the client
+	// to close its side, stopTimeout the same while the server stops.
+	lingerTimeout = 10 * time.Second
+	stopTimeout   = time.Second
+	// watchPeriod is how often a connection that nobody reads is asked whether
+	// the client has closed it.
+	watchPeriod = 5 * time.Second
+)
+
+var errClientGone = errors.New("the client has closed the connection")
+
+// upgrade is the ResponseWriter of one request. It hands out the connection as
+// a clientConn, whoever hijacks it. It has no Unwrap: cri-streaming would look
+// behind it.
+type upgrade struct {
+	http.ResponseWriter
+	// server ends when the server stops.
+	server context.Context
+	gone   context.CancelCauseFunc
+	conn   atomic.Pointer[clientConn]
+}
+
+// Hijack implements [http.Hijacker].
+func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	// The kernel's keepalive finds clients whose machine has died.
+	c := &clientConn{Conn: conn, buffered: rw.Reader, gone: u.gone}
+	// Set in two steps: checkPeer uses the variable.
+	c.watch = time.AfterFunc(time.Hour, c.checkPeer)
+	c.watch.Reset(watchPeriod)
+	c.unhook = context.AfterFunc(u.server, c.hurry)
+	u.conn.Store(c)
+	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
+}
+
+// finish closes the connection, if there is one, after the handler has ended.
+func (u *upgrade) finish() {
+	if c := u.conn.Load(); c != nil {
+		c.finish()
+	}
+}
+
+// over is called when the Runtime's call has returned.
+func (u *upgrade) over() {
+	if c := u.conn.Load(); c != nil {
+		c.over()
+	}
+}
+
+// abort closes the connection, if there is one, at once.
+func (u *upgrade) abort() {
+	if c := u.conn.Load(); c != nil {
+		c.lost.Store(true)
+		_ = c.Conn.Close()
+	}
+}
+
+// clientConn is an upgraded connection. It tells when the client goes away and
+// it closes in an order that loses nothing.
+type clientConn struct {
+	net.Conn
+	// buffered has what the HTTP server read too much, then reads Conn.
+	buffered io.Reader
+	gone     context.CancelCauseFunc
+	watch    *time.Timer
+	unhook   func() bool
+	closing  sync.Once
+	closeErr error
+	lost     atomic.Bool
+
+	// deadlines guards what follows. Once the call is over, the protocol's own
+	// deadlines count no more.
+	deadlines        sync.Mutex
+	isOver, stopping bool
+}
+
+// Read reads; the protocols here have no use for a connection that is closed
+// in one direction, so its end means that the client is gone.
+func (c *clientConn) Read(p []byte) (int, error) {
+	n, err := c.buffered.Read(p)
+	if err != nil {
+		c.lose()
+	}
+	return n, err
+}
+
+func (c *clientConn) lose() {
+	c.lost.Store(true)
+	c.gone(errClientGone)
+}
+
+// checkPeer finds out that the client is gone while nobody reads: input that no
+// process takes holds up the protocol's reader, and the end is behind it.
+func (c *clientConn) checkPeer() {
+	if peerClosed(c.Conn) {
+		c.lose()
+		return
+	}
+	c.watch.Reset(watchPeriod)
+}
+
+// peerClosed says whether the other side has closed a TCP connection.
+func peerClosed(conn net.Conn) bool {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = t.NetConn()
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		closed = err == nil && (info.State == unix.BPF_TCP_CLOSE_WAIT || info.State == unix.BPF_TCP_CLOSE)
+	})
+	return closed || err != nil
+}
+
+// Close ends the server's side: a client that is still sending would otherwise
+// be answered with a reset, which makes it drop what it has not read yet. A
+// protocol that closes during the call has been told so by the client.
+func (c *clientConn) Close() error {
+	c.closing.Do(func() {
+		c.gone(errClientGone)
+		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && !c.lost.Load() {
+			c.closeErr = half.CloseWrite()
+			return
+		}
+		c.closeErr = c.Conn.Close()
+	})
+	return c.closeErr
+}
+
+// over bounds what may still be written: a client that does not read would
+// hold the connection forever.
+func (c *clientConn) over() {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	if !c.isOver {
+		c.isOver = true
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(statusTimeout))
+	}
+}
+
+// hurry leaves everything on the connection a moment to end.
+func (c *clientConn) hurry() {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	c.isOver, c.stopping = true, true
+	_ = c.Conn.SetDeadline(time.Now().Add(stopTimeout))
+}
+
+func (c *clientConn) linger() {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	if !c.stopping {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
+}
+
+// finish closes the connection and waits a while for the client to do so.
+func (c *clientConn) finish() {
+	defer c.unhook()
+	c.over()
+	_ = c.Close()
+	c.watch.Stop()
+	if !c.lost.Load() {
+		c.linger()
+		// The protocol's reader may still be reading too: what either of them
+		// gets is of no interest any more.
+		_, _ = io.Copy(io.Discard, c.Conn)
+	}
+	_ = c.Conn.Close()
+	// checkPeer may have set it again.
+	c.watch.Stop()
+}
+
+// SetDeadline implements [net.Conn].
+func (c *clientConn) SetDeadline(t time.Time) error { return c.setDeadline(c.Conn.SetDeadline, t) }
+
+// SetReadDeadline implements [net.Conn].
+func (c *clientConn) SetReadDeadline(t time.Time) error {
+	return c.setDeadline(c.Conn.SetReadDeadline, t)
+}
+
+// SetWriteDeadline implements [net.Conn].
+func (c *clientConn) SetWriteDeadline(t time.Time) error {
+	return c.setDeadline(c.Conn.SetWriteDeadline, t)
+}
+
+func (c *clientConn) setDeadline(set func(time.Time) error, t time.Time) error {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	if c.isOver {
+		return nil
+	}
+	return set(t)
+}

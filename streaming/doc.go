@@ -1,0 +1,25 @@
+// Package streaming is the HTTP server behind the URLs that the CRI calls Exec,
+// Attach and PortForward answer with.
+//
+// The story of one exec: [Server.Exec] puts the request into a table under a
+// random token and answers an absolute URL that contains it. The client opens
+// the URL; the token is taken from the table and never accepted again. The
+// connection is upgraded to SPDY (versions 1 to 4 of the remote command
+// protocol) or WebSocket (up to version 5, whose client can close stdin alone),
+// and its streams are handed to a [Runtime]. When that returns, the client gets
+// the exit code and the connection is closed in order, so that nothing which is
+// still on its way gets lost.
+//
+// The protocols are those of k8s.io/cri-streaming. This package adds what its
+// server lacks: a client that goes away ends the context of the Runtime's call,
+// stopping the server closes upgraded connections, version 5 over WebSocket and
+// SPDY tunnelled through WebSocket (what kubectl port-forward speaks).
+//
+// Port-forward needs no Runtime but for the path of the pod's network
+// namespace: connections to the pod's localhost are made in there by a locked
+// thread of this process.
+//
+// The package never starts a process, never talks to a container engine or a
+// network plug-in, and never decides whether a container may be used: whoever
+// knows a token may use what it stands for.
+package streaming

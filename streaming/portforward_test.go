@@ -1,0 +1,434 @@
+package streaming
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// newNetNS makes a network namespace with loopback up and returns its path.
+func newNetNS(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make a network namespace")
+	}
+	type result struct {
+		ns  *os.File
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		home, err := os.Open("/proc/self/ns/net")
+		if err != nil {
+			made <- result{err: err}
+			return
+		}
+		defer func() { _ = home.Close() }()
+		made <- func() (r result) {
+			runtime.LockOSThread()
+			if r.err = unix.Unshare(unix.CLONE_NEWNET); r.err != nil {
+				return r
+			}
+			if r.err = loopbackUp(); r.err == nil {
+				r.ns, r.err = os.Open("/proc/thread-self/ns/net")
+			}
+			// A thread that is not brought back ends, but for the process's
+			// first one, which would stand for the process in /proc.
+			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+				runtime.UnlockOSThread()
+			}
+			return r
+		}()
+	}()
+	r := <-made
+	if r.err != nil {
+		t.Fatalf("make a network namespace: %v", r.err)
+	}
+	t.Cleanup(func() { _ = r.ns.Close() })
+	return filepath.Join("/proc/self/fd", strconv.Itoa(int(r.ns.Fd())))
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+
+// listenIn serves connections on an address inside a network namespace.
+func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
+	t.Helper()
+	var l net.Listener
+	err := inNetNS(netns, func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open sync.WaitGroup
+	open.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer func() { _ = c.Close() }()
+				serve(c.(*net.TCPConn))
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); open.Wait() })
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// portClients are those of kubectl and crictl.
+var portClients = map[string]func(*url.URL) (httpstream.Dialer, error){
+	"SPDY": func(u *url.URL) (httpstream.Dialer, error) {
+		transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
+		if err != nil {
+			return nil, err
+		}
+		return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), nil
+	},
+	"SPDY over WebSocket": func(u *url.URL) (httpstream.Dialer, error) {
+		return portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{Host: u.Host})
+	},
+}
+
+func eachPortClient(t *testing.T, test func(t *testing.T, forward func(s *Server, port int) (local string))) {
+	for name, dial := range portClients {
+		t.Run(name, func(t *testing.T) {
+			test(t, func(s *Server, port int) string { return forwardPort(t, s, dial, port) })
+		})
+	}
+}
+
+// forwardPort runs a client until the test ends and returns its local address.
+func forwardPort(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Dialer, error), port int) string {
+	t.Helper()
+	resp, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "pod", Port: []int32{int32(port)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer, err := dial(parse(t, resp.Url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	f, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- f.ForwardPorts() }()
+	t.Cleanup(func() { close(stop); <-done })
+	select {
+	case <-ready:
+	case err := <-done:
+		done <- err
+		t.Fatalf("port-forward client: %v", err)
+	}
+	ports, err := f.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local)
+}
+
+func connect(t *testing.T, addr string) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c.(*net.TCPConn)
+}
+
+func podIn(path string) *fakeRuntime {
+	return &fakeRuntime{netns: func(_ context.Context, id string) (string, error) {
+		if id != "pod" {
+			return "", fmt.Errorf("unknown pod %q", id)
+		}
+		return path, nil
+	}}
+}
+
+func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }
+
+func TestPortForward(t *testing.T) {
+	pod := newNetNS(t)
+	eachPortClient(t, func(t *testing.T, forward func(*Server, int) string) {
+		for name, where := range map[string]struct{ netns, addr string }{
+			"IPv4":         {pod, "127.0.0.1:0"},
+			"IPv6":         {pod, "[::1]:0"},
+			"both":         {pod, "[::]:0"},
+			"host network": {"", "127.0.0.1:0"},
+		} {
+			port := listenIn(t, where.netns, where.addr, echo)
+			local := forward(start(t, Config{}, podIn(where.netns)), port)
+			// Many at once, each with its own content and half-closed.
+			var clients sync.WaitGroup
+			for i := range 50 {
+				c := connect(t, local)
+				clients.Go(func() {
+					want := strings.Repeat(fmt.Sprint(i), 10000)
+					go func() {
+						_, _ = io.WriteString(c, want)
+						_ = c.CloseWrite()
+					}()
+					got, err := io.ReadAll(c)
+					if err != nil || string(got) != want {
+						t.Errorf("%s, connection %d: %d of %d bytes, %v", name, i, len(got), len(want), err)
+					}
+				})
+			}
+			clients.Wait()
+		}
+	})
+}
+
+func TestPortForwardHalfClose(t *testing.T) {
+	pod := newNetNS(t)
+	eachPortClient(t, func(t *testing.T, forward func(*Server, int) string) {
+		// Answers only when the client has said that it is done.
+		port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
+			in, _ := io.ReadAll(c)
+			_, _ = fmt.Fprintf(c, "%d bytes", len(in))
+		})
+		local := forward(start(t, Config{}, podIn(pod)), port)
+		c := connect(t, local)
+		if _, err := c.Write(make([]byte, 12345)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); err != nil || string(got) != "12345 bytes" {
+			t.Errorf("answer %q, %v", got, err)
+		}
+	})
+}
+
+func TestPortForwardVolume(t *testing.T) {
+	total := int64(1 << 30)
+	if testing.Short() || raceDetector {
+		total = 32 << 20
+	}
+	pod := newNetNS(t)
+	eachPortClient(t, func(t *testing.T, forward func(*Server, int) string) {
+		received := make(chan [32]byte, 1)
+		port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
+			h := sha256.New()
+			_, _ = io.Copy(h, c)
+			received <- [32]byte(h.Sum(nil))
+			_, _ = io.CopyN(c, rand.NewChaCha8([32]byte{2}), total)
+		})
+		local := forward(start(t, Config{}, podIn(pod)), port)
+		c := connect(t, local)
+		began := time.Now()
+		sent, answer := sha256.New(), sha256.New()
+		if _, err := io.CopyN(io.MultiWriter(c, sent), rand.NewChaCha8([32]byte{1}), total/8); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-received; got != [32]byte(sent.Sum(nil)) {
+			t.Error("the pod received something else")
+		}
+		if n, err := io.Copy(answer, c); err != nil || n != total {
+			t.Errorf("%d of %d bytes came back: %v", n, total, err)
+		}
+		t.Logf("%d MiB from and %d MiB to the pod in %v", total>>20, total>>23, time.Since(began))
+		want := sha256.New()
+		_, _ = io.CopyN(want, rand.NewChaCha8([32]byte{2}), total)
+		if [32]byte(answer.Sum(nil)) != [32]byte(want.Sum(nil)) {
+			t.Error("the client received something else")
+		}
+	})
+}
+
+func TestPortForwardNothingListens(t *testing.T) {
+	pod := newNetNS(t)
+	_, err := dialLocalhost(t.Context(), pod, 4242)
+	if err == nil || !strings.Contains(err.Error(), "nothing listens on port 4242") {
+		t.Errorf("got %v", err)
+	}
+	_, err = dialLocalhost(t.Context(), filepath.Join(t.TempDir(), "gone"), 4242)
+	if err == nil || !strings.Contains(err.Error(), "network namespace") {
+		t.Errorf("namespace that is gone: %v", err)
+	}
+	for name, dial := range portClients {
+		if got := forwardError(t, start(t, Config{}, podIn(pod)), dial, 4242); !strings.Contains(got, "nothing listens on port 4242") {
+			t.Errorf("%s: the client is told %q", name, got)
+		}
+	}
+}
+
+// forwardError is what the server tells a client about a port.
+func forwardError(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Dialer, error), port int) string {
+	t.Helper()
+	resp, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "pod"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer, err := dial(parse(t, resp.Url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	headers := http.Header{"Port": {strconv.Itoa(port)}, "Requestid": {"1"}, "Streamtype": {"error"}}
+	errs, err := conn.CreateStream(headers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	headers.Set("streamType", "data")
+	if _, err := conn.CreateStream(headers); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(errs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
+// Threads come back to the host's network namespace.
+func TestThreadsComeBack(t *testing.T) {
+	pod := newNetNS(t)
+	home, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls sync.WaitGroup
+	for range 50 {
+		calls.Go(func() { _, _ = dialLocalhost(t.Context(), pod, 4242) })
+	}
+	calls.Wait()
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil || len(threads) == 0 {
+		t.Fatal(err)
+	}
+	eventually(t, "all threads are in the host's network namespace", func() bool {
+		for _, thread := range threads {
+			if ns, err := os.Readlink(thread); err == nil && ns != home {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// A client that goes away takes its connections into the pod along, also where
+// the pod would keep them open for ever.
+func TestPortForwardDroppedClient(t *testing.T) {
+	pod := newNetNS(t)
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for name, dial := range portClients {
+		t.Run(name, func(t *testing.T) {
+			opened, closed := make(chan struct{}, 100), make(chan struct{}, 100)
+			port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
+				opened <- struct{}{}
+				// Ignores that the client has closed, as some servers do.
+				for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
+					_, err = c.Write([]byte("tick"))
+				}
+				closed <- struct{}{}
+			})
+			s := start(t, Config{}, podIn(pod))
+			t.Run("client", func(t *testing.T) {
+				local := forwardPort(t, s, dial, port)
+				for range 20 {
+					_ = connect(t, local)
+				}
+				for range 20 {
+					<-opened
+				}
+			})
+			for range 20 {
+				select {
+				case <-closed:
+				case <-time.After(20 * time.Second):
+					t.Fatal("a connection into the pod stays open")
+				}
+			}
+		})
+	}
+	noLeak(t, goroutines, files)
+}
+
+// The server's end ends its clients.
+func TestPortForwardServerStops(t *testing.T) {
+	pod := newNetNS(t)
+	arrived := make(chan struct{}, len(portClients))
+	port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		arrived <- struct{}{}
+		_, _ = io.Copy(io.Discard, c)
+	})
+	for name, dial := range portClients {
+		ctx, stop := context.WithCancel(t.Context())
+		s, err := New(Config{}, podIn(pod))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Listen(ctx); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		local := forwardPort(t, s, dial, port)
+		c := connect(t, local)
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		<-arrived
+		stop()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: Run: %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: Run does not end", name)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+			t.Errorf("%s: the connection stays open: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package streaming
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/klog/v2"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+)
+
+// serveV5 runs a call over WebSocket in version 5 of the remote command
+// protocol: each message begins with the number of its channel; 255 and a
+// number close that channel.
+func (c *call) serveV5(w http.ResponseWriter, r *http.Request, idle time.Duration) {
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
+		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: c.channels()},
+	})
+	conn.SetIdleTimeout(idle)
+	_, streams, err := conn.Open(w, r)
+	if err != nil {
+		klog.FromContext(r.Context()).V(2).Info("WebSocket request was not upgraded", "err", err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	resize := make(chan Size)
+	go decodeSizes(r.Context(), streams[remotecommand.StreamResize], resize)
+	err = c.do(r.Context(), streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], resize)
+	if err := json.NewEncoder(streams[remotecommand.StreamErr]).Encode(statusOf(err)); err != nil {
+		klog.FromContext(r.Context()).V(2).Info("Streaming client did not take its result", "err", err)
+	}
+}
+
+// channels are those of the remote command protocol, in the order of their
+// numbers; what was not asked for is dropped.
+func (c *call) channels() []wsstream.ChannelType {
+	asked := func(yes bool, t wsstream.ChannelType) wsstream.ChannelType {
+		if yes {
+			return t
+		}
+		return wsstream.IgnoreChannel
+	}
+	return []wsstream.ChannelType{
+		remotecommand.StreamStdIn:  asked(c.opts.Stdin, wsstream.ReadChannel),
+		remotecommand.StreamStdOut: asked(c.opts.Stdout, wsstream.WriteChannel),
+		remotecommand.StreamStdErr: asked(c.opts.Stderr, wsstream.WriteChannel),
+		remotecommand.StreamErr:    wsstream.WriteChannel,
+		remotecommand.StreamResize: wsstream.ReadChannel,
+	}
+}
+
+// decodeSizes delivers the terminal sizes that a client sends until its stream
+// or ctx ends.
+func decodeSizes(ctx context.Context, r io.Reader, sizes chan<- Size) {
+	defer close(sizes)
+	for d := json.NewDecoder(r); ; {
+		var size Size
+		if d.Decode(&size) != nil {
+			return
+		}
+		select {
+		case sizes <- size:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// status is the part of a Kubernetes Status object that the remote command
+// protocol uses from version 4 on.
+type status struct {
+	Status  string         `json:"status"`
+	Message string         `json:"message,omitempty"`
+	Reason  string         `json:"reason,omitempty"`
+	Details *statusDetails `json:"details,omitempty"`
+	Code    int            `json:"code,omitempty"`
+}
+
+type statusDetails struct {
+	Causes []statusCause `json:"causes"`
+}
+
+type statusCause struct {
+	Type    string `json:"reason"`
+	Message string `json:"message"`
+}
+
+func statusOf(err error) status {
+	if err == nil {
+		return status{Status: "Success"}
+	}
+	if code, ok := exitCode(err); ok {
+		return status{
+			Status:  "Failure",
+			Message: fmt.Sprintf("command terminated with non-zero exit code: %v", err),
+			Reason:  remotecommand.NonZeroExitCodeReason,
+			Details: &statusDetails{Causes: []statusCause{{Type: remotecommand.ExitCodeCauseType, Message: fmt.Sprint(code)}}},
+		}
+	}
+	return status{
+		Status:  "Failure",
+		Message: fmt.Sprintf("Internal error occurred: %v", err),
+		Reason:  "InternalError",
+		Code:    http.StatusInternalServerError,
+	}
+}
