@@ -1,0 +1,177 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cridock/cridock/shim/engine"
+)
+
+const (
+	// maxBacklog bounds what waits for a slow client of Attach. dockerd stops
+	// reading a container's output, and so stops the container, when one of
+	// its clients does not take it: the client is cut off instead.
+	maxBacklog = 8 << 20
+	// flushTimeout bounds how long a client may take for the rest of the
+	// output after the container has ended.
+	flushTimeout = time.Minute
+)
+
+// Attach connects a client to a container's main process until that ends, ctx
+// ends, or, with stdin, the input has ended and the container was not created
+// with StdinOnce (Docker's rule). tty is the container's own setting. Output
+// begins now. The container never waits for the client.
+//
+// errdefs.ErrResourceExhausted: the client does not take its output.
+// errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as Exec.
+func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := r.engine.ContainerAttach(ctx, containerID, engine.AttachOptions{
+		Stdin: stdin != nil, Stdout: stdout != nil, Stderr: stderr != nil && !tty,
+	})
+	if err != nil {
+		return classify(containerID, err)
+	}
+	defer func() { _ = stream.Close() }()
+	if tty && sizes != nil {
+		go resize(ctx, Size{}, sizes, func(ctx context.Context, height, width uint) error {
+			return r.engine.ContainerResize(ctx, containerID, height, width)
+		})
+	}
+	if stdin != nil {
+		go feed(stream, stdin, false)
+	}
+	client := newBacklog(maxBacklog)
+	go client.deliver(cancel)
+	_, err = copyOutput(stream, &command{tty: tty, stdout: client.writer(stdout), stderr: client.writer(stderr)})
+	if err != nil {
+		client.abandon()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("attach to container %s: %w", containerID, err)
+	}
+	return client.finish(ctx)
+}
+
+// backlog passes output on to a client that may be slow. It never blocks who
+// writes to it; when too much waits, writing fails.
+type backlog struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	waiting []chunk
+	size    int
+	limit   int
+	closed  bool
+	// done is closed when everything is delivered or given up; err is set
+	// before.
+	done chan struct{}
+	err  error
+}
+
+// chunk is output of one of the streams.
+type chunk struct {
+	to   io.Writer
+	data []byte
+}
+
+func newBacklog(limit int) *backlog {
+	b := &backlog{limit: limit, done: make(chan struct{})}
+	b.changed.L = &b.mu
+	return b
+}
+
+// writer is the entry for one stream of the client, nil for none.
+func (b *backlog) writer(to io.Writer) io.Writer {
+	if to == nil {
+		return nil
+	}
+	return &backlogWriter{b: b, to: to}
+}
+
+type backlogWriter struct {
+	b  *backlog
+	to io.Writer
+}
+
+// Write implements [io.Writer].
+func (w *backlogWriter) Write(p []byte) (int, error) {
+	b := w.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, io.ErrClosedPipe
+	}
+	if b.size+len(p) > b.limit {
+		return 0, fmt.Errorf("%w: the client does not take its output, %d bytes wait", errdefs.ErrResourceExhausted, b.size)
+	}
+	b.size += len(p)
+	b.waiting = append(b.waiting, chunk{to: w.to, data: append([]byte(nil), p...)})
+	b.changed.Signal()
+	return len(p), nil
+}
+
+// deliver writes to the client until the backlog is closed and empty. A client
+// that fails is told to failed.
+func (b *backlog) deliver(failed context.CancelCauseFunc) {
+	defer close(b.done)
+	for {
+		next, ok := b.next()
+		if !ok {
+			return
+		}
+		for _, c := range next {
+			if _, err := c.to.Write(c.data); err != nil {
+				b.abandon()
+				b.err = err
+				failed(err)
+				return
+			}
+			b.mu.Lock()
+			b.size -= len(c.data)
+			b.mu.Unlock()
+		}
+	}
+}
+
+// next waits for output; false if there will be no more.
+func (b *backlog) next() ([]chunk, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.waiting) == 0 && !b.closed {
+		b.changed.Wait()
+	}
+	next := b.waiting
+	b.waiting = nil
+	return next, len(next) > 0
+}
+
+// abandon drops what waits.
+func (b *backlog) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting, b.closed = nil, true
+	b.changed.Signal()
+}
+
+// finish waits until the client has everything.
+func (b *backlog) finish(ctx context.Context) error {
+	b.mu.Lock()
+	b.closed = true
+	b.changed.Signal()
+	b.mu.Unlock()
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(flushTimeout):
+		return fmt.Errorf("%w: the client does not take its output", errdefs.ErrResourceExhausted)
+	}
+}

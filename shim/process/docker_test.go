@@ -1,0 +1,581 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/cridock/cridock/shim/engine"
+)
+
+// runner is a Runner on the real Docker Engine that CRIDOCK_E2E_DOCKER names.
+// The test has to run in its PID namespace.
+func runner(t testing.TB) *Runner {
+	t.Helper()
+	endpoint := os.Getenv("CRIDOCK_E2E_DOCKER")
+	if endpoint == "" {
+		t.Skip("CRIDOCK_E2E_DOCKER is not set: hack/test.sh runs an engine and sets it")
+	}
+	e, err := engine.New(endpoint, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	if _, err := e.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := New(e)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+// start starts a container that is removed when the test ends.
+func start(t testing.TB, r *Runner, cfg container.Config) string {
+	t.Helper()
+	e := r.engine.(*engine.Client)
+	if cfg.Image = os.Getenv("CRIDOCK_E2E_IMAGE"); cfg.Image == "" {
+		cfg.Image = "busybox:cridock"
+	}
+	if cfg.Cmd == nil {
+		cfg.Cmd = []string{"sleep", "1000000"}
+	}
+	id, err := e.ContainerCreate(t.Context(), "", &cfg, &container.HostConfig{NetworkMode: "none"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.ContainerRemove(context.Background(), id); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := e.ContainerStart(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// processes are the command lines of a container's processes.
+func processes(t testing.TB, id string) []string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, p := range all {
+		if groups, err := os.ReadFile(p); err == nil && bytes.Contains(groups, []byte(id)) {
+			cmd, _ := os.ReadFile(filepath.Join(filepath.Dir(p), "cmdline"))
+			found = append(found, string(bytes.ReplaceAll(cmd, []byte{0}, []byte{' '})))
+		}
+	}
+	return found
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func sh(script string) []string { return []string{"sh", "-c", script} }
+
+func TestDockerExecSync(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	for _, c := range []struct {
+		cmd            []string
+		stdout, stderr string
+		code           int32
+	}{
+		{[]string{"true"}, "", "", 0},
+		{sh("echo out; echo err >&2; exit 7"), "out\n", "err\n", 7},
+		{sh("kill -9 $$"), "", "", 137},
+		{sh("exit 127"), "", "", 127},
+		{sh("printf 'OCI runtime exec failed'; exit 126"), "OCI runtime exec failed", "", 126},
+		{sh("exec >&- 2>&-; sleep 0.3; exit 4"), "", "", 4},
+	} {
+		stdout, stderr, code, err := r.ExecSync(t.Context(), id, c.cmd, 0)
+		if err != nil || string(stdout) != c.stdout || string(stderr) != c.stderr || code != c.code {
+			t.Errorf("%q: %q, %q, %d, %v", c.cmd, stdout, stderr, code, err)
+		}
+	}
+}
+
+// All of a large and binary output arrives, also what is still in the pipes
+// when the process ends.
+func TestDockerOutputIsComplete(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	want := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(want)
+	for i := range 10 {
+		var out, errs bytes.Buffer
+		code, err := r.Exec(t.Context(), id, sh("tee /dev/stderr"), false, bytes.NewReader(want), &out, &errs, nil)
+		if err != nil || code != 0 || !bytes.Equal(out.Bytes(), want) || !bytes.Equal(errs.Bytes(), want) {
+			t.Fatalf("run %d: %d and %d of %d bytes, %d, %v", i, out.Len(), errs.Len(), len(want), code, err)
+		}
+	}
+	stdout, _, _, err := r.ExecSync(t.Context(), id, sh("head -c 20000000 /dev/zero"), 0)
+	if err != nil || len(stdout) != maxOutput {
+		t.Errorf("ExecSync keeps %d bytes, %v", len(stdout), err)
+	}
+}
+
+func TestDockerStartFailure(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	for name, c := range map[string]struct {
+		cmd  []string
+		code int
+		text string
+	}{
+		"missing":        {[]string{"nonexistent"}, 127, "nonexistent"},
+		"not executable": {[]string{"/etc/passwd"}, 126, "permission denied"},
+	} {
+		_, _, _, err := r.ExecSync(t.Context(), id, c.cmd, 0)
+		var failed *StartError
+		if !errors.As(err, &failed) || failed.ExitCode != c.code || !strings.Contains(failed.Message, c.text) {
+			t.Errorf("%s: ExecSync: %v", name, err)
+		}
+		var out, errs bytes.Buffer
+		code, err := r.Exec(t.Context(), id, c.cmd, false, nil, &out, &errs, nil)
+		if err != nil || code != c.code || out.Len() > 0 || !strings.Contains(errs.String(), c.text) {
+			t.Errorf("%s: Exec: %d, %v, stdout %q, stderr %q", name, code, err, &out, &errs)
+		}
+		code, err = r.Exec(t.Context(), id, c.cmd, true, nil, &out, nil, nil)
+		if err != nil || code != c.code || !strings.Contains(out.String(), c.text) {
+			t.Errorf("%s: Exec with TTY: %d, %v, stdout %q", name, code, err, &out)
+		}
+	}
+}
+
+func TestDockerWrongContainer(t *testing.T) {
+	r := runner(t)
+	if _, _, _, err := r.ExecSync(t.Context(), strings.Repeat("0", 64), []string{"true"}, 0); !errdefs.IsNotFound(err) {
+		t.Errorf("ExecSync in an unknown container: %v", err)
+	}
+	if err := r.Attach(t.Context(), strings.Repeat("0", 64), false, nil, io.Discard, nil, nil); !errdefs.IsNotFound(err) {
+		t.Errorf("Attach to an unknown container: %v", err)
+	}
+	id := start(t, r, container.Config{Cmd: []string{"true"}})
+	if err := r.engine.(*engine.Client).ContainerWait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); !errdefs.IsFailedPrecondition(err) || errdefs.IsConflict(err) {
+		t.Errorf("ExecSync in a stopped container: %v", err)
+	}
+	if _, _, _, err := r.ExecSync(t.Context(), id, nil, 0); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("ExecSync of nothing: %v", err)
+	}
+}
+
+// A timeout kills the whole tree, also what has left its parent, its session or
+// its output; other processes stay.
+func TestDockerTimeoutKillsTree(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	keep := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		_, _, _, err := r.ExecSync(ctx, id, []string{"sleep", "54321"}, 0)
+		keep <- err
+	}()
+	eventually(t, "the other exec runs", func() bool { return len(processes(t, id)) == 2 })
+	began := time.Now()
+	script := `sleep 1001 & (sleep 1002 >/dev/null 2>&1 & sleep 1003 & exec setsid sh -c 'sleep 1004; true') & (sleep 1005 &); trap "" TERM; sleep 1006; true`
+	_, _, _, err := r.ExecSync(t.Context(), id, sh(script), time.Second)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+	left := processes(t, id)
+	slices.Sort(left)
+	if len(left) != 2 || !strings.HasPrefix(left[0], "sleep 1000000") || !strings.HasPrefix(left[1], "sleep 54321") {
+		t.Errorf("processes left: %q", left)
+	}
+	stop()
+	if err := <-keep; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled ExecSync: %v", err)
+	}
+	if left := processes(t, id); len(left) != 1 {
+		t.Errorf("processes left after cancel: %q", left)
+	}
+}
+
+// A child that keeps the output does not keep the caller, and is not killed:
+// the command has ended by itself.
+func TestDockerBackgroundChild(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	began := time.Now()
+	stdout, _, code, err := r.ExecSync(t.Context(), id, sh("sleep 300 & echo started; exit 3"), 0)
+	if err != nil || string(stdout) != "started\n" || code != 3 {
+		t.Errorf("%q, %d, %v", stdout, code, err)
+	}
+	if took := time.Since(began); took > checkPeriod/2 {
+		t.Errorf("took %v", took)
+	}
+	if left := processes(t, id); len(left) != 2 {
+		t.Errorf("processes %q", left)
+	}
+	// One that writes all the time is no reason to wait either.
+	began = time.Now()
+	if _, _, code, err = r.ExecSync(t.Context(), id, sh("(while true; do echo tick; sleep 0.1; done) & exit 5"), 0); err != nil || code != 5 {
+		t.Errorf("%d, %v", code, err)
+	}
+	if took := time.Since(began); took > checkPeriod/2 {
+		t.Errorf("took %v", took)
+	}
+}
+
+// Without the event the inspection tells.
+func TestDockerWithoutEvents(t *testing.T) {
+	with := runner(t)
+	r := New(with.engine)
+	id := start(t, with, container.Config{})
+	for code := range int32(20) {
+		if _, _, got, err := r.ExecSync(t.Context(), id, sh(fmt.Sprintf("exit %d", code)), 0); err != nil || got != code {
+			t.Errorf("exit %d: %d, %v", code, got, err)
+		}
+	}
+	if testing.Short() {
+		return
+	}
+	began := time.Now()
+	if _, _, code, err := r.ExecSync(t.Context(), id, sh("sleep 300 & exit 3"), 0); err != nil || code != 3 {
+		t.Errorf("%d, %v", code, err)
+	}
+	if took := time.Since(began); took > 2*checkPeriod {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestDockerStdin(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	var out bytes.Buffer
+	if code, err := r.Exec(t.Context(), id, []string{"cat"}, false, strings.NewReader("in\x00put"), &out, nil, nil); err != nil || code != 0 || out.String() != "in\x00put" {
+		t.Errorf("cat: %q, %d, %v", &out, code, err)
+	}
+	// Already at its end.
+	out.Reset()
+	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), false, strings.NewReader(""), &out, nil, nil); err != nil || code != 0 || out.String() != "end\n" {
+		t.Errorf("empty stdin: %q, %d, %v", &out, code, err)
+	}
+	// Input only, then read back.
+	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), false, strings.NewReader("kept"), nil, nil, nil); err != nil || code != 0 {
+		t.Errorf("stdin alone: %d, %v", code, err)
+	}
+	if stdout, _, _, err := r.ExecSync(t.Context(), id, []string{"cat", "/tmp/in"}, 0); err != nil || string(stdout) != "kept" {
+		t.Errorf("stdin alone: file has %q, %v", stdout, err)
+	}
+	// An input that never ends does not keep the caller.
+	in, feeder := io.Pipe()
+	defer func() { _ = feeder.Close() }()
+	if code, err := r.Exec(t.Context(), id, sh("exit 9"), false, in, io.Discard, nil, nil); err != nil || code != 9 {
+		t.Errorf("open stdin: %d, %v", code, err)
+	}
+}
+
+func TestDockerTTY(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	sizes := make(chan Size)
+	in, keyboard := io.Pipe()
+	defer func() { _ = keyboard.Close() }()
+	var screen safeBuffer
+	done := make(chan error, 1)
+	go func() {
+		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), true, in, &screen, nil, sizes)
+		if err == nil && code != 6 {
+			err = fmt.Errorf("exit code %d", code)
+		}
+		done <- err
+	}()
+	sizes <- Size{Height: 24, Width: 80}
+	for _, size := range []string{"24 80", "40 100"} {
+		eventually(t, "the terminal has "+size, func() bool {
+			_, _ = io.WriteString(keyboard, "again\n")
+			return strings.Contains(screen.String(), size)
+		})
+		if size == "24 80" {
+			sizes <- Size{Height: 40, Width: 100}
+		}
+	}
+	_, _ = io.WriteString(keyboard, "end\n")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// The size that is there before the process starts is the one it finds.
+func TestDockerTTYFirstSize(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	for i := range 10 {
+		sizes := make(chan Size, 1)
+		sizes <- Size{Height: 33, Width: 99}
+		var out bytes.Buffer
+		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), true, nil, &out, nil, sizes)
+		lines := strings.Fields(strings.ReplaceAll(out.String(), " ", "x"))
+		if err != nil || code != 0 || len(lines) != 9 || lines[8] != "33x99" {
+			t.Fatalf("run %d: %d, %v, %q", i, code, err, lines)
+		}
+		if r.engine.(*engine.Client).Capabilities().AtLeast("1.42") && lines[0] != "33x99" {
+			t.Errorf("run %d: begins with %s", i, lines[0])
+		}
+	}
+}
+
+// safeBuffer may be read while it is written.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// Execs whose clients leave at any moment leave nothing behind.
+func TestDockerDroppedExecs(t *testing.T) {
+	total := 500
+	if testing.Short() {
+		total = 50
+	}
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	work := make(chan int)
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for i := range work {
+				dropOne(t, r, id, i)
+			}
+		})
+	}
+	for i := range total {
+		work <- i
+	}
+	close(work)
+	workers.Wait()
+	eventually(t, "the container has one process", func() bool { return len(processes(t, id)) == 1 })
+	_ = r.engine.(*engine.Client).Close() // closes idle connections only
+	eventually(t, "goroutines and files are back", func() bool {
+		return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files
+	})
+}
+
+// dropOne runs one exec and drops it, at a moment and with streams that depend
+// on i.
+func dropOne(t *testing.T, r *Runner, id string, i int) {
+	ctx, drop := context.WithCancel(t.Context())
+	defer drop()
+	tty := i%2 == 0
+	var in io.Reader
+	if i%3 == 0 {
+		pipe, end := io.Pipe()
+		defer func() { _ = end.Close() }()
+		in = pipe
+	}
+	out := writerFunc(func(p []byte) (int, error) { drop(); return len(p), nil })
+	if i%4 == 3 {
+		// Around the start of the process instead of after its first output.
+		time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, drop)
+	}
+	if _, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), tty, in, out, nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("exec %d: %v", i, err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+func TestDockerAttach(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{Cmd: sh("echo before; read a; echo out $a; echo err $a >&2; read b; echo out $b; exit 3"),
+		OpenStdin: true})
+	eventually(t, "the container has begun", func() bool { return len(processes(t, id)) == 1 })
+	time.Sleep(100 * time.Millisecond) // "before" must be in the past: nothing tells
+	attached := make(chan error, 3)
+	var outs, errs [3]safeBuffer
+	ins := make([]*io.PipeWriter, 3)
+	for i := range 3 {
+		in, w := io.Pipe()
+		ins[i] = w
+		defer func() { _ = w.Close() }()
+		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil) }()
+	}
+	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
+	_, _ = io.WriteString(ins[0], "one\n")
+	eventually(t, "all see the first answer", func() bool {
+		return outs[0].String() == "out one\n" && outs[1].String() == "out one\n" && outs[2].String() == "out one\n"
+	})
+	_, _ = io.WriteString(ins[2], "two\n")
+	for range 3 {
+		if err := <-attached; err != nil {
+			t.Errorf("Attach: %v", err)
+		}
+	}
+	for i := range 3 {
+		if outs[i].String() != "out one\nout two\n" || errs[i].String() != "err one\n" {
+			t.Errorf("client %d: stdout %q, stderr %q", i, outs[i].String(), errs[i].String())
+		}
+	}
+}
+
+// StdinOnce is Docker's: the end of the first client's input is the process's.
+func TestDockerAttachStdinOnce(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{Cmd: sh("cat; echo end"), OpenStdin: true, StdinOnce: true, AttachStdin: true})
+	var out bytes.Buffer
+	if err := r.Attach(t.Context(), id, false, strings.NewReader("input\n"), &out, nil, nil); err != nil || out.String() != "input\nend\n" {
+		t.Errorf("%q, %v", &out, err)
+	}
+}
+
+func TestDockerAttachTTY(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{Cmd: sh("read x; stty size; echo got $x"), OpenStdin: true, Tty: true})
+	sizes := make(chan Size, 1)
+	sizes <- Size{Height: 21, Width: 77}
+	in, w := io.Pipe()
+	defer func() { _ = w.Close() }()
+	var out safeBuffer
+	done := make(chan error, 1)
+	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes) }()
+	eventually(t, "the size is taken", func() bool { return len(sizes) == 0 })
+	time.Sleep(200 * time.Millisecond) // and applied
+	_, _ = io.WriteString(w, "x\n")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := out.String(); !strings.Contains(got, "21 77") || !strings.Contains(got, "got x") {
+		t.Errorf("terminal shows %q", got)
+	}
+}
+
+// A client that takes nothing is cut off; the container and the others go on.
+func TestDockerAttachSlowClient(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{Cmd: sh("read x; head -c 50000000 /dev/zero; echo end"), OpenStdin: true})
+	stuck, good := make(chan error, 1), make(chan error, 1)
+	block := make(chan struct{})
+	defer close(block)
+	go func() {
+		stuck <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }), nil, nil)
+	}()
+	var n atomic.Int64
+	go func() {
+		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil)
+	}()
+	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
+	began := time.Now()
+	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stuck; !errdefs.IsResourceExhausted(err) {
+		t.Errorf("stuck client: %v", err)
+	}
+	if err := r.engine.(*engine.Client).ContainerWait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("50 MB in %v", time.Since(began))
+	if err := <-good; err != nil || n.Load() != 50000004 {
+		t.Errorf("good client: %d bytes, %v", n.Load(), err)
+	}
+}
+
+// The cost of ExecSync beside that of the three calls it cannot do without.
+func BenchmarkDockerExecSync(b *testing.B) {
+	r := runner(b)
+	id := start(b, r, container.Config{})
+	raw := func() error {
+		execID, err := r.engine.ExecCreate(b.Context(), id, container.ExecOptions{Cmd: []string{"true"}, AttachStdout: true, AttachStderr: true})
+		if err != nil {
+			return err
+		}
+		stream, err := r.engine.ExecStart(b.Context(), execID, false, [2]uint{})
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, stream)
+		info, inspectErr := r.engine.ExecInspect(b.Context(), execID)
+		if info.Running {
+			b.Log("still running")
+		}
+		return errors.Join(err, inspectErr, stream.Close())
+	}
+	sync := func() error {
+		_, _, _, err := r.ExecSync(b.Context(), id, []string{"true"}, time.Minute)
+		return err
+	}
+	// In turn, so that the machine's load is the same for both.
+	var took [2][]time.Duration
+	for b.Loop() {
+		for i, run := range []func() error{raw, sync} {
+			began := time.Now()
+			if err := run(); err != nil {
+				b.Fatal(err)
+			}
+			took[i] = append(took[i], time.Since(began))
+		}
+	}
+	for i, name := range []string{"raw", "sync"} {
+		slices.Sort(took[i])
+		n := len(took[i])
+		b.ReportMetric(float64(took[i][n/2].Microseconds())/1000, name+"-p50-ms")
+		b.ReportMetric(float64(took[i][n*99/100].Microseconds())/1000, name+"-p99-ms")
+	}
+}

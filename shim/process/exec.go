@@ -1,0 +1,267 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/engine"
+)
+
+const (
+	// firstSizeTimeout is how long a start waits for the size of the client's
+	// terminal, which comes right behind the request.
+	firstSizeTimeout = 100 * time.Millisecond
+	// drainTimeout is how long, after a process's end, output is waited for.
+	// Docker has it by then; only a child that holds the output can have more.
+	drainTimeout = 2 * time.Second
+	// checkPeriod is how often Docker is asked whether a process with open
+	// output still runs: a net for lost events.
+	checkPeriod = 10 * time.Second
+	// Docker ends a process's streams and notes its end independently; it is
+	// asked again after minCheck, then ever more rarely, while no event comes.
+	minCheck = time.Millisecond
+	maxCheck = time.Second
+)
+
+// StartError says that a process could not be started.
+type StartError struct {
+	// ExitCode is what a shell would say: 127 if there is no such command, 126
+	// if it cannot be run.
+	ExitCode int
+	// Message is Docker's.
+	Message string
+}
+
+func (e *StartError) Error() string { return "process was not started: " + e.Message }
+
+// command is one exec. Streams that are nil are not opened.
+type command struct {
+	containerID    string
+	cmd            []string
+	tty            bool
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	resize         <-chan Size
+	// started is set when Docker has agreed to start it.
+	started bool
+}
+
+// Exec runs a command in a container with the streams of a client (nil for
+// none) and returns its exit code; a command that could not be started has 126
+// or 127 and Docker's message on stderr. When ctx ends, so does the command,
+// with all that it started. stdin may be read until that fails, also after Exec
+// has returned.
+//
+// errdefs.ErrNotFound: no such container. errdefs.ErrFailedPrecondition: it
+// does not run.
+func (r *Runner) Exec(ctx context.Context, containerID string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size) (exitCode int, err error) {
+	code, err := r.run(ctx, &command{containerID: containerID, cmd: cmd, tty: tty, stdin: stdin, stdout: stdout, stderr: stderr, resize: resize})
+	var failed *StartError
+	if !errors.As(err, &failed) {
+		return code, err
+	}
+	// With a terminal, the message was on stdout like everything else.
+	if !tty && stderr != nil {
+		if _, err := fmt.Fprintln(stderr, failed.Message); err != nil {
+			return 0, err
+		}
+	}
+	return failed.ExitCode, nil
+}
+
+// run runs a command and returns its exit code, or a *StartError.
+func (r *Runner) run(ctx context.Context, c *command) (int, error) {
+	if len(c.cmd) == 0 {
+		return 0, fmt.Errorf("cmd: %w: is empty", errdefs.ErrInvalidArgument)
+	}
+	execID, err := r.engine.ExecCreate(ctx, c.containerID, container.ExecOptions{
+		Cmd: c.cmd, Tty: c.tty, AttachStdin: c.stdin != nil, AttachStdout: c.stdout != nil, AttachStderr: c.stderr != nil && !c.tty,
+	})
+	if err != nil {
+		return 0, classify(c.containerID, err)
+	}
+	first := firstSize(ctx, c)
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	ended, forget := r.watch(execID)
+	defer forget()
+	message, err := r.converse(ctx, execID, c, first, ended)
+	if err == nil {
+		var code int
+		if code, err = r.result(ctx, execID, ended, message); err == nil {
+			return code, nil
+		}
+		var failed *StartError
+		if errors.As(err, &failed) {
+			return 0, err
+		}
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if !c.started {
+		return 0, err
+	}
+	// Whatever went wrong, nobody is left who could use the process.
+	return 0, errors.Join(err, r.kill(ctx, c.containerID, execID))
+}
+
+// firstSize is the size a terminal begins with, if its client says so in time.
+func firstSize(ctx context.Context, c *command) Size {
+	if !c.tty || c.resize == nil {
+		return Size{}
+	}
+	select {
+	case size := <-c.resize:
+		return size
+	case <-time.After(firstSizeTimeout):
+	case <-ctx.Done():
+	}
+	return Size{}
+}
+
+// converse starts an exec and copies its streams until they end. It returns
+// what Docker said in place of the process, if it did.
+func (r *Runner) converse(ctx context.Context, execID string, c *command, first Size, ended *exit) (message string, err error) {
+	// Resizing and watching end with the conversation.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.engine.ExecStart(ctx, execID, c.tty, [2]uint{uint(first.Height), uint(first.Width)})
+	if err != nil {
+		return "", classify(c.containerID, err)
+	}
+	c.started = true
+	defer func() { _ = stream.Close() }()
+	if c.tty && c.resize != nil {
+		go resize(ctx, first, c.resize, func(ctx context.Context, height, width uint) error {
+			return r.engine.ExecResize(ctx, execID, height, width)
+		})
+	}
+	if c.stdin != nil {
+		go feed(stream, c.stdin, c.tty)
+	}
+	out := newDrain(stream, func() { _ = stream.Close() }, drainTimeout)
+	defer out.stop()
+	go r.watchEnd(ctx, execID, ended, out)
+	message, err = copyOutput(out, c)
+	if out.gaveUp() {
+		// The process has ended; a child of it holds its output.
+		err = nil
+	}
+	return message, err
+}
+
+// copyOutput copies a process's output until it ends.
+func copyOutput(stream io.Reader, c *command) (message string, err error) {
+	stdout, stderr := c.stdout, c.stderr
+	if stdout == nil {
+		stdout = io.Discard
+	}
+	if stderr == nil {
+		stderr = io.Discard
+	}
+	if c.tty {
+		start := &beginning{to: stdout}
+		_, err := io.Copy(start, stream)
+		return start.message(), err
+	}
+	held := &holdBack{to: stdout}
+	if err := demultiplex(stream, held, stderr); err != nil {
+		return "", err
+	}
+	return held.message(), nil
+}
+
+// feed passes a client's input on, and its end unless there is a terminal: a
+// terminal's input never ends, and dockerd would drop the output too.
+func feed(stream *engine.Stream, stdin io.Reader, tty bool) {
+	_, err := io.Copy(stream, stdin)
+	if err == nil && !tty {
+		_ = stream.CloseWrite()
+	}
+}
+
+// watchEnd tells out when the process has ended. It returns with ctx.
+func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *drain) {
+	for check := time.NewTicker(checkPeriod); ; {
+		select {
+		case <-ended.done:
+			check.Stop()
+			out.ended()
+			return
+		case <-ctx.Done():
+			check.Stop()
+			return
+		case <-check.C:
+			if info, err := r.engine.ExecInspect(ctx, execID); err == nil && info.Pid > 0 && !info.Running {
+				ended.set(info.ExitCode)
+			}
+		}
+	}
+}
+
+// result is the exit code of an exec whose streams have ended. message is what
+// Docker says if there was no process.
+func (r *Runner) result(ctx context.Context, execID string, ended *exit, message string) (int, error) {
+	for wait := minCheck; ; wait = min(2*wait, maxCheck) {
+		select {
+		case <-ended.done:
+			return ended.code, nil
+		default:
+		}
+		info, err := r.engine.ExecInspect(ctx, execID)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("exit code: %w", err)
+		case !info.Running && info.Pid == 0:
+			return 0, startError(info.ExitCode, message)
+		case !info.Running:
+			return info.ExitCode, nil
+		}
+		klog.FromContext(ctx).V(5).Info("Docker has not noted the end of an exec yet", "execID", execID)
+		select {
+		case <-ended.done:
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// startError is the error of an exec without a process. Docker leaves the code
+// at 0 where it refused the start itself, of a paused container for instance.
+func startError(code int, message string) error {
+	if code == 0 {
+		code = 126
+	}
+	message = strings.TrimSpace(message)
+	if message == "" {
+		message = fmt.Sprintf("exit code %d", code)
+	}
+	return &StartError{ExitCode: code, Message: message}
+}
+
+// resize applies terminal sizes until there are no more or ctx ends. Docker
+// waits with a size until the process runs.
+func resize(ctx context.Context, first Size, sizes <-chan Size, apply func(ctx context.Context, height, width uint) error) {
+	for size, ok := first, true; ok; {
+		if size.Height > 0 && size.Width > 0 {
+			if err := apply(ctx, uint(size.Height), uint(size.Width)); err != nil && ctx.Err() == nil {
+				klog.FromContext(ctx).V(2).Info("Terminal was not resized", "err", err)
+			}
+		}
+		select {
+		case size, ok = <-sizes:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

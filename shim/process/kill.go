@@ -1,0 +1,219 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// killTimeout bounds the end of an exec, startTimeout the wait for one that
+	// Docker has not begun to start: it may never do so.
+	killTimeout  = 10 * time.Second
+	startTimeout = 2 * time.Second
+	// deathTimeout bounds the wait for killed processes.
+	deathTimeout = 2 * time.Second
+	// maxSweeps bounds how often a tree that grows while it is killed is
+	// looked through.
+	maxSweeps = 10
+)
+
+// kill ends the process of an exec and all that it started. It works after ctx
+// has ended. Success if there is nothing to end.
+func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	pid, err := r.pid(ctx, execID)
+	if err != nil || pid == 0 {
+		return err
+	}
+	n, err := killTree(pid, containerID)
+	if err != nil {
+		return fmt.Errorf("end the processes of an abandoned exec in container %s: %w", containerID, err)
+	}
+	klog.FromContext(ctx).V(2).Info("Ended the processes of an abandoned exec", "containerID", containerID, "processes", n)
+	return nil
+}
+
+// pid is the host's PID of an exec's process, 0 if it has ended. Docker may
+// still be about to start it: it answers a start before it does so.
+func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
+	began := time.Now()
+	for wait := minCheck; ; wait = min(2*wait, 100*time.Millisecond) {
+		info, err := r.engine.ExecInspect(ctx, execID)
+		switch {
+		case errdefs.IsNotFound(err):
+			return 0, nil
+		case err != nil:
+			return 0, fmt.Errorf("end an abandoned exec: %w", err)
+		case info.Running && info.Pid > 0:
+			return info.Pid, nil
+		case !info.Running && (info.Pid > 0 || info.ExitCode != 0):
+			return 0, nil
+		case !info.Running && time.Since(began) > startTimeout:
+			return 0, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return 0, fmt.Errorf("an abandoned exec does not start: %w", ctx.Err())
+		}
+	}
+}
+
+// killTree kills the process root, which must be the first one of an exec in
+// the container, with its descendants and its whole session: runc gives each
+// exec a session, so a child whose parent has ended is found as well. It
+// returns how many processes it killed.
+func killTree(root int, containerID string) (int, error) {
+	p, err := open(root)
+	if err != nil || p == nil {
+		return 0, err
+	}
+	tree := map[int]*proc{root: p}
+	defer func() {
+		for _, p := range tree {
+			_ = unix.Close(p.fd)
+		}
+	}()
+	// The PID may have been given to another process since Docker named it.
+	if groups, err := os.ReadFile(procPath(root, "cgroup")); err != nil || p.session != root || !bytes.Contains(groups, []byte(containerID)) {
+		return 0, fmt.Errorf("process %d: %w: is not an exec of the container; does this program run in Docker's PID namespace?",
+			root, errdefs.ErrFailedPrecondition)
+	}
+	for range maxSweeps {
+		errs := killAll(tree)
+		grown, err := grow(tree, root)
+		if err = errors.Join(errs, err); err != nil || !grown {
+			return len(tree), errors.Join(err, awaitDeath(tree))
+		}
+	}
+	return len(tree), fmt.Errorf("process %d: %w: starts children faster than they can be killed", root, errdefs.ErrAborted)
+}
+
+// proc is a process that cannot be mistaken for a later one with its PID.
+type proc struct {
+	fd              int
+	parent, session int
+	killed          bool
+}
+
+// open opens a process, nil if there is none.
+func open(pid int) (*proc, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	// Read after opening: if it says what is looked for, so does what is open.
+	parent, session, err := relatives(pid)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, nil
+	}
+	return &proc{fd: fd, parent: parent, session: session}, nil
+}
+
+// relatives reads the parent and the session of a process (proc(5), stat).
+func relatives(pid int) (parent, session int, err error) {
+	stat, err := os.ReadFile(procPath(pid, "stat"))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, in parentheses, may contain anything.
+	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 4 {
+		return 0, 0, fmt.Errorf("process %d: unexpected stat", pid)
+	}
+	parent, err = strconv.Atoi(fields[1])
+	if err != nil {
+		return 0, 0, err
+	}
+	session, err = strconv.Atoi(fields[3])
+	return parent, session, err
+}
+
+func procPath(pid int, file string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), file)
+}
+
+// grow adds the processes that belong to a tree.
+func grow(tree map[int]*proc, session int) (grown bool, err error) {
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return false, err
+	}
+	// PIDs need not be in order of age: until a pass finds no further one.
+	for again := true; again; {
+		again = false
+		for _, name := range names {
+			pid, err := strconv.Atoi(name.Name())
+			if err != nil || tree[pid] != nil {
+				continue
+			}
+			if parent, s, err := relatives(pid); err != nil || tree[parent] == nil && s != session {
+				continue
+			}
+			p, err := open(pid)
+			if err != nil {
+				return grown, err
+			}
+			if p == nil {
+				continue
+			}
+			if tree[p.parent] == nil && p.session != session {
+				_ = unix.Close(p.fd)
+				continue
+			}
+			tree[pid] = p
+			again, grown = true, true
+		}
+	}
+	return grown, nil
+}
+
+func killAll(tree map[int]*proc) error {
+	var errs []error
+	for pid, p := range tree {
+		if p.killed {
+			continue
+		}
+		p.killed = true
+		if err := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("kill process %d: %w", pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// awaitDeath waits until killed processes are gone.
+func awaitDeath(tree map[int]*proc) error {
+	deadline := time.Now().Add(deathTimeout)
+	for pid, p := range tree {
+		for {
+			ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(ready, max(int(time.Until(deadline).Milliseconds()), 0))
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n == 0 {
+				return errors.Join(fmt.Errorf("process %d: %w: was killed but does not end", pid, errdefs.ErrUnavailable), err)
+			}
+			break
+		}
+	}
+	return nil
+}

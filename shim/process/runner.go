@@ -1,0 +1,128 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/engine"
+)
+
+const (
+	minRetry = 100 * time.Millisecond
+	maxRetry = 5 * time.Second
+)
+
+// Engine is what a Runner needs from Docker.
+type Engine interface {
+	engine.Execs
+	engine.Events
+	ContainerAttach(ctx context.Context, id string, o engine.AttachOptions) (*engine.Stream, error)
+	ContainerResize(ctx context.Context, id string, height, width uint) error
+}
+
+// Size is that of a terminal, in characters.
+type Size = remotecommand.TerminalSize
+
+// Runner runs processes. Its methods are safe for concurrent use.
+type Runner struct {
+	engine Engine
+
+	mu sync.Mutex
+	// running are the execs under way, by ID.
+	running map[string]*exit
+}
+
+// New makes a Runner. It works without Run, but learns then only by asking
+// Docker that a process has ended while something else holds its output.
+func New(e Engine) *Runner {
+	return &Runner{engine: e, running: make(map[string]*exit)}
+}
+
+// exit is the end of one process.
+type exit struct {
+	once sync.Once
+	// done is closed when the process has ended; code is set before.
+	done chan struct{}
+	code int
+}
+
+func (e *exit) set(code int) {
+	e.once.Do(func() {
+		e.code = code
+		close(e.done)
+	})
+}
+
+// watch begins to look out for the end of an exec; forget ends it.
+func (r *Runner) watch(execID string) (e *exit, forget func()) {
+	e = &exit{done: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running[execID] = e
+	return e, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.running, execID)
+	}
+}
+
+// Run follows Docker's exec_die events until ctx ends, whatever happens to the
+// connection.
+func (r *Runner) Run(ctx context.Context) error {
+	wanted := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("event", string(events.ActionExecDie)))
+	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
+		began := time.Now()
+		err := r.follow(ctx, wanted)
+		if ctx.Err() != nil {
+			return nil
+		}
+		klog.FromContext(ctx).V(2).Info("Docker's exec events broke off", "err", err)
+		if time.Since(began) > maxRetry {
+			retry = minRetry
+		}
+		select {
+		case <-time.After(retry):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *Runner) follow(ctx context.Context, wanted filters.Args) error {
+	messages, failed := r.engine.Events(ctx, wanted)
+	for {
+		select {
+		case m := <-messages:
+			code, err := strconv.Atoi(m.Actor.Attributes["exitCode"])
+			if err != nil {
+				continue
+			}
+			r.mu.Lock()
+			e := r.running[m.Actor.Attributes["execID"]]
+			r.mu.Unlock()
+			if e != nil {
+				e.set(code)
+			}
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+// classify gives Docker's answers the class that the CRI wants.
+func classify(containerID string, err error) error {
+	if errdefs.IsConflict(err) {
+		// Not running, paused or restarting: Docker says which.
+		return fmt.Errorf("container %s: %w: %v", containerID, errdefs.ErrFailedPrecondition, err)
+	}
+	return fmt.Errorf("container %s: %w", containerID, err)
+}
