@@ -1,0 +1,251 @@
+package stats
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Container is what a collector has to know of a running container.
+type Container struct {
+	// ID is Docker's full container ID. It names the cgroup.
+	ID string
+	// Pid of the container's first process. It is looked at again when it
+	// changes.
+	Pid        int
+	Attributes *runtimeapi.ContainerAttributes
+	// Image is the image label of the metrics.
+	Image string
+	// StartedAt in nanoseconds since the epoch; 0 unknown.
+	StartedAt int64
+	// UpperDir is the directory of the writable layer, GraphDriver.Data.UpperDir
+	// in Docker's inspect with overlay2; "" to look at the mounts of Pid.
+	UpperDir string
+	// Mountpoint names the filesystem of the writable layer to CRI clients: a
+	// directory on it that exists in the host's mount namespace.
+	Mountpoint string
+}
+
+// Pod is a ready sandbox. Whether it is ready, the caller decides.
+type Pod struct {
+	// ID of the sandbox's container and Pid of its process.
+	ID         string
+	Pid        int
+	Attributes *runtimeapi.PodSandboxAttributes
+	// Image of the sandbox's container, a label of the network metrics.
+	Image string
+	// HostNetwork pods have no network stats.
+	HostNetwork bool
+	// CgroupParent as in the sandbox's config. Without one, or if the sandbox's
+	// group is elsewhere, a pod's numbers are the sum of its containers'.
+	CgroupParent string
+	// Containers that run in the pod.
+	Containers []Container
+}
+
+// Options of a collector. The zero value reads this machine and knows no
+// writable layers.
+type Options struct {
+	// CgroupRoot, ProcRoot and SysRoot are /sys/fs/cgroup, /proc and /sys.
+	CgroupRoot, ProcRoot, SysRoot string
+	// Disk measures writable layers; nil: they are not reported. The collector's
+	// Run runs it.
+	Disk *Disk
+	// Fallback gives the stats of a running container that has no cgroup of its
+	// own on this machine, as with VM runtimes. nil: they have none.
+	Fallback func(context.Context, Container) (*runtimeapi.ContainerStats, error)
+	// Workers read that many containers at the same time in lists; default 4.
+	Workers int
+}
+
+// Collector reads stats and metrics. Its methods may be called concurrently.
+type Collector struct {
+	opts   Options
+	groups *hierarchies
+	blocks *blockDevices
+	// hugePageSizes of the machine.
+	hugePageSizes []string
+	now           func() time.Time
+
+	mu      sync.Mutex
+	targets map[string]*target
+}
+
+// target is what is remembered of a container or sandbox between readings.
+type target struct {
+	mu    sync.Mutex
+	pid   int // that the following was learnt from
+	group cgroup
+	upper string
+
+	cpu, podCPU rate
+	peak        uint64 // highest memory usage seen, where the kernel keeps none
+	files       *files
+	asked       time.Time
+	filesAsked  time.Time
+}
+
+// New makes a collector. It starts nothing; see [Collector.Run].
+func New(o Options) *Collector {
+	o.CgroupRoot = cmp.Or(o.CgroupRoot, "/sys/fs/cgroup")
+	o.ProcRoot = cmp.Or(o.ProcRoot, "/proc")
+	o.SysRoot = cmp.Or(o.SysRoot, "/sys")
+	o.Workers = cmp.Or(o.Workers, 4)
+	return &Collector{
+		opts:          o,
+		groups:        newHierarchies(o.CgroupRoot, o.ProcRoot),
+		blocks:        &blockDevices{root: o.SysRoot},
+		hugePageSizes: hugePageSizes(o.SysRoot),
+		now:           time.Now,
+		targets:       map[string]*target{},
+	}
+}
+
+// Run counts open files of processes and walks writable layers in the
+// background until ctx ends, and forgets what nobody asks for any more. Stats
+// and metrics work without it, but then open files and disk usage stay as they
+// were when first seen. It returns nil.
+func (c *Collector) Run(ctx context.Context) error {
+	var g errgroup.Group
+	if c.opts.Disk != nil {
+		g.Go(func() error { return c.opts.Disk.Run(ctx) })
+	}
+	g.Go(func() error { c.sampleFiles(ctx); return nil })
+	return g.Wait()
+}
+
+// Forget drops what is remembered of a container or sandbox that was removed.
+// Unknown IDs are fine.
+func (c *Collector) Forget(id string) {
+	c.mu.Lock()
+	t := c.targets[id]
+	delete(c.targets, id)
+	c.mu.Unlock()
+	if t == nil || c.opts.Disk == nil {
+		return
+	}
+	t.mu.Lock()
+	upper := t.upper
+	t.mu.Unlock()
+	c.opts.Disk.Forget(upper)
+}
+
+// target finds the container or sandbox id, whose process is pid, and learns
+// its cgroup if it is new or has another process. Errors as [Collector.Container].
+func (c *Collector) target(id string, pid int, upper string) (*target, cgroup, error) {
+	c.mu.Lock()
+	t := c.targets[id]
+	if t == nil {
+		t = &target{}
+		c.targets[id] = t
+	}
+	c.mu.Unlock()
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = c.now()
+	if t.group != nil && t.pid == pid {
+		return t, t.group, nil
+	}
+	group, mounted, err := c.learn(id, pid)
+	if err != nil {
+		c.mu.Lock()
+		if c.targets[id] == t {
+			delete(c.targets, id)
+		}
+		c.mu.Unlock()
+		return nil, nil, err
+	}
+	t.pid, t.group, t.upper = pid, group, cmp.Or(upper, mounted)
+	t.cpu, t.podCPU, t.peak, t.files = rate{}, rate{}, 0, nil
+	return t, group, nil
+}
+
+// learn finds the cgroup and the writable layer of the container id.
+func (c *Collector) learn(id string, pid int) (group cgroup, upper string, err error) {
+	p, err := openProcess(c.opts.ProcRoot, pid)
+	if err != nil {
+		return nil, "", fmt.Errorf("container %s: %w", id, err)
+	}
+	defer p.close()
+	err = p.with("cgroup", func(content []byte) (err error) {
+		group, err = c.groups.find(id, content)
+		return err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("container %s, process %d: %w", id, pid, err)
+	}
+	return group, p.upperDir(), nil
+}
+
+// forgetAfter is how long something may go unasked for before it is forgotten.
+const forgetAfter = 10 * time.Minute
+
+// forgetUnasked drops what nobody asked for lately. [Collector.Forget] does
+// that at once; this is for removals that went unnoticed.
+func (c *Collector) forgetUnasked() {
+	for id, t := range c.snapshot() {
+		t.mu.Lock()
+		old := c.now().Sub(t.asked) > forgetAfter
+		t.mu.Unlock()
+		if old {
+			c.Forget(id)
+		}
+	}
+}
+
+func (c *Collector) snapshot() map[string]*target {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := make(map[string]*target, len(c.targets))
+	for id, t := range c.targets {
+		m[id] = t
+	}
+	return m
+}
+
+// each calls read for all items with the collector's workers and returns the
+// results in order, without those that are gone. The first other error ends it.
+func each[T, R any](ctx context.Context, workers int, items []T, read func(context.Context, T) (*R, error)) ([]*R, error) {
+	results := make([]*R, len(items))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for i, item := range items {
+		g.Go(func() (err error) {
+			results[i], err = read(ctx, item)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	found := results[:0]
+	for _, r := range results {
+		if r != nil {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}
+
+// gone gives err the class errdefs.ErrNotFound if it says that a cgroup was
+// removed, and names the container.
+func gone(id string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isGone(err) && !errors.Is(err, errdefs.ErrNotFound):
+		return fmt.Errorf("container %s: %w: %w", id, errdefs.ErrNotFound, err)
+	}
+	return fmt.Errorf("container %s: %w", id, err)
+}

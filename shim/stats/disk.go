@@ -1,0 +1,298 @@
+package stats
+
+import (
+	"cmp"
+	"context"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// DiskUsage is what a directory tree takes of its filesystem: allocated blocks
+// and inodes, hard links counted once, other filesystems left out.
+type DiskUsage struct {
+	Bytes, Inodes uint64
+	// At is when this was measured.
+	At time.Time
+}
+
+// Tree is a part of a filesystem that is measured as one, such as the image
+// store.
+type Tree struct {
+	// Roots are its directories. They are also its identity. One that does not
+	// exist is empty.
+	Roots []string
+	// Except gives directories inside that do not belong to it, such as the
+	// writable layers of containers; nil: none. It is called at the start of
+	// each walk, from another goroutine.
+	Except func() []string
+}
+
+// DiskOptions of a [Disk].
+type DiskOptions struct {
+	// Share of one CPU, in (0, 1], that walking may take; default 0.05.
+	Share float64
+	// LayerAge and TreeAge are how old a result may get before it is measured
+	// again, the walker permitting; default 1 and 5 minutes.
+	LayerAge, TreeAge time.Duration
+}
+
+// Disk measures directory trees in the background, those that are asked for.
+// Its methods may be called concurrently and return what is known.
+type Disk struct {
+	opts DiskOptions
+	wake chan struct{}
+
+	mu      sync.Mutex
+	entries map[string]*diskEntry
+}
+
+// diskEntry is one tree; Disk's mutex guards it.
+type diskEntry struct {
+	roots   []string
+	except  func() []string
+	layer   bool
+	usage   DiskUsage
+	known   bool
+	walking bool
+	due     time.Time
+	asked   time.Time
+}
+
+// NewDisk makes a Disk. It starts nothing; see [Disk.Run].
+func NewDisk(o DiskOptions) *Disk {
+	o.Share = cmp.Or(o.Share, 0.05)
+	o.LayerAge = cmp.Or(o.LayerAge, time.Minute)
+	o.TreeAge = cmp.Or(o.TreeAge, 5*time.Minute)
+	return &Disk{opts: o, wake: make(chan struct{}, 1), entries: map[string]*diskEntry{}}
+}
+
+// firstLook is how many entries of a new layer are looked at while the caller
+// waits. The writable layer of a container that just started has fewer, so its
+// size is known from the first request on.
+const firstLook = 256
+
+// Usage of a writable layer. It is false until the layer was measured: small
+// ones are measured by the first call. Asking keeps the layer in the walker's
+// rounds.
+func (d *Disk) Usage(layer string) (DiskUsage, bool) {
+	usage, known, isNew := d.ask(layer, &diskEntry{roots: []string{layer}, layer: true})
+	if !isNew {
+		return usage, known
+	}
+	w := newWalk([]string{layer}, nil)
+	defer w.close()
+	if !w.step(firstLook) || w.inodes == 0 {
+		return DiskUsage{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entries[layer]
+	if e == nil || e.known {
+		return DiskUsage{Bytes: w.bytes, Inodes: w.inodes, At: time.Now()}, true
+	}
+	d.finish(e, w)
+	return e.usage, true
+}
+
+// TreeUsage of a tree. It is false until the walker measured it. Trees are not
+// forgotten.
+func (d *Disk) TreeUsage(t Tree) (DiskUsage, bool) {
+	usage, known, _ := d.ask(treeKey(t.Roots), &diskEntry{roots: t.Roots, except: t.Except})
+	return usage, known
+}
+
+// Changed asks the walker to measure a tree again soon, for instance after an
+// image was pulled or removed. It does nothing if the tree was never asked for.
+func (d *Disk) Changed(t Tree) {
+	d.mu.Lock()
+	if e := d.entries[treeKey(t.Roots)]; e != nil {
+		e.due = time.Time{}
+	}
+	d.mu.Unlock()
+	d.kick()
+}
+
+// Forget drops a layer that was removed.
+func (d *Disk) Forget(layer string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.entries, layer)
+}
+
+// treeKey cannot be a layer's name.
+func treeKey(roots []string) string { return "tree\x00" + strings.Join(roots, "\x00") }
+
+// ask finds an entry, or adds the one given.
+func (d *Disk) ask(key string, add *diskEntry) (usage DiskUsage, known, isNew bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entries[key]
+	if e == nil {
+		e, isNew = add, true
+		d.entries[key] = e
+		d.kick()
+	}
+	e.asked = time.Now()
+	return e.usage, e.known, isNew
+}
+
+func (d *Disk) kick() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // the walker will look anyway
+	}
+}
+
+// finish takes a walk's result.
+func (d *Disk) finish(e *diskEntry, w *walk) {
+	now := time.Now()
+	e.usage, e.known = DiskUsage{Bytes: w.bytes, Inodes: w.inodes, At: now}, true
+	if e.layer {
+		e.due = now.Add(d.opts.LayerAge)
+	} else {
+		e.due = now.Add(d.opts.TreeAge)
+	}
+}
+
+// activeWalk is a walk under way.
+type activeWalk struct {
+	*walk
+	key   string
+	entry *diskEntry
+}
+
+const (
+	// atOnce is how many trees are walked in turns, so that a huge one does not
+	// keep the others waiting.
+	atOnce = 4
+	// turn is how many entries a tree gets.
+	turn = 256
+)
+
+// Run walks trees until ctx ends; then it returns nil. It is called once.
+func (d *Disk) Run(ctx context.Context) error {
+	// Priorities are the thread's. It ends with this goroutine, as it is not
+	// unlocked.
+	runtime.LockOSThread()
+	lowerPriority()
+	pace := newPacer(d.opts.Share)
+	var active []*activeWalk
+	defer func() {
+		for _, w := range active {
+			w.close()
+		}
+	}()
+	for i := 0; ; i++ {
+		for len(active) < atOnce {
+			w := d.next()
+			if w == nil {
+				break
+			}
+			active = append(active, w)
+		}
+		if len(active) == 0 {
+			if !d.wait(ctx) {
+				return nil
+			}
+			pace.since = time.Now()
+			continue
+		}
+		i %= len(active)
+		if w := active[i]; w.step(turn) {
+			d.done(ctx, w)
+			active = append(active[:i], active[i+1:]...)
+		}
+		if pace.rest(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// lowerPriority makes this thread's reading and computing yield to everything
+// else. Not being allowed to is no harm: the share bounds it as well.
+func lowerPriority() {
+	const (
+		whoProcess = 1 // a thread, as far as the kernel is concerned
+		classIdle  = 3 << 13
+	)
+	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classIdle)
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
+}
+
+// next starts the walk that has been due longest; nil if none is. Layers that
+// nobody asks for any more are dropped.
+func (d *Disk) next() *activeWalk {
+	d.mu.Lock()
+	now := time.Now()
+	var first *diskEntry
+	var key string
+	for k, e := range d.entries {
+		switch {
+		case e.walking || e.due.After(now):
+		case e.layer && now.Sub(e.asked) > forgetAfter:
+			delete(d.entries, k)
+		case first == nil || e.due.Before(first.due):
+			first, key = e, k
+		}
+	}
+	if first != nil {
+		first.walking = true
+	}
+	d.mu.Unlock()
+	if first == nil {
+		return nil
+	}
+	var except []string
+	if first.except != nil {
+		except = first.except()
+	}
+	return &activeWalk{walk: newWalk(first.roots, except), key: key, entry: first}
+}
+
+// done takes the result of a finished walk, unless the layer was removed.
+func (d *Disk) done(ctx context.Context, w *activeWalk) {
+	w.close()
+	if w.err != nil {
+		klog.FromContext(ctx).V(2).Info("Disk usage is incomplete", "directory", w.root, "err", w.err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w.entry.walking = false
+	if d.entries[w.key] != w.entry {
+		return
+	}
+	if w.entry.layer && w.inodes == 0 {
+		delete(d.entries, w.key) // it is not there, so another call starts anew
+		return
+	}
+	d.finish(w.entry, w.walk)
+}
+
+// wait until a walk may be due; false if ctx ended.
+func (d *Disk) wait(ctx context.Context) bool {
+	t := time.NewTimer(d.untilDue())
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-d.wake:
+	case <-t.C:
+	}
+	return true
+}
+
+// untilDue is how long nothing is due.
+func (d *Disk) untilDue() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wait := d.opts.TreeAge
+	for _, e := range d.entries {
+		wait = min(wait, time.Until(e.due))
+	}
+	return max(wait, 0)
+}

@@ -1,0 +1,180 @@
+package stats
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// process is an open directory /proc/<pid>. What is read through it is of one
+// process, even if the kernel gives the pid to another meanwhile.
+type process struct {
+	dir int
+	pid int
+}
+
+// openProcess opens the process pid; errdefs.ErrNotFound if it is not there.
+// The caller closes it.
+func openProcess(procRoot string, pid int) (*process, error) {
+	if pid <= 0 {
+		return nil, fmt.Errorf("no process: %w", errdefs.ErrNotFound)
+	}
+	dir, err := openat(unix.AT_FDCWD, filepath.Join(procRoot, strconv.Itoa(pid)), unix.O_PATH|unix.O_DIRECTORY)
+	if isGone(err) {
+		return nil, fmt.Errorf("process %d: %w", pid, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return &process{dir: dir, pid: pid}, nil
+}
+
+func (p *process) close() { unix.Close(p.dir) }
+
+// with reads a file of the process; errdefs.ErrNotFound if it exited.
+func (p *process) with(name string, use func(content []byte) error) error {
+	err := withFile(p.dir, name, use)
+	if isGone(err) {
+		return fmt.Errorf("process %d: %w: %w", p.pid, errdefs.ErrNotFound, err)
+	}
+	return err
+}
+
+// mount is one line of mountinfo, see proc_pid_mountinfo(5).
+type mount struct {
+	root, mountPoint, fsType, superOptions string
+}
+
+func parseMount(line []byte) (mount, bool) {
+	fields := strings.Fields(string(line))
+	for i := 6; i+3 < len(fields); i++ {
+		if fields[i] == "-" { // behind a varying number of optional fields
+			return mount{root: unescape(fields[3]), mountPoint: unescape(fields[4]),
+				fsType: fields[i+1], superOptions: fields[i+3]}, true
+		}
+	}
+	return mount{}, false
+}
+
+// unescape undoes mountinfo's escapes of space, tab, newline and backslash.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
+
+// upperDir is the writable layer of the process's root, if that is an overlay
+// whose mount names it absolutely; else "". The name is the daemon's, which may
+// have another mount namespace.
+func (p *process) upperDir() string {
+	var upper string
+	_ = p.with("mountinfo", func(content []byte) error {
+		for line := range bytes.Lines(content) {
+			m, ok := parseMount(line)
+			if !ok || m.mountPoint != "/" {
+				continue
+			}
+			upper = "" // a later mount on / hides the earlier
+			for option := range strings.SplitSeq(m.superOptions, ",") {
+				if v, ok := strings.CutPrefix(option, "upperdir="); ok && m.fsType == "overlay" && path.IsAbs(v) {
+					upper = unescape(v)
+				}
+			}
+		}
+		return nil
+	})
+	return upper
+}
+
+// netInterface are the counters of one network interface.
+type netInterface struct {
+	name                                    string
+	rxBytes, rxPackets, rxErrors, rxDropped uint64
+	txBytes, txPackets, txErrors, txDropped uint64
+}
+
+// interfaces are those of the process's network namespace without lo, by
+// interface index, which is the order in which the kernel lists them.
+func (p *process) interfaces() (list []netInterface, err error) {
+	err = p.with("net/dev", func(content []byte) error {
+		for line := range bytes.Lines(content) {
+			name, rest, ok := bytes.Cut(line, []byte(":"))
+			if !ok {
+				continue // the two lines of headings
+			}
+			var v [16]uint64
+			n := 0
+			for field := range bytes.FieldsSeq(rest) {
+				if n < len(v) {
+					v[n], _ = parseUint(field)
+					n++
+				}
+			}
+			i := netInterface{name: string(bytes.TrimSpace(name)),
+				rxBytes: v[0], rxPackets: v[1], rxErrors: v[2], rxDropped: v[3],
+				txBytes: v[8], txPackets: v[9], txErrors: v[10], txDropped: v[11]}
+			if i.name != "lo" {
+				list = append(list, i)
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// openFilesLimit is the soft limit on open files; [none] without one.
+func (p *process) openFilesLimit() (limit uint64, err error) {
+	limit = none
+	err = p.with("limits", func(content []byte) error {
+		for line := range bytes.Lines(content) {
+			rest, ok := bytes.CutPrefix(line, []byte("Max open files"))
+			if !ok {
+				continue
+			}
+			if fields := bytes.Fields(rest); len(fields) > 0 {
+				if v, ok := parseUint(fields[0]); ok {
+					limit = v
+				}
+			}
+		}
+		return nil
+	})
+	return limit, err
+}
+
+// countFiles counts the open files of a process and the sockets among them. It
+// calls tick after every few and ends with tick's error.
+func countFiles(procRoot string, pid int, tick func(n int) error) (files, sockets int, err error) {
+	p, err := openProcess(procRoot, pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer p.close()
+	dir, err := openat(p.dir, "fd", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer unix.Close(dir)
+	entries := make([]byte, 4096)
+	var names []string
+	var link [len("socket:")]byte
+	for {
+		n, err := unix.ReadDirent(dir, entries)
+		if err != nil || n <= 0 {
+			return files, sockets, err
+		}
+		_, _, names = unix.ParseDirent(entries[:n], -1, names[:0])
+		files += len(names)
+		for _, name := range names {
+			n, err := unix.Readlinkat(dir, name, link[:])
+			if err == nil && string(link[:n]) == "socket:" {
+				sockets++
+			}
+		}
+		if err := tick(len(names)); err != nil {
+			return files, sockets, err
+		}
+	}
+}
