@@ -1,0 +1,143 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// CreateContainer creates a container in a ready sandbox. A repeated call with
+// the same request returns the container that is there.
+func (s *Service) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	if err := translate.ValidateContainerConfig(r.GetConfig()); err != nil {
+		return nil, err
+	}
+	sb, err := s.index.Sandbox(ctx, r.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	if err != nil {
+		return nil, err
+	}
+	id, err := detach(ctx, s, func(ctx context.Context) (string, error) {
+		defer unlock()
+		return s.createContainer(ctx, r, sb.ID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest, sandboxID string) (id string, err error) {
+	sb, err := s.index.Sandbox(ctx, sandboxID)
+	if err != nil {
+		return "", err
+	}
+	if !s.sandboxReady(sb) {
+		return "", fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
+	}
+	create, err := s.containerSpec(ctx, r, sb)
+	if err != nil {
+		return "", err
+	}
+	if err := stampRequest(create); err != nil {
+		return "", err
+	}
+	undo := undoStack{}
+	defer undo.run(ctx, &err)
+	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
+	if err != nil || existing {
+		return id, err
+	}
+	created := id // a return sets id before the step below is undone
+	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	return id, s.index.Sync(ctx, id)
+}
+
+// containerSpec gathers what the translation needs from the node and the
+// engine, and translates.
+func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox) (*translate.Create, error) {
+	cfg := r.GetConfig()
+	security := cfg.GetLinux().GetSecurityContext()
+	image, err := s.image(ctx, cfg.GetImage().GetImage())
+	if err != nil {
+		return nil, err
+	}
+	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
+	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts()); err != nil {
+		return nil, err
+	}
+	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {
+		return nil, err
+	}
+	if req.SeccompProfile, err = containerProfiles(security); err != nil {
+		return nil, err
+	}
+	if req.User, err = s.resolveUser(ctx, security, image); err != nil {
+		return nil, err
+	}
+	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {
+		return nil, err
+	}
+	return translate.DockerContainer(req, s.Host())
+}
+
+// image finds an image that is on the node. It is NotFound otherwise: pulling
+// is the kubelet's decision.
+func (s *Service) image(ctx context.Context, ref string) (translate.Image, error) {
+	image, ok, err := s.index.Image(ctx, ref)
+	if err == nil && !ok {
+		err = fmt.Errorf("image %q: %w; pull it first", ref, errdefs.ErrNotFound)
+	}
+	return image, err
+}
+
+// resolveMounts finds the real source of each mount. CRI wants an error for a
+// host path that does not exist, and a link to be followed.
+func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount) ([]translate.ResolvedMount, error) {
+	resolved := make([]translate.ResolvedMount, len(mounts))
+	for i, m := range mounts {
+		if m.GetImage() != nil {
+			image, err := s.image(ctx, m.GetImage().GetImage())
+			if err != nil {
+				return nil, &translate.ReasonError{Reason: translate.ReasonImageVolumeMountFailed, Err: fmt.Errorf("mounts[%d].image: %w", i, err)}
+			}
+			resolved[i].ImageID = image.ID
+			continue
+		}
+		source, err := filepath.EvalSymlinks(m.GetHostPath())
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("mounts[%d].host_path %q does not exist on the node: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mounts[%d].host_path %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
+		}
+		resolved[i].Source = source
+	}
+	return resolved, nil
+}
+
+// checkTargetPID makes sure that a container shares processes only with a
+// running one of its own pod.
+func (s *Service) checkTargetPID(ctx context.Context, ns *runtimeapi.NamespaceOption, sb *translate.Sandbox) error {
+	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
+		return nil
+	}
+	target, err := s.index.Container(ctx, ns.GetTargetId())
+	if err != nil {
+		return fmt.Errorf("namespace_options.target_id: %w", err)
+	}
+	if target.SandboxID != sb.ID || target.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return fmt.Errorf("namespace_options.target_id: %w: container %s is not a running one of sandbox %s", errdefs.ErrFailedPrecondition, target.ID, sb.ID)
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/translate"
+)
+
+// RemoveContainer removes a container, killing it first if it runs. It is
+// idempotent; an unknown ID is success. The log file stays.
+func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
+	resp := &runtimeapi.RemoveContainerResponse{}
+	c, err := s.index.Container(ctx, r.GetContainerId())
+	if err != nil {
+		return resp, ignoreNotFound(err)
+	}
+	unlock, err := s.lockContainer(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
+		defer unlock()
+		c, err := s.index.Container(ctx, c.ID)
+		if err != nil {
+			return struct{}{}, ignoreNotFound(err)
+		}
+		return struct{}{}, s.removeContainer(ctx, c)
+	})
+	return resp, err
+}
+
+// removeContainer is RemoveContainer under the pod's lock.
+func (s *Service) removeContainer(ctx context.Context, c *translate.Container) error {
+	if err := s.stopContainer(ctx, c, 0); err != nil {
+		return err
+	}
+	// Docker's log goes with the container. An exit is visible only after its
+	// log has been drained, or after the bound of that wait.
+	if err := s.removeObject(ctx, c.ID); err != nil {
+		return err
+	}
+	if err := s.logs.Remove(c.ID); err != nil {
+		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)
+	}
+	return removeLogLink(c)
+}
+
+// removeLogLink removes a log that is only a link: its target went with the
+// container.
+func removeLogLink(c *translate.Container) error {
+	link, err := logs.IsSymlink(c.LogPath)
+	if err == nil && link {
+		err = os.Remove(c.LogPath)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("log link of container %s: %w", c.ID, err)
+	}
+	return nil
+}

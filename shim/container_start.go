@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// StartContainer starts a container that was created and never ran; its log
+// file exists on return. A container whose start fails reads EXITED, with the
+// exit code and message that Docker gave.
+func (s *Service) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+	c, err := s.index.Container(ctx, r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.lockContainer(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
+		defer unlock()
+		return struct{}{}, s.startContainer(ctx, c.ID)
+	})
+	return &runtimeapi.StartContainerResponse{}, err
+}
+
+func (s *Service) startContainer(ctx context.Context, id string) error {
+	c, err := s.index.Container(ctx, id)
+	if err != nil {
+		return err
+	}
+	if c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		return fmt.Errorf("container %s is %s: %w; only a created one can be started", c.ID, c.State, errdefs.ErrFailedPrecondition)
+	}
+	sb, err := s.index.Sandbox(ctx, c.SandboxID)
+	if err != nil || !s.sandboxReady(sb) {
+		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
+	}
+	// The kubelet links to the log right after the start.
+	if err := s.followLog(c); err != nil {
+		return fmt.Errorf("log of container %s: %w", c.ID, err)
+	}
+	if err := s.engine.ContainerStart(ctx, c.ID); err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	if err := s.index.Sync(ctx, c.ID); err != nil {
+		return err
+	}
+	return s.limitStarted(ctx, c.ID)
+}
+
+// limitStarted sets the limits that can only be set on a running container. One
+// that cannot have its limits does not run.
+func (s *Service) limitStarted(ctx context.Context, id string) error {
+	c, err := s.index.Container(ctx, id)
+	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return ignoreNotFound(err)
+	}
+	err = s.writeCgroupFiles(c, translate.CgroupFiles(c.Config.GetLinux().GetResources(), s.Host()))
+	if err != nil {
+		err = errors.Join(err, s.stopContainer(ctx, c, 0))
+	}
+	return err
+}
+
+// startFailed makes a failed start visible: Docker sends no event for it.
+func (s *Service) startFailed(ctx context.Context, c *translate.Container, cause error) error {
+	if err := s.index.Sync(ctx, c.ID); err != nil {
+		return fmt.Errorf("start container %s: %w (and its state is unknown: %w)", c.ID, opaque(cause), err)
+	}
+	return fmt.Errorf("start container %s: %w", c.ID, opaque(cause))
+}
+
+// positionFile holds how far a container's log has been converted.
+func (s *Service) positionFile(containerID string) string {
+	return filepath.Join(s.cfg.RootDir, "logs", shortHash(containerID))
+}

@@ -1,0 +1,51 @@
+package shim
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// ListContainers lists containers from the index.
+func (s *Service) ListContainers(ctx context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	containers, err := s.index.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ListContainersResponse{}
+	for _, c := range containers {
+		if translate.MatchContainer(c, r.GetFilter()) {
+			resp.Containers = append(resp.Containers, translate.CRIContainer(c))
+		}
+	}
+	return resp, nil
+}
+
+// ContainerStatus describes a container from the index; with Verbose it asks
+// Docker for details. An unknown ID is NotFound.
+func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+	c, err := s.index.Container(ctx, r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ContainerStatusResponse{Status: translate.CRIContainerStatus(c)}
+	if r.GetVerbose() {
+		resp.Info, err = s.containerInfo(ctx, c)
+	}
+	return resp, err
+}
+
+// containerInfo has containerd's keys where Docker has their values.
+func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (map[string]string, error) {
+	inspect, err := s.engine.ContainerInspect(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	// Environment values may be secrets; names are enough to look them up.
+	inspect.Config.Env = nil
+	return jsonInfo(map[string]any{"info": map[string]any{
+		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver, "docker": inspect,
+	}})
+}

@@ -1,0 +1,181 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	// killWait bounds the wait for an exit after SIGKILL: a process in an
+	// uninterruptible sleep cannot be ended.
+	killWait = 15 * time.Second
+	// maxGrace keeps a hostile timeout from overflowing a duration.
+	maxGrace = 365 * 24 * time.Hour
+)
+
+// StopContainer sends the container's stop signal once and SIGKILL when the
+// grace period is over, and returns when the exit is visible and the log
+// complete. A second call joins the first; the shorter grace period wins. What
+// does not run, or does not exist, is stopped already.
+func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	resp := &runtimeapi.StopContainerResponse{}
+	c, err := s.index.Container(ctx, r.GetContainerId())
+	if err != nil {
+		return resp, ignoreNotFound(err)
+	}
+	grace := min(max(time.Duration(r.GetTimeout()), 0), maxGrace/time.Second) * time.Second
+	return resp, s.stopContainer(ctx, c, grace)
+}
+
+func (s *Service) stopContainer(ctx context.Context, c *translate.Container, grace time.Duration) error {
+	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil
+	}
+	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
+	if first {
+		s.work.Go(func() {
+			// A stop goes on without its caller, as it would in Docker.
+			err := s.runStop(context.WithoutCancel(ctx), c, stop)
+			s.stops.finish(c.ID, stop, err)
+		})
+	}
+	select {
+	case <-stop.done:
+		return stop.err
+	case <-ctx.Done():
+		return fmt.Errorf("container %s is still being stopped: %w", c.ID, context.Cause(ctx))
+	}
+}
+
+// runStop is the one stop of a container that all callers share.
+func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *stopping) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	exited := make(chan error, 1)
+	s.work.Go(func() { exited <- s.index.WaitExited(ctx, c.ID) })
+
+	if stop.remaining() > 0 {
+		if err := s.signal(ctx, c, stopSignal(c)); err != nil {
+			return err
+		}
+		if done, err := awaitGrace(exited, stop); done {
+			return err
+		}
+	}
+	if err := s.signal(ctx, c, "SIGKILL"); err != nil {
+		return err
+	}
+	select {
+	case err := <-exited:
+		return err
+	case <-time.After(killWait):
+		return fmt.Errorf("container %s runs %v after SIGKILL: %w", c.ID, killWait, context.DeadlineExceeded)
+	}
+}
+
+func stopSignal(c *translate.Container) string {
+	if c.StopSignal == "" {
+		return "SIGTERM"
+	}
+	return c.StopSignal
+}
+
+// awaitGrace waits for the exit until the grace period, which may shrink, ends.
+func awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
+	for remaining := stop.remaining(); remaining > 0; remaining = stop.remaining() {
+		timer := time.NewTimer(remaining)
+		select {
+		case err := <-exited:
+			timer.Stop()
+			return true, err
+		case <-stop.shortened:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+	return false, nil
+}
+
+// signal sends a signal; a container that has just exited needs none, but the
+// index may not know yet.
+func (s *Service) signal(ctx context.Context, c *translate.Container, signal string) error {
+	err := s.engine.ContainerKill(ctx, c.ID, signal)
+	if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
+		klog.FromContext(ctx).V(4).Info("Container was gone before the signal", "containerID", c.ID, "signal", signal)
+		return s.index.Sync(ctx, c.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("send %s to container %s: %w", signal, c.ID, err)
+	}
+	return nil
+}
+
+// stopper holds the stops that are under way, one per container. The zero
+// value is ready.
+type stopper struct {
+	mu    sync.Mutex
+	stops map[string]*stopping
+}
+
+// stopping is one stop.
+type stopping struct {
+	done      chan struct{}
+	err       error         // valid once done is closed
+	shortened chan struct{} // holds a token when the deadline was moved
+
+	mu       sync.Mutex
+	deadline time.Time
+}
+
+// join returns the stop of a container, with a deadline no later than the
+// given one, and whether the caller is the one to run it.
+func (p *stopper) join(id string, deadline time.Time) (stop *stopping, first bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if stop, ok := p.stops[id]; ok {
+		stop.shorten(deadline)
+		return stop, false
+	}
+	if p.stops == nil {
+		p.stops = map[string]*stopping{}
+	}
+	stop = &stopping{done: make(chan struct{}), shortened: make(chan struct{}, 1), deadline: deadline}
+	p.stops[id] = stop
+	return stop, true
+}
+
+// finish hands the result to all callers.
+func (p *stopper) finish(id string, stop *stopping, err error) {
+	p.mu.Lock()
+	delete(p.stops, id)
+	p.mu.Unlock()
+	stop.err = ignoreNotFound(err)
+	close(stop.done)
+}
+
+func (t *stopping) shorten(deadline time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !deadline.Before(t.deadline) {
+		return
+	}
+	t.deadline = deadline
+	select {
+	case t.shortened <- struct{}{}:
+	default:
+	}
+}
+
+func (t *stopping) remaining() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Until(t.deadline)
+}

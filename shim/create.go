@@ -1,0 +1,168 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	// createAttempts bounds how often a name conflict is settled and tried anew.
+	createAttempts = 3
+	// removalWait bounds the wait for a removal that somebody else has begun.
+	removalWait = time.Minute
+	// requestLabel holds the hash of the request that created a container.
+	requestLabel = "io.cridock.request"
+)
+
+// settle decides on the holder of a wanted name: keep it, or have it removed
+// and its name reused. It returns an error if it is not ours to decide.
+type settle func(ctx context.Context, holder container.InspectResponse) (keep bool, err error)
+
+// createNamed creates a container. Names make creation idempotent: where the
+// name is taken, settle says whether its holder is the wanted object already or
+// the remains of an interrupted call.
+func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle settle) (id string, existing bool, err error) {
+	for range createAttempts {
+		id, err = s.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
+		if !errdefs.IsConflict(err) {
+			return id, false, err
+		}
+		holder, herr := s.holder(ctx, c.Name)
+		if herr != nil {
+			return "", false, errors.Join(err, herr)
+		}
+		if holder == nil {
+			continue // gone in the meantime
+		}
+		keep, serr := settle(ctx, *holder)
+		if serr != nil {
+			return "", false, fmt.Errorf("container name %s is in use: %w", c.Name, serr)
+		}
+		if keep {
+			return holder.ID, true, s.index.Sync(ctx, holder.ID)
+		}
+		if rerr := s.removeObject(ctx, holder.ID); rerr != nil {
+			return "", false, fmt.Errorf("replace container %s of name %s: %w", holder.ID, c.Name, rerr)
+		}
+	}
+	return "", false, err
+}
+
+// holder finds the container of an exact name; nil if there is none.
+func (s *Service) holder(ctx context.Context, name string) (*container.InspectResponse, error) {
+	list, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("name", "^/"+name+"$")))
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	c, err := s.engine.ContainerInspect(ctx, list[0].ID)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return &c, err
+}
+
+// removeObject removes a container from Docker and from the index. One that is
+// gone is success; a removal that is under way is waited for.
+func (s *Service) removeObject(ctx context.Context, id string) error {
+	err := s.engine.ContainerRemove(ctx, id)
+	if errdefs.IsConflict(err) {
+		err = s.awaitRemoval(ctx, id, err)
+	}
+	if err := ignoreNotFound(err); err != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	s.index.Removed(id)
+	return nil
+}
+
+// awaitRemoval waits until a container that somebody else removes is gone.
+// cause is what dockerd said of our own attempt.
+func (s *Service) awaitRemoval(ctx context.Context, id string, cause error) error {
+	ctx, cancel := context.WithTimeout(ctx, removalWait)
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		c, err := s.engine.ContainerInspect(ctx, id)
+		switch {
+		case errdefs.IsNotFound(err):
+			return nil
+		case err != nil:
+			return errors.Join(cause, err)
+		case c.State == nil || c.State.Status != container.StateRemoving:
+			return cause
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return errors.Join(cause, ctx.Err())
+		}
+	}
+}
+
+// settleSandbox keeps a sandbox that is ready: an earlier call made it and its
+// answer was lost. Anything less is the remains of one and is taken down.
+func (s *Service) settleSandbox(ctx context.Context, holder container.InspectResponse) (bool, error) {
+	if err := ours(holder, translate.KindSandbox); err != nil {
+		return false, err
+	}
+	sb, err := translate.ReadSandbox(holder, s.Host())
+	if err != nil {
+		return false, err
+	}
+	if s.sandboxReady(sb) {
+		// The call that made it may have ended just before this last step.
+		return true, s.setInterfaceSysctls(sb.ID, podConfig(sb))
+	}
+	return false, s.releaseNetwork(ctx, sb)
+}
+
+// settleContainer keeps a container that waits for its start and was created by
+// the very same request: its answer was lost. Anything else that does not run
+// is the remains of an attempt that is over.
+func (s *Service) settleContainer(want *translate.Create) settle {
+	return func(_ context.Context, holder container.InspectResponse) (bool, error) {
+		if err := ours(holder, translate.KindContainer); err != nil {
+			return false, err
+		}
+		c, err := translate.ReadContainer(holder, s.Host())
+		if err != nil {
+			return false, err
+		}
+		switch c.State {
+		case runtimeapi.ContainerState_CONTAINER_RUNNING:
+			return false, fmt.Errorf("container %s runs under it: %w; count the attempt up", c.ID, errdefs.ErrAlreadyExists)
+		case runtimeapi.ContainerState_CONTAINER_CREATED:
+			return holder.Config.Labels[requestLabel] == want.Config.Labels[requestLabel], nil
+		default:
+			return false, nil
+		}
+	}
+}
+
+// stampRequest labels a create request with its own hash, so that a repetition
+// can be told from another request of the same name.
+func stampRequest(c *translate.Create) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	c.Config.Labels[requestLabel] = shortHash(string(b))
+	return nil
+}
+
+// ours refuses containers that are not Kubernetes', or not of the wanted kind.
+func ours(c container.InspectResponse, want translate.Kind) error {
+	if kind, ok := translate.IsKubernetes(c.Config.Labels, c.Name); !ok || kind != want {
+		return fmt.Errorf("container %s is not one of this pod: %w; remove or rename it", c.ID, errdefs.ErrAlreadyExists)
+	}
+	return nil
+}

@@ -1,0 +1,29 @@
+// Package shim serves the Kubernetes Container Runtime Interface (CRI v1) on
+// top of Docker Engine.
+//
+// [Service] implements RuntimeService and ImageService, one file per family of
+// RPCs. Each handler validates its request, translates it (package translate),
+// calls Docker (package engine), CNI (package network) or the streaming server,
+// and translates the answer. Lists and statuses come from the read model
+// (package index) and never call Docker.
+//
+// # How a request fails
+//
+// Everything below the gRPC boundary returns plain Go errors that wrap one of
+// the classes of github.com/containerd/errdefs. [statusError] turns them into
+// gRPC codes, in one place.
+//
+// # What survives what
+//
+// An operation that changes a pod or a container is detached from its caller:
+// when the client goes away it runs to its end, and a retry with the same
+// identity gets its result. A multi-step operation keeps a stack of undo steps
+// and runs them, on a context of their own, when it fails. Everything in memory
+// can be rebuilt from Docker's labels, libcni's result cache and the log files.
+//
+// # Locks
+//
+// One lock per pod is held by the calls that make, change or remove its sandbox
+// and containers. StopContainer does not take it, as its wait can be as long as
+// the grace period; reads, exec and streams never do.
+package shim

@@ -1,0 +1,51 @@
+package shim
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/translate"
+)
+
+// eventBacklog is how many events may wait for one subscriber: those of a node
+// that starts or loses all its containers at once.
+const eventBacklog = 10_000
+
+// GetContainerEvents streams what happens to containers and sandboxes from now
+// on, each event with the status of the pod after it. A subscriber that is too
+// slow is cut off with ResourceExhausted.
+func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
+	events, err := s.index.Subscribe(out.Context(), eventBacklog)
+	if err != nil {
+		return err
+	}
+	for t := range events.C {
+		if err := out.Send(s.criEvent(t)); err != nil {
+			return fmt.Errorf("send a container event: %w", err)
+		}
+	}
+	return events.Err()
+}
+
+func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventResponse {
+	e := &runtimeapi.ContainerEventResponse{
+		ContainerId: t.ID, ContainerEventType: t.Type, CreatedAt: t.Time.UnixNano(),
+	}
+	if t.Pod != nil {
+		// A deleted sandbox reads as it was last, and it is not ready any more.
+		gone := t.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && t.ID == t.SandboxID
+		ready := !gone && s.sandboxReady(t.Pod)
+		var ips []string
+		if ready {
+			ips = s.sandboxIPs(t.Pod)
+		}
+		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
+	}
+	for _, c := range t.Members {
+		e.ContainersStatuses = append(e.ContainersStatuses, translate.CRIContainerStatus(c))
+	}
+	return e
+}

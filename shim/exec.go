@@ -1,0 +1,42 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// runningContainer finds a container that processes can be run in.
+func (s *Service) runningContainer(ctx context.Context, id string) (*translate.Container, error) {
+	c, err := s.index.Container(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrFailedPrecondition)
+	}
+	return c, nil
+}
+
+// ExecSync runs a command to its end. After Timeout, or when the client goes
+// away, the command and all its descendants are killed.
+func (s *Service) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	if len(r.GetCmd()) == 0 {
+		return nil, fmt.Errorf("cmd: %w: empty", errdefs.ErrInvalidArgument)
+	}
+	c, err := s.runningContainer(ctx, r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	timeout := time.Duration(max(r.GetTimeout(), 0)) * time.Second
+	stdout, stderr, code, err := s.process.ExecSync(ctx, c.ID, r.GetCmd(), timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: code}, nil
+}

@@ -1,0 +1,98 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/stats"
+)
+
+// systemContainerd is the root of a containerd that Docker did not start itself.
+const systemContainerd = "/var/lib/containerd"
+
+// ImageFsInfo says how much the images and the containers' writable layers take
+// of their file system, as of the last round of the background walker. Docker
+// is not asked: its own sum takes seconds on a full node.
+func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	images, err := s.imageUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := s.layerUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root := s.layerRoot()
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{stats.CRIFilesystemUsage(images, root)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{stats.CRIFilesystemUsage(layers, root)},
+	}, nil
+}
+
+// imageUsage is what the store takes without the containers' own layers. Until
+// the first walk is over it is the sum of the images' sizes, in which shared
+// layers count more than once.
+func (s *Service) imageUsage(ctx context.Context) (stats.DiskUsage, error) {
+	images, err := s.index.Images(ctx)
+	if err != nil {
+		return stats.DiskUsage{}, err
+	}
+	if u, ok := s.disk.TreeUsage(stats.Tree{Roots: []string{s.layerRoot()}, Except: s.upperDirs}); ok {
+		return u, nil
+	}
+	u := stats.DiskUsage{At: time.Now()}
+	for _, image := range images {
+		u.Bytes += image.Size
+	}
+	return u, nil
+}
+
+// layerUsage is the sum of the writable layers of all containers of pods.
+func (s *Service) layerUsage(ctx context.Context) (stats.DiskUsage, error) {
+	sum := stats.DiskUsage{At: time.Now()}
+	containers, err := s.index.Containers(ctx)
+	for _, c := range containers {
+		if c.UpperDir == "" {
+			continue
+		}
+		if u, ok := s.disk.Usage(c.UpperDir); ok {
+			sum.Bytes += u.Bytes
+			sum.Inodes += u.Inodes
+		}
+	}
+	return sum, err
+}
+
+// upperDirs are the writable layers of all containers of pods.
+func (s *Service) upperDirs() []string {
+	containers, err := s.index.Containers(context.Background()) // answers at once: the index has been read before
+	if err != nil {
+		return nil
+	}
+	dirs := make([]string, 0, len(containers))
+	for _, c := range containers {
+		if c.UpperDir != "" {
+			dirs = append(dirs, c.UpperDir)
+		}
+	}
+	return dirs
+}
+
+// layerRoot is the directory of Docker's layers: of its graph driver, or of the
+// snapshotter of the containerd that it uses.
+func (s *Service) layerRoot() string {
+	caps := s.engine.Capabilities()
+	if !caps.ContainerdStore {
+		return filepath.Join(caps.RootDir, caps.StorageDriver)
+	}
+	snapshotter := "io.containerd.snapshotter.v1." + caps.StorageDriver
+	own := filepath.Join(caps.RootDir, "containerd", "daemon", snapshotter)
+	if _, err := os.Stat(own); err == nil {
+		return own
+	}
+	return filepath.Join(systemContainerd, snapshotter)
+}

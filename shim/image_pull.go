@@ -1,0 +1,229 @@
+package shim
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/registry"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// pullLogInterval is how often a running pull tells the log that it lives.
+const pullLogInterval = 30 * time.Second
+
+var errStalled = errors.New("the pull makes no progress")
+
+// PullImage pulls an image and returns its ID. Calls for the same reference
+// with the same credentials share one pull, which is cancelled when the last of
+// them goes away.
+func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	if _, err := translate.RuntimeHandler(r.GetImage().GetRuntimeHandler(), s.Host()); err != nil {
+		return nil, err
+	}
+	ref, err := translate.NormalizeImage(r.GetImage().GetImage())
+	if err != nil {
+		return nil, err
+	}
+	if ref.Name == "" {
+		return nil, fmt.Errorf("image %q: %w: an image ID cannot be pulled; name a repository", r.GetImage().GetImage(), errdefs.ErrInvalidArgument)
+	}
+	auth, err := translate.DockerAuth(r.GetAuth(), r.GetImage().GetImage())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.pull(ctx, ref, auth)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: id}, nil
+}
+
+func (s *Service) pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+	if err := s.index.Ready(ctx); err != nil {
+		return "", err
+	}
+	key, err := pullKey(ref, auth)
+	if err != nil {
+		return "", err
+	}
+	p := s.pulls.join(ctx, key, func(ctx context.Context, p *pulling) {
+		s.work.Go(func() {
+			id, err := s.runPull(ctx, ref, auth)
+			s.pulls.finish(key, p, id, err)
+		})
+	})
+	defer s.pulls.leave(p)
+	select {
+	case <-p.done:
+		return p.id, p.err
+	case <-ctx.Done():
+		return "", fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
+	}
+}
+
+func (s *Service) runPull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := s.engine.ImagePull(ctx, pullName(ref), auth)
+	if err != nil {
+		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
+	}
+	defer func() { _ = stream.Close() }()
+	progress := &pullProgress{limit: s.cfg.PullProgressTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", ref.String())}
+	digest, err := progress.follow(stream)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
+	}
+	// By digest where Docker told it: the tag may have moved since.
+	if digest != "" {
+		ref = translate.ImageReference{Name: ref.Name, Digest: digest}
+	}
+	inspect, err := s.engine.ImageInspect(ctx, pullName(ref))
+	if err != nil {
+		return "", fmt.Errorf("pulled %s, and cannot find it: %w", ref, err)
+	}
+	// The kubelet asks for the image at once.
+	return inspect.ID, s.index.SyncImages(ctx)
+}
+
+// pullName is a reference in the form that Docker pulls: by digest if it has
+// one, as the tag may be another image's by now, else by tag.
+func pullName(ref translate.ImageReference) string {
+	if ref.Digest != "" {
+		return ref.Name + "@" + ref.Digest
+	}
+	return ref.Name + ":" + ref.Tag
+}
+
+// pullProgress reads the messages of a pull and ends one that stands still.
+type pullProgress struct {
+	limit  time.Duration // zero: none
+	cancel context.CancelCauseFunc
+	log    klog.Logger
+}
+
+// pullMessage is the part of Docker's progress messages that matters.
+type pullMessage struct {
+	ID       string `json:"id"`
+	Status   string `json:"status"`
+	Error    string `json:"error"`
+	Progress struct {
+		Current int64 `json:"current"`
+		Total   int64 `json:"total"`
+	} `json:"progressDetail"`
+}
+
+// follow reads to the end, which is the end of the pull, and returns the digest
+// that Docker names there.
+func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
+	stalled := func() { p.cancel(fmt.Errorf("%w: no layer has changed for %v", errStalled, p.limit)) }
+	timer := time.AfterFunc(p.limit, stalled)
+	if p.limit == 0 {
+		timer.Stop()
+	}
+	defer timer.Stop()
+	last := map[string]pullMessage{}
+	logged, start := time.Now(), time.Now()
+	for d := json.NewDecoder(r); ; {
+		var m pullMessage
+		if err := d.Decode(&m); errors.Is(err, io.EOF) {
+			return digest, nil
+		} else if err != nil {
+			return "", err
+		}
+		if m.Error != "" {
+			return "", errors.New(m.Error)
+		}
+		if d, ok := strings.CutPrefix(m.Status, "Digest: "); ok {
+			digest = d
+		}
+		if last[m.ID] == m {
+			continue // the same again is no progress
+		}
+		last[m.ID] = m
+		if p.limit > 0 {
+			timer.Reset(p.limit)
+		}
+		if time.Since(logged) >= pullLogInterval {
+			logged = time.Now()
+			p.log.Info("Pulling", "layer", m.ID, "phase", m.Status, "current", m.Progress.Current, "total", m.Progress.Total, "since", time.Since(start).Round(time.Second))
+		}
+	}
+}
+
+// pullKey tells pulls apart: by what is pulled and by whose credentials.
+func pullKey(ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+	b, err := json.Marshal(auth)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return pullName(ref) + " " + string(sum[:]), nil
+}
+
+// pullGroup holds the pulls that are under way. The zero value is ready.
+type pullGroup struct {
+	mu    sync.Mutex
+	pulls map[string]*pulling
+}
+
+// pulling is one pull and those who wait for it.
+type pulling struct {
+	done   chan struct{}
+	id     string // id and err are valid once done is closed
+	err    error
+	users  int
+	cancel context.CancelFunc
+}
+
+// join returns the pull of a key, beginning it by run if there is none.
+func (g *pullGroup) join(ctx context.Context, key string, run func(context.Context, *pulling)) *pulling {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	// One that its last user has left is on its way out: its end is not ours.
+	if p, ok := g.pulls[key]; ok && p.users > 0 {
+		p.users++
+		return p
+	}
+	if g.pulls == nil {
+		g.pulls = map[string]*pulling{}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p := &pulling{done: make(chan struct{}), users: 1, cancel: cancel}
+	g.pulls[key] = p
+	run(ctx, p)
+	return p
+}
+
+// leave cancels the pull that nobody waits for any more.
+func (g *pullGroup) leave(p *pulling) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.users--; p.users == 0 {
+		p.cancel()
+	}
+}
+
+func (g *pullGroup) finish(key string, p *pulling, id string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pulls[key] == p {
+		delete(g.pulls, key)
+	}
+	p.id, p.err = id, err
+	close(p.done)
+}

@@ -1,0 +1,52 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// RemoveImage removes an image with all its references, whichever of them it
+// is named by. It is idempotent. An image that a container runs from stays, and
+// keeps all its references.
+func (s *Service) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+	resp := &runtimeapi.RemoveImageResponse{}
+	ref := r.GetImage().GetImage()
+	if ref == "" {
+		return nil, fmt.Errorf("image.image: %w: empty", errdefs.ErrInvalidArgument)
+	}
+	image, ok, err := s.index.Image(ctx, ref)
+	if err != nil || !ok {
+		return resp, err
+	}
+	unlock, err := s.locks.lock(ctx, "image/"+image.ID)
+	if err != nil {
+		return nil, err
+	}
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
+		defer unlock()
+		return struct{}{}, s.removeImage(ctx, image.ID)
+	})
+	return resp, err
+}
+
+func (s *Service) removeImage(ctx context.Context, id string) error {
+	containers, err := s.index.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range containers {
+		if c.ImageID == id && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return fmt.Errorf("image %s: %w: container %s runs from it", id, errdefs.ErrFailedPrecondition, c.ID)
+		}
+	}
+	// By ID and with force, Docker drops every reference in one step, and does
+	// not mind containers that have stopped.
+	if err := ignoreNotFound(s.engine.ImageRemove(ctx, id, true)); err != nil {
+		return fmt.Errorf("remove image %s: %w", id, err)
+	}
+	s.accounts.forget(id)
+	return s.index.SyncImages(ctx)
+}

@@ -1,0 +1,72 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// ListImages lists images from the index; a filter names one.
+func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+	resp := &runtimeapi.ListImagesResponse{}
+	if ref := r.GetFilter().GetImage().GetImage(); ref != "" {
+		image, ok, err := s.index.Image(ctx, ref)
+		if err == nil && ok {
+			resp.Images = append(resp.Images, translate.CRIImage(image, s.pinned(ctx, image)))
+		}
+		return resp, err
+	}
+	images, err := s.index.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, image := range images {
+		resp.Images = append(resp.Images, translate.CRIImage(image, s.pinned(ctx, image)))
+	}
+	return resp, nil
+}
+
+// pinned tells whether the kubelet must leave an image alone: the sandboxes'.
+func (s *Service) pinned(ctx context.Context, image translate.Image) bool {
+	pause, ok, err := s.index.Image(ctx, s.pauseImageName())
+	return err == nil && ok && pause.ID == image.ID
+}
+
+// ImageStatus describes an image from the index, whatever reference it is
+// asked by. An image that is not there is an empty answer.
+func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	ref := r.GetImage().GetImage()
+	if ref == "" {
+		return nil, fmt.Errorf("image.image: %w: empty", errdefs.ErrInvalidArgument)
+	}
+	image, ok, err := s.index.Image(ctx, ref)
+	if err != nil || !ok {
+		return &runtimeapi.ImageStatusResponse{}, err
+	}
+	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, s.pinned(ctx, image))}
+	if r.GetVerbose() {
+		resp.Info, err = s.imageInfo(ctx, image.ID)
+	}
+	return resp, err
+}
+
+func (s *Service) imageInfo(ctx context.Context, id string) (map[string]string, error) {
+	inspect, err := s.engine.ImageInspect(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	history, err := s.engine.ImageHistory(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return jsonInfo(map[string]any{"info": map[string]any{
+		"imageSpec": map[string]any{
+			"created": inspect.Created, "author": inspect.Author, "architecture": inspect.Architecture, "os": inspect.Os,
+			"config": inspect.Config, "rootfs": inspect.RootFS, "history": history,
+		},
+	}})
+}

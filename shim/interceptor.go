@@ -1,0 +1,91 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+)
+
+// interceptUnary does for every RPC what would otherwise be done RPC by RPC: a
+// logger with the ids that the request names, one log line, a recovered panic
+// and the gRPC code.
+func interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	method := path.Base(info.FullMethod)
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues(requestIDs(req)...))
+	start := time.Now()
+	defer func() {
+		err = finish(ctx, method, start, err, recover())
+	}()
+	return handler(ctx, req)
+}
+
+// interceptStream is interceptUnary for server streams.
+func interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	method := path.Base(info.FullMethod)
+	start := time.Now()
+	defer func() {
+		err = finish(ss.Context(), method, start, err, recover())
+	}()
+	return handler(srv, ss)
+}
+
+func finish(ctx context.Context, method string, start time.Time, err error, panicked any) error {
+	log := klog.FromContext(ctx)
+	if panicked != nil {
+		log.Error(nil, "Panic in a request handler", "method", method, "panic", panicked, "stack", string(debug.Stack()))
+		err = fmt.Errorf("%s: %w: panic: %v", method, errdefs.ErrInternal, panicked)
+	}
+	err = statusError(err)
+	took := time.Since(start)
+	if err != nil {
+		log.Info("Request failed", "method", method, "duration", took, "code", status.Code(err), "err", status.Convert(err).Message())
+	} else {
+		log.V(verbosity(method)).Info("Request", "method", method, "duration", took)
+	}
+	return err
+}
+
+// verbosity keeps reads, which a kubelet makes every second, out of the log of
+// changes.
+func verbosity(method string) int {
+	for _, read := range []string{"List", "Stream", "Status", "Version", "Stats", "FsInfo", "Config"} {
+		if strings.Contains(method, read) {
+			return 5
+		}
+	}
+	return 2
+}
+
+// requestIDs are the log values that say what a request is about. Nothing else
+// of a request is ever logged: it may hold credentials, environment values and
+// arguments.
+func requestIDs(req any) []any {
+	var kv []any
+	if r, ok := req.(interface{ GetPodSandboxId() string }); ok && r.GetPodSandboxId() != "" {
+		kv = append(kv, "sandboxID", r.GetPodSandboxId())
+	}
+	if r, ok := req.(interface{ GetContainerId() string }); ok && r.GetContainerId() != "" {
+		kv = append(kv, "containerID", r.GetContainerId())
+	}
+	if r, ok := req.(interface{ GetImage() *runtimeapi.ImageSpec }); ok && r.GetImage() != nil {
+		kv = append(kv, "image", r.GetImage().GetImage())
+	}
+	switch r := req.(type) {
+	case *runtimeapi.RunPodSandboxRequest:
+		m := r.GetConfig().GetMetadata()
+		kv = append(kv, "pod", m.GetNamespace()+"/"+m.GetName(), "attempt", m.GetAttempt())
+	case *runtimeapi.CreateContainerRequest:
+		m := r.GetConfig().GetMetadata()
+		kv = append(kv, "container", m.GetName(), "attempt", m.GetAttempt())
+	}
+	return kv
+}

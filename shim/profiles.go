@@ -1,0 +1,72 @@
+package shim
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// appArmorProfiles lists what the kernel has loaded: "name (mode)" a line.
+const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
+
+// sandboxProfiles checks and reads the security profiles a sandbox asks for.
+func sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext) ([]byte, error) {
+	if err := checkAppArmor(c.GetApparmor(), ""); err != nil {
+		return nil, err
+	}
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath()) //nolint:staticcheck // old clients set the path alone
+}
+
+// containerProfiles checks and reads the security profiles a container asks for.
+func containerProfiles(c *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+	if err := checkAppArmor(c.GetApparmor(), c.GetApparmorProfile()); err != nil { //nolint:staticcheck // old clients set the string alone
+		return nil, err
+	}
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath()) //nolint:staticcheck // likewise
+}
+
+// readSeccompProfile reads the profile of a request that names one of the
+// node's. A profile that is not there fails the request: running without it
+// would be the opposite of what was asked.
+func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated string) ([]byte, error) {
+	path, err := translate.SeccompProfilePath(p, deprecated)
+	if err != nil || path == "" {
+		return nil, err
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("seccomp profile %q: %w: there is none on the node", path, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile %q: %w: %w", path, errdefs.ErrFailedPrecondition, err)
+	}
+	return b, nil
+}
+
+// checkAppArmor refuses a profile that the kernel has not loaded: Docker would
+// only find out at the start.
+func checkAppArmor(p *runtimeapi.SecurityProfile, deprecated string) error {
+	name, err := translate.AppArmorProfile(p, deprecated)
+	if err != nil || name == "" {
+		return err
+	}
+	f, err := os.Open(appArmorProfiles)
+	if err != nil {
+		return fmt.Errorf("apparmor profile %q: %w: the node's profiles cannot be read: %w", name, errdefs.ErrFailedPrecondition, err)
+	}
+	defer func() { _ = f.Close() }()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if loaded, _, _ := strings.Cut(lines.Text(), " ("); loaded == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("apparmor profile %q: %w: not loaded on the node", name, errdefs.ErrFailedPrecondition)
+}

@@ -1,0 +1,153 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/mod/semver"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	kubeAPIVersion = "0.1.0"
+	// runtimeName becomes the scheme of container IDs in pod statuses. It is
+	// dockershim's and cri-dockerd's, so that adopted containers keep theirs.
+	runtimeName       = "docker"
+	runtimeAPIVersion = "v1"
+	// unknownVersion stands for a daemon that was never seen: the kubelet wants
+	// a semantic version and does not start without an answer.
+	unknownVersion = "0.0.0"
+)
+
+// Version names the runtime; it answers without Docker.
+func (s *Service) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version:           kubeAPIVersion,
+		RuntimeName:       runtimeName,
+		RuntimeVersion:    semanticVersion(s.Host().EngineVersion),
+		RuntimeApiVersion: runtimeAPIVersion,
+	}, nil
+}
+
+// semanticVersion makes Docker's version one: distributions append what semver
+// does not allow, and older releases have leading zeros.
+func semanticVersion(v string) string {
+	v, _, _ = strings.Cut(v, "+")
+	v = "v" + strings.NewReplacer("~", "-", "_", "-").Replace(v)
+	if !semver.IsValid(v) {
+		return unknownVersion
+	}
+	return strings.TrimPrefix(v, "v")
+}
+
+// Status never fails: what is wrong is said in the conditions.
+func (s *Service) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	h := s.Host()
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition(runtimeapi.RuntimeReady, "DockerDaemonNotReady", s.index.Health()),
+			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.networkStatus(ctx)),
+		}},
+		RuntimeHandlers: translate.CRIRuntimeHandlers(h),
+		Features:        translate.CRIRuntimeFeatures(h),
+	}
+	if r.GetVerbose() {
+		info, err := s.statusInfo()
+		if err != nil {
+			return nil, err
+		}
+		resp.Info = info
+	}
+	return resp, nil
+}
+
+func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
+	if err == nil {
+		return &runtimeapi.RuntimeCondition{Type: kind, Status: true}
+	}
+	return &runtimeapi.RuntimeCondition{Type: kind, Reason: reason, Message: err.Error()}
+}
+
+func (s *Service) networkStatus(ctx context.Context) error {
+	if s.cni == nil {
+		return nil
+	}
+	return s.cni.Status(ctx)
+}
+
+// statusInfo is the verbose part: each value is a JSON document.
+func (s *Service) statusInfo() (map[string]string, error) {
+	config := struct {
+		Version        string `json:"version"`
+		RootDir        string `json:"rootDirectory"`
+		SandboxImage   string `json:"sandboxImage"`
+		DockerNetwork  string `json:"dockerNetwork,omitempty"`
+		LogMaxSize     string `json:"logMaxSize"`
+		LogMaxFile     int    `json:"logMaxFile"`
+		MinOOMScoreAdj int    `json:"minOOMScoreAdj"`
+	}{s.cfg.Version, s.cfg.RootDir, s.pauseImageName(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
+	docs := map[string]any{"config": config}
+	if caps := s.engine.Capabilities(); caps != nil {
+		docs["engine"] = caps
+	}
+	if s.cni != nil {
+		docs["cniconfig"] = s.cni.Describe()
+	}
+	return jsonInfo(docs)
+}
+
+// jsonInfo encodes the documents of a verbose answer.
+func jsonInfo(docs map[string]any) (map[string]string, error) {
+	info := make(map[string]string, len(docs))
+	for k, v := range docs {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("verbose information %q: %w", k, err)
+		}
+		info[k] = string(b)
+	}
+	return info, nil
+}
+
+// RuntimeConfig tells the kubelet which cgroup driver Docker uses. The kubelet
+// asks once, at its start, so this waits for Docker.
+func (s *Service) RuntimeConfig(ctx context.Context, _ *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	if err := s.index.Ready(ctx); err != nil {
+		return nil, err
+	}
+	driver, err := cgroupDriver(s.engine.Capabilities())
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+}
+
+func cgroupDriver(c *engine.Capabilities) (runtimeapi.CgroupDriver, error) {
+	switch c.CgroupDriver {
+	case "systemd":
+		return runtimeapi.CgroupDriver_SYSTEMD, nil
+	case "cgroupfs":
+		return runtimeapi.CgroupDriver_CGROUPFS, nil
+	default:
+		return 0, fmt.Errorf("docker's cgroup driver is %q: %w: the kubelet knows systemd and cgroupfs; set exec-opts native.cgroupdriver in daemon.json",
+			c.CgroupDriver, errdefs.ErrFailedPrecondition)
+	}
+}
+
+// UpdateRuntimeConfig takes the node's pod CIDRs, one or two separated by a
+// comma. The kubelet repeats it; the last value holds.
+func (s *Service) UpdateRuntimeConfig(_ context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	cidrs := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
+	if cidrs != "" && s.cni != nil {
+		if err := s.cni.SetPodCIDRs(cidrs); err != nil {
+			return nil, err
+		}
+	}
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}

@@ -1,0 +1,218 @@
+package shim
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/translate"
+)
+
+const resolvConf = "/etc/resolv.conf"
+
+// RunPodSandbox creates a sandbox and its network. A repeated call with the
+// same metadata returns the sandbox that is there, if it is ready, and replaces
+// one that an interrupted call has left. On failure nothing remains.
+func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	if err := translate.ValidateSandboxConfig(r.GetConfig()); err != nil {
+		return nil, err
+	}
+	if err := s.index.Ready(ctx); err != nil {
+		return nil, err
+	}
+	unlock, err := s.locks.lock(ctx, podKey(r.GetConfig().GetMetadata()))
+	if err != nil {
+		return nil, err
+	}
+	id, err := detach(ctx, s, func(ctx context.Context) (string, error) {
+		defer unlock()
+		return s.runSandbox(ctx, r)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (id string, err error) {
+	undo := undoStack{}
+	defer undo.run(ctx, &err)
+
+	create, err := s.sandboxSpec(ctx, r, &undo)
+	if err != nil {
+		return "", err
+	}
+	id, existing, err := s.createNamed(ctx, create, s.settleSandbox)
+	if err != nil || existing {
+		return id, err
+	}
+	created := id // a return sets id before the steps below are undone
+	// Also the directory of remains that this call has replaced.
+	undo.push(func(context.Context) error { return os.RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
+	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	if err := s.engine.ContainerStart(ctx, id); err != nil {
+		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
+	}
+	if err := s.index.Sync(ctx, id); err != nil {
+		return "", err
+	}
+	sb, err := s.index.Sandbox(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if err := s.setupNetwork(ctx, sb, r.GetConfig(), &undo); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// sandboxSpec makes the sandbox's files and the request for its container.
+func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
+	cfg := r.GetConfig()
+	imageID, err := s.pauseImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	profile, err := sandboxProfiles(cfg.GetLinux().GetSecurityContext())
+	if err != nil {
+		return nil, err
+	}
+	req := translate.SandboxRequest{
+		Config: cfg, RuntimeHandler: r.GetRuntimeHandler(), ImageID: imageID,
+		ResolvConf: filepath.Join(s.sandboxDir(cfg.GetMetadata()), "resolv.conf"),
+		Network:    s.cfg.DockerNetwork, SeccompProfile: profile,
+	}
+	content, err := s.resolvConfFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if content == nil {
+		req.ResolvConf = ""
+	}
+	create, err := translate.DockerSandbox(req, s.Host())
+	if err != nil {
+		return nil, err
+	}
+	if s.cni != nil {
+		// What CNI cannot be asked for is refused before there is anything to undo.
+		if _, err := translate.CNIRuntimeConf(cfg, "", ""); err != nil {
+			return nil, err
+		}
+	}
+	return create, s.makeSandboxDir(cfg, content, undo)
+}
+
+// resolvConfFor is the content of the pod's resolv.conf: what the kubelet
+// asked, the node's own if it asked nothing, or nil to leave it to Docker.
+func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error) {
+	if content := translate.ResolvConf(cfg.GetDnsConfig()); content != nil {
+		return content, nil
+	}
+	if s.cni == nil {
+		return nil, nil // Docker's networks have a resolver of their own
+	}
+	content, err := os.ReadFile(resolvConf)
+	if errors.Is(err, os.ErrNotExist) {
+		return []byte{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dns_config is empty, so the pod gets the node's: %w", err)
+	}
+	return content, nil
+}
+
+func (s *Service) makeSandboxDir(cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
+	dir := s.sandboxDir(cfg.GetMetadata())
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("directory of the sandbox: %w", err)
+	}
+	switch err := os.Mkdir(dir, 0o755); {
+	case err == nil:
+		undo.push(func(context.Context) error { return os.RemoveAll(dir) })
+	case !errors.Is(err, os.ErrExist):
+		// One that exists may be in use by the sandbox that this call repeats.
+		return fmt.Errorf("directory of the sandbox: %w", err)
+	}
+	if resolv != nil {
+		if err := writeFile(filepath.Join(dir, "resolv.conf"), resolv); err != nil {
+			return fmt.Errorf("resolv.conf of the sandbox: %w", err)
+		}
+	}
+	if logs := cfg.GetLogDirectory(); logs != "" {
+		if err := os.MkdirAll(logs, 0o755); err != nil {
+			return fmt.Errorf("log_directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeFile replaces a file's content at once, readable for the containers it
+// is mounted into.
+func writeFile(path string, content []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, 0o644); err != nil { //nolint:gosec // resolv.conf is read by containers of any user
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// setupNetwork gives a started sandbox its network.
+func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig, undo *undoStack) error {
+	if s.cni == nil || sb.HostNetwork {
+		return nil
+	}
+	pin := s.netnsPath(sb.ID)
+	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
+	if err != nil {
+		return err
+	}
+	if err := network.PinNetNS(sb.Pid, pin); err != nil {
+		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	undo.push(func(context.Context) error { return network.UnpinNetNS(pin) })
+	if _, err := s.cni.Setup(ctx, rt); err != nil {
+		return fmt.Errorf("network of sandbox %s: %w", sb.ID, err)
+	}
+	undo.push(func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
+	return s.setInterfaceSysctls(sb.ID, cfg)
+}
+
+// setInterfaceSysctls sets the sysctls of interfaces, which CNI has made, and
+// those that CNI has changed.
+func (s *Service) setInterfaceSysctls(sandboxID string, cfg *runtimeapi.PodSandboxConfig) error {
+	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
+	for key, value := range early {
+		// Attaching switches IPv6 on, as Docker leaves it off.
+		if strings.HasSuffix(key, "disable_ipv6") {
+			if late == nil {
+				late = map[string]string{}
+			}
+			late[key] = value
+		}
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	if err := network.SetSysctls(s.netnsPath(sandboxID), late); err != nil {
+		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sandboxID, err)
+	}
+	return nil
+}
+
+func (s *Service) netnsPath(sandboxID string) string {
+	return filepath.Join(s.cfg.NetNSDir, sandboxID)
+}
+
+// shortHash makes a file name of any string.
+func shortHash(v string) string {
+	sum := sha256.Sum256([]byte(v))
+	return hex.EncodeToString(sum[:10])
+}

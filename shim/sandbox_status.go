@@ -1,0 +1,87 @@
+package shim
+
+import (
+	"context"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// noNetwork is the network mode of sandboxes that CNI connects.
+const noNetwork = "none"
+
+// sandboxReady tells whether a sandbox runs and has its network.
+func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
+	if !sb.Running || s.cni == nil || sb.NetworkMode != noNetwork {
+		return sb.Running
+	}
+	_, attached := s.cni.Attachment(sb.ID)
+	return attached
+}
+
+// sandboxIPs are the addresses of a ready sandbox; none with the host's network.
+func (s *Service) sandboxIPs(sb *translate.Sandbox) []string {
+	if !s.sandboxReady(sb) || sb.HostNetwork {
+		return nil
+	}
+	if s.cni != nil {
+		if a, ok := s.cni.Attachment(sb.ID); ok {
+			return a.IPs
+		}
+	}
+	return sb.DockerIPs
+}
+
+// ListPodSandbox lists sandboxes from the index.
+func (s *Service) ListPodSandbox(ctx context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ListPodSandboxResponse{}
+	for _, sb := range sandboxes {
+		if ready := s.sandboxReady(sb); translate.MatchSandbox(sb, ready, r.GetFilter()) {
+			resp.Items = append(resp.Items, translate.CRISandbox(sb, ready))
+		}
+	}
+	return resp, nil
+}
+
+// PodSandboxStatus describes a sandbox from the index; with Verbose it asks
+// Docker for details. An unknown ID is NotFound.
+func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+	sb, err := s.index.Sandbox(ctx, r.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.PodSandboxStatusResponse{
+		Status:    translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb)),
+		Timestamp: time.Now().UnixNano(),
+	}
+	for _, c := range s.index.ContainersOf(sb.ID) {
+		resp.ContainersStatuses = append(resp.ContainersStatuses, translate.CRIContainerStatus(c))
+	}
+	if r.GetVerbose() {
+		resp.Info, err = s.sandboxInfo(ctx, sb)
+	}
+	return resp, err
+}
+
+// sandboxInfo has containerd's keys where Docker has their values.
+func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[string]string, error) {
+	inspect, err := s.engine.ContainerInspect(ctx, sb.ID)
+	if err != nil {
+		return nil, err
+	}
+	info := map[string]any{
+		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "config": sb.Config,
+		"cgroupParent": sb.CgroupParent, "docker": inspect,
+	}
+	if s.cni != nil && !sb.HostNetwork {
+		a, _ := s.cni.Attachment(sb.ID)
+		info["netns"], info["cniResult"] = s.netnsPath(sb.ID), a
+	}
+	return jsonInfo(map[string]any{"info": info})
+}

@@ -1,0 +1,172 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/translate"
+)
+
+// StopPodSandbox kills what runs in the pod, gives its network back and stops
+// the sandbox. It is idempotent; an unknown ID is success.
+func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
+	resp := &runtimeapi.StopPodSandboxResponse{}
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.stopSandbox)
+}
+
+// RemovePodSandbox stops a sandbox if need be and removes it with all its
+// containers. It is idempotent; an unknown ID is success. Log files stay: they
+// are the kubelet's.
+func (s *Service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
+	resp := &runtimeapi.RemovePodSandboxResponse{}
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.removeSandbox)
+}
+
+// withSandbox runs an operation on a sandbox under its pod's lock, detached
+// from the caller. A sandbox that is not there is success.
+func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Context, *translate.Sandbox) error) error {
+	sb, err := s.index.Sandbox(ctx, id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	if err != nil {
+		return err
+	}
+	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
+		defer unlock()
+		// It may have changed while the lock was waited for.
+		sb, err := s.index.Sandbox(ctx, sb.ID)
+		if err != nil {
+			return struct{}{}, ignoreNotFound(err)
+		}
+		return struct{}{}, op(ctx, sb)
+	})
+	return err
+}
+
+func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error {
+	if err := s.stopMembers(ctx, sb.ID); err != nil {
+		return err
+	}
+	// The network goes after the pod's processes, so that nobody sends from an
+	// address that has been given away, and before the sandbox's own, whose
+	// namespace plug-ins may look into.
+	if err := s.releaseNetwork(ctx, sb); err != nil {
+		return err
+	}
+	return s.killSandbox(ctx, sb)
+}
+
+// stopMembers kills all containers of a sandbox, in parallel.
+func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
+	var g errgroup.Group
+	for _, c := range s.index.ContainersOf(sandboxID) {
+		g.Go(func() error { return s.stopContainer(ctx, c, 0) })
+	}
+	return g.Wait()
+}
+
+// releaseNetwork gives back a sandbox's addresses and drops its namespace. It
+// does so whatever state the network is in: set up, half set up, released.
+func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
+	if s.cni == nil || sb.HostNetwork {
+		return nil
+	}
+	pin := s.netnsPath(sb.ID)
+	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, pin)
+	if err != nil {
+		return err
+	}
+	if err := s.cni.Teardown(ctx, rt); err != nil {
+		return fmt.Errorf("release the network of sandbox %s: %w", sb.ID, err)
+	}
+	return network.UnpinNetNS(pin)
+}
+
+// podConfig is what is known of a sandbox's configuration: less than all of it
+// where another adapter has made the sandbox.
+func podConfig(sb *translate.Sandbox) *runtimeapi.PodSandboxConfig {
+	if sb.Config != nil {
+		return sb.Config
+	}
+	return &runtimeapi.PodSandboxConfig{Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations}
+}
+
+func (s *Service) killSandbox(ctx context.Context, sb *translate.Sandbox) error {
+	if !sb.Running {
+		return nil
+	}
+	// SIGKILL: the pause process has nothing to tidy up.
+	err := s.engine.ContainerKill(ctx, sb.ID, "SIGKILL")
+	if err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("stop sandbox %s: %w", sb.ID, err)
+	}
+	if err := s.index.WaitExited(ctx, sb.ID); err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) error {
+	if err := s.stopSandbox(ctx, sb); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for _, c := range s.index.ContainersOf(sb.ID) {
+		g.Go(func() error { return s.removeContainer(ctx, c) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := s.removeObject(ctx, sb.ID); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.sandboxDir(sb.Metadata)); err != nil {
+		return fmt.Errorf("directory of sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// collectAttachments releases the networks of sandboxes that are gone: those of
+// a process that was killed between ADD and its record, or of containers that
+// were removed behind our back.
+func (s *Service) collectAttachments(ctx context.Context) error {
+	if s.cni == nil {
+		return nil
+	}
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	live := make([]string, 0, len(sandboxes))
+	for _, sb := range sandboxes {
+		live = append(live, sb.ID)
+	}
+	return errors.Join(s.cni.GC(ctx, live), s.collectPins(live))
+}
+
+// collectPins removes namespace pins of sandboxes that are gone.
+func (s *Service) collectPins(live []string) error {
+	keep := make(map[string]bool, len(live))
+	for _, id := range live {
+		keep[id] = true
+	}
+	entries, err := os.ReadDir(s.cfg.NetNSDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			err = errors.Join(err, network.UnpinNetNS(s.netnsPath(e.Name())))
+		}
+	}
+	return err
+}

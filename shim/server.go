@@ -1,0 +1,103 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// maxMessage is what the kubelet's and containerd's CRI clients and servers use.
+	maxMessage = 16 << 20
+	// stopGrace is how long running requests may take to finish at shutdown.
+	stopGrace = 10 * time.Second
+)
+
+// Listen makes the CRI socket for an endpoint of the form unix:///path: mode
+// 0660 in a directory 0755. A stale socket is replaced; one that somebody
+// answers on is refused with errdefs.ErrAlreadyExists.
+func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
+	path, ok := strings.CutPrefix(endpoint, "unix://")
+	if !ok || !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("endpoint %q: %w: want unix:///absolute/path", endpoint, errdefs.ErrInvalidArgument)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the socket: %w", err)
+	}
+	if err := removeStale(ctx, path); err != nil {
+		return nil, err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", endpoint, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(fmt.Errorf("mode of the socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// removeStale removes a socket that nobody listens on.
+func removeStale(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("%s: %w and is not a socket; remove it or choose another endpoint", path, errdefs.ErrAlreadyExists)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("%s: %w: another process serves it; stop that or choose another endpoint", path, errdefs.ErrAlreadyExists)
+	}
+	return os.Remove(path)
+}
+
+// Serve answers CRI requests on l until ctx ends; running requests then get
+// stopGrace to finish.
+func (s *Service) Serve(ctx context.Context, l net.Listener) error {
+	logger := klog.FromContext(ctx)
+	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
+	srv := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		// Clients such as crictl ping more often than gRPC's default allows.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+			return interceptUnary(withLogger(ctx), req, info, h)
+		}),
+		grpc.ChainStreamInterceptor(interceptStream),
+	)
+	runtimeapi.RegisterRuntimeServiceServer(srv, s)
+	runtimeapi.RegisterImageServiceServer(srv, s)
+
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		force := time.AfterFunc(stopGrace, srv.Stop)
+		defer force.Stop()
+		srv.GracefulStop()
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
+}

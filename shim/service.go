@@ -1,0 +1,253 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/process"
+	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/streaming"
+	"github.com/cridock/cridock/translate"
+)
+
+// operationTimeout bounds an operation that has been detached from its caller.
+// It is longer than the kubelet's own request timeout (two minutes), so that a
+// retry meets a result and not a half-done one.
+const operationTimeout = 4 * time.Minute
+
+// Engine is what the service needs of Docker.
+type Engine interface {
+	engine.Containers
+	engine.Execs
+	engine.Images
+	engine.Events
+	engine.System
+}
+
+// Config is the service's part of the settings.
+type Config struct {
+	// Version of cridock itself, for the verbose status.
+	Version string
+	// RootDir holds what must survive a reboot: resolv.conf files, log positions.
+	RootDir string
+	// NetNSDir holds the pins of the pods' network namespaces.
+	NetNSDir string
+	// PauseImage is the sandbox image; empty for the one cridock ships.
+	PauseImage string
+	// DockerNetwork connects pods to that network of Docker's instead of CNI.
+	DockerNetwork string
+	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
+	MinOOMScoreAdj int
+	// LogMaxSize and LogMaxFile bound Docker's own log of each container, in
+	// the forms of its json-file driver ("100m", 3).
+	LogMaxSize string
+	LogMaxFile int
+	// SymlinkLogs links the CRI log path to Docker's file instead of writing
+	// the CRI format.
+	SymlinkLogs bool
+	// PullProgressTimeout ends a pull that makes no progress in any phase.
+	PullProgressTimeout time.Duration
+	Streaming           streaming.Config
+}
+
+// Service implements the CRI's RuntimeService and ImageService.
+type Service struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnimplementedImageServiceServer
+
+	cfg     Config
+	engine  Engine
+	cni     *network.CNI // nil with a Docker network
+	index   *index.Index
+	logs    *logs.Tailer
+	stats   *stats.Collector
+	disk    *stats.Disk
+	process *process.Runner
+	streams *streaming.Server
+
+	host     atomic.Pointer[translate.Host]
+	pauseID  atomic.Pointer[string]
+	locks    keyLock
+	stops    stopper
+	pulls    pullGroup
+	accounts accountCache
+	ready    chan struct{}  // closed after the first sync
+	work     sync.WaitGroup // operations detached from their callers
+}
+
+// New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
+// nothing: see Run and Serve.
+func New(cfg Config, e Engine, cni *network.CNI) (*Service, error) {
+	if (cni == nil) == (cfg.DockerNetwork == "") {
+		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
+	}
+	s := &Service{cfg: cfg, engine: e, cni: cni, ready: make(chan struct{})}
+	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
+	s.logs = logs.New(logs.Options{})
+	s.disk = stats.NewDisk(stats.DiskOptions{})
+	s.stats = stats.New(stats.Options{Disk: s.disk})
+	s.process = process.New(e)
+	s.index = index.New(e, index.Options{Host: s.Host, Connected: s.connected, Exited: s.exited})
+	var err error
+	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Host is what translations depend on, as of the last connect to Docker.
+func (s *Service) Host() translate.Host { return *s.host.Load() }
+
+// Ready is closed after the first sync with Docker.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Run does the service's background work until ctx ends, and then waits for
+// operations that are under way. It is called once.
+func (s *Service) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.index.Run(gctx) })
+	g.Go(func() error { return s.logs.Run(gctx) })
+	g.Go(func() error { return s.stats.Run(gctx) })
+	g.Go(func() error { return s.process.Run(gctx) })
+	g.Go(func() error { return s.streams.Run(gctx) })
+	if s.cni != nil {
+		g.Go(func() error { return s.cni.Run(gctx) })
+	}
+	g.Go(func() error { return s.start(gctx) })
+	err := g.Wait()
+	s.work.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// start is what follows the first sync: what an earlier process left half done
+// is picked up.
+func (s *Service) start(ctx context.Context) error {
+	if err := s.index.Ready(ctx); err != nil {
+		return ignoreEnded(ctx, err)
+	}
+	log := klog.FromContext(ctx)
+	if err := s.resumeLogs(ctx); err != nil {
+		log.Error(err, "Some container logs are not followed")
+	}
+	if err := s.collectAttachments(ctx); err != nil {
+		log.Error(err, "Networks of pods that are gone are not all released; they are tried again at the next start")
+	}
+	if err := s.removeProbes(ctx); err != nil {
+		log.Error(err, "Containers that looked into images are left behind")
+	}
+	if _, err := s.pauseImage(ctx); err != nil {
+		log.Error(err, "No sandbox image yet; it is tried again with the first pod")
+	}
+	close(s.ready)
+	log.Info("Ready", "engine", s.Host().EngineVersion, "api", s.Host().APIVersion)
+	return nil
+}
+
+// ignoreEnded makes the end of ctx a success.
+func ignoreEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// connected runs at every (re)connect, before anything is read from Docker.
+func (s *Service) connected(ctx context.Context) error {
+	caps, err := s.engine.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	s.host.Store(s.describeHost(caps))
+	klog.FromContext(ctx).Info("Connected to Docker", "engine", caps.EngineVersion, "api", caps.APIVersion,
+		"cgroupDriver", caps.CgroupDriver, "cgroupV2", caps.CgroupV2, "storage", caps.StorageDriver, "liveRestore", caps.LiveRestore)
+	for _, w := range caps.Warnings {
+		klog.FromContext(ctx).Info("Docker warns", "warning", w)
+	}
+	return nil
+}
+
+func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
+	h := &translate.Host{
+		EngineVersion: c.EngineVersion, APIVersion: c.APIVersion,
+		CgroupDriver: c.CgroupDriver, CgroupV2: c.CgroupV2,
+		Seccomp: c.Seccomp, AppArmor: c.AppArmor, SELinux: c.SELinux, UsernsRemap: c.UsernsRemap,
+		SeccompBuiltin:       c.AtLeast("1.42"),
+		Annotations:          c.AtLeast("1.43"),
+		ReadOnlyNonRecursive: c.AtLeast("1.44"),
+		ImageMounts:          c.AtLeast("1.48"),
+		CDI:                  len(c.CDISpecDirs) > 0,
+		DefaultRuntime:       c.DefaultRuntime,
+		Runtimes:             map[string]translate.RuntimeFeatures{},
+		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
+		LogMaxSize:           s.cfg.LogMaxSize,
+		LogMaxFile:           s.cfg.LogMaxFile,
+		SymlinkLogs:          s.cfg.SymlinkLogs,
+	}
+	for name, r := range c.Runtimes {
+		h.Runtimes[name] = translate.RuntimeFeatures{RecursiveReadOnly: h.ReadOnlyNonRecursive && r.RecursiveReadOnly()}
+	}
+	return h
+}
+
+// detach runs op to its end in the background, whatever happens to the caller:
+// Docker does not take back what a client has asked for, so an operation that
+// stopped half-way would leave something behind. The caller gets op's result,
+// or its own context's end.
+func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
+		defer cancel()
+		v, err := op(ctx)
+		done <- result{v, err}
+	})
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
+	}
+}
+
+// podKey names a pod's lock.
+func podKey(m *runtimeapi.PodSandboxMetadata) string {
+	return m.GetNamespace() + "/" + m.GetName() + "/" + m.GetUid()
+}
+
+// lockContainer takes the lock of the pod that a container belongs to. A
+// container that has outlived its sandbox has that sandbox's ID for a key.
+func (s *Service) lockContainer(ctx context.Context, c *translate.Container) (func(), error) {
+	key := "sandbox/" + c.SandboxID
+	if sb, err := s.index.Sandbox(ctx, c.SandboxID); err == nil {
+		key = podKey(sb.Metadata)
+	}
+	return s.locks.lock(ctx, key)
+}
+
+// sandboxDir holds a sandbox's files. Its name comes from the sandbox's
+// metadata, as it has to exist before Docker has given out an ID.
+func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
+	return filepath.Join(s.cfg.RootDir, "sandboxes", shortHash(translate.SandboxName(m)))
+}

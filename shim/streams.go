@@ -1,0 +1,72 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/streaming"
+)
+
+// Exec returns the URL of a streaming session that runs a command.
+func (s *Service) Exec(ctx context.Context, r *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
+	if len(r.GetCmd()) == 0 {
+		return nil, fmt.Errorf("cmd: %w: empty", errdefs.ErrInvalidArgument)
+	}
+	if _, err := s.runningContainer(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return s.streams.Exec(r)
+}
+
+// Attach returns the URL of a streaming session with a container's own process.
+func (s *Service) Attach(ctx context.Context, r *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
+	if _, err := s.runningContainer(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return s.streams.Attach(r)
+}
+
+// PortForward returns the URL of a session that connects to ports of a pod.
+func (s *Service) PortForward(ctx context.Context, r *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
+	if _, err := s.readySandbox(ctx, r.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	return s.streams.PortForward(r)
+}
+
+// streamRuntime is the streaming server's side of the service.
+type streamRuntime struct{ s *Service }
+
+// Exec runs a command with the client's streams.
+func (r streamRuntime) Exec(ctx context.Context, containerID string, cmd []string, st streaming.Streams) error {
+	c, err := r.s.runningContainer(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	code, err := r.s.process.Exec(ctx, c.ID, cmd, st.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
+	if err != nil || code == 0 {
+		return err
+	}
+	return streaming.ExitError(code)
+}
+
+// Attach connects the client to the container's own process.
+func (r streamRuntime) Attach(ctx context.Context, containerID string, st streaming.Streams) error {
+	c, err := r.s.runningContainer(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	return r.s.process.Attach(ctx, c.ID, c.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
+}
+
+// NetNS is where the pod's ports are.
+func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (string, error) {
+	sb, err := r.s.readySandbox(ctx, podSandboxID)
+	if err != nil || sb.HostNetwork {
+		return "", err
+	}
+	return fmt.Sprintf("/proc/%d/ns/net", sb.Pid), nil
+}

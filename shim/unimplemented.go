@@ -1,0 +1,29 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// CheckpointContainer is not offered: see the error.
+func (s *Service) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return nil, fmt.Errorf("checkpoint of a container: %w: Docker offers it only with the daemon's experimental flag and CRIU, and cridock does not use it yet", errdefs.ErrNotImplemented)
+}
+
+// CheckpointPod is not offered: see the error.
+func (s *Service) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) (*runtimeapi.CheckpointPodResponse, error) {
+	return nil, fmt.Errorf("checkpoint of a pod: %w: Docker cannot checkpoint the namespaces that the containers of a pod share", errdefs.ErrNotImplemented)
+}
+
+// RestorePod is not offered: see the error.
+func (s *Service) RestorePod(context.Context, *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
+	return nil, fmt.Errorf("restore of a pod: %w: Docker cannot restore a container into another one's namespaces", errdefs.ErrNotImplemented)
+}
+
+// UpdatePodSandboxResources is not offered: see the error.
+func (s *Service) UpdatePodSandboxResources(context.Context, *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	return nil, fmt.Errorf("resources of a pod sandbox: %w: the pod's cgroup is the kubelet's, and cridock does not report it yet", errdefs.ErrNotImplemented)
+}
