@@ -1,0 +1,220 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/yaml"
+)
+
+// options are the settings. Each is a flag; the configuration file has the same
+// names. Where cri-dockerd has a setting of the same meaning, so is its name.
+type options struct {
+	configFile string
+
+	endpoint       string
+	dockerEndpoint string
+	rootDir        string
+	runtimeDir     string
+	pauseImage     string
+
+	networkPlugin string
+	dockerNetwork string
+	cniConfDir    string
+	cniBinDirs    []string
+	cniCacheDir   string
+	podCIDR       string
+
+	streamingAddr     string
+	streamingCert     string
+	streamingKey      string
+	streamingClientCA string
+	streamingIdle     time.Duration
+
+	logMode    string
+	logMaxSize string
+	logMaxFile int
+
+	pullDeadline time.Duration
+	restrictOOM  string
+	logLevel     string
+}
+
+// obsolete are cri-dockerd's flags that have no meaning here, with the reason.
+// They are taken, with a warning, so that a unit file needs only another
+// binary's name.
+var obsolete = map[string]string{
+	"runtime-cgroups":         "cridock does not move itself; the service manager sets its cgroup",
+	"network-plugin-mtu":      "the CNI configuration sets the MTU",
+	"hairpin-mode":            "the CNI configuration sets hairpin mode",
+	"ipv6-dual-stack":         "pods have all the addresses that CNI gives them",
+	"runtime-request-timeout": "each call has the deadline of its client",
+	"cni-conf-template":       "the ipRanges capability passes pod CIDRs to CNI",
+}
+
+func (o *options) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.configFile, "config", "", "YAML file with the settings below as keys; flags win")
+	f.StringVar(&o.endpoint, "container-runtime-endpoint", "unix:///run/cridock/cridock.sock", "socket to serve the CRI on")
+	f.StringVar(&o.dockerEndpoint, "docker-endpoint", "unix:///var/run/docker.sock", "Docker Engine to use")
+	f.StringVar(&o.rootDir, "root-directory", "/var/lib/cridock", "state that outlives a reboot; on the host, where Docker sees it")
+	f.StringVar(&o.runtimeDir, "runtime-directory", "/run/cridock", "state that a reboot clears: pins of network namespaces")
+	f.StringVar(&o.pauseImage, "pod-infra-container-image", "", "image of the sandboxes (default: the one that cridock ships)")
+
+	f.StringVar(&o.networkPlugin, "network-plugin", "cni", "how pods are networked: cni, or docker for one of Docker's own networks")
+	f.StringVar(&o.dockerNetwork, "docker-network", "bridge", "network of Docker's that pods join with --network-plugin=docker")
+	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "CNI configurations; the first is used and changes are followed")
+	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "CNI plug-ins")
+	f.StringVar(&o.cniCacheDir, "cni-cache-dir", "/var/lib/cni/cache", "CNI results and what is needed to release them")
+	f.StringVar(&o.podCIDR, "pod-cidr", "", "pod CIDRs for CNI's ipRanges until the kubelet sends them")
+
+	f.StringVar(&o.streamingAddr, "streaming-bind-addr", "127.0.0.1:0", "address for exec, attach and port-forward sessions; port 0 for a free one")
+	f.StringVar(&o.streamingCert, "streaming-tls-cert", "", "certificate for streaming sessions; read anew when it changes")
+	f.StringVar(&o.streamingKey, "streaming-tls-key", "", "key of the certificate")
+	f.StringVar(&o.streamingClientCA, "streaming-tls-client-ca", "", "require client certificates of these authorities")
+	f.DurationVar(&o.streamingIdle, "streaming-idle-timeout", 4*time.Hour, "end of streaming sessions that nothing moves on")
+
+	f.StringVar(&o.logMode, "container-log-mode", "cri", "cri: write container logs in CRI format; symlink: link to Docker's JSON files, which the kubelet cannot rotate")
+	f.StringVar(&o.logMaxSize, "docker-log-max-size", "128m", "size at which Docker rotates its own log of a container")
+	f.IntVar(&o.logMaxFile, "docker-log-max-file", 4, "files that Docker keeps of it")
+
+	f.DurationVar(&o.pullDeadline, "image-pull-progress-deadline", 10*time.Minute, "end of a pull that makes no progress in any phase; 0 for never")
+	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to what the node allows: auto, true or false")
+
+	f.StringVar(&o.rootDir, "cri-dockerd-root-directory", o.rootDir, "alias of --root-directory")
+	f.StringVar(&o.logLevel, "log-level", "", "alias of --v: info, debug or trace")
+	for name, why := range obsolete {
+		f.String(name, "", "no effect: "+why)
+		_ = f.MarkHidden(name) // it was defined in the line above
+		f.Lookup(name).NoOptDefVal = "true"
+	}
+	for _, name := range []string{"cri-dockerd-root-directory", "log-level"} {
+		_ = f.MarkHidden(name) // likewise
+	}
+	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(klogFlags)
+	for _, name := range []string{"v", "vmodule"} {
+		f.AddGoFlag(klogFlags.Lookup(name))
+	}
+}
+
+// complete reads the configuration file and checks what can be checked without
+// touching the system.
+func (o *options) complete(f *pflag.FlagSet) error {
+	if o.configFile != "" {
+		if err := applyFile(f, o.configFile); err != nil {
+			return err
+		}
+	}
+	for name, why := range obsolete {
+		if f.Changed(name) {
+			klog.InfoS("Setting has no effect", "setting", name, "reason", why)
+		}
+	}
+	if o.logLevel != "" {
+		if err := f.Set("v", verbosityOf(o.logLevel)); err != nil {
+			return err
+		}
+	}
+	return o.validate()
+}
+
+func (o *options) validate() error {
+	if o.networkPlugin != "cni" && o.networkPlugin != "docker" {
+		return fmt.Errorf("network-plugin %q: want cni or docker", o.networkPlugin)
+	}
+	if o.networkPlugin == "docker" && (o.dockerNetwork == "none" || o.dockerNetwork == "host" || o.dockerNetwork == "") {
+		return fmt.Errorf("docker-network %q: want a network that gives containers an address", o.dockerNetwork)
+	}
+	if o.logMode != "cri" && o.logMode != "symlink" {
+		return fmt.Errorf("container-log-mode %q: want cri or symlink", o.logMode)
+	}
+	if _, err := units.FromHumanSize(o.logMaxSize); err != nil {
+		return fmt.Errorf("docker-log-max-size: %w", err)
+	}
+	if o.logMaxFile < 2 {
+		return fmt.Errorf("docker-log-max-file %d: want 2 or more, or lines are lost whenever Docker rotates", o.logMaxFile)
+	}
+	if (o.streamingCert == "") != (o.streamingKey == "") {
+		return fmt.Errorf("streaming-tls-cert and streaming-tls-key go together")
+	}
+	if o.streamingClientCA != "" && o.streamingCert == "" {
+		return fmt.Errorf("streaming-tls-client-ca needs streaming-tls-cert and streaming-tls-key")
+	}
+	if _, err := strconv.ParseBool(o.restrictOOM); err != nil && o.restrictOOM != "auto" {
+		return fmt.Errorf("restrict-oom-score-adj %q: want auto, true or false", o.restrictOOM)
+	}
+	return nil
+}
+
+// verbosityOf maps cri-dockerd's log levels to klog's verbosity.
+func verbosityOf(level string) string {
+	switch level {
+	case "debug":
+		return "4"
+	case "trace":
+		return "6"
+	default:
+		return "0"
+	}
+}
+
+// applyFile sets the flags that the command line leaves open from a YAML file
+// whose keys are flag names. An unknown key is an error.
+func applyFile(f *pflag.FlagSet, path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	var settings map[string]any
+	if err := yaml.UnmarshalStrict(b, &settings); err != nil {
+		return fmt.Errorf("config %s: %w", path, err)
+	}
+	for key, value := range settings {
+		known := f.Lookup(key)
+		if known == nil || key == "config" {
+			return fmt.Errorf("config %s: unknown key %q", path, key)
+		}
+		if known.Changed {
+			continue
+		}
+		text, err := settingText(value)
+		if err == nil {
+			err = f.Set(key, text)
+		}
+		if err != nil {
+			return fmt.Errorf("config %s: %s: %w", path, key, err)
+		}
+	}
+	return nil
+}
+
+// settingText is a YAML value as its flag takes it.
+func settingText(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), nil
+	case []any:
+		parts := make([]string, len(v))
+		for i, p := range v {
+			text, ok := p.(string)
+			if !ok {
+				return "", fmt.Errorf("want a list of strings")
+			}
+			parts[i] = text
+		}
+		return strings.Join(parts, ","), nil
+	default:
+		return "", fmt.Errorf("want a string, number, boolean or list")
+	}
+}

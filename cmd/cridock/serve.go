@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim"
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/streaming"
+)
+
+// serve wires the parts together and runs them until the context ends.
+func serve(cmd *cobra.Command, o *options) error {
+	if err := o.complete(cmd.Flags()); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	unlock, err := lockRoot(o.rootDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	docker, err := engine.New(o.dockerEndpoint, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = docker.Close() }()
+	cni, err := o.cni()
+	if err != nil {
+		return err
+	}
+	service, err := shim.New(o.serviceConfig(), docker, cni)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, o.endpoint)
+	if err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("cridock serves the CRI", "version", version, "endpoint", o.endpoint, "docker", o.dockerEndpoint, "networkPlugin", o.networkPlugin)
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return service.Run(gctx) })
+	g.Go(func() error { return service.Serve(gctx, listener) })
+	g.Go(func() error { return notifyReady(gctx, service.Ready()) })
+	return g.Wait()
+}
+
+// lockRoot takes the root directory for this process alone: two adapters on one
+// state would undo each other's work.
+func lockRoot(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("root-directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("root-directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("root-directory %s: another cridock uses it: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// systemdEndpoint says that the socket comes from systemd, as in cri-dockerd's
+// unit files.
+const systemdEndpoint = "fd://"
+
+// listen takes the socket that systemd has passed, or makes its own.
+func listen(ctx context.Context, endpoint string) (net.Listener, error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("sockets passed by systemd: %w", err)
+	}
+	switch {
+	case len(passed) == 1:
+		return passed[0], nil
+	case len(passed) > 1:
+		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
+	case endpoint == systemdEndpoint:
+		return nil, fmt.Errorf("container-runtime-endpoint %s: systemd passed no socket; enable cridock.socket", endpoint)
+	default:
+		return shim.Listen(ctx, endpoint)
+	}
+}
+
+// notifyReady tells systemd, if it is there, that the first sync is done.
+func notifyReady(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return nil
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
+func (o *options) cni() (*network.CNI, error) {
+	if o.networkPlugin != "cni" {
+		return nil, nil
+	}
+	cni, err := network.New(network.Config{
+		ConfDir: o.cniConfDir, BinDirs: o.cniBinDirs, CacheDir: o.cniCacheDir, NetNSDir: o.netnsDir(),
+	})
+	if err != nil || o.podCIDR == "" {
+		return cni, err
+	}
+	return cni, cni.SetPodCIDRs(o.podCIDR)
+}
+
+func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns") }
+
+func (o *options) serviceConfig() shim.Config {
+	c := shim.Config{
+		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), PauseImage: o.pauseImage,
+		MinOOMScoreAdj: o.minOOMScoreAdj(),
+		LogMaxSize:     o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
+		PullProgressTimeout: o.pullDeadline,
+		Streaming: streaming.Config{
+			Addr: o.streamingAddr, CertFile: o.streamingCert, KeyFile: o.streamingKey, ClientCAFile: o.streamingClientCA, IdleTimeout: o.streamingIdle,
+		},
+	}
+	if o.networkPlugin == "docker" {
+		c.DockerNetwork = o.dockerNetwork
+	}
+	return c
+}
+
+// unrestrictedOOMScoreAdj is the kernel's own lowest value.
+const unrestrictedOOMScoreAdj = -1000
+
+// minOOMScoreAdj is the lowest value that containers can be given. Without
+// CAP_SYS_RESOURCE, as in nested engines, a process cannot go below what it was
+// started with, and runc fails.
+func (o *options) minOOMScoreAdj() int {
+	restrict, err := strconv.ParseBool(o.restrictOOM)
+	if err != nil {
+		restrict = !hasSysResource()
+	}
+	if !restrict {
+		return unrestrictedOOMScoreAdj
+	}
+	lowest := ownOOMScoreAdj()
+	klog.InfoS("Values of oom_score_adj below the node's limit are raised to it", "limit", lowest, "reason", "no CAP_SYS_RESOURCE, or --restrict-oom-score-adj")
+	return lowest
+}
