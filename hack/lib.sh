@@ -1,0 +1,281 @@
+# Functions for the scripts in this folder; source it, do not run it.
+#
+# A "private engine" is a dockerd that shares nothing with the machine's own:
+# it has its own network, mount and PID namespace, its own /run, and keeps data
+# root, exec root, configuration and socket in one directory DIR. It ends with
+# its namespaces: no shim, mount, interface or rule outlives it.
+#
+#   DIR/docker.sock   the API, reachable from outside as well
+#   DIR/init.pid      the namespaces' first process, as the machine numbers it
+#   DIR/dockerd.log   what dockerd printed
+# shellcheck shell=bash
+
+log() { printf '%s\n' "==> $*" >&2; }
+
+die() {
+	printf '%s\n' "error: $*" >&2
+	exit 1
+}
+
+need_root() {
+	[ "$(id -u)" = 0 ] || die "$0 needs root: run it with sudo"
+}
+
+# find_go puts a Go tool that sudo's PATH hides back onto it.
+find_go() {
+	command -v go >/dev/null && return
+	PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
+	command -v go >/dev/null || die "Go is not installed, see https://go.dev/doc/install"
+}
+
+# has says whether what a Debian package is wanted for is there, however it was
+# installed: a machine with Docker's own packages must not get Debian's.
+has() { # PACKAGE
+	case $1 in
+	docker.io) command -v dockerd >/dev/null ;;
+	containernetworking-plugins) [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] ;;
+	busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
+	docker-registry) command -v docker-registry >/dev/null ;;
+	iproute2) command -v ip >/dev/null ;;
+	gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
+	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
+	libc6-dev) [ -e /usr/include/stdlib.h ] ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
+
+# install_missing installs the packages that are not there, with apt. It starts
+# no service: Debian would start a Docker and, open to the network, a registry.
+install_missing() { # PACKAGE...
+	local p missing=()
+	for p; do
+		has "$p" || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	command -v apt-get >/dev/null || die "missing, and there is no apt-get to install it: ${missing[*]}"
+	log "installing ${missing[*]}"
+	(
+		policy=/usr/sbin/policy-rc.d # where maintainer scripts ask
+		if [ ! -e "$policy" ]; then
+			trap 'rm -f "$policy"' EXIT
+			printf '#!/bin/sh\nexit 101\n' >"$policy"
+			chmod 0755 "$policy"
+		fi
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+	) >&2
+	for p in "${missing[@]}"; do
+		has "$p" || die "$p is installed but what it should bring is not there"
+		# Nor at the next boot.
+		[ "$p" != docker-registry ] || systemctl disable docker-registry >/dev/null 2>&1 || true
+	done
+}
+
+# wait_for runs a command until it succeeds, a tenth of a second apart.
+wait_for() { # SECONDS COMMAND...
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ "$SECONDS" -lt "$end" ] || return 1
+		sleep 0.1
+	done
+}
+
+engine_socket() { echo "$1/docker.sock"; } # DIR
+
+docker_answers() { # SOCKET
+	curl -sf --max-time 5 --unix-socket "$1" http://docker/_ping
+}
+
+# engine_cgroup is where containers go that ask for no cgroup parent, so that
+# it can be removed: the default, /docker, belongs to the machine's engine too.
+engine_cgroup() { echo "/cridock-$(basename "$1")"; } # DIR
+
+# engine_pid prints the PID of a running engine's first process. The file may
+# be older than a reboot, so the process has to be of this DIR.
+engine_pid() { # DIR
+	local pid
+	pid=$(cat "$1/init.pid" 2>/dev/null) || return 1
+	{ tr '\0' '\n' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qxF -- "$1" || return 1
+	echo "$pid"
+}
+
+# engine_init is the first process of the namespaces. It stays bash, which
+# reaps the shims that containerd leaves behind, and ends when dockerd does.
+engine_init() { # DIR DOCKERD_ARG...
+	local dir=$1 pid resolv
+	shift
+	# /proc is still the machine's: it knows this process by its outer PID.
+	read -r pid _ </proc/self/stat
+	echo "$pid" >"$dir/init.pid"
+	mount -t proc proc /proc
+	resolv=$(cat /etc/resolv.conf 2>/dev/null || true)
+	# Without this dockerd would use a system containerd's socket, and a mount
+	# or lock made here would be seen outside.
+	mount -t tmpfs -o mode=755 tmpfs /run
+	mkdir -p /run/lock
+	if [ -L /etc/resolv.conf ] && [ ! -e /etc/resolv.conf ]; then # it was in /run
+		mkdir -p "$(dirname "$(readlink -m /etc/resolv.conf)")"
+		echo "$resolv" >"$(readlink -m /etc/resolv.conf)"
+	fi
+	# As systemd does: bidirectional mounts of containers need shared ones.
+	mount --make-rshared /
+	ip link set lo up
+	dockerd --config-file "$dir/daemon.json" --cgroup-parent "$(engine_cgroup "$dir")" --data-root "$dir/root" --exec-root "$dir/exec" \
+		--pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" "$@" &
+	trap 'kill -TERM %1' TERM
+	# A trapped signal ends wait early; dockerd is still shutting down then.
+	while kill -0 %1 2>/dev/null; do wait %1 || true; done
+}
+
+# engine_start starts a private engine, or finds it running, and prints its
+# socket. A second engine of the same DIR is never started.
+engine_start() { # DIR [DOCKERD_ARG...]
+	local dir sock here
+	mkdir -p "$1"
+	dir=$(cd "$1" && pwd)
+	shift
+	sock=$(engine_socket "$dir")
+	[ ${#sock} -le 90 ] || die "$dir is too long a path for unix sockets"
+	if engine_pid "$dir" >/dev/null && docker_answers "$sock" >/dev/null; then
+		echo "$sock"
+		return
+	fi
+	here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+	rm -f "$dir/init.pid" "$dir/dockerd.pid" "$sock"
+	echo '{}' >"$dir/daemon.json" # instead of the machine's /etc/docker/daemon.json
+	setsid unshare --net --mount --pid --fork --propagation private \
+		bash -c 'set -eu; . "$1/lib.sh"; shift; engine_init "$@"' cridock-engine "$here" "$dir" "$@" \
+		</dev/null >"$dir/dockerd.log" 2>&1 &
+	disown
+	if ! wait_for 60 engine_answers_or_ended $! "$sock" || ! docker_answers "$sock" >/dev/null; then
+		tail -n 20 "$dir/dockerd.log" >&2
+		engine_stop "$dir"
+		die "dockerd did not start, its log is $dir/dockerd.log"
+	fi
+	echo "$sock"
+}
+
+engine_answers_or_ended() { docker_answers "$2" || ! kill -0 "$1"; } # PID SOCKET
+
+# engine_exec runs a command in a private engine's namespaces, in the current
+# directory.
+engine_exec() { # DIR COMMAND...
+	local pid
+	pid=$(engine_pid "$(cd "$1" && pwd)") || die "no engine runs in $1"
+	shift
+	# setns moves the process to /; the directory has to be found again inside.
+	nsenter --target "$pid" --net --mount --pid -- bash -c 'cd "$1" && shift && exec "$@"' _ "$PWD" "$@"
+}
+
+engine_remove_containers() { # SOCKET
+	local id
+	for id in $(curl -sf --max-time 20 --unix-socket "$1" 'http://docker/containers/json?all=1' | jq -r '.[].Id'); do
+		curl -s --max-time 20 --unix-socket "$1" -X DELETE "http://docker/containers/$id?force=1" >/dev/null || true
+	done
+}
+
+# engine_stop removes an engine's containers and stops it; DIR stays. Success
+# if none runs. What does not end in time is killed with the PID namespace.
+engine_stop() { # DIR
+	local dir pid
+	dir=$(cd "$1" 2>/dev/null && pwd) || return 0
+	if pid=$(engine_pid "$dir"); then
+		engine_remove_containers "$(engine_socket "$dir")" || true
+		kill -TERM "$pid" 2>/dev/null || true
+		wait_for 20 test ! -e "/proc/$pid" || {
+			log "dockerd in $dir does not end: killing it"
+			kill -KILL "$pid" 2>/dev/null || true
+			wait_for 20 test ! -e "/proc/$pid" || die "process $pid cannot be killed"
+		}
+	fi
+	engine_remove_cgroups "$dir"
+	rm -f "$dir/init.pid" "$dir/dockerd.pid" "$dir/docker.sock"
+}
+
+# engine_remove_cgroups removes what a killed runc could not, and the engine's
+# own: cgroups are the one thing of a container that no namespace takes along.
+engine_remove_cgroups() { # DIR
+	local path
+	for path in "$1"/root/containers/*/; do
+		[ -d "$path" ] || continue # no container left
+		find /sys/fs/cgroup -depth -type d -path "*$(basename "$path")*" -exec rmdir {} + 2>/dev/null || true
+	done
+	# Of cgroup v1's hierarchies, or of v2's one.
+	rmdir /sys/fs/cgroup/*"$(engine_cgroup "$1")" /sys/fs/cgroup"$(engine_cgroup "$1")" 2>/dev/null || true
+}
+
+# engine_remove stops an engine and removes DIR.
+engine_remove() { # DIR
+	[ -e "$1" ] || return 0
+	engine_stop "$1"
+	rm -rf --one-file-system -- "$1"
+}
+
+# import_tree makes an image of a directory tree, files owned by root, default
+# command sh, and prints its name.
+import_tree() { # SOCKET NAME:TAG DIR
+	tar -C "$3" --owner=0 --group=0 -c . |
+		curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
+			"http://docker/images/create?fromSrc=-&repo=${2%:*}&tag=${2##*:}&changes=CMD%20%5B%22sh%22%5D" >/dev/null
+	echo "$2"
+}
+
+# busybox_tree fills a directory with the machine's static busybox, every
+# applet a symbolic link, and what a program expects of a root directory.
+busybox_tree() { # DIR
+	local applet
+	mkdir -p "$1"/{bin,etc,proc,root,sys,dev,var}
+	mkdir -m 1777 "$1/tmp"
+	cp /bin/busybox "$1/bin/busybox"
+	for applet in $(/bin/busybox --list); do
+		[ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"
+	done
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$1/etc/passwd"
+	echo 'root:x:0:' >"$1/etc/group"
+}
+
+# import_busybox makes an image of busybox, without a registry, and prints its
+# name.
+import_busybox() { # SOCKET [NAME:TAG]
+	local tree
+	tree=$(mktemp -d)
+	busybox_tree "$tree"
+	import_tree "$1" "${2:-busybox:cridock}" "$tree"
+	rm -rf "$tree"
+}
+
+# import_go_base makes an image that can stand for the Dockerfile's BUILD_IMAGE:
+# busybox and the machine's Go, whose programs are static. It prints its name.
+import_go_base() { # SOCKET [NAME:TAG]
+	local tree goroot
+	goroot=$(go env GOROOT)
+	tree=$(mktemp -d)
+	busybox_tree "$tree"
+	mkdir -p "$tree/usr/local/go"
+	cp -aL "$goroot"/{bin,pkg,src,lib,go.env,VERSION} "$tree/usr/local/go/"
+	ln -s ../usr/local/go/bin/go "$tree/bin/go"
+	import_tree "$1" "${2:-go:cridock}" "$tree"
+	rm -rf "$tree"
+}
+
+# registry_start runs Debian's docker-registry inside an engine's namespaces
+# and prints its address. Docker takes 127.0.0.0/8 without TLS. It ends with
+# the engine.
+registry_start() { # DIR [PORT]
+	local dir port=${2:-5000}
+	dir=$(cd "$1" && pwd)
+	cat >"$dir/registry.yml" <<-END
+		version: 0.1
+		log: {level: warn}
+		storage: {filesystem: {rootdirectory: $dir/registry}, delete: {enabled: true}}
+		http: {addr: "127.0.0.1:$port"}
+	END
+	engine_exec "$dir" docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
+	disown
+	wait_for 20 engine_exec "$dir" curl -sf "http://127.0.0.1:$port/v2/" || {
+		tail -n 20 "$dir/registry.log" >&2
+		die "docker-registry did not start"
+	}
+	echo "127.0.0.1:$port"
+}

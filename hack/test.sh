@@ -1,0 +1,52 @@
+#!/bin/bash
+# Runs every test, with a real Docker Engine and a registry of its own.
+#
+#   sudo hack/test.sh [go test arguments]      the default is ./...
+#
+# It installs what is missing with apt, checks format and vet, and runs the
+# tests with the race detector inside the namespaces of a private engine (see
+# hack/engine.sh): no network but loopback, the machine's Docker untouched. On
+# exit, also after a failure, the engine and all it made are removed.
+#
+# The tests see:
+#   CRIDOCK_E2E_DOCKER     unix:// address of the engine
+#   CRIDOCK_E2E_REGISTRY   host:port of the registry, on loopback, no TLS
+#   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
+#   CRIDOCK_CI=1           what a test needs is installed: fail, do not skip
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. hack/lib.sh
+
+need_root
+find_go
+# gcc: the race detector, and what the pause binaries are checked against.
+install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq \
+	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu
+
+# All that needs the network comes first: there is none inside.
+log "go mod download"
+go mod download
+log "gofmt"
+unformatted=$(gofmt -l .)
+[ -z "$unformatted" ] || die "not formatted, run gofmt -w on: $unformatted"
+log "go vet ./..."
+go vet ./...
+
+dir=$(mktemp -d /var/tmp/cridock-test.XXXXXX)
+trap 'status=$?; engine_remove "$dir" || status=1; exit "$status"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+log "starting a private Docker Engine in $dir"
+socket=$(engine_start "$dir")
+registry=$(registry_start "$dir")
+image=$(import_busybox "$socket")
+export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image
+export CRIDOCK_CI=1 CGO_ENABLED=1 GOPROXY=off GOTOOLCHAIN=local
+
+[ $# -gt 0 ] || set -- ./...
+log "go test -race -count=1 $*"
+# In the background, for a signal to be obeyed now and not when the tests are
+# through: they end with the namespaces.
+engine_exec "$dir" go test -race -count=1 -timeout=20m "$@" &
+wait $!
