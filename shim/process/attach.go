@@ -30,6 +30,10 @@ const (
 // errdefs.ErrResourceExhausted: the client does not take its output.
 // errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as Exec.
 func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size) error {
+	// Docker attaches to stopped containers too, and waits for their start.
+	if err := r.checkRunning(ctx, containerID); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := r.engine.ContainerAttach(ctx, containerID, engine.AttachOptions{

@@ -27,11 +27,16 @@ import (
 // The test has to run in its PID namespace.
 func runner(t testing.TB) *Runner {
 	t.Helper()
+	return observed(t, nil)
+}
+
+func observed(t testing.TB, observe engine.Observer) *Runner {
+	t.Helper()
 	endpoint := os.Getenv("CRIDOCK_E2E_DOCKER")
 	if endpoint == "" {
 		t.Skip("CRIDOCK_E2E_DOCKER is not set: hack/test.sh runs an engine and sets it")
 	}
-	e, err := engine.New(endpoint, nil)
+	e, err := engine.New(endpoint, observe)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +65,8 @@ func start(t testing.TB, r *Runner, cfg container.Config) string {
 		cfg.Image = "busybox:cridock"
 	}
 	if cfg.Cmd == nil {
-		cfg.Cmd = []string{"sleep", "1000000"}
+		// Two processes; the first one reaps.
+		cfg.Cmd = sh("sleep 1000000 & wait")
 	}
 	id, err := e.ContainerCreate(t.Context(), "", &cfg, &container.HostConfig{NetworkMode: "none"}, nil)
 	if err != nil {
@@ -152,24 +158,25 @@ func TestDockerStartFailure(t *testing.T) {
 	id := start(t, r, container.Config{})
 	for name, c := range map[string]struct {
 		cmd  []string
-		code int
 		text string
 	}{
-		"missing":        {[]string{"nonexistent"}, 127, "nonexistent"},
-		"not executable": {[]string{"/etc/passwd"}, 126, "permission denied"},
+		"missing":        {[]string{"nonexistent"}, "nonexistent"},
+		"not executable": {[]string{"/etc/passwd"}, "permission denied"},
 	} {
+		// Docker 20.10 to 26.1 say 126 for both, shells 127 for the first.
+		refused := func(code int) bool { return code == 126 || code == 127 }
 		_, _, _, err := r.ExecSync(t.Context(), id, c.cmd, 0)
 		var failed *StartError
-		if !errors.As(err, &failed) || failed.ExitCode != c.code || !strings.Contains(failed.Message, c.text) {
+		if !errors.As(err, &failed) || !refused(failed.ExitCode) || !strings.Contains(failed.Message, c.text) {
 			t.Errorf("%s: ExecSync: %v", name, err)
 		}
 		var out, errs bytes.Buffer
 		code, err := r.Exec(t.Context(), id, c.cmd, false, nil, &out, &errs, nil)
-		if err != nil || code != c.code || out.Len() > 0 || !strings.Contains(errs.String(), c.text) {
+		if err != nil || !refused(code) || out.Len() > 0 || !strings.Contains(errs.String(), c.text) {
 			t.Errorf("%s: Exec: %d, %v, stdout %q, stderr %q", name, code, err, &out, &errs)
 		}
 		code, err = r.Exec(t.Context(), id, c.cmd, true, nil, &out, nil, nil)
-		if err != nil || code != c.code || !strings.Contains(out.String(), c.text) {
+		if err != nil || !refused(code) || !strings.Contains(out.String(), c.text) {
 			t.Errorf("%s: Exec with TTY: %d, %v, stdout %q", name, code, err, &out)
 		}
 	}
@@ -190,6 +197,9 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); !errdefs.IsFailedPrecondition(err) || errdefs.IsConflict(err) {
 		t.Errorf("ExecSync in a stopped container: %v", err)
 	}
+	if err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Attach to a stopped container: %v", err)
+	}
 	if _, _, _, err := r.ExecSync(t.Context(), id, nil, 0); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("ExecSync of nothing: %v", err)
 	}
@@ -207,7 +217,7 @@ func TestDockerTimeoutKillsTree(t *testing.T) {
 		_, _, _, err := r.ExecSync(ctx, id, []string{"sleep", "54321"}, 0)
 		keep <- err
 	}()
-	eventually(t, "the other exec runs", func() bool { return len(processes(t, id)) == 2 })
+	eventually(t, "the other exec runs", func() bool { return len(processes(t, id)) == 3 })
 	began := time.Now()
 	script := `sleep 1001 & (sleep 1002 >/dev/null 2>&1 & sleep 1003 & exec setsid sh -c 'sleep 1004; true') & (sleep 1005 &); trap "" TERM; sleep 1006; true`
 	_, _, _, err := r.ExecSync(t.Context(), id, sh(script), time.Second)
@@ -217,18 +227,20 @@ func TestDockerTimeoutKillsTree(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
-	left := processes(t, id)
+	var left []string
+	eventually(t, "all killed processes are reaped", func() bool {
+		left = processes(t, id)
+		return !slices.Contains(left, "")
+	})
 	slices.Sort(left)
-	if len(left) != 2 || !strings.HasPrefix(left[0], "sleep 1000000") || !strings.HasPrefix(left[1], "sleep 54321") {
+	if len(left) != 3 || !strings.HasPrefix(left[1], "sleep 1000000") || !strings.HasPrefix(left[2], "sleep 54321") {
 		t.Errorf("processes left: %q", left)
 	}
 	stop()
 	if err := <-keep; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled ExecSync: %v", err)
 	}
-	if left := processes(t, id); len(left) != 1 {
-		t.Errorf("processes left after cancel: %q", left)
-	}
+	eventually(t, "the cancelled command has gone", func() bool { return len(processes(t, id)) == 2 })
 }
 
 // A child that keeps the output does not keep the caller, and is not killed:
@@ -244,7 +256,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if took := time.Since(began); took > checkPeriod/2 {
 		t.Errorf("took %v", took)
 	}
-	if left := processes(t, id); len(left) != 2 {
+	if left := processes(t, id); len(left) != 3 {
 		t.Errorf("processes %q", left)
 	}
 	// One that writes all the time is no reason to wait either.
@@ -400,7 +412,12 @@ func TestDockerDroppedExecs(t *testing.T) {
 	}
 	close(work)
 	workers.Wait()
-	eventually(t, "the container has one process", func() bool { return len(processes(t, id)) == 1 })
+	defer func() {
+		if t.Failed() {
+			t.Logf("processes left: %q", processes(t, id))
+		}
+	}()
+	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
 	_ = r.engine.(*engine.Client).Close() // closes idle connections only
 	eventually(t, "goroutines and files are back", func() bool {
 		return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files
@@ -424,7 +441,9 @@ func dropOne(t *testing.T, r *Runner, id string, i int) {
 		// Around the start of the process instead of after its first output.
 		time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, drop)
 	}
-	if _, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), tty, in, out, nil, nil); !errors.Is(err, context.Canceled) {
+	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), tty, in, out, nil, nil)
+	// Nothing but the cancellation: a failed kill would be joined to it.
+	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "abandoned") {
 		t.Errorf("exec %d: %v", i, err)
 	}
 }
@@ -539,8 +558,14 @@ func TestDockerAttachSlowClient(t *testing.T) {
 
 // The cost of ExecSync beside that of the three calls it cannot do without.
 func BenchmarkDockerExecSync(b *testing.B) {
-	r := runner(b)
+	var inspects atomic.Int64
+	r := observed(b, func(kind string, _ time.Duration, _ error) {
+		if kind == "exec inspect" {
+			inspects.Add(1)
+		}
+	})
 	id := start(b, r, container.Config{})
+	early := 0
 	raw := func() error {
 		execID, err := r.engine.ExecCreate(b.Context(), id, container.ExecOptions{Cmd: []string{"true"}, AttachStdout: true, AttachStderr: true})
 		if err != nil {
@@ -552,8 +577,9 @@ func BenchmarkDockerExecSync(b *testing.B) {
 		}
 		_, err = io.Copy(io.Discard, stream)
 		info, inspectErr := r.engine.ExecInspect(b.Context(), execID)
+		inspects.Add(-1)
 		if info.Running {
-			b.Log("still running")
+			early++
 		}
 		return errors.Join(err, inspectErr, stream.Close())
 	}
@@ -572,6 +598,9 @@ func BenchmarkDockerExecSync(b *testing.B) {
 			took[i] = append(took[i], time.Since(began))
 		}
 	}
+	n := float64(len(took[0]))
+	b.ReportMetric(float64(early)/n, "raw-too-early")
+	b.ReportMetric(float64(inspects.Load())/n, "sync-inspects")
 	for i, name := range []string{"raw", "sync"} {
 		slices.Sort(took[i])
 		n := len(took[i])

@@ -22,9 +22,11 @@ const (
 	// drainTimeout is how long, after a process's end, output is waited for.
 	// Docker has it by then; only a child that holds the output can have more.
 	drainTimeout = 2 * time.Second
-	// checkPeriod is how often Docker is asked whether a process with open
-	// output still runs: a net for lost events.
-	checkPeriod = 10 * time.Second
+	// checkPeriod is when Docker is first asked whether a process with open
+	// output still runs, a net for lost events; then it is asked ever more
+	// rarely.
+	checkPeriod    = 10 * time.Second
+	maxCheckPeriod = 5 * time.Minute
 	// Docker ends a process's streams and notes its end independently; it is
 	// asked again after minCheck, then ever more rarely, while no event comes.
 	minCheck = time.Millisecond
@@ -33,8 +35,8 @@ const (
 
 // StartError says that a process could not be started.
 type StartError struct {
-	// ExitCode is what a shell would say: 127 if there is no such command, 126
-	// if it cannot be run.
+	// ExitCode is Docker's: 126, or 127 from some releases if there is no such
+	// command.
 	ExitCode int
 	// Message is Docker's.
 	Message string
@@ -57,7 +59,8 @@ type command struct {
 // Exec runs a command in a container with the streams of a client (nil for
 // none) and returns its exit code; a command that could not be started has 126
 // or 127 and Docker's message on stderr. When ctx ends, so does the command,
-// with all that it started. stdin may be read until that fails, also after Exec
+// with all that it started. (A killed process whose parent has gone too becomes
+// one of the container's first process, which may or may not reap it.) stdin may be read until that fails, also after Exec
 // has returned.
 //
 // errdefs.ErrNotFound: no such container. errdefs.ErrFailedPrecondition: it
@@ -98,7 +101,7 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 	if err == nil {
 		var code int
 		if code, err = r.result(ctx, execID, ended, message); err == nil {
-			return code, nil
+			return code, c.release(message)
 		}
 		var failed *StartError
 		if errors.As(err, &failed) {
@@ -112,6 +115,15 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 	}
 	// Whatever went wrong, nobody is left who could use the process.
 	return 0, errors.Join(err, r.kill(ctx, c.containerID, execID))
+}
+
+// release writes what was taken for Docker's message, and is the process's own.
+func (c *command) release(message string) error {
+	if c.tty || c.stdout == nil || message == "" {
+		return nil
+	}
+	_, err := io.WriteString(c.stdout, message)
+	return err
 }
 
 // firstSize is the size a terminal begins with, if its client says so in time.
@@ -136,7 +148,11 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 	defer cancel()
 	stream, err := r.engine.ExecStart(ctx, execID, c.tty, [2]uint{uint(first.Height), uint(first.Width)})
 	if err != nil {
-		return "", classify(c.containerID, err)
+		// What Docker answers to an upgrade that it refuses has no class.
+		if gone := r.checkRunning(ctx, c.containerID); gone != nil {
+			err = gone
+		}
+		return "", err
 	}
 	c.started = true
 	defer func() { _ = stream.Close() }()
@@ -191,18 +207,21 @@ func feed(stream *engine.Stream, stdin io.Reader, tty bool) {
 
 // watchEnd tells out when the process has ended. It returns with ctx.
 func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *drain) {
-	for check := time.NewTicker(checkPeriod); ; {
+	pause := checkPeriod
+	check := time.NewTimer(pause)
+	defer check.Stop()
+	for {
 		select {
 		case <-ended.done:
-			check.Stop()
 			out.ended()
 			return
 		case <-ctx.Done():
-			check.Stop()
 			return
 		case <-check.C:
+			pause = min(2*pause, maxCheckPeriod)
+			check.Reset(pause)
 			if info, err := r.engine.ExecInspect(ctx, execID); err == nil && info.Pid > 0 && !info.Running {
-				ended.set(info.ExitCode)
+				ended.set()
 			}
 		}
 	}
@@ -211,12 +230,8 @@ func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *
 // result is the exit code of an exec whose streams have ended. message is what
 // Docker says if there was no process.
 func (r *Runner) result(ctx context.Context, execID string, ended *exit, message string) (int, error) {
+	noted := ended.done
 	for wait := minCheck; ; wait = min(2*wait, maxCheck) {
-		select {
-		case <-ended.done:
-			return ended.code, nil
-		default:
-		}
 		info, err := r.engine.ExecInspect(ctx, execID)
 		switch {
 		case err != nil:
@@ -228,7 +243,8 @@ func (r *Runner) result(ctx context.Context, execID string, ended *exit, message
 		}
 		klog.FromContext(ctx).V(5).Info("Docker has not noted the end of an exec yet", "execID", execID)
 		select {
-		case <-ended.done:
+		case <-noted:
+			noted = nil // the event is good for one more look
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)

@@ -45,8 +45,9 @@ func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
 	return nil
 }
 
-// pid is the host's PID of an exec's process, 0 if it has ended. Docker may
-// still be about to start it: it answers a start before it does so.
+// pid is the host's PID of an exec's process, 0 if there was none; the process
+// may have ended. Docker may still be about to start it: it answers a start
+// before it does so.
 func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 	began := time.Now()
 	for wait := minCheck; ; wait = min(2*wait, 100*time.Millisecond) {
@@ -56,9 +57,11 @@ func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 			return 0, nil
 		case err != nil:
 			return 0, fmt.Errorf("end an abandoned exec: %w", err)
-		case info.Running && info.Pid > 0:
+		case info.Pid > 0:
+			// Whether it runs is not asked: when dockerd cannot write to a client
+			// that has left, it notes exit code 126 for a process that lives.
 			return info.Pid, nil
-		case !info.Running && (info.Pid > 0 || info.ExitCode != 0):
+		case !info.Running && info.ExitCode != 0:
 			return 0, nil
 		case !info.Running && time.Since(began) > startTimeout:
 			return 0, nil
@@ -91,11 +94,16 @@ func killTree(root int, containerID string) (int, error) {
 		return 0, fmt.Errorf("process %d: %w: is not an exec of the container; does this program run in Docker's PID namespace?",
 			root, errdefs.ErrFailedPrecondition)
 	}
-	for range maxSweeps {
-		errs := killAll(tree)
+	if err := p.signal(unix.SIGSTOP); err != nil {
+		return 0, fmt.Errorf("stop process %d: %w", root, err)
+	}
+	for sweep := range maxSweeps {
 		grown, err := grow(tree, root)
-		if err = errors.Join(errs, err); err != nil || !grown {
-			return len(tree), errors.Join(err, awaitDeath(tree))
+		if err == nil && !grown && sweep > 0 {
+			return len(tree), awaitDeath(tree)
+		}
+		if err = errors.Join(err, killAll(tree)); err != nil {
+			return len(tree), err
 		}
 	}
 	return len(tree), fmt.Errorf("process %d: %w: starts children faster than they can be killed", root, errdefs.ErrAborted)
@@ -150,41 +158,63 @@ func procPath(pid int, file string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), file)
 }
 
-// grow adds the processes that belong to a tree.
-func grow(tree map[int]*proc, session int) (grown bool, err error) {
-	names, err := os.ReadDir("/proc")
-	if err != nil {
-		return false, err
+// signal sends a signal; success if the process has ended.
+func (p *proc) signal(s unix.Signal) error {
+	if err := unix.PidfdSendSignal(p.fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
 	}
-	// PIDs need not be in order of age: until a pass finds no further one.
+	return nil
+}
+
+// grow adds the processes that belong to a tree, until there are no more. It
+// stops each: a parent that ended or forked meanwhile would hide its children.
+func grow(tree map[int]*proc, session int) (grown bool, err error) {
 	for again := true; again; {
 		again = false
+		names, err := os.ReadDir("/proc")
+		if err != nil {
+			return grown, err
+		}
 		for _, name := range names {
 			pid, err := strconv.Atoi(name.Name())
 			if err != nil || tree[pid] != nil {
 				continue
 			}
-			if parent, s, err := relatives(pid); err != nil || tree[parent] == nil && s != session {
-				continue
-			}
-			p, err := open(pid)
+			p, err := openMember(pid, tree, session)
 			if err != nil {
 				return grown, err
 			}
-			if p == nil {
-				continue
+			if p != nil {
+				tree[pid] = p
+				again, grown = true, true
 			}
-			if tree[p.parent] == nil && p.session != session {
-				_ = unix.Close(p.fd)
-				continue
-			}
-			tree[pid] = p
-			again, grown = true, true
 		}
 	}
 	return grown, nil
 }
 
+// openMember opens and stops a process if it belongs to a tree, else nil.
+func openMember(pid int, tree map[int]*proc, session int) (*proc, error) {
+	// Before opening: most processes are none of ours.
+	if parent, s, err := relatives(pid); err != nil || tree[parent] == nil && s != session {
+		return nil, nil
+	}
+	p, err := open(pid)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	if tree[p.parent] == nil && p.session != session {
+		_ = unix.Close(p.fd)
+		return nil, nil
+	}
+	if err := p.signal(unix.SIGSTOP); err != nil {
+		_ = unix.Close(p.fd)
+		return nil, fmt.Errorf("stop process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// killAll kills what has not been killed.
 func killAll(tree map[int]*proc) error {
 	var errs []error
 	for pid, p := range tree {
@@ -192,7 +222,7 @@ func killAll(tree map[int]*proc) error {
 			continue
 		}
 		p.killed = true
-		if err := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := p.signal(unix.SIGKILL); err != nil {
 			errs = append(errs, fmt.Errorf("kill process %d: %w", pid, err))
 		}
 	}

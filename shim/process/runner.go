@@ -3,11 +3,11 @@ package process
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -27,6 +27,7 @@ type Engine interface {
 	engine.Events
 	ContainerAttach(ctx context.Context, id string, o engine.AttachOptions) (*engine.Stream, error)
 	ContainerResize(ctx context.Context, id string, height, width uint) error
+	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
 }
 
 // Size is that of a terminal, in characters.
@@ -47,20 +48,15 @@ func New(e Engine) *Runner {
 	return &Runner{engine: e, running: make(map[string]*exit)}
 }
 
-// exit is the end of one process.
+// exit is the end of one process. Its code is not part of it: Docker lets a
+// label of the container overwrite the one that an event tells.
 type exit struct {
 	once sync.Once
-	// done is closed when the process has ended; code is set before.
+	// done is closed when the process has ended.
 	done chan struct{}
-	code int
 }
 
-func (e *exit) set(code int) {
-	e.once.Do(func() {
-		e.code = code
-		close(e.done)
-	})
-}
+func (e *exit) set() { e.once.Do(func() { close(e.done) }) }
 
 // watch begins to look out for the end of an exec; forget ends it.
 func (r *Runner) watch(execID string) (e *exit, forget func()) {
@@ -102,15 +98,11 @@ func (r *Runner) follow(ctx context.Context, wanted filters.Args) error {
 	for {
 		select {
 		case m := <-messages:
-			code, err := strconv.Atoi(m.Actor.Attributes["exitCode"])
-			if err != nil {
-				continue
-			}
 			r.mu.Lock()
 			e := r.running[m.Actor.Attributes["execID"]]
 			r.mu.Unlock()
 			if e != nil {
-				e.set(code)
+				e.set()
 			}
 		case err := <-failed:
 			return err
@@ -125,4 +117,16 @@ func classify(containerID string, err error) error {
 		return fmt.Errorf("container %s: %w: %v", containerID, errdefs.ErrFailedPrecondition, err)
 	}
 	return fmt.Errorf("container %s: %w", containerID, err)
+}
+
+// checkRunning says why a container's processes cannot be reached, if so.
+func (r *Runner) checkRunning(ctx context.Context, containerID string) error {
+	info, err := r.engine.ContainerInspect(ctx, containerID)
+	if err != nil {
+		return classify(containerID, err)
+	}
+	if info.State == nil || !info.State.Running {
+		return fmt.Errorf("container %s: %w: is not running", containerID, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
