@@ -218,7 +218,7 @@ func containerAnnotations(req ContainerRequest, annotations map[string]string, h
 	if !host.Annotations {
 		return nil
 	}
-	if host.ShimGrouping {
+	if shimGrouping(req.runtimeHandler(), host) {
 		if annotations == nil {
 			annotations = map[string]string{}
 		}

@@ -44,8 +44,6 @@ type Host struct {
 	// MinOOMScoreAdj is the lowest oom_score_adj the node lets the engine set:
 	// -1000 when nothing limits it. Lower requests are raised to it.
 	MinOOMScoreAdj int
-	// ShimGrouping puts the containers of a pod into one containerd shim.
-	ShimGrouping bool
 
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string
@@ -63,6 +61,8 @@ type Host struct {
 type RuntimeFeatures struct {
 	// RecursiveReadOnly: the runtime and the kernel know the mount option rro.
 	RecursiveReadOnly bool
+	// ShimGrouping: the containers of a pod share one containerd shim.
+	ShimGrouping bool
 }
 
 // dockerHandler is accepted as a name of the engine's default runtime, as
@@ -122,13 +122,20 @@ func criRuntimeHandler(name string, host Host) *runtimeapi.RuntimeHandler {
 // recursiveReadOnly says whether the runtime behind a CRI handler can make a
 // mount and everything below it read-only.
 func recursiveReadOnly(handler string, host Host) bool {
-	if !host.ReadOnlyNonRecursive {
-		return false
-	}
+	return host.ReadOnlyNonRecursive && runtimeFeatures(handler, host).RecursiveReadOnly
+}
+
+// shimGrouping says whether the pods of a CRI handler have one shim each.
+func shimGrouping(handler string, host Host) bool {
+	return host.Annotations && runtimeFeatures(handler, host).ShimGrouping
+}
+
+// runtimeFeatures are those of the runtime behind a CRI handler.
+func runtimeFeatures(handler string, host Host) RuntimeFeatures {
 	if features, ok := host.Runtimes[handler]; ok {
-		return features.RecursiveReadOnly
+		return features
 	}
-	return host.Runtimes[host.DefaultRuntime].RecursiveReadOnly
+	return host.Runtimes[host.DefaultRuntime]
 }
 
 func runtimeNames(host Host) []string {

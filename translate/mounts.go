@@ -14,8 +14,8 @@ import (
 // index.
 type ResolvedMount struct {
 	// Source is the host path with symbolic links followed. For an image mount it
-	// is "", or a directory where the caller has mounted the image (without the
-	// sub-path) for engines that have no image mounts.
+	// is "", or where the caller has mounted what the sub-path names in the image,
+	// for engines that have no image mounts.
 	Source string
 	// ImageID is, for an image mount, the image's ID.
 	ImageID string
@@ -183,13 +183,12 @@ func privatePropagation(source string, host Host) mount.Propagation {
 func imageMount(field string, m *runtimeapi.Mount, resolved ResolvedMount, host Host) (mount.Mount, error) {
 	target := path.Clean(m.GetContainerPath())
 	if resolved.Source != "" {
-		source := path.Join(resolved.Source, m.GetImageSubPath())
 		return mount.Mount{
 			Type:        mount.TypeBind,
-			Source:      source,
+			Source:      resolved.Source,
 			Target:      target,
 			ReadOnly:    true,
-			BindOptions: &mount.BindOptions{Propagation: privatePropagation(source, host), ReadOnlyNonRecursive: host.ReadOnlyNonRecursive},
+			BindOptions: &mount.BindOptions{Propagation: privatePropagation(resolved.Source, host), ReadOnlyNonRecursive: host.ReadOnlyNonRecursive},
 		}, nil
 	}
 	if !host.ImageMounts {

@@ -245,7 +245,7 @@ func sandboxAnnotations(req SandboxRequest, host Host) map[string]string {
 		return nil
 	}
 	annotations := map[string]string{}
-	if host.ShimGrouping {
+	if shimGrouping(req.RuntimeHandler, host) {
 		annotations[shimGroupAnnotation] = shimGroup(req.Config.GetMetadata())
 	}
 	resources, overhead := req.Config.GetLinux().GetResources(), req.Config.GetLinux().GetOverhead()

@@ -1,0 +1,36 @@
+package translate
+
+import (
+	"cmp"
+
+	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// CRIContainerStats is a reading of Docker's stats. What Docker does not know is
+// nil: the rate of CPU usage, the writable layer, and what is available of the
+// memory, for its limit is the machine's memory where there is none.
+func CRIContainerStats(attributes *runtimeapi.ContainerAttributes, r container.StatsResponse) *runtimeapi.ContainerStats {
+	at := r.Read.UnixNano()
+	s := &runtimeapi.ContainerStats{
+		Attributes: attributes,
+		Cpu:        &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: uint64Value(r.CPUStats.CPUUsage.TotalUsage)},
+	}
+	m := r.MemoryStats
+	if m.Usage == 0 {
+		return s // the memory controller is off
+	}
+	// The names of cgroup v1's memory.stat, and of v2's.
+	inactive := cmp.Or(m.Stats["total_inactive_file"], m.Stats["inactive_file"])
+	s.Memory = &runtimeapi.MemoryUsage{
+		Timestamp:       at,
+		UsageBytes:      uint64Value(m.Usage),
+		WorkingSetBytes: uint64Value(m.Usage - min(m.Usage, inactive)),
+		RssBytes:        uint64Value(cmp.Or(m.Stats["total_rss"], m.Stats["anon"])),
+		PageFaults:      uint64Value(cmp.Or(m.Stats["total_pgfault"], m.Stats["pgfault"])),
+		MajorPageFaults: uint64Value(cmp.Or(m.Stats["total_pgmajfault"], m.Stats["pgmajfault"])),
+	}
+	return s
+}
+
+func uint64Value(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
