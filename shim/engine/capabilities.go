@@ -67,6 +67,13 @@ func (c *Capabilities) AtLeast(v string) bool {
 // everything below them.
 func (r Runtime) RecursiveReadOnly() bool { return slices.Contains(r.MountOptions, "rro") }
 
+// runcShim is the shim that Docker runs a binary with, and runc's own.
+const runcShim = "io.containerd.runc.v2"
+
+// RuncShim tells whether containerd runs this runtime with runc's shim, version
+// 2, as it does all that are configured as a binary.
+func (r Runtime) RuncShim() bool { return r.Type == runcShim || r.Type == "" && r.Path != "" }
+
 func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 	c := &Capabilities{
 		APIVersion: api, EngineVersion: v.Version, DaemonID: info.ID,

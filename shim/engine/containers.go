@@ -3,6 +3,7 @@ package engine
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +89,26 @@ func (c *Client) ContainerWait(ctx context.Context, id string) error {
 			return ctx.Err()
 		}
 	})
+}
+
+// ContainerStats implements [Containers].
+func (c *Client) ContainerStats(ctx context.Context, id string) (container.StatsResponse, error) {
+	var r container.StatsResponse
+	err := c.call(ctx, "container stats", shortTimeout, func(ctx context.Context, cl *client.Client) (err error) {
+		answer, err := cl.ContainerStatsOneShot(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, answer.Body.Close()) }()
+		if err := json.NewDecoder(answer.Body).Decode(&r); err != nil {
+			return err
+		}
+		if r.Read.IsZero() { // Docker's answer for one that does not run
+			return fmt.Errorf("container %s does not run: %w", id, errdefs.ErrNotFound)
+		}
+		return nil
+	})
+	return r, err
 }
 
 // ContainerUpdate implements [Containers].

@@ -32,6 +32,9 @@ type Containers interface {
 	ContainerList(ctx context.Context, f filters.Args) ([]container.Summary, error)
 	// ContainerWait returns when the container is not running; bounded by ctx only.
 	ContainerWait(ctx context.Context, id string) error
+	// ContainerStats takes one reading of a running container's usage. It costs
+	// the daemon more than all else here. errdefs.ErrNotFound: it does not run.
+	ContainerStats(ctx context.Context, id string) (container.StatsResponse, error)
 	ContainerUpdate(ctx context.Context, id string, update container.UpdateConfig) error
 	ContainerResize(ctx context.Context, id string, height, width uint) error
 	// ContainerAttach opens a stream to the container's main process. With TTY

@@ -223,8 +223,15 @@ func TestDeletedWhileDraining(t *testing.T) {
 	s := f.subscribe(10)
 	f.docker.Exit(c, 0)
 	f.eventually("the exit is seen", func() bool { return f.docker.Calls()["container inspect"] >= 2 })
+	synced := make(chan error, 1)
+	looks := f.docker.Calls()["container inspect"]
+	go func() { synced <- f.Sync(context.Background(), c) }()
+	f.eventually("the sync's look", func() bool { return f.docker.Calls()["container inspect"] > looks })
 	f.remove(c)
 	f.waitState(c, "")
+	if err := <-synced; err != nil {
+		t.Error(err)
+	}
 	if err := f.WaitExited(t.Context(), c); err != nil {
 		t.Error(err)
 	}

@@ -47,14 +47,18 @@ var contract = map[string]func(*testing.T, subject){
 	"images":              contractImages,
 	"image conflicts":     contractImageConflicts,
 	"pull missing":        contractPullMissing,
+	"stats":               contractStats,
 }
 
 func TestContract(t *testing.T) {
-	t.Run("fake", func(t *testing.T) {
-		d := enginetest.New(t)
-		d.AddImage("busybox:cridock", enginetest.Image{Files: map[string]string{"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"}})
-		runContract(t, d.Endpoint(), "busybox:cridock")
-	})
+	for _, version := range []string{"1.41", "1.51"} {
+		t.Run("fake "+version, func(t *testing.T) {
+			d := enginetest.New(t)
+			d.SetAPIVersion(version)
+			d.AddImage("busybox:cridock", enginetest.Image{Files: map[string]string{"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"}})
+			runContract(t, d.Endpoint(), "busybox:cridock")
+		})
+	}
 	t.Run("docker", func(t *testing.T) {
 		endpoint := os.Getenv("CRIDOCK_E2E_DOCKER")
 		if endpoint == "" {
@@ -322,6 +326,25 @@ func contractUpdate(t *testing.T, s subject) {
 	if r.HostConfig.CPUShares != 512 {
 		t.Errorf("cpu shares %d after update to 512", r.HostConfig.CPUShares)
 	}
+}
+
+func contractStats(t *testing.T, s subject) {
+	id := s.start(t, "sleep", "1000")
+	r, err := s.ContainerStats(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(r.Read) > time.Minute || r.CPUStats.CPUUsage.TotalUsage == 0 || r.MemoryStats.Usage == 0 || len(r.MemoryStats.Stats) == 0 {
+		t.Errorf("stats of a running container: %+v", r)
+	}
+	if err := s.ContainerKill(t.Context(), id, "SIGKILL"); err != nil {
+		t.Fatal(err)
+	}
+	s.exited(t, id)
+	_, err = s.ContainerStats(t.Context(), id)
+	wantClass(t, "stats of an exited container", err, errdefs.IsNotFound)
+	_, err = s.ContainerStats(t.Context(), strings.Repeat("0", 64))
+	wantClass(t, "stats of no container", err, errdefs.IsNotFound)
 }
 
 func contractWait(t *testing.T, s subject) {

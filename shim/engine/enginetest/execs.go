@@ -78,11 +78,11 @@ func (s *Server) startExec(w http.ResponseWriter, r *http.Request, id string) er
 	if err != nil {
 		return err
 	}
-	conn, rd, err := s.hijack(w, r, o.Tty)
+	conn, rd, err := s.hijack(w, o.Tty)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer s.hangUp(conn)
 	in := &execInput{}
 	if e.options.AttachStdin {
 		in.r = rd

@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/storage"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -29,6 +30,9 @@ type Image struct {
 	Config        ocispec.ImageConfig
 	// Files are the content of regular files, by absolute path.
 	Files map[string]string
+	// Layers are the directories that the storage driver, overlay2, claims to
+	// have the image in, the uppermost first; none for a driver that tells nothing.
+	Layers []string
 	// Pull, if set, decides on the progress and outcome of a pull. auth is the
 	// X-Registry-Auth header, decoded.
 	Pull func(progress func(status string), auth string) error
@@ -167,10 +171,22 @@ func (s *Server) inspectImage(w http.ResponseWriter, _ *http.Request, ref string
 		return errorf(http.StatusNotFound, "No such image: %s", ref)
 	}
 	return reply(w, http.StatusOK, image.InspectResponse{
-		ID: i.ID, RepoTags: i.Tags, RepoDigests: i.Digests, Size: i.Size, Created: i.created.Format(time.RFC3339Nano),
+		GraphDriver: i.graphDriver(),
+		ID:          i.ID, RepoTags: i.Tags, RepoDigests: i.Digests, Size: i.Size, Created: i.created.Format(time.RFC3339Nano),
 		Architecture: "amd64", Os: "linux", Config: &dockerspec.DockerOCIImageConfig{ImageConfig: i.Config},
 		RootFS: image.RootFS{Type: "layers", Layers: []string{i.ID}},
 	})
+}
+
+func (i *Image) graphDriver() storage.DriverData {
+	if len(i.Layers) == 0 {
+		return storage.DriverData{Name: "vfs"}
+	}
+	data := map[string]string{"UpperDir": i.Layers[0]}
+	if lower := i.Layers[1:]; len(lower) > 0 {
+		data["LowerDir"] = strings.Join(lower, ":")
+	}
+	return storage.DriverData{Name: "overlay2", Data: data}
 }
 
 func (s *Server) imageHistory(w http.ResponseWriter, _ *http.Request, ref string) error {

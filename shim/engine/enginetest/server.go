@@ -31,6 +31,7 @@ type Server struct {
 	programs   map[string]Program
 	containers map[string]*ctr
 	execs      map[string]*execution
+	conns      map[net.Conn]struct{} // that were taken over
 	images     map[string]*Image
 	registry   map[string]Image
 	nextPid    int
@@ -61,7 +62,7 @@ func New(t testing.TB) *Server {
 	}
 	s := &Server{
 		t: t, dir: dir, apiVersion: "1.41", info: defaultInfo(dir), programs: builtins(),
-		containers: map[string]*ctr{}, execs: map[string]*execution{},
+		containers: map[string]*ctr{}, execs: map[string]*execution{}, conns: map[net.Conn]struct{}{},
 		images: map[string]*Image{}, registry: map[string]Image{}, nextPid: firstPid,
 	}
 	s.routes = routes()
@@ -110,6 +111,9 @@ func (s *Server) Stop() {
 	s.mu.Lock()
 	h, served, stopping := s.http, s.served, s.stopping
 	s.http = nil
+	for conn := range s.conns {
+		_ = conn.Close()
+	}
 	s.mu.Unlock()
 	if h == nil {
 		return
@@ -171,6 +175,7 @@ func routes() []route {
 		on("container list", "GET", "/containers/json", (*Server).listContainers),
 		on("container create", "POST", "/containers/create", (*Server).createContainer),
 		on("container inspect", "GET", c+"/json", (*Server).inspectContainer),
+		on("container stats", "GET", c+"/stats", (*Server).containerStats),
 		on("container start", "POST", c+"/start", (*Server).startContainer),
 		on("container kill", "POST", c+"/kill", (*Server).killContainer),
 		on("container remove", "DELETE", c, (*Server).removeContainer),

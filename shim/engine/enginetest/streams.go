@@ -134,27 +134,31 @@ func (s *stdin) close() {
 }
 
 // hijack takes over a call's connection, as Docker does for raw streams. The
-// connection is closed when the engine stops.
-func (s *Server) hijack(w http.ResponseWriter, r *http.Request, tty bool) (net.Conn, *bufio.Reader, error) {
+// connection is closed when the engine stops, or by hangUp.
+func (s *Server) hijack(w http.ResponseWriter, tty bool) (net.Conn, *bufio.Reader, error) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	stopped := s.stopped()
-	go func() {
-		// A hijacked request's context ends with its handler.
-		select {
-		case <-stopped:
-		case <-r.Context().Done():
-		}
+	s.mu.Lock()
+	s.conns[conn] = struct{}{}
+	if s.http == nil {
 		_ = conn.Close()
-	}()
+	}
+	s.mu.Unlock()
 	kind := "multiplexed-stream"
 	if tty || s.version() < "1.42" {
 		kind = "raw-stream"
 	}
 	_, err = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker."+kind+"\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
 	return conn, rw.Reader, err
+}
+
+func (s *Server) hangUp(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+	_ = conn.Close()
 }
 
 // writers are where stdout and stderr go on a hijacked connection.
@@ -187,11 +191,11 @@ func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request, ref str
 	o, in, tty, running := c.output, c.stdin, c.inspect.Config.Tty, c.running()
 	openStdin := c.inspect.Config.OpenStdin
 	s.mu.Unlock()
-	conn, rd, err := s.hijack(w, r, tty)
+	conn, rd, err := s.hijack(w, tty)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer s.hangUp(conn)
 	if !running {
 		return nil
 	}
@@ -206,9 +210,7 @@ func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request, ref str
 	o.mu.Lock()
 	o.attached[a] = struct{}{}
 	o.mu.Unlock()
-	gone := make(chan struct{})
 	go func() {
-		defer close(gone)
 		if r.FormValue("stdin") != "1" || !openStdin {
 			_, _ = io.Copy(io.Discard, rd)
 			return
