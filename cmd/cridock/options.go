@@ -44,7 +44,12 @@ type options struct {
 
 	pullDeadline time.Duration
 	restrictOOM  string
+	shimGrouping string
 	logLevel     string
+
+	metricsAddr     string
+	profiling       bool
+	tracingEndpoint string
 }
 
 // obsolete are cri-dockerd's flags that have no meaning here, with the reason.
@@ -86,6 +91,12 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 	f.DurationVar(&o.pullDeadline, "image-pull-progress-deadline", 10*time.Minute, "end of a pull that makes no progress in any phase; 0 for never")
 	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to what the node allows: auto, true or false")
+
+	f.StringVar(&o.shimGrouping, "shim-grouping", "auto", "one containerd shim for each pod instead of each container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
+
+	f.StringVar(&o.metricsAddr, "metrics-bind-address", "", "address for /metrics, /healthz and /readyz; a port alone is on loopback (default: off)")
+	f.BoolVar(&o.profiling, "profiling", false, "serve /debug/pprof on the metrics address")
+	f.StringVar(&o.tracingEndpoint, "tracing-endpoint", "", "host:port of an OTLP collector for traces, plain gRPC (default: off)")
 
 	f.StringVar(&o.rootDir, "cri-dockerd-root-directory", o.rootDir, "alias of --root-directory")
 	f.StringVar(&o.logLevel, "log-level", "", "alias of --v: info, debug or trace")
@@ -147,8 +158,14 @@ func (o *options) validate() error {
 	if o.streamingClientCA != "" && o.streamingCert == "" {
 		return fmt.Errorf("streaming-tls-client-ca needs streaming-tls-cert and streaming-tls-key")
 	}
+	if o.profiling && o.metricsAddr == "" {
+		return fmt.Errorf("profiling needs metrics-bind-address")
+	}
 	if _, err := strconv.ParseBool(o.restrictOOM); err != nil && o.restrictOOM != "auto" {
 		return fmt.Errorf("restrict-oom-score-adj %q: want auto, true or false", o.restrictOOM)
+	}
+	if _, err := strconv.ParseBool(o.shimGrouping); err != nil && o.shimGrouping != "auto" {
+		return fmt.Errorf("shim-grouping %q: want auto, true or false", o.shimGrouping)
 	}
 	return nil
 }

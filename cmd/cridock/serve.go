@@ -33,7 +33,19 @@ func serve(cmd *cobra.Command, o *options) error {
 		return err
 	}
 	defer unlock()
-	docker, err := engine.New(o.dockerEndpoint, nil)
+	flush, err := o.startTracing(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
+		defer cancel()
+		if err := flush(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Some traces are lost")
+		}
+	}()
+	metrics := shim.NewMetrics()
+	docker, err := engine.New(o.dockerEndpoint, metrics.ObserveDocker)
 	if err != nil {
 		return err
 	}
@@ -42,7 +54,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	service, err := shim.New(o.serviceConfig(), docker, cni)
+	service, err := shim.New(o.serviceConfig(), docker, cni, metrics)
 	if err != nil {
 		return err
 	}
@@ -56,6 +68,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	g.Go(func() error { return service.Run(gctx) })
 	g.Go(func() error { return service.Serve(gctx, listener) })
 	g.Go(func() error { return notifyReady(gctx, service.Ready()) })
+	g.Go(func() error { return o.serveMetrics(gctx, metrics.Handler(), service.Health) })
 	return g.Wait()
 }
 
@@ -127,9 +140,9 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
-		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), PauseImage: o.pauseImage,
-		MinOOMScoreAdj: o.minOOMScoreAdj(),
-		LogMaxSize:     o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
+		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
+		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
 		PullProgressTimeout: o.pullDeadline,
 		Streaming: streaming.Config{
 			Addr: o.streamingAddr, CertFile: o.streamingCert, KeyFile: o.streamingKey, ClientCAFile: o.streamingClientCA, IdleTimeout: o.streamingIdle,
@@ -139,6 +152,12 @@ func (o *options) serviceConfig() shim.Config {
 		c.DockerNetwork = o.dockerNetwork
 	}
 	return c
+}
+
+// groupsShims is the setting; auto is on wherever engine and runtime can do it.
+func (o *options) groupsShims() bool {
+	on, err := strconv.ParseBool(o.shimGrouping)
+	return on || err != nil
 }
 
 // unrestrictedOOMScoreAdj is the kernel's own lowest value.
