@@ -45,6 +45,11 @@ if [ -s "$pidfile" ] && [ "$(readlink "/proc/$(cat "$pidfile")/exe" 2>/dev/null 
 	wait_for 30 test ! -e "/proc/$(cat "$pidfile")" || die "process $(cat "$pidfile") does not stop"
 fi
 
+curl -sf --unix-socket "$socket" "http://docker/images/$image/json" >/dev/null || {
+	log "importing a busybox image as $image"
+	import_busybox "$socket" "$image" >/dev/null
+}
+
 network=(--network-plugin=docker)
 if ls /etc/cni/net.d/*.conf /etc/cni/net.d/*.conflist >/dev/null 2>&1; then
 	log "pods are networked by the CNI configuration in /etc/cni/net.d"
@@ -59,11 +64,6 @@ setsid bin/cridock serve --container-runtime-endpoint "$endpoint" --docker-endpo
 echo $! >"$pidfile"
 disown
 wait_for 30 test -S "$run/cridock.sock" || die "cridock did not start, see $logfile"
-
-curl -sf --unix-socket "$socket" "http://docker/images/$image/json" >/dev/null || {
-	log "importing a busybox image as $image"
-	import_busybox "$socket" "$image" >/dev/null
-}
 
 log "a pod of two containers through $endpoint"
 bin/demo --endpoint "$endpoint" --image "$image"

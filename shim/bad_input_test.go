@@ -21,6 +21,7 @@ var long = strings.Repeat("x", 300)
 // be served.
 func TestBadSandboxes(t *testing.T) {
 	type config = runtimeapi.PodSandboxConfig
+	n := newCNINode(t)
 	security := func(change func(*runtimeapi.LinuxSandboxSecurityContext)) func(*config) {
 		return func(c *config) { change(c.Linux.SecurityContext) }
 	}
@@ -83,28 +84,21 @@ func TestBadSandboxes(t *testing.T) {
 			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "no-such-profile"}
 		}), codes.FailedPrecondition, "no-such-profile"},
 	} {
-		t.Run(tc.name, func(t *testing.T) { badSandbox(t, tc.change, "", tc.code, tc.field) })
-	}
-	t.Run("no config", func(t *testing.T) { badSandbox(t, nil, "", codes.InvalidArgument, "config") })
-	t.Run("an unknown runtime handler", func(t *testing.T) {
-		badSandbox(t, func(*config) {}, "no-such-runtime", codes.InvalidArgument, "runtime_handler")
-	})
-}
-
-// badSandbox sends one bad request to a node of its own.
-func badSandbox(t *testing.T, change func(*runtimeapi.PodSandboxConfig), handler string, code codes.Code, field string) {
-	t.Helper()
-	n := newCNINode(t)
-	cfg := n.podConfig("bad")
-	if change == nil {
-		cfg = nil
-	} else {
-		change(cfg)
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := n.podConfig("bad")
+			tc.change(cfg)
+			before := n.remains()
+			_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+			wantCode(t, err, tc.code, tc.field)
+			n.unchanged(t, before)
+		})
 	}
 	before := n.remains()
-	_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
-	wantCode(t, err, code, field)
-	n.unchanged(before)
+	_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{})
+	wantCode(t, err, codes.InvalidArgument, "config")
+	_, err = n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig("bad"), RuntimeHandler: "no-such-runtime"})
+	wantCode(t, err, codes.InvalidArgument, "runtime_handler")
+	n.unchanged(t, before)
 	if c := n.plugins.count("ADD"); c != 0 {
 		t.Errorf("CNI ADD was called %d times", c)
 	}
@@ -221,7 +215,7 @@ func TestBadContainers(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), secret) {
 				t.Errorf("the message quotes a value that may be secret: %v", err)
 			}
-			n.unchanged(before)
+			n.unchanged(t, before)
 		})
 	}
 	for _, tc := range []struct {
@@ -241,7 +235,7 @@ func TestBadContainers(t *testing.T) {
 			before := n.remains()
 			_, err := n.tryCreate(tc.sandbox, tc.cfg)
 			wantCode(t, err, tc.code, tc.field)
-			n.unchanged(before)
+			n.unchanged(t, before)
 		})
 	}
 }
@@ -291,7 +285,7 @@ func TestUnknownIDs(t *testing.T) {
 			t.Run(rpc.name+" "+id, func(t *testing.T) { wantCode(t, rpc.call(id), want) })
 		}
 	}
-	n.unchanged(before)
+	n.unchanged(t, before)
 	for _, id := range []string{foreign, labelled, pod, ctr} {
 		in, err := n.call().ContainerInspect(n.ctx, id)
 		n.must(err)

@@ -45,15 +45,15 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if !s.sandboxReady(sb) {
 		return "", fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
-	create, err := s.containerSpec(ctx, r, sb)
+	undo := undoStack{}
+	defer undo.run(ctx, &err)
+	create, err := s.containerSpec(ctx, r, sb, &undo)
 	if err != nil {
 		return "", err
 	}
 	if err := stampRequest(create); err != nil {
 		return "", err
 	}
-	undo := undoStack{}
-	defer undo.run(ctx, &err)
 	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
 	if err != nil || existing {
 		return id, err
@@ -64,8 +64,8 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 }
 
 // containerSpec gathers what the translation needs from the node and the
-// engine, and translates.
-func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox) (*translate.Create, error) {
+// engine, makes what the container is to be given, and translates.
+func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox, undo *undoStack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	security := cfg.GetLinux().GetSecurityContext()
 	image, err := s.image(ctx, cfg.GetImage().GetImage())
@@ -73,7 +73,9 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 		return nil, err
 	}
 	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
-	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts()); err != nil {
+	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
+	undo.push(func(ctx context.Context) error { return s.releaseImageVolumes(ctx, name) })
+	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts(), name); err != nil {
 		return nil, err
 	}
 	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {
@@ -102,16 +104,17 @@ func (s *Service) image(ctx context.Context, ref string) (translate.Image, error
 }
 
 // resolveMounts finds the real source of each mount. CRI wants an error for a
-// host path that does not exist, and a link to be followed.
-func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount) ([]translate.ResolvedMount, error) {
+// host path that does not exist, and a link to be followed. name is Docker's of
+// the container.
+func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount, name string) ([]translate.ResolvedMount, error) {
 	resolved := make([]translate.ResolvedMount, len(mounts))
 	for i, m := range mounts {
-		if m.GetImage() != nil {
-			image, err := s.image(ctx, m.GetImage().GetImage())
+		if m.GetImage().GetImage() != "" {
+			r, err := s.resolveImageMount(ctx, m, name)
 			if err != nil {
 				return nil, &translate.ReasonError{Reason: translate.ReasonImageVolumeMountFailed, Err: fmt.Errorf("mounts[%d].image: %w", i, err)}
 			}
-			resolved[i].ImageID = image.ID
+			resolved[i] = r
 			continue
 		}
 		source, err := filepath.EvalSymlinks(m.GetHostPath())

@@ -26,6 +26,9 @@ func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenCo
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return nil, fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrFailedPrecondition)
 	}
+	if c.LogPath == "" {
+		return nil, fmt.Errorf("container %s has no log: %w", c.ID, errdefs.ErrFailedPrecondition)
+	}
 	if linked, err := s.linked(c); err != nil {
 		return nil, err
 	} else if linked {

@@ -51,6 +51,17 @@ func (s *Service) containerStats(ctx context.Context, f *runtimeapi.ContainerSta
 	return s.stats.Containers(ctx, targets)
 }
 
+// dockerStats asks Docker for what cannot be read here: containers of runtimes
+// that use no cgroup of this kernel. CPU usage has no rate; the kubelet makes
+// its own of two readings.
+func (s *Service) dockerStats(ctx context.Context, c stats.Container) (*runtimeapi.ContainerStats, error) {
+	r, err := s.engine.ContainerStats(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	return translate.CRIContainerStats(c.Attributes, r), nil
+}
+
 func (s *Service) statsContainer(c *translate.Container) stats.Container {
 	return stats.Container{
 		ID: c.ID, Pid: c.Pid, StartedAt: c.StartedAt, Image: c.Image.GetImage(), Mountpoint: s.layerRoot(),

@@ -43,7 +43,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	if first {
 		s.work.Go(func() {
 			// A stop goes on without its caller, as it would in Docker.
-			err := s.runStop(context.WithoutCancel(ctx), c, stop)
+			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
 			s.stops.finish(c.ID, stop, err)
 		})
 	}
@@ -66,7 +66,7 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 		if err := s.signal(ctx, c, stopSignal(c)); err != nil {
 			return err
 		}
-		if done, err := awaitGrace(exited, stop); done {
+		if done, err := s.awaitGrace(exited, stop); done {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func stopSignal(c *translate.Container) string {
 }
 
 // awaitGrace waits for the exit until the grace period, which may shrink, ends.
-func awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
+func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
 	for remaining := stop.remaining(); remaining > 0; remaining = stop.remaining() {
 		timer := time.NewTimer(remaining)
 		select {
@@ -99,6 +99,10 @@ func awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
 		case <-stop.shortened:
 			timer.Stop()
 		case <-timer.C:
+		case <-s.ending:
+			// The period may be hours. The next process begins it anew.
+			timer.Stop()
+			return true, fmt.Errorf("the grace period of the stop is not over and cridock ends: %w", errdefs.ErrUnavailable)
 		}
 	}
 	return false, nil

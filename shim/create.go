@@ -82,6 +82,7 @@ func (s *Service) removeObject(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	s.index.Removed(id)
+	s.stats.Forget(id)
 	return nil
 }
 

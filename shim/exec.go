@@ -38,5 +38,17 @@ func (s *Service) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (
 	if err != nil {
 		return nil, err
 	}
+	stdout, stderr = fitMessage(stdout, stderr, maxMessage-execSyncOverhead)
 	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: code}, nil
+}
+
+// execSyncOverhead is more than an ExecSyncResponse takes beside its outputs.
+const execSyncOverhead = 1 << 10
+
+// fitMessage shortens outputs that are longer than limit together: a message of
+// more than the client takes would be no answer at all. An output of up to half
+// the limit stays whole.
+func fitMessage(stdout, stderr []byte, limit int) (out, errs []byte) {
+	out = stdout[:min(len(stdout), max(limit/2, limit-len(stderr)))]
+	return out, stderr[:min(len(stderr), limit-len(out))]
 }

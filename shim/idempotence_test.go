@@ -18,10 +18,12 @@ import (
 // only sign that a request has got that far.
 func (n *node) at(function string, count int) {
 	n.t.Helper()
+	n.eventually(function, func() bool { return strings.Count(allStacks(), function) >= count })
+}
+
+func allStacks() string {
 	stacks := make([]byte, 4<<20)
-	n.eventually(function, func() bool {
-		return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), function) >= count
-	})
+	return string(stacks[:runtime.Stack(stacks, true)])
 }
 
 // inParallel calls f count times at once.
@@ -96,7 +98,7 @@ func TestLeftovers(t *testing.T) {
 			})
 			n.docker.FailNext("container remove", 1, http.StatusInternalServerError, "device or resource busy")
 			_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
-			wantCode(n.t, err, codes.Unknown, errBroken.Error(), "busy")
+			wantCode(n.t, err, codes.Internal, errBroken.Error(), "busy")
 			n.plugins.respond(nil)
 		},
 		"running, its network forgotten": func(n *node, cfg *runtimeapi.PodSandboxConfig) {
@@ -145,7 +147,7 @@ func TestForeignNames(t *testing.T) {
 	before := n.remains()
 	_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 	wantCode(t, err, codes.AlreadyExists, foreign, "k8s_POD_web_default_uid-web_0")
-	n.unchanged(before)
+	n.unchanged(t, before)
 	n.must(n.call().ContainerRemove(n.ctx, foreign))
 	pod := n.runPod(cfg)
 
@@ -154,7 +156,7 @@ func TestForeignNames(t *testing.T) {
 	before = n.remains()
 	_, err = n.tryCreate(pod, containerConfig("main", "sleep", "1"))
 	wantCode(t, err, codes.AlreadyExists, foreign, "k8s_main_web_default_uid-web_0")
-	n.unchanged(before)
+	n.unchanged(t, before)
 	n.must(n.stopPod(pod))
 	n.must(n.removePod(pod))
 	in, err := n.call().ContainerInspect(n.ctx, foreign)

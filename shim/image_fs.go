@@ -41,7 +41,7 @@ func (s *Service) imageUsage(ctx context.Context) (stats.DiskUsage, error) {
 	if err != nil {
 		return stats.DiskUsage{}, err
 	}
-	if u, ok := s.disk.TreeUsage(stats.Tree{Roots: []string{s.layerRoot()}, Except: s.upperDirs}); ok {
+	if u, ok := s.disk.TreeUsage(s.imageTree()); ok {
 		return u, nil
 	}
 	u := stats.DiskUsage{At: time.Now()}
@@ -49,6 +49,17 @@ func (s *Service) imageUsage(ctx context.Context) (stats.DiskUsage, error) {
 		u.Bytes += image.Size
 	}
 	return u, nil
+}
+
+// imageTree is the store of all layers but the containers' own.
+func (s *Service) imageTree() stats.Tree {
+	return stats.Tree{Roots: []string{s.layerRoot()}, Except: s.upperDirs}
+}
+
+// imagesChanged makes a pull or a removal visible.
+func (s *Service) imagesChanged(ctx context.Context) error {
+	s.disk.Changed(s.imageTree())
+	return s.index.SyncImages(ctx)
 }
 
 // layerUsage is the sum of the writable layers of all containers of pods.

@@ -59,7 +59,11 @@ func (s *Service) pull(ctx context.Context, ref translate.ImageReference, auth r
 	}
 	p := s.pulls.join(ctx, key, func(ctx context.Context, p *pulling) {
 		s.work.Go(func() {
-			id, err := s.runPull(ctx, ref, auth)
+			var id string
+			err := recovered(ctx, func() (err error) {
+				id, err = s.runPull(ctx, ref, auth)
+				return err
+			})
 			s.pulls.finish(key, p, id, err)
 		})
 	})
@@ -72,7 +76,9 @@ func (s *Service) pull(ctx context.Context, ref translate.ImageReference, auth r
 	}
 }
 
-func (s *Service) runPull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+func (s *Service) runPull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	start := time.Now()
+	defer func() { s.metrics.observePull(start, err) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := s.engine.ImagePull(ctx, pullName(ref), auth)
@@ -97,7 +103,7 @@ func (s *Service) runPull(ctx context.Context, ref translate.ImageReference, aut
 		return "", fmt.Errorf("pulled %s, and cannot find it: %w", ref, err)
 	}
 	// The kubelet asks for the image at once.
-	return inspect.ID, s.index.SyncImages(ctx)
+	return inspect.ID, s.imagesChanged(ctx)
 }
 
 // pullName is a reference in the form that Docker pulls: by digest if it has
@@ -130,12 +136,11 @@ type pullMessage struct {
 // follow reads to the end, which is the end of the pull, and returns the digest
 // that Docker names there.
 func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
-	stalled := func() { p.cancel(fmt.Errorf("%w: no layer has changed for %v", errStalled, p.limit)) }
-	timer := time.AfterFunc(p.limit, stalled)
-	if p.limit == 0 {
-		timer.Stop()
+	var timer *time.Timer // one of zero would be over at once
+	if p.limit > 0 {
+		timer = time.AfterFunc(p.limit, func() { p.cancel(fmt.Errorf("%w: no layer has changed for %v", errStalled, p.limit)) })
+		defer timer.Stop()
 	}
-	defer timer.Stop()
 	last := map[string]pullMessage{}
 	logged, start := time.Now(), time.Now()
 	for d := json.NewDecoder(r); ; {
@@ -155,7 +160,7 @@ func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
 			continue // the same again is no progress
 		}
 		last[m.ID] = m
-		if p.limit > 0 {
+		if timer != nil {
 			timer.Reset(p.limit)
 		}
 		if time.Since(logged) >= pullLogInterval {

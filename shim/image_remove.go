@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -38,8 +39,14 @@ func (s *Service) removeImage(ctx context.Context, id string) error {
 		return err
 	}
 	for _, c := range containers {
-		if c.ImageID == id && c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			continue
+		}
+		if c.ImageID == id {
 			return fmt.Errorf("image %s: %w: container %s runs from it", id, errdefs.ErrFailedPrecondition, c.ID)
+		}
+		if slices.ContainsFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.GetImage().GetImageRef() == id }) {
+			return fmt.Errorf("image %s: %w: a running container, %s, has it for a volume", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
 	}
 	// By ID and with force, Docker drops every reference in one step, and does
@@ -48,5 +55,5 @@ func (s *Service) removeImage(ctx context.Context, id string) error {
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
 	s.accounts.forget(id)
-	return s.index.SyncImages(ctx)
+	return s.imagesChanged(ctx)
 }

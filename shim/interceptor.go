@@ -41,8 +41,7 @@ func interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo,
 func finish(ctx context.Context, method string, start time.Time, err error, panicked any) error {
 	log := klog.FromContext(ctx)
 	if panicked != nil {
-		log.Error(nil, "Panic in a request handler", "method", method, "panic", panicked, "stack", string(debug.Stack()))
-		err = fmt.Errorf("%s: %w: panic: %v", method, errdefs.ErrInternal, panicked)
+		err = fmt.Errorf("%s: %w", method, panicError(ctx, panicked))
 	}
 	err = statusError(err)
 	took := time.Since(start)
@@ -52,6 +51,24 @@ func finish(ctx context.Context, method string, start time.Time, err error, pani
 		log.V(verbosity(method)).Info("Request", "method", method, "duration", took)
 	}
 	return err
+}
+
+// recovered runs op and makes a panic of it an error: in a goroutine beside the
+// handler's the panic would end the process.
+func recovered(ctx context.Context, op func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicError(ctx, p)
+		}
+	}()
+	return op()
+}
+
+// panicError logs a panic with its stack and gives the error that stands for
+// it. It is to be called by the function that has recovered it.
+func panicError(ctx context.Context, panicked any) error {
+	klog.FromContext(ctx).Error(nil, "Panic in a request handler", "panic", panicked, "stack", string(debug.Stack()))
+	return fmt.Errorf("%w: panic: %v", errdefs.ErrInternal, panicked)
 }
 
 // verbosity keeps reads, which a kubelet makes every second, out of the log of

@@ -1,9 +1,14 @@
 package shim_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/testing/protocmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -45,5 +50,92 @@ func TestPod(t *testing.T) {
 				t.Errorf("left behind (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHostNetwork: CNI has nothing to do with a pod in the node's own network.
+func TestHostNetwork(t *testing.T) {
+	n := newCNINode(t)
+	cfg := n.podConfig("web")
+	cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
+	pod := n.runPod(cfg)
+	st := n.podStatus(pod)
+	if st.State != runtimeapi.PodSandboxState_SANDBOX_READY || st.Network.Ip != "" {
+		t.Errorf("pod is %v with address %q, want ready without one", st.State, st.Network.Ip)
+	}
+	n.must(n.stopPod(pod))
+	n.must(n.removePod(pod))
+	if n.plugins.count("ADD")+n.plugins.count("DEL") != 0 || len(n.remains().Mounts) != 0 {
+		t.Error("CNI was called, or a namespace pinned")
+	}
+}
+
+// TestExecSync runs commands in a container.
+func TestExecSync(t *testing.T) {
+	n := newNode(t)
+	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "sleep", "1"))
+	r, err := n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "echo out; echo err >&2; exit 3"}})
+	n.must(err)
+	if r.ExitCode != 3 || string(r.Stdout) != "out\n" || string(r.Stderr) != "err\n" {
+		t.Errorf("exec = %v", r)
+	}
+	if _, err := n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/no/such/program"}}); err == nil {
+		t.Error("a program that is not there was run")
+	}
+}
+
+// TestLinkedLogs: with the CRI log a link to Docker's own file, the link goes
+// with the container, and nothing is there to reopen.
+func TestLinkedLogs(t *testing.T) {
+	n := newNode(t, func(n *node) { n.cfg.SymlinkLogs = true })
+	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "sh", "-c", "echo hello; sleep 1"))
+	path := n.status(id).LogPath
+	n.eventually("the line is in Docker's file", func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && strings.Contains(string(b), "hello")
+	})
+	if link, err := os.Readlink(path); err != nil || !strings.HasPrefix(link, n.docker.Root()) {
+		t.Errorf("log links to %q (%v), want Docker's file", link, err)
+	}
+	_, err := n.runtime.ReopenContainerLog(n.ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
+	wantCode(t, err, codes.FailedPrecondition, id)
+	n.must(n.removeContainer(id))
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the link is left behind: %v", err)
+	}
+}
+
+// TestOrphans: a container that has outlived its sandbox is listed, and can be
+// stopped and removed.
+func TestOrphans(t *testing.T) {
+	n := newNode(t)
+	pod := n.runPod(n.podConfig("web"))
+	id := n.runContainer(pod, containerConfig("main", "sleep", "1"))
+	later := n.create(pod, containerConfig("later", "sleep", "1"))
+	n.must(n.call().ContainerRemove(n.ctx, pod))
+	n.eventually("the sandbox is gone", func() bool { return len(n.sandboxes()) == 0 })
+	if c := n.listed(id); c == nil || c.PodSandboxId != pod {
+		t.Errorf("container = %v", c)
+	}
+	wantCode(t, n.tryStart(later), codes.FailedPrecondition, pod)
+	n.must(n.stopContainer(id, 0))
+	for _, c := range []string{id, later} {
+		n.must(n.removeContainer(c))
+	}
+	n.must(n.removePod(pod))
+	if left := n.docker.Containers(); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestOOM: the OOM killer is told from other ends, also where Docker learns of
+// it late.
+func TestOOM(t *testing.T) {
+	n := newNode(t)
+	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "sleep", "1"))
+	n.docker.OOM(id)
+	n.eventually("it has exited", func() bool { return n.status(id).State == runtimeapi.ContainerState_CONTAINER_EXITED })
+	if st := n.status(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
+		t.Errorf("status = %v, want OOMKilled with 137", st)
 	}
 }

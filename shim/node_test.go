@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -20,7 +21,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
 	dockernet "github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/registry"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -66,7 +69,8 @@ type node struct {
 	engine  *hookedEngine
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
-	stop    func()
+	// stop is the client's end and then the process's, shutDown only the latter.
+	stop, shutDown func()
 }
 
 // newNode makes a node whose pods are on a network of Docker's, and starts
@@ -154,7 +158,7 @@ func (n *node) start() {
 		cni, err = network.New(*n.cni)
 		n.must(err)
 	}
-	n.svc, err = shim.New(n.cfg, n.engine, cni)
+	n.svc, err = shim.New(n.cfg, n.engine, cni, shim.NewMetrics())
 	n.must(err)
 	endpoint := "unix://" + filepath.Join(n.dir, "cri.sock")
 	l, err := shim.Listen(ctx, endpoint)
@@ -173,12 +177,15 @@ func (n *node) start() {
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	n.must(err)
 	n.runtime, n.images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
-	n.stop = sync.OnceFunc(func() {
-		_ = conn.Close()
+	n.shutDown = sync.OnceFunc(func() {
 		cancel()
 		work.Wait()
 		_ = client.Close()
 	})
+	n.stop = func() {
+		_ = conn.Close()
+		n.shutDown()
+	}
 	if n.dockerUp() {
 		n.waitReady()
 	}
@@ -243,9 +250,14 @@ func containerConfig(name string, command ...string) *runtimeapi.ContainerConfig
 
 func (n *node) runPod(cfg *runtimeapi.PodSandboxConfig) string {
 	n.t.Helper()
-	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	id, err := n.tryRunPod(cfg)
 	n.must(err)
-	return r.PodSandboxId
+	return id
+}
+
+func (n *node) tryRunPod(cfg *runtimeapi.PodSandboxConfig) (string, error) {
+	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	return r.GetPodSandboxId(), err
 }
 
 func (n *node) create(sandbox string, cfg *runtimeapi.ContainerConfig) string {
@@ -377,10 +389,10 @@ func (n *node) remains() remains {
 }
 
 // unchanged checks that nothing has come or gone since before.
-func (n *node) unchanged(before remains) {
-	n.t.Helper()
+func (n *node) unchanged(t *testing.T, before remains) {
+	t.Helper()
 	if diff := cmp.Diff(before, n.remains()); diff != "" {
-		n.t.Errorf("left behind or gone (-before +after):\n%s", diff)
+		t.Errorf("left behind or gone (-before +after):\n%s", diff)
 	}
 }
 
@@ -402,7 +414,9 @@ func wantCode(t *testing.T, err error, want codes.Code, words ...string) {
 // nobody's, so that of a sandbox is replaced by a thread's with a namespace.
 type hookedEngine struct {
 	*engine.Client
-	pid  atomic.Int64
+	pid atomic.Int64
+	// app is the process ID of containers that are not sandboxes; 0: the fake's.
+	app  atomic.Int64
 	hook atomic.Pointer[func(call string)]
 }
 
@@ -426,16 +440,38 @@ func (e *hookedEngine) ContainerCreate(ctx context.Context, name string, cfg *co
 	return e.Client.ContainerCreate(ctx, name, cfg, host, nc)
 }
 
+func (e *hookedEngine) ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error) {
+	e.before("image pull")
+	return e.Client.ImagePull(ctx, ref, auth)
+}
+
 func (e *hookedEngine) ContainerKill(ctx context.Context, id, signal string) error {
 	e.before("container kill " + signal + " " + id)
 	return e.Client.ContainerKill(ctx, id, signal)
 }
 
 func (e *hookedEngine) ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error) {
-	e.before("container inspect")
 	r, err := e.Client.ContainerInspect(ctx, id)
 	if pid := int(e.pid.Load()); err == nil && pid != 0 && r.State.Running && r.Config.Labels["io.kubernetes.docker.type"] == "podsandbox" {
 		r.State.Pid = pid
+	}
+	if pid := int(e.app.Load()); err == nil && pid != 0 && r.State.Running && r.Config.Labels["io.kubernetes.docker.type"] == "container" {
+		r.State.Pid = pid
+	}
+	return r, err
+}
+
+func (e *hookedEngine) ImageHistory(ctx context.Context, ref string) ([]image.HistoryResponseItem, error) {
+	e.before("image history")
+	return e.Client.ImageHistory(ctx, ref)
+}
+
+// ExecInspect keeps the process ID of an exec that has ended, as Docker does and
+// the fake does not: without one it was never started.
+func (e *hookedEngine) ExecInspect(ctx context.Context, id string) (container.ExecInspect, error) {
+	r, err := e.Client.ExecInspect(ctx, id)
+	if err == nil && !r.Running && r.Pid == 0 && r.ExitCode != 126 && r.ExitCode != 127 {
+		r.Pid = 1 << 23 // beyond what the kernel gives out
 	}
 	return r, err
 }

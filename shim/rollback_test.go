@@ -104,7 +104,7 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 			before := n.remains()
 			_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 			wantCode(t, err, tc.code, tc.words)
-			n.unchanged(before)
+			n.unchanged(t, before)
 			if len(n.sandboxes()) != 0 {
 				t.Errorf("listed: %v", n.sandboxes())
 			}
@@ -139,7 +139,7 @@ func TestRollbackWithoutDEL(t *testing.T) {
 	}
 	n.stop()
 	n.start()
-	n.unchanged(before)
+	n.unchanged(t, before)
 }
 
 // TestRollbackOfCreateContainer does the same for CreateContainer.
@@ -159,8 +159,6 @@ func TestRollbackOfCreateContainer(t *testing.T) {
 		{"the engine breaks off before create", func(n *node) { n.docker.DropNext("container create", 2) }, codes.Unavailable, "docker"},
 		{"the look at the container fails", func(n *node) {
 			n.docker.FailNext("container inspect", 1, http.StatusInternalServerError, "database is locked")
-			// Nobody else may look at it instead.
-			n.docker.LoseEvents(true)
 		}, codes.Internal, "database is locked"},
 		{"the image's accounts cannot be looked into", func(n *node) {
 			n.docker.FailNext("container create", 1, http.StatusInternalServerError, "no space left")
@@ -177,12 +175,13 @@ func TestRollbackOfCreateContainer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
+			n.docker.LoseEvents(true) // nobody but the request looks at containers
 			pod := n.runPod(n.podConfig("web"))
 			before := n.remains()
 			tc.breaks(n)
 			_, err := n.tryCreate(pod, containerConfig("main", "sleep", "1"))
 			wantCode(t, err, tc.code, tc.words)
-			n.unchanged(before)
+			n.unchanged(t, before)
 			n.docker.LoseEvents(false)
 			n.startContainer(n.create(pod, containerConfig("main", "sleep", "1")))
 		})
@@ -204,7 +203,7 @@ func TestProbesAreRemoved(t *testing.T) {
 	}
 	n.stop()
 	n.start()
-	n.unchanged(before)
+	n.unchanged(t, before)
 	// They are read once, and the image's memberships come from them.
 	cfg := containerConfig("main", "sleep", "1")
 	cfg.Linux.SecurityContext.RunAsUsername = "web"

@@ -178,7 +178,11 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
 	}
 	undo.push(func(context.Context) error { return network.UnpinNetNS(pin) })
-	if _, err := s.cni.Setup(ctx, rt); err != nil {
+	err = traced(ctx, "CNI ADD", func(ctx context.Context) error {
+		_, err := s.cni.Setup(ctx, rt)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("network of sandbox %s: %w", sb.ID, err)
 	}
 	undo.push(func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -85,7 +87,8 @@ func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) err
 	if err != nil {
 		return err
 	}
-	if err := s.cni.Teardown(ctx, rt); err != nil {
+	err = traced(ctx, "CNI DEL", func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
+	if err != nil {
 		return fmt.Errorf("release the network of sandbox %s: %w", sb.ID, err)
 	}
 	return network.UnpinNetNS(pin)
@@ -135,37 +138,64 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	return nil
 }
 
-// collectAttachments releases the networks of sandboxes that are gone: those of
-// a process that was killed between ADD and its record, or of containers that
-// were removed behind our back.
-func (s *Service) collectAttachments(ctx context.Context) error {
+// collectRemains releases what sandboxes that are gone have left behind: those
+// of a process that was killed on the way, or of containers that were removed
+// while nobody looked.
+func (s *Service) collectRemains(ctx context.Context) error {
+	err := s.collectDirs(ctx)
 	if s.cni == nil {
-		return nil
-	}
-	sandboxes, err := s.index.Sandboxes(ctx)
-	if err != nil {
 		return err
+	}
+	sandboxes, listErr := s.index.Sandboxes(ctx)
+	if listErr != nil {
+		return errors.Join(err, listErr)
 	}
 	live := make([]string, 0, len(sandboxes))
 	for _, sb := range sandboxes {
 		live = append(live, sb.ID)
 	}
-	return errors.Join(s.cni.GC(ctx, live), s.collectPins(live))
+	return errors.Join(err, s.cni.GC(ctx, live), s.collectPins(ctx))
 }
 
-// collectPins removes namespace pins of sandboxes that are gone.
-func (s *Service) collectPins(live []string) error {
-	keep := make(map[string]bool, len(live))
-	for _, id := range live {
-		keep[id] = true
-	}
+// collectPins removes namespace pins of sandboxes that are gone. A sandbox is in
+// the index before it has a pin, so what is not in the index now and had a pin
+// before has gone.
+func (s *Service) collectPins(ctx context.Context) error {
 	entries, err := os.ReadDir(s.cfg.NetNSDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	for _, e := range entries {
-		if !keep[e.Name()] {
+		if _, lookErr := s.index.Sandbox(ctx, e.Name()); errdefs.IsNotFound(lookErr) {
 			err = errors.Join(err, network.UnpinNetNS(s.netnsPath(e.Name())))
+		}
+	}
+	return err
+}
+
+// started tells files of this process from those of earlier ones.
+var started = time.Now()
+
+// collectDirs removes the directories of sandboxes that are gone. A sandbox that
+// is being made has its directory before it is in the index, so only what was
+// last written by an earlier process goes.
+func (s *Service) collectDirs(ctx context.Context) error {
+	entries, err := os.ReadDir(s.sandboxesDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	sandboxes, listErr := s.index.Sandboxes(ctx)
+	if err = errors.Join(err, listErr); err != nil {
+		return err
+	}
+	keep := make(map[string]bool, len(sandboxes))
+	for _, sb := range sandboxes {
+		keep[s.sandboxDir(sb.Metadata)] = true
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.sandboxesDir(), e.Name())
+		if info, infoErr := e.Info(); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
+			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/process"
@@ -46,6 +47,9 @@ type Config struct {
 	RootDir string
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
+	// ImageVolumeDir is where images are mounted that containers have for
+	// volumes, for engines before Docker 28.0. The engine must see these mounts.
+	ImageVolumeDir string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerNetwork connects pods to that network of Docker's instead of CNI.
@@ -59,6 +63,9 @@ type Config struct {
 	// SymlinkLogs links the CRI log path to Docker's file instead of writing
 	// the CRI format.
 	SymlinkLogs bool
+	// ShimGrouping runs the containers of a pod in one containerd shim, where
+	// engine and runtime can.
+	ShimGrouping bool
 	// PullProgressTimeout ends a pull that makes no progress in any phase.
 	PullProgressTimeout time.Duration
 	Streaming           streaming.Config
@@ -76,8 +83,10 @@ type Service struct {
 	logs    *logs.Tailer
 	stats   *stats.Collector
 	disk    *stats.Disk
+	metrics *Metrics
 	process *process.Runner
 	streams *streaming.Server
+	volumes *imagevolume.Store
 
 	host     atomic.Pointer[translate.Host]
 	pauseID  atomic.Pointer[string]
@@ -86,28 +95,35 @@ type Service struct {
 	pulls    pullGroup
 	accounts accountCache
 	ready    chan struct{}  // closed after the first sync
+	ending   chan struct{}  // closed when Run is to end
 	work     sync.WaitGroup // operations detached from their callers
 }
 
 // New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
 // nothing: see Run and Serve.
-func New(cfg Config, e Engine, cni *network.CNI) (*Service, error) {
+func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if (cni == nil) == (cfg.DockerNetwork == "") {
 		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
 	}
-	s := &Service{cfg: cfg, engine: e, cni: cni, ready: make(chan struct{})}
+	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
+	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
-	s.stats = stats.New(stats.Options{Disk: s.disk})
+	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
 	s.process = process.New(e)
-	s.index = index.New(e, index.Options{Host: s.Host, Connected: s.connected, Exited: s.exited})
+	s.index = index.New(e, index.Options{Host: s.Host, Connected: s.connected, Exited: s.exited, Observer: m.indexObserver()})
 	var err error
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
 		return nil, err
 	}
+	m.registry.MustRegister(s.gauges()...)
 	return s, nil
 }
+
+// Health is nil while cridock is connected to Docker and in sync with it;
+// otherwise it says why not.
+func (s *Service) Health() error { return s.index.Health() }
 
 // Host is what translations depend on, as of the last connect to Docker.
 func (s *Service) Host() translate.Host { return *s.host.Load() }
@@ -115,10 +131,25 @@ func (s *Service) Host() translate.Host { return *s.host.Load() }
 // Ready is closed after the first sync with Docker.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Run does the service's background work until ctx ends, and then waits for
-// operations that are under way. It is called once.
+// Run does the service's background work until ctx ends, and then until the
+// operations that are under way have ended; grace periods of stops are not
+// waited for. It is called once.
 func (s *Service) Run(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
+	// Operations that are under way at the end need what runs here, so it ends
+	// after them.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, gctx := errgroup.WithContext(background)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done(): // a part has failed
+		}
+		close(s.ending)
+		s.work.Wait()
+		end()
+		return nil
+	})
 	g.Go(func() error { return s.index.Run(gctx) })
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
@@ -129,7 +160,6 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
-	s.work.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
@@ -146,8 +176,11 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.resumeLogs(ctx); err != nil {
 		log.Error(err, "Some container logs are not followed")
 	}
-	if err := s.collectAttachments(ctx); err != nil {
-		log.Error(err, "Networks of pods that are gone are not all released; they are tried again at the next start")
+	if err := s.collectRemains(ctx); err != nil {
+		log.Error(err, "What pods that are gone have left is not all released; it is tried again at the next start")
+	}
+	if err := s.collectImageVolumes(ctx); err != nil {
+		log.Error(err, "Image volumes of containers that are gone are not all released; they are tried again at the next start")
 	}
 	if err := s.removeProbes(ctx); err != nil {
 		log.Error(err, "Containers that looked into images are left behind")
@@ -194,6 +227,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		ImageMounts:          c.AtLeast("1.48"),
 		CDI:                  len(c.CDISpecDirs) > 0,
 		DefaultRuntime:       c.DefaultRuntime,
+		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
@@ -201,7 +235,10 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		SymlinkLogs:          s.cfg.SymlinkLogs,
 	}
 	for name, r := range c.Runtimes {
-		h.Runtimes[name] = translate.RuntimeFeatures{RecursiveReadOnly: h.ReadOnlyNonRecursive && r.RecursiveReadOnly()}
+		h.Runtimes[name] = translate.RuntimeFeatures{
+			RecursiveReadOnly: h.ReadOnlyNonRecursive && r.RecursiveReadOnly(),
+			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
+		}
 	}
 	return h
 }
@@ -219,7 +256,11 @@ func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T,
 	s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
 		defer cancel()
-		v, err := op(ctx)
+		var v T
+		err := recovered(ctx, func() (err error) {
+			v, err = op(ctx)
+			return err
+		})
 		done <- result{v, err}
 	})
 	select {
@@ -249,5 +290,7 @@ func (s *Service) lockContainer(ctx context.Context, c *translate.Container) (fu
 // sandboxDir holds a sandbox's files. Its name comes from the sandbox's
 // metadata, as it has to exist before Docker has given out an ID.
 func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
-	return filepath.Join(s.cfg.RootDir, "sandboxes", shortHash(translate.SandboxName(m)))
+	return filepath.Join(s.sandboxesDir(), shortHash(translate.SandboxName(m)))
 }
+
+func (s *Service) sandboxesDir() string { return filepath.Join(s.cfg.RootDir, "sandboxes") }

@@ -101,6 +101,22 @@ func TestStopContainer(t *testing.T) {
 		ended(id, 137)
 		wantSignals()
 	})
+	t.Run("the end of its pod, or its removal, does not wait for its grace", func(t *testing.T) {
+		for name, end := range map[string]func(pod, id string) error{
+			"StopPodSandbox":   func(pod, _ string) error { return n.stopPod(pod) },
+			"RemovePodSandbox": func(pod, _ string) error { return n.removePod(pod) },
+			"RemoveContainer":  func(_, id string) error { return n.removeContainer(id) },
+		} {
+			pod := n.runPod(n.podConfig(strings.ToLower(name)))
+			id := n.runContainer(pod, containerConfig("main", "stubborn"))
+			first := make(chan error, 1)
+			go func() { first <- n.stopContainer(id, 1<<60) }()
+			wait(n, signals, unix.SIGTERM)
+			n.must(end(pod, id))
+			n.must(<-first)
+		}
+		wantSignals()
+	})
 	t.Run("it goes on without its caller", func(t *testing.T) {
 		id := n.runContainer(pod, containerConfig("c", "stubborn"))
 		ctx, cancel := context.WithCancel(n.ctx)
@@ -118,7 +134,7 @@ func TestStopContainer(t *testing.T) {
 	})
 	t.Run("the container's own signal", func(t *testing.T) {
 		cfg := containerConfig("d", "stubborn")
-		cfg.StopSignal = runtimeapi.Signal_SIGUSR1
+		cfg.StopSignal = runtimeapi.Signal_SIGNAL_SIGUSR1
 		id := n.runContainer(pod, cfg)
 		first := make(chan error, 1)
 		go func() { first <- n.stopContainer(id, 60) }()

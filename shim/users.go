@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -80,11 +79,27 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 	if a, ok := s.accounts.get(imageID); ok {
 		return a, nil
 	}
-	id, err := s.engine.ContainerCreate(ctx, "", &container.Config{
-		Image: imageID, Entrypoint: []string{"/never-started"}, Labels: map[string]string{probeLabel: imageID},
-	}, &container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}, nil)
+	err = s.lookInto(ctx, imageID, func(probe string) (err error) {
+		if a.passwd, err = s.imageFile(ctx, probe, "/etc/passwd"); err != nil {
+			return err
+		}
+		a.group, err = s.imageFile(ctx, probe, "/etc/group")
+		return err
+	})
 	if err != nil {
 		return a, err
+	}
+	s.accounts.put(imageID, a)
+	return a, nil
+}
+
+// lookInto gives look a container of an image that is never started, and
+// removes it again.
+func (s *Service) lookInto(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
+	cfg, host := neverStarted(imageID, map[string]string{probeLabel: imageID})
+	id, err := s.engine.ContainerCreate(ctx, "", cfg, host, nil)
+	if err != nil {
+		return err
 	}
 	defer func() {
 		// On a context of its own: the caller's may be what has ended.
@@ -92,14 +107,7 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 		defer cancel()
 		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, id)))
 	}()
-	if a.passwd, err = s.imageFile(ctx, id, "/etc/passwd"); err != nil {
-		return a, err
-	}
-	if a.group, err = s.imageFile(ctx, id, "/etc/group"); err != nil {
-		return a, err
-	}
-	s.accounts.put(imageID, a)
-	return a, nil
+	return look(id)
 }
 
 // removeProbes removes what a killed process has left of its looks into images.

@@ -1,0 +1,106 @@
+package shim_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module       = "github.com/cridock/cridock"
+	dockerClient = "github.com/docker/docker/client"
+)
+
+// pkg is what go list says of a package.
+type pkg struct {
+	ImportPath    string
+	Standard      bool
+	Imports, Deps []string
+}
+
+// TestDependencies holds the direction that packages depend in.
+func TestDependencies(t *testing.T) {
+	packages := list(t)
+	own := func(path string) pkg {
+		t.Helper()
+		p, ok := packages[module+"/"+path]
+		if !ok {
+			t.Fatalf("there is no package %s", path)
+		}
+		return p
+	}
+	under := func(root string) func(string) bool {
+		return func(path string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+	}
+	forbid := func(p pkg, of []string, what string, bad func(string) bool) {
+		t.Helper()
+		for _, d := range of {
+			if bad(d) {
+				t.Errorf("%s depends on %s: %s", p.ImportPath, d, what)
+			}
+		}
+	}
+
+	p := own("translate")
+	forbid(p, p.Imports, "it is pure", func(d string) bool {
+		return slices.Contains([]string{
+			"context", "io", "io/fs", "log", "log/slog", "net", "net/http", "os", "os/exec", "sync", "syscall", "golang.org/x/sys/unix",
+		}, d) || under("k8s.io/klog")(d) || under("google.golang.org/grpc")(d)
+	})
+	forbid(p, p.Deps, "it does no I/O", under(dockerClient))
+	forbid(p, p.Deps, "everything else depends on it", under(module+"/shim"))
+
+	for name, p := range packages {
+		switch {
+		case under(module + "/streaming")(name):
+			forbid(p, p.Deps, "streaming does not know Docker", under("github.com/docker/docker"))
+			forbid(p, p.Deps, "streaming and network do not know each other", under(module+"/network"))
+			forbid(p, p.Deps, "dependencies point the other way", under(module+"/shim"))
+		case under(module + "/network")(name):
+			forbid(p, p.Deps, "network does not know Docker", under("github.com/docker/docker"))
+			forbid(p, p.Deps, "streaming and network do not know each other", under(module+"/streaming"))
+			forbid(p, p.Deps, "dependencies point the other way", under(module+"/shim"))
+		case name == module+"/shim/engine":
+			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
+			forbid(p, p.Deps, "it is the lowest", under(module))
+		case under(module + "/cmd/cribench")(name):
+			forbid(p, p.Deps, "a benchmark of others as well", under(module+"/shim"))
+		}
+		if !under(module)(name) {
+			continue
+		}
+		if !under(module + "/cmd")(name) {
+			forbid(p, p.Deps, "nothing depends on a command", under(module+"/cmd"))
+		}
+		// The benchmark measures Docker itself too, and may not use the shim's client.
+		if name != module+"/shim/engine" && !under(module+"/cmd/cribench")(name) {
+			forbid(p, p.Imports, "shim/engine alone imports the Docker client", under(dockerClient))
+		}
+	}
+}
+
+// list gives the packages of the module and all that they depend on.
+func list(t *testing.T) map[string]pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", module+"/...")
+	var message strings.Builder
+	cmd.Stderr = &message
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, message.String())
+	}
+	packages := map[string]pkg{}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages[p.ImportPath] = p
+	}
+}

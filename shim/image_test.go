@@ -1,0 +1,327 @@
+package shim_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/registry"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/engine/enginetest"
+)
+
+const appImage = "registry.test/team/app:1"
+
+func (n *node) pull(ctx context.Context, image string, auth *runtimeapi.AuthConfig) (string, error) {
+	r, err := n.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}, Auth: auth})
+	return r.GetImageRef(), err
+}
+
+func (n *node) imageStatus(ref string) *runtimeapi.Image {
+	n.t.Helper()
+	r, err := n.images.ImageStatus(n.ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	n.must(err)
+	return r.Image
+}
+
+func (n *node) removeImage(ref string) error {
+	_, err := n.images.RemoveImage(n.ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	return err
+}
+
+// heldPull publishes an image whose pulls wait for release.
+func (n *node) heldPull(ref string) (pulls *atomic.Int32, release func()) {
+	pulls = &atomic.Int32{}
+	released := make(chan struct{})
+	n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error {
+		pulls.Add(1)
+		<-released
+		return nil
+	}})
+	return pulls, func() { close(released) }
+}
+
+func TestPullIsShared(t *testing.T) {
+	n := newNode(t)
+	pulls, release := n.heldPull(appImage)
+	ids := make(chan string, 10)
+	pull := func(ctx context.Context, auth *runtimeapi.AuthConfig) {
+		id, err := n.pull(ctx, appImage, auth)
+		if err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+		ids <- id
+	}
+	const waiting = "shim.(*Service).pull("
+	impatient, cancel := context.WithCancel(n.ctx)
+	go pull(impatient, nil)
+	n.at(waiting, 1)
+	for range 4 {
+		go pull(n.ctx, nil)
+	}
+	n.at(waiting, 5)
+	// The one who began it goes away; the others get it all the same.
+	cancel()
+	if id := <-ids; id != "" {
+		t.Errorf("a cancelled pull returned %s", id)
+	}
+	// Credentials are not lent to others.
+	go pull(n.ctx, &runtimeapi.AuthConfig{Username: "u", Password: secret})
+	n.eventually("a pull of its own for other credentials", func() bool { return pulls.Load() == 2 })
+	release()
+	want := ""
+	for range 5 {
+		id := <-ids
+		if want == "" {
+			want = id
+		}
+		if id == "" || id != want {
+			t.Errorf("image %q, want %q", id, want)
+		}
+	}
+	if got := n.docker.Calls()["image pull"]; got != 2 {
+		t.Errorf("%d pulls, want 2", got)
+	}
+}
+
+func TestPullIsCancelledByTheLast(t *testing.T) {
+	n := newNode(t)
+	pulls, release := n.heldPull(appImage)
+	ctx, cancel := context.WithCancel(n.ctx)
+	failed := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := n.pull(ctx, appImage, nil)
+			failed <- err
+		}()
+	}
+	n.at("shim.(*Service).pull(", 2)
+	n.eventually("the pull has begun", func() bool { return pulls.Load() == 1 })
+	cancel()
+	wantCode(t, <-failed, codes.Canceled)
+	wantCode(t, <-failed, codes.Canceled)
+	n.eventually("nobody pulls any more", func() bool { return !strings.Contains(allStacks(), "shim.(*Service).runPull(") })
+	release()
+	if n.imageStatus(appImage) != nil {
+		t.Error("a cancelled pull has made an image")
+	}
+	if _, err := n.pull(n.ctx, appImage, nil); err != nil {
+		t.Errorf("the next pull: %v", err)
+	}
+	if pulls.Load() != 2 {
+		t.Errorf("%d pulls, want 2", pulls.Load())
+	}
+	expired, cancel := context.WithTimeout(n.ctx, time.Nanosecond)
+	defer cancel()
+	_, err := n.pull(expired, appImage, nil)
+	wantCode(t, err, codes.DeadlineExceeded)
+}
+
+func TestPullErrors(t *testing.T) {
+	n := newNode(t)
+	for _, tc := range []struct {
+		name, text, prefix string
+		code               codes.Code
+	}{
+		{"no access", "pull access denied for app, repository does not exist or may require 'docker login'", "", codes.Unknown},
+		{"no such tag", "manifest unknown: manifest unknown", "", codes.NotFound},
+		{"too many", "toomanyrequests: You have reached your pull rate limit", "", codes.ResourceExhausted},
+		{"registry down", "Get https://registry.test/v2/: dial tcp 10.0.0.1:443: connect: connection refused", "RegistryUnavailable: ", codes.Unavailable},
+		{"registry broken", "received unexpected HTTP status: 503 Service Unavailable", "RegistryUnavailable: ", codes.Unavailable},
+		{"no signature", "remote trust data does not exist for registry.test/app", "SignatureValidationFailed: ", codes.Unknown},
+		{"disk full", "write /var/lib/docker/tmp/x: no space left on device", "", codes.Unknown},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n.docker.Publish(appImage, enginetest.Image{Pull: func(func(string), string) error { return errors.New(tc.text) }})
+			_, err := n.pull(n.ctx, appImage, nil)
+			wantCode(t, err, tc.code, tc.text, appImage)
+			if message := status.Convert(err).Message(); !strings.HasPrefix(message, tc.prefix) {
+				t.Errorf("message %q does not begin with %q", message, tc.prefix)
+			}
+		})
+	}
+	_, err := n.pull(n.ctx, "registry.test/not/published:1", nil)
+	wantCode(t, err, codes.NotFound, "registry.test/not/published:1")
+	n.docker.FailNext("image pull", 1, http.StatusInternalServerError, "Get https://registry.test/v2/: net/http: TLS handshake timeout")
+	_, err = n.pull(n.ctx, appImage, nil)
+	wantCode(t, err, codes.Unavailable, "RegistryUnavailable: ")
+}
+
+func TestPullStallsAndEnds(t *testing.T) {
+	n := newNode(t, func(n *node) { n.cfg.PullProgressTimeout = 100 * time.Millisecond })
+	ended := make(chan struct{})
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(progress func(string), _ string) error {
+		progress("Extracting")
+		<-ended
+		return nil
+	}})
+	_, err := n.pull(n.ctx, appImage, nil)
+	close(ended)
+	if err == nil || !strings.Contains(err.Error(), "no progress") {
+		t.Errorf("a pull that stands still: %v", err)
+	}
+	// One that moves may take longer than that.
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(progress func(string), _ string) error {
+		for i := range 10 {
+			progress(strings.Repeat(".", i+1))
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	}})
+	if _, err := n.pull(n.ctx, appImage, nil); err != nil {
+		t.Errorf("a slow pull: %v", err)
+	}
+}
+
+func TestPullCredentials(t *testing.T) {
+	n := newNode(t)
+	var got registry.AuthConfig
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ func(string), auth string) error {
+		got = registry.AuthConfig{}
+		return json.Unmarshal([]byte(auth), &got)
+	}})
+	for name, tc := range map[string]struct {
+		auth *runtimeapi.AuthConfig
+		want registry.AuthConfig
+	}{
+		"none":     {nil, registry.AuthConfig{}},
+		"password": {&runtimeapi.AuthConfig{Username: "u", Password: secret}, registry.AuthConfig{Username: "u", Password: secret, ServerAddress: "registry.test"}},
+		"auth": {&runtimeapi.AuthConfig{Auth: base64.StdEncoding.EncodeToString([]byte("u:" + secret))},
+			registry.AuthConfig{Username: "u", Password: secret, ServerAddress: "registry.test"}},
+		"identity token":            {&runtimeapi.AuthConfig{IdentityToken: secret}, registry.AuthConfig{IdentityToken: secret, ServerAddress: "registry.test"}},
+		"registry token":            {&runtimeapi.AuthConfig{RegistryToken: secret}, registry.AuthConfig{RegistryToken: secret, ServerAddress: "registry.test"}},
+		"those of another registry": {&runtimeapi.AuthConfig{Username: "u", Password: secret, ServerAddress: "https://other.test"}, registry.AuthConfig{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := n.pull(n.ctx, appImage, tc.auth); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("credentials (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestImageNames asks for one image by everything that names it.
+func TestImageNames(t *testing.T) {
+	n := newNode(t)
+	const digest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	n.docker.Publish("busybox:2", enginetest.Image{Digests: []string{"busybox@" + digest}})
+	id, err := n.pull(n.ctx, "busybox:2", nil)
+	n.must(err)
+	n.docker.AddImage("registry.test/mirror:2", enginetest.Image{ID: id})
+	n.eventually("the second tag is seen", func() bool { return len(n.imageStatus(id).GetRepoTags()) == 2 })
+	want := n.imageStatus(id)
+	if want.GetId() != id || want.Size == 0 {
+		t.Fatalf("image = %v, want %s", want, id)
+	}
+	names := []string{"busybox:2", "docker.io/library/busybox:2", "docker.io/library/busybox@" + digest, "busybox@" + digest,
+		"registry.test/mirror:2", strings.TrimPrefix(id, "sha256:"), strings.TrimPrefix(id, "sha256:")[:12]}
+	for _, name := range names {
+		if diff := cmp.Diff(want, n.imageStatus(name), protocmp.Transform()); diff != "" {
+			t.Errorf("image by %s (-want +got):\n%s", name, diff)
+		}
+	}
+	for _, unknown := range []string{"busybox:3", "busybox", strings.Repeat("0", 64), "sha256:" + strings.Repeat("0", 64), "registry.test/busybox:2"} {
+		if got := n.imageStatus(unknown); got != nil {
+			t.Errorf("image by %s = %v, want none", unknown, got)
+		}
+		n.must(n.removeImage(unknown))
+	}
+	list, err := n.images.ListImages(n.ctx, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: "busybox:2"}}})
+	n.must(err)
+	if diff := cmp.Diff([]*runtimeapi.Image{want}, list.Images, protocmp.Transform()); diff != "" {
+		t.Errorf("list (-want +got):\n%s", diff)
+	}
+}
+
+func TestRemoveImage(t *testing.T) {
+	n := newNode(t)
+	const digest = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	for _, by := range []string{"registry.test/app:1", "registry.test/other:1", "registry.test/app@" + digest, "id", "short id"} {
+		t.Run(by, func(t *testing.T) {
+			id := n.docker.AddImage("registry.test/app:1", enginetest.Image{})
+			n.docker.AddImage("registry.test/other:1", enginetest.Image{ID: id})
+			n.docker.AddImage("registry.test/app@"+digest, enginetest.Image{ID: id})
+			n.eventually("all names are seen", func() bool {
+				i := n.imageStatus(id)
+				return len(i.GetRepoTags()) == 2 && len(i.GetRepoDigests()) == 1
+			})
+			ref := map[string]string{"id": id, "short id": strings.TrimPrefix(id, "sha256:")[:12]}[by]
+			if ref == "" {
+				ref = by
+			}
+			inParallel(8, func() {
+				if err := n.removeImage(ref); err != nil {
+					t.Errorf("at once: %v", err)
+				}
+			})
+			for _, name := range []string{id, "registry.test/app:1", "registry.test/other:1", "registry.test/app@" + digest} {
+				if n.imageStatus(name) != nil {
+					t.Errorf("%s is there after the removal by %s", name, by)
+				}
+			}
+			n.must(n.removeImage(ref))
+		})
+	}
+	t.Run("in use", func(t *testing.T) {
+		n.docker.AddImage("registry.test/tag:1", enginetest.Image{ID: n.imageID})
+		pod := n.runPod(n.podConfig("web"))
+		id := n.runContainer(pod, containerConfig("main", "sleep", "1"))
+		n.eventually("both tags are seen", func() bool { return len(n.imageStatus(n.imageID).GetRepoTags()) == 2 })
+		for _, ref := range []string{testImage, "registry.test/tag:1", n.imageID} {
+			wantCode(t, n.removeImage(ref), codes.FailedPrecondition, n.imageID, id)
+		}
+		if got := n.imageStatus(n.imageID).GetRepoTags(); len(got) != 2 {
+			t.Errorf("tags = %v: a removal that failed has taken some", got)
+		}
+		// The sandboxes' image runs too.
+		pinned := ""
+		list, err := n.images.ListImages(n.ctx, &runtimeapi.ListImagesRequest{})
+		n.must(err)
+		for _, i := range list.Images {
+			if i.Pinned {
+				pinned = i.Id
+			}
+		}
+		wantCode(t, n.removeImage(pinned), codes.FailedPrecondition, pinned)
+		if n.imageStatus(pinned) == nil {
+			t.Error("the sandboxes' image is gone")
+		}
+		// What has stopped is no reason, and can still be looked at.
+		n.must(n.stopContainer(id, 0))
+		n.must(n.removeImage(testImage))
+		if n.imageStatus(n.imageID) != nil {
+			t.Error("the image is still there")
+		}
+		if st := n.status(id); st.ImageId != n.imageID {
+			t.Errorf("image of the container = %q, want %q", st.ImageId, n.imageID)
+		}
+	})
+}
+
+// TestPauseImageIsBroughtBack: pods can be run although somebody has removed
+// the sandboxes' image.
+func TestPauseImageIsBroughtBack(t *testing.T) {
+	n := newNode(t)
+	list, err := n.images.ListImages(n.ctx, &runtimeapi.ListImagesRequest{})
+	n.must(err)
+	for _, i := range list.Images {
+		if i.Pinned {
+			n.must(n.removeImage(i.Id))
+		}
+	}
+	n.runPod(n.podConfig("web"))
+}

@@ -1,0 +1,185 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/imagevolume"
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	// volumeLabel marks containers that are never started and keep an image's
+	// layers while a container has the image for a volume. Its value is the
+	// store's owner.
+	volumeLabel = "io.cridock.image-volume"
+	// layerDriver is the only storage driver whose layers are plain directories
+	// for the kernel's overlay file system, and that tells where they are.
+	layerDriver = "overlay2"
+)
+
+// resolveImageMount finds the image of an image volume. For an engine that
+// cannot mount images it makes the mount, until releaseImageVolumes; name is
+// Docker's of the container. A sub-path that is not in the image is found here:
+// Docker would only fail the start.
+func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, name string) (translate.ResolvedMount, error) {
+	image, err := s.image(ctx, m.GetImage().GetImage())
+	if err != nil {
+		return translate.ResolvedMount{}, err
+	}
+	resolved := translate.ResolvedMount{ImageID: image.ID}
+	if !s.Host().ImageMounts {
+		resolved.Source, err = s.mountImage(ctx, image.ID, m.GetImageSubPath(), name)
+	} else if m.GetImageSubPath() != "" {
+		err = s.checkSubPath(ctx, image.ID, m.GetImageSubPath())
+	}
+	return resolved, err
+}
+
+// subPathError tells a path that is not in an image from an image that is gone.
+func subPathError(imageID, subPath string, err error) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("image_sub_path %q: %w: not in image %s", subPath, errdefs.ErrFailedPrecondition, imageID)
+	}
+	return err
+}
+
+// mountImage mounts an image on the node and returns the path of what the
+// sub-path names in it.
+func (s *Service) mountImage(ctx context.Context, imageID, subPath, name string) (string, error) {
+	layers, err := s.imageLayers(ctx, imageID)
+	if err != nil {
+		return "", err
+	}
+	owner := shortHash(name)
+	// Before the mount: from here on nobody can remove the layers.
+	if err := s.holdImage(ctx, imageID, owner); err != nil {
+		return "", fmt.Errorf("hold image %s: %w", imageID, err)
+	}
+	root, _, err := s.volumes.Mount(owner, shortHash(imageID), layers)
+	if err != nil {
+		return "", fmt.Errorf("mount image %s: %w", imageID, err)
+	}
+	path, err := imagevolume.Resolve(root, subPath)
+	return path, subPathError(imageID, subPath, err)
+}
+
+// imageLayers lists the directories of an image's layers, the uppermost first.
+func (s *Service) imageLayers(ctx context.Context, imageID string) ([]string, error) {
+	inspect, err := s.engine.ImageInspect(ctx, imageID)
+	if err != nil {
+		return nil, fmt.Errorf("inspect image %s: %w", imageID, err)
+	}
+	// Docker describes an image as it would a container: its top layer as the
+	// upper directory, which only the image's containers would have below them.
+	upper, lower := inspect.GraphDriver.Data["UpperDir"], inspect.GraphDriver.Data["LowerDir"]
+	if inspect.GraphDriver.Name != layerDriver || upper == "" {
+		h := s.Host()
+		return nil, fmt.Errorf("%w: needs Docker 28.0 (API 1.48), or storage driver %s; this engine is %s (API %s) with %q",
+			errdefs.ErrFailedPrecondition, layerDriver, h.EngineVersion, h.APIVersion, s.engine.Capabilities().StorageDriver)
+	}
+	return append([]string{upper}, filepath.SplitList(lower)...), nil
+}
+
+// holdImage makes the container that keeps an image's layers. Even a forced
+// removal of the image leaves what a container is based on.
+func (s *Service) holdImage(ctx context.Context, imageID, owner string) error {
+	cfg, host := neverStarted(imageID, map[string]string{volumeLabel: owner})
+	_, err := s.engine.ContainerCreate(ctx, "cridock_image-volume_"+owner+"_"+shortHash(imageID), cfg, host, nil)
+	if errdefs.IsConflict(err) {
+		return nil // by an earlier call of the same request: the name says all
+	}
+	return err
+}
+
+// neverStarted describes a container that only serves to have an image.
+func neverStarted(imageID string, labels map[string]string) (*container.Config, *container.HostConfig) {
+	return &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}, Labels: labels},
+		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}
+}
+
+// checkSubPath makes sure that a path is in an image.
+func (s *Service) checkSubPath(ctx context.Context, imageID, subPath string) error {
+	return s.lookInto(ctx, imageID, func(probe string) error {
+		_, err := s.engine.ContainerFile(ctx, probe, "/"+subPath, 0)
+		if errdefs.IsInvalidArgument(err) || errdefs.IsOutOfRange(err) {
+			return nil // it is there, as a directory or as a file with content
+		}
+		return subPathError(imageID, subPath, err)
+	})
+}
+
+// releaseImageVolumes takes away the image volumes of a container that is gone,
+// by its name. It does nothing while there is a container of that name.
+func (s *Service) releaseImageVolumes(ctx context.Context, name string) error {
+	owner := shortHash(name)
+	if !s.volumes.Has(owner) {
+		return nil
+	}
+	owners, err := s.volumeOwners(ctx)
+	if err != nil || owners[owner] {
+		return err
+	}
+	return s.releaseOwner(ctx, owner)
+}
+
+// volumeOwners are the owners that image volumes of today's containers have.
+func (s *Service) volumeOwners(ctx context.Context) (map[string]bool, error) {
+	containers, err := s.index.Containers(ctx)
+	owners := make(map[string]bool, len(containers))
+	for _, c := range containers {
+		owners[shortHash(c.Name)] = true
+	}
+	return owners, err
+}
+
+// releaseOwner leaves the owner's directory for last: it says that there is
+// something to release.
+func (s *Service) releaseOwner(ctx context.Context, owner string) error {
+	holders, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", volumeLabel+"="+owner)))
+	if err != nil {
+		return fmt.Errorf("image volumes: %w", err)
+	}
+	for _, h := range holders {
+		if err := ignoreNotFound(s.engine.ContainerRemove(ctx, h.ID)); err != nil {
+			return fmt.Errorf("image volumes: remove container %s: %w", h.ID, err)
+		}
+	}
+	return s.volumes.Unmount(owner)
+}
+
+// collectImageVolumes releases image volumes of containers that went while no
+// cridock was there, and what a reboot has left of them.
+func (s *Service) collectImageVolumes(ctx context.Context) error {
+	// These first: what is made from now on is not looked at.
+	owners, err := s.volumes.Foreign()
+	if err != nil {
+		return err
+	}
+	holders, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", volumeLabel)))
+	if err != nil {
+		return err
+	}
+	for _, h := range holders {
+		if owner := h.Labels[volumeLabel]; !s.volumes.Has(owner) {
+			owners = append(owners, owner)
+		}
+	}
+	live, err := s.volumeOwners(ctx)
+	if err != nil {
+		return err
+	}
+	for _, owner := range owners {
+		if !live[owner] {
+			err = errors.Join(err, s.releaseOwner(ctx, owner))
+		}
+	}
+	return err
+}

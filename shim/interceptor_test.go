@@ -1,0 +1,103 @@
+package shim_test
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/engine/enginetest"
+)
+
+// TestPanics: a bug in one request is that request's failure alone, also where
+// it goes on without its caller.
+func TestPanics(t *testing.T) {
+	n := newCNINode(t)
+	cfg := n.podConfig("web")
+	panics := func(at string) {
+		n.engine.on(func(call string) {
+			if strings.HasPrefix(call, at) {
+				n.engine.on(nil)
+				panic("out of order at " + at)
+			}
+		})
+	}
+	panics("container create")
+	_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	wantCode(t, err, codes.Internal, "out of order")
+	pod := n.runPod(cfg)
+
+	panics("container create")
+	_, err = n.tryCreate(pod, containerConfig("main", "sleep", "1"))
+	wantCode(t, err, codes.Internal, "out of order")
+	id := n.runContainer(pod, containerConfig("main", "sleep", "1"))
+
+	panics("image history") // in the handler itself
+	_, err = n.images.ImageStatus(n.ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: testImage}, Verbose: true})
+	wantCode(t, err, codes.Internal, "out of order")
+
+	panics("container kill")
+	wantCode(t, n.stopContainer(id, 0), codes.Internal, "out of order")
+	n.must(n.stopContainer(id, 0))
+	panics("container kill")
+	wantCode(t, n.stopPod(pod), codes.Internal, "out of order")
+
+	panics("image pull")
+	n.docker.Publish(appImage, enginetest.Image{})
+	_, err = n.pull(n.ctx, appImage, nil)
+	wantCode(t, err, codes.Internal, "out of order")
+	if _, err := n.pull(n.ctx, appImage, nil); err != nil {
+		t.Error(err)
+	}
+	n.must(n.removePod(pod))
+	if n.logs.lines("Panic") == "" || n.logs.lines("interceptor_test.go") == "" {
+		t.Error("the log has no line with the stack of a panic")
+	}
+}
+
+// TestLogsNameAndHide: a log line says what a request was about and how it
+// ended, and nothing that may be secret. That part each node of these tests
+// checks at its end.
+func TestLogsNameAndHide(t *testing.T) {
+	n := newNode(t)
+	pod := n.runPod(n.podConfig("web"))
+	cfg := containerConfig("main", "sleep", secret)
+	cfg.Args = []string{secret}
+	id := n.runContainer(pod, cfg)
+	_, err := n.tryCreate(pod, containerConfig("bad\n", secret))
+	wantCode(t, err, codes.InvalidArgument)
+	for _, cmd := range [][]string{{"echo", secret}, {"/no/such/program", secret}} {
+		_, _ = n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
+		_, _ = n.runtime.Exec(n.ctx, &runtimeapi.ExecRequest{ContainerId: id, Cmd: cmd, Stdout: true})
+	}
+	for _, auth := range []*runtimeapi.AuthConfig{
+		{Username: "u", Password: secret}, {Auth: base64.StdEncoding.EncodeToString([]byte("u:" + secret))}, {Auth: secret}, {RegistryToken: secret},
+	} {
+		_, err := n.pull(n.ctx, "registry.test/none:1", auth)
+		if err == nil || strings.Contains(err.Error(), secret) {
+			t.Errorf("err = %v, want one without the credentials", err)
+		}
+	}
+	if got := n.logs.String(); strings.Contains(got, base64.StdEncoding.EncodeToString([]byte("u:"+secret))) {
+		t.Error("encoded credentials are in the log")
+	}
+	for _, words := range [][]string{
+		{`"Request"`, `method="RunPodSandbox"`, `pod="default/web"`},
+		{`"Request"`, `method="StartContainer"`, `containerID="` + id},
+		{`"Request failed"`, `method="PullImage"`, `image="registry.test/none:1"`, `code="NotFound"`},
+	} {
+		lines := n.logs.lines(words[1])
+		for _, w := range words {
+			if !strings.Contains(lines, w) {
+				t.Errorf("lines about %s do not have %s:\n%s", words[1], w, lines)
+			}
+		}
+	}
+	info, err := n.runtime.ContainerStatus(n.ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	n.must(err)
+	if strings.Contains(info.Info["info"], "TOKEN="+secret) {
+		t.Error("the verbose status shows the environment")
+	}
+}
