@@ -160,15 +160,23 @@ func (c *CNI) Status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, plugin := range conf.list.Plugins {
-		if _, err := c.cfg.Exec.FindInPath(plugin.Network.Type, c.cfg.BinDirs); err != nil {
-			return fmt.Errorf("network %q (%s): %w", conf.list.Name, filepath.Base(conf.path), err)
-		}
+	if err := c.findPlugins(conf); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	if err := c.libcni.GetStatusNetworkList(ctx, conf.list); err != nil {
 		return fmt.Errorf("network %q (%s): CNI STATUS: %w", conf.list.Name, filepath.Base(conf.path), err)
+	}
+	return nil
+}
+
+// findPlugins returns nil when all plug-ins of a network are installed.
+func (c *CNI) findPlugins(conf *confFile) error {
+	for _, plugin := range conf.list.Plugins {
+		if _, err := c.cfg.Exec.FindInPath(plugin.Network.Type, c.cfg.BinDirs); err != nil {
+			return fmt.Errorf("network %q (%s): %w", conf.list.Name, filepath.Base(conf.path), err)
+		}
 	}
 	return nil
 }
@@ -181,7 +189,8 @@ func (c *CNI) Status(ctx context.Context) error {
 // On failure, of whatever kind, DEL has run on a context of its own when Setup
 // returns; if that failed too, the error has both, and Teardown tries again
 // with the same configuration. A result without an address is a failure.
-// ErrFailedPrecondition means that there is no usable configuration.
+// ErrFailedPrecondition means that there is no usable configuration, or that a
+// plug-in of it is not installed.
 func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, error) {
 	if err := validateRuntimeConf(rt); err != nil {
 		return nil, err
@@ -191,6 +200,11 @@ func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, e
 	}
 	conf, err := c.active()
 	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	// Without a plug-in neither ADD nor the DEL that takes ADD back gets through:
+	// what the other plug-ins did would stay.
+	if err := c.findPlugins(conf); err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
 	unlock, err := c.locks.lock(ctx, rt.ContainerID)

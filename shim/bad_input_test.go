@@ -175,7 +175,7 @@ func TestBadContainers(t *testing.T) {
 		{"a device that is a file", device(&runtimeapi.Device{HostPath: file}), codes.InvalidArgument, "devices[0].host_path"},
 		{"a relative device", device(&runtimeapi.Device{HostPath: "null"}), codes.InvalidArgument, "devices[0].host_path"},
 		{"a device with odd rights", device(&runtimeapi.Device{HostPath: "/dev/null", Permissions: "rwx"}), codes.InvalidArgument, "devices[0].permissions"},
-		{"a CDI device without CDI", func(c *config) { c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/gpu=0"}} }, codes.FailedPrecondition, "CDI_devices"},
+		{"a CDI device without CDI", func(c *config) { c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/gpu=0"}} }, codes.FailedPrecondition, "CDI device vendor.com/gpu=0"},
 		{"a CDI device of no readable name", func(c *config) { c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "gpu"}} }, codes.InvalidArgument, "CDI_devices"},
 		{"little memory", resources(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1}), codes.InvalidArgument, "linux.resources.memory_limit_in_bytes"},
 		{"a short period", resources(&runtimeapi.LinuxContainerResources{CpuPeriod: 1}), codes.InvalidArgument, "linux.resources.cpu_period"},

@@ -17,31 +17,55 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // writeCgroupFiles sets the limits of a running container that neither Docker
-// nor systemd has a setting for.
-func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.CgroupFile) error {
+// nor systemd has a setting for. restore, never nil, takes back those that were
+// set.
+func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.CgroupFile) (restore func() error, err error) {
+	var before []cgroupValue
+	restore = func() error { return restoreCgroupFiles(before) }
 	if len(files) == 0 {
-		return nil
+		return restore, nil
 	}
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has exited, and its limits with it
+		return restore, nil // it has exited, and its limits with it
 	}
 	if err != nil {
-		return fmt.Errorf("cgroup of container %s: %w", c.ID, err)
+		return restore, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
 	}
 	for _, f := range files {
 		dir, ok := cgroupDir(string(membership), f.Name, s.Host().CgroupV2)
 		if !ok {
 			err = fs.ErrNotExist
 		} else {
-			err = os.WriteFile(filepath.Join(dir, f.Name), []byte(f.Value), 0) // 0: never create
+			path := filepath.Join(dir, f.Name)
+			if old, err := os.ReadFile(path); err == nil {
+				before = append(before, cgroupValue{path, string(old)})
+			}
+			err = os.WriteFile(path, []byte(f.Value), 0) // 0: never create
 		}
 		if err == nil || f.Optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		return fmt.Errorf("cgroup file %s of container %s: %w: %w", f.Name, c.ID, errdefs.ErrFailedPrecondition, err)
+		return restore, fmt.Errorf("cgroup file %s of container %s: %w: %w", f.Name, c.ID, errdefs.ErrFailedPrecondition, err)
 	}
-	return nil
+	return restore, nil
+}
+
+// cgroupValue is what a cgroup file held.
+type cgroupValue struct{ path, value string }
+
+// restoreCgroupFiles writes values back, the last one first.
+func restoreCgroupFiles(values []cgroupValue) error {
+	var err error
+	for _, v := range slices.Backward(values) {
+		// The kernel takes one line at a time.
+		for line := range strings.Lines(v.value) {
+			if werr := os.WriteFile(v.path, []byte(strings.TrimSpace(line)), 0); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
+				err = errors.Join(err, fmt.Errorf("take back: %w", werr))
+			}
+		}
+	}
+	return err
 }
 
 // cgroupDir finds the directory of a cgroup file in the text of

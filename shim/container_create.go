@@ -74,8 +74,14 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	}
 	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
-	undo.push(func(ctx context.Context) error { return s.releaseImageVolumes(ctx, name) })
+	undo.push(func(ctx context.Context) error { return s.releaseMounts(ctx, name) })
 	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts(), name); err != nil {
+		return nil, err
+	}
+	if err := s.addOptionMounts(cfg.GetMounts(), req.Mounts, sb.RuntimeHandler, name); err != nil {
+		return nil, err
+	}
+	if req.CDI, err = s.resolveCDI(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {

@@ -47,9 +47,12 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.removeObject(ctx, c.ID); err != nil {
 		return err
 	}
-	if err := s.releaseImageVolumes(ctx, c.Name); err != nil {
+	if err := s.releaseMounts(ctx, c.Name); err != nil {
 		// The container is gone, so nobody would try again before the next start.
-		klog.FromContext(ctx).Error(err, "Image volumes are left until the next start", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
+	}
+	if err := s.forgetUpdates(c.ID); err != nil {
+		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
 	}
 	if err := s.logs.Remove(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)

@@ -63,7 +63,18 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return ignoreNotFound(err)
 	}
-	err = s.writeCgroupFiles(c, translate.CgroupFiles(c.Config.GetLinux().GetResources(), s.Host()))
+	resources := c.Config.GetLinux().GetResources()
+	files := translate.CgroupFiles(resources, s.Host())
+	if now := s.withUpdates(c); now != c {
+		// Updated before its start.
+		files = translate.CgroupFilesForUpdate(now.Resources, s.Host())
+		if now.Resources.GetOomScoreAdj() != resources.GetOomScoreAdj() {
+			err = s.setOOMScoreAdj(c, now.Resources.GetOomScoreAdj())
+		}
+	}
+	if err == nil {
+		_, err = s.writeCgroupFiles(c, files)
+	}
 	if err != nil {
 		err = errors.Join(err, s.stopContainer(ctx, c, 0))
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // UpdateContainerResources changes the limits of a created or running
-// container; ContainerStatus shows them on return.
+// container; ContainerStatus shows them on return. If a part of them cannot be
+// set, those that could are taken back.
 func (s *Service) UpdateContainerResources(ctx context.Context, r *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
 	c, err := s.index.Container(ctx, r.GetContainerId())
 	if err != nil {
@@ -28,7 +29,7 @@ func (s *Service) UpdateContainerResources(ctx context.Context, r *runtimeapi.Up
 	return &runtimeapi.UpdateContainerResourcesResponse{}, err
 }
 
-func (s *Service) updateContainer(ctx context.Context, id string, want *runtimeapi.LinuxContainerResources) error {
+func (s *Service) updateContainer(ctx context.Context, id string, want *runtimeapi.LinuxContainerResources) (err error) {
 	c, err := s.index.Container(ctx, id)
 	if err != nil {
 		return err
@@ -36,19 +37,47 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
 		return fmt.Errorf("container %s is %s: %w; only a created or running one has limits to change", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
+	c = s.withUpdates(c)
 	update, err := translate.DockerUpdate(want, c, s.Host())
 	if err != nil {
 		return err
 	}
+	undo := undoStack{}
+	defer undo.run(ctx, &err)
 	if !translate.EmptyUpdate(update) {
 		if err := s.engine.ContainerUpdate(ctx, c.ID, update); err != nil {
 			return fmt.Errorf("update container %s: %w", c.ID, err)
 		}
+		undo.push(func(ctx context.Context) error {
+			err := s.engine.ContainerUpdate(ctx, c.ID, translate.DockerRevert(update, c.Resources))
+			if err != nil {
+				return fmt.Errorf("take the update of container %s back: %w", c.ID, err)
+			}
+			return s.index.Sync(ctx, c.ID)
+		})
 	}
 	if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := s.writeCgroupFiles(c, translate.CgroupFilesForUpdate(want, s.Host())); err != nil {
+		if err := s.updateRunning(c, want, &undo); err != nil {
 			return err
 		}
 	}
+	if err := s.keepUpdates(c.ID, translate.MergeResources(c.Resources, want)); err != nil {
+		return fmt.Errorf("keep the resources of container %s: %w", c.ID, err)
+	}
 	return s.index.Sync(ctx, c.ID)
+}
+
+// updateRunning sets what Docker has no field for.
+func (s *Service) updateRunning(c *translate.Container, want *runtimeapi.LinuxContainerResources, undo *undoStack) error {
+	restore, err := s.writeCgroupFiles(c, translate.CgroupFilesForUpdate(want, s.Host()))
+	undo.push(func(context.Context) error { return restore() })
+	if err != nil {
+		return err
+	}
+	had := c.Resources.GetOomScoreAdj()
+	if adj := want.GetOomScoreAdj(); adj != 0 && adj != had { // zero is "unchanged"
+		undo.push(func(context.Context) error { return s.setOOMScoreAdj(c, had) })
+		return s.setOOMScoreAdj(c, adj)
+	}
+	return nil
 }

@@ -22,6 +22,10 @@ func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.Se
 	if err != nil {
 		return err
 	}
+	// Tells the client that nothing is missed from here on.
+	if err := out.SendHeader(nil); err != nil {
+		return err
+	}
 	for t := range events.C {
 		if err := out.Send(s.criEvent(t)); err != nil {
 			return fmt.Errorf("send a container event: %w", err)
@@ -45,7 +49,7 @@ func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventRespons
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}
 	for _, c := range t.Members {
-		e.ContainersStatuses = append(e.ContainersStatuses, translate.CRIContainerStatus(c))
+		e.ContainersStatuses = append(e.ContainersStatuses, s.containerStatus(c))
 	}
 	return e
 }

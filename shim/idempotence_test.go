@@ -98,7 +98,7 @@ func TestLeftovers(t *testing.T) {
 			})
 			n.docker.FailNext("container remove", 1, http.StatusInternalServerError, "device or resource busy")
 			_, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
-			wantCode(n.t, err, codes.Internal, errBroken.Error(), "busy")
+			wantCode(n.t, err, codes.Unknown, errBroken.Error(), "busy")
 			n.plugins.respond(nil)
 		},
 		"running, its network forgotten": func(n *node, cfg *runtimeapi.PodSandboxConfig) {

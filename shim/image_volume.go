@@ -26,7 +26,7 @@ const (
 )
 
 // resolveImageMount finds the image of an image volume. For an engine that
-// cannot mount images it makes the mount, until releaseImageVolumes; name is
+// cannot mount images it makes the mount, until releaseMounts; name is
 // Docker's of the container. A sub-path that is not in the image is found here:
 // Docker would only fail the start.
 func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, name string) (translate.ResolvedMount, error) {
@@ -116,22 +116,25 @@ func (s *Service) checkSubPath(ctx context.Context, imageID, subPath string) err
 	})
 }
 
-// releaseImageVolumes takes away the image volumes of a container that is gone,
-// by its name. It does nothing while there is a container of that name.
-func (s *Service) releaseImageVolumes(ctx context.Context, name string) error {
+// releaseMounts takes away what was made on the node for the mounts of a
+// container that is gone, by its name. It does nothing while there is a
+// container of that name.
+func (s *Service) releaseMounts(ctx context.Context, name string) error {
+	owners, err := s.mountOwners(ctx)
 	owner := shortHash(name)
-	if !s.volumes.Has(owner) {
-		return nil
-	}
-	owners, err := s.volumeOwners(ctx)
 	if err != nil || owners[owner] {
 		return err
 	}
-	return s.releaseOwner(ctx, owner)
+	err = s.removeMountSpec(owner)
+	if s.volumes.Has(owner) {
+		err = errors.Join(err, s.releaseOwner(ctx, owner))
+	}
+	return err
 }
 
-// volumeOwners are the owners that image volumes of today's containers have.
-func (s *Service) volumeOwners(ctx context.Context) (map[string]bool, error) {
+// mountOwners are the owners that what is made for mounts of today's containers
+// has.
+func (s *Service) mountOwners(ctx context.Context) (map[string]bool, error) {
 	containers, err := s.index.Containers(ctx)
 	owners := make(map[string]bool, len(containers))
 	for _, c := range containers {
@@ -172,7 +175,7 @@ func (s *Service) collectImageVolumes(ctx context.Context) error {
 			owners = append(owners, owner)
 		}
 	}
-	live, err := s.volumeOwners(ctx)
+	live, err := s.mountOwners(ctx)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func NewMetrics() *Metrics {
 			Name: "cridock_image_pull_duration_seconds", Help: "Duration of image pulls by result (ok, error).", Buckets: []float64{.1, .5, 1, 5, 10, 30, 60, 120, 300, 600, 1800},
 		}, []string{"result"}),
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "cridock_streaming_sessions", Help: "Streaming sessions that are open, by kind (exec, attach).",
+			Name: "cridock_streaming_sessions", Help: "Streaming sessions that are open, by kind (exec, attach, portforward).",
 		}, []string{"kind"}),
 	}
 	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.sessions,

@@ -466,16 +466,6 @@ func (e *hookedEngine) ImageHistory(ctx context.Context, ref string) ([]image.Hi
 	return e.Client.ImageHistory(ctx, ref)
 }
 
-// ExecInspect keeps the process ID of an exec that has ended, as Docker does and
-// the fake does not: without one it was never started.
-func (e *hookedEngine) ExecInspect(ctx context.Context, id string) (container.ExecInspect, error) {
-	r, err := e.Client.ExecInspect(ctx, id)
-	if err == nil && !r.Running && r.Pid == 0 && r.ExitCode != 126 && r.ExitCode != 127 {
-		r.Pid = 1 << 23 // beyond what the kernel gives out
-	}
-	return r, err
-}
-
 // newNetNS gives a thread in a network namespace of its own, until the test ends.
 func newNetNS(t *testing.T) int {
 	t.Helper()

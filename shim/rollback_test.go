@@ -124,8 +124,8 @@ func (n *node) networkReady() bool {
 	return r.Status.Conditions[1].Status
 }
 
-// TestRollbackWithoutDEL: an address that cannot be given back at once is given
-// back at the next start.
+// TestRollbackWithoutDEL: while an address cannot be given back its sandbox
+// stays, not ready, for the kubelet to stop it again.
 func TestRollbackWithoutDEL(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -137,8 +137,13 @@ func TestRollbackWithoutDEL(t *testing.T) {
 	if got := n.plugins.attached(); len(got) != 1 {
 		t.Fatalf("attached: %v, want the one that could not be given back", got)
 	}
-	n.stop()
-	n.start()
+	list, err := n.runtime.ListPodSandbox(n.ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(list.Items) != 1 || list.Items[0].State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Fatalf("sandboxes: %v, %v, want one that is not ready", list, err)
+	}
+	if _, err := n.runtime.RemovePodSandbox(n.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: list.Items[0].Id}); err != nil {
+		t.Fatal(err)
+	}
 	n.unchanged(t, before)
 }
 

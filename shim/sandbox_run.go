@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/network"
@@ -57,21 +58,40 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	created := id // a return sets id before the steps below are undone
 	// Also the directory of remains that this call has replaced.
 	undo.push(func(context.Context) error { return os.RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
-	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	var sb *translate.Sandbox // known from when it may have a network
+	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
 	}
 	if err := s.index.Sync(ctx, id); err != nil {
 		return "", err
 	}
-	sb, err := s.index.Sandbox(ctx, id)
-	if err != nil {
+	if sb, err = s.index.Sandbox(ctx, id); err != nil {
 		return "", err
 	}
-	if err := s.setupNetwork(ctx, sb, r.GetConfig(), &undo); err != nil {
+	if err := s.setupNetwork(ctx, sb, r.GetConfig()); err != nil {
 		return "", err
+	}
+	if sb, err = s.index.Sandbox(ctx, id); err != nil {
+		return "", err
+	}
+	if !s.sandboxReady(sb) {
+		return "", fmt.Errorf("sandbox %s ended while it was set up: %w", id, errdefs.ErrAborted)
 	}
 	return id, nil
+}
+
+// discardSandbox takes back a sandbox that could not be completed; sb is nil if
+// it was not begun to be networked. One whose network cannot be released stays,
+// stopped, for StopPodSandbox to try again: without it nobody would.
+func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.Sandbox) error {
+	if sb == nil || s.cni == nil {
+		return s.removeObject(ctx, id)
+	}
+	if err := s.releaseAddresses(ctx, sb); err != nil {
+		return errors.Join(err, s.killSandbox(ctx, sb))
+	}
+	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))
 }
 
 // sandboxSpec makes the sandbox's files and the request for its container.
@@ -165,7 +185,7 @@ func writeFile(path string, content []byte) error {
 }
 
 // setupNetwork gives a started sandbox its network.
-func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig, undo *undoStack) error {
+func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	if s.cni == nil || sb.HostNetwork {
 		return nil
 	}
@@ -177,7 +197,6 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	if err := network.PinNetNS(sb.Pid, pin); err != nil {
 		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
 	}
-	undo.push(func(context.Context) error { return network.UnpinNetNS(pin) })
 	err = traced(ctx, "CNI ADD", func(ctx context.Context) error {
 		_, err := s.cni.Setup(ctx, rt)
 		return err
@@ -185,7 +204,6 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	if err != nil {
 		return fmt.Errorf("network of sandbox %s: %w", sb.ID, err)
 	}
-	undo.push(func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
 	return s.setInterfaceSysctls(sb.ID, cfg)
 }
 

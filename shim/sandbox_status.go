@@ -61,7 +61,7 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 		Timestamp: time.Now().UnixNano(),
 	}
 	for _, c := range s.index.ContainersOf(sb.ID) {
-		resp.ContainersStatuses = append(resp.ContainersStatuses, translate.CRIContainerStatus(c))
+		resp.ContainersStatuses = append(resp.ContainersStatuses, s.containerStatus(c))
 	}
 	if r.GetVerbose() {
 		resp.Info, err = s.sandboxInfo(ctx, sb)
@@ -75,8 +75,12 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	if err != nil {
 		return nil, err
 	}
+	cfg, err := s.updatedConfig(sb)
+	if err != nil {
+		return nil, err
+	}
 	info := map[string]any{
-		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "config": sb.Config,
+		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "config": cfg,
 		"cgroupParent": sb.CgroupParent, "docker": inspect,
 	}
 	if s.cni != nil && !sb.HostNetwork {

@@ -79,11 +79,17 @@ func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 // releaseNetwork gives back a sandbox's addresses and drops its namespace. It
 // does so whatever state the network is in: set up, half set up, released.
 func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
+	if err := s.releaseAddresses(ctx, sb); err != nil || s.cni == nil {
+		return err
+	}
+	return network.UnpinNetNS(s.netnsPath(sb.ID))
+}
+
+func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) error {
 	if s.cni == nil || sb.HostNetwork {
 		return nil
 	}
-	pin := s.netnsPath(sb.ID)
-	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, pin)
+	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))
 	if err != nil {
 		return err
 	}
@@ -91,7 +97,7 @@ func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) err
 	if err != nil {
 		return fmt.Errorf("release the network of sandbox %s: %w", sb.ID, err)
 	}
-	return network.UnpinNetNS(pin)
+	return nil
 }
 
 // podConfig is what is known of a sandbox's configuration: less than all of it

@@ -71,6 +71,14 @@ func removeStale(ctx context.Context, path string) error {
 	return os.Remove(path)
 }
 
+// loggingStream is a stream whose context has the server's logger.
+type loggingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *loggingStream) Context() context.Context { return s.ctx }
+
 // Serve answers CRI requests on l until ctx ends; running requests then get
 // stopGrace to finish.
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
@@ -85,7 +93,9 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		grpc.ChainUnaryInterceptor(s.metrics.interceptUnary, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			return interceptUnary(withLogger(ctx), req, info, h)
 		}),
-		grpc.ChainStreamInterceptor(s.metrics.interceptStream, interceptStream),
+		grpc.ChainStreamInterceptor(s.metrics.interceptStream, func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			return interceptStream(srv, &loggingStream{ss, withLogger(ss.Context())}, info, h)
+		}),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(srv, s)
 	runtimeapi.RegisterImageServiceServer(srv, s)

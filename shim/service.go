@@ -50,6 +50,9 @@ type Config struct {
 	// ImageVolumeDir is where images are mounted that containers have for
 	// volumes, for engines before Docker 28.0. The engine must see these mounts.
 	ImageVolumeDir string
+	// CDISpecDirs are searched for CDI devices where Docker does not know CDI;
+	// a later one goes before an earlier one.
+	CDISpecDirs []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerNetwork connects pods to that network of Docker's instead of CNI.
@@ -87,6 +90,7 @@ type Service struct {
 	process *process.Runner
 	streams *streaming.Server
 	volumes *imagevolume.Store
+	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host     atomic.Pointer[translate.Host]
 	pauseID  atomic.Pointer[string]
@@ -114,6 +118,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{Host: s.Host, Connected: s.connected, Exited: s.exited, Observer: m.indexObserver()})
 	var err error
+	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
 		return nil, err
 	}
@@ -182,6 +187,12 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.collectImageVolumes(ctx); err != nil {
 		log.Error(err, "Image volumes of containers that are gone are not all released; they are tried again at the next start")
 	}
+	if err := s.collectUpdates(ctx); err != nil {
+		log.Error(err, "Updated resources of containers that are gone are left behind")
+	}
+	if err := s.collectMountSpecs(ctx); err != nil {
+		log.Error(err, "CDI specifications of containers that are gone are left behind")
+	}
 	if err := s.removeProbes(ctx); err != nil {
 		log.Error(err, "Containers that looked into images are left behind")
 	}
@@ -226,6 +237,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
 		CDI:                  len(c.CDISpecDirs) > 0,
+		MountOptions:         mountSpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},

@@ -46,7 +46,6 @@ func (r streamRuntime) Exec(ctx context.Context, containerID string, cmd []strin
 	if err != nil {
 		return err
 	}
-	defer r.s.metrics.session("exec")()
 	code, err := r.s.process.Exec(ctx, c.ID, cmd, st.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
 	if err != nil || code == 0 {
 		return err
@@ -60,7 +59,6 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 	if err != nil {
 		return err
 	}
-	defer r.s.metrics.session("attach")()
 	return r.s.process.Attach(ctx, c.ID, c.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
 }
 

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -17,16 +18,30 @@ type undoStack struct {
 // push adds a step.
 func (u *undoStack) push(step func(context.Context) error) { u.steps = append(u.steps, step) }
 
-// run takes everything back, last step first, when *err is set, and joins what
-// goes wrong on the way to it. The steps get a context of their own, as the
-// operation's may be what has ended.
+// run takes everything back, last step first, when *err is set, and adds what
+// goes wrong on the way to its text. The steps get a context of their own, as
+// the operation's may be what has ended.
 func (u *undoStack) run(ctx context.Context, err *error) {
 	if *err == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
+	var trouble error
 	for i := len(u.steps) - 1; i >= 0; i-- {
-		*err = errors.Join(*err, u.steps[i](ctx))
+		trouble = errors.Join(trouble, u.steps[i](ctx))
+	}
+	if trouble != nil {
+		*err = &undoError{cause: *err, trouble: trouble}
 	}
 }
+
+// undoError says why an operation failed and that it was not taken back
+// completely. Its class is the cause's alone.
+type undoError struct{ cause, trouble error }
+
+func (e *undoError) Error() string {
+	return fmt.Sprintf("%v; and not all of it could be taken back: %v", e.cause, e.trouble)
+}
+
+func (e *undoError) Unwrap() error { return e.cause }

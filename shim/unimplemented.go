@@ -22,8 +22,3 @@ func (s *Service) CheckpointPod(context.Context, *runtimeapi.CheckpointPodReques
 func (s *Service) RestorePod(context.Context, *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
 	return nil, fmt.Errorf("restore of a pod: %w: Docker cannot restore a container into another one's namespaces", errdefs.ErrNotImplemented)
 }
-
-// UpdatePodSandboxResources is not offered: see the error.
-func (s *Service) UpdatePodSandboxResources(context.Context, *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	return nil, fmt.Errorf("resources of a pod sandbox: %w: the pod's cgroup is the kubelet's, and cridock does not report it yet", errdefs.ErrNotImplemented)
-}

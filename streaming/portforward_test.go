@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,6 +214,39 @@ func TestPortForward(t *testing.T) {
 				})
 			}
 			clients.Wait()
+		}
+	})
+}
+
+// TestOpened counts sessions: one for all connections of a client.
+func TestOpened(t *testing.T) {
+	port := listenIn(t, "", "127.0.0.1:0", echo)
+	eachPortClient(t, func(t *testing.T, forward func(*Server, int) string) {
+		var open, all atomic.Int32
+		t.Cleanup(func() {
+			if open.Load() != 0 {
+				t.Errorf("%d sessions are open after the server's end", open.Load())
+			}
+		})
+		s := start(t, Config{Opened: func(kind string) func() {
+			if kind != "portforward" {
+				t.Errorf("a session of kind %q", kind)
+			}
+			open.Add(1)
+			all.Add(1)
+			return func() { open.Add(-1) }
+		}}, podIn(""))
+		local := forward(s, port)
+		for range 2 {
+			c := connect(t, local)
+			_, _ = io.WriteString(c, "x")
+			_ = c.CloseWrite()
+			if got, err := io.ReadAll(c); err != nil || string(got) != "x" {
+				t.Errorf("answer %q, %v", got, err)
+			}
+			if open.Load() != 1 || all.Load() != 1 {
+				t.Errorf("%d sessions are open of %d, want one", open.Load(), all.Load())
+			}
 		}
 	})
 }

@@ -41,24 +41,35 @@ func (s *Server) serve(kind string, w http.ResponseWriter, r *http.Request) {
 	up := &upgrade{ResponseWriter: w, server: r.Context(), gone: cancel}
 	defer up.finish()
 	r = r.WithContext(ctx)
+	session := s.session(kind, up, r)
+	if session == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if s.config.Opened != nil {
+		defer s.config.Opened(kind)()
+	}
+	session()
+}
+
+// session is what a request's token stands for; nil if that is nothing, or
+// another kind.
+func (s *Server) session(kind string, up *upgrade, r *http.Request) func() {
 	switch request := s.tokens.take(r.PathValue("token")).(type) {
 	case *runtimeapi.ExecRequest:
 		if kind == "exec" {
-			s.serveExec(up, r, request)
-			return
+			return func() { s.serveExec(up, r, request) }
 		}
 	case *runtimeapi.AttachRequest:
 		if kind == "attach" {
-			s.serveAttach(up, r, request)
-			return
+			return func() { s.serveAttach(up, r, request) }
 		}
 	case *runtimeapi.PortForwardRequest:
 		if kind == "portforward" {
-			s.servePortForward(up, r, request)
-			return
+			return func() { s.servePortForward(up, r, request) }
 		}
 	}
-	http.NotFound(w, r)
+	return nil
 }
 
 func (s *Server) serveExec(up *upgrade, r *http.Request, request *runtimeapi.ExecRequest) {

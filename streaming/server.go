@@ -47,6 +47,10 @@ type Config struct {
 	// CreationTimeout bounds how long a SPDY client may take to open its
 	// streams, 30 s if zero.
 	CreationTimeout time.Duration
+	// Opened is told of each session that begins, with its kind: exec, attach or
+	// portforward, one for all ports of a client. What it returns is called at
+	// the session's end. nil: nobody is told.
+	Opened func(kind string) (closed func())
 }
 
 // Size is that of a terminal, in characters.

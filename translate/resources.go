@@ -20,6 +20,10 @@ const (
 	minCPUQuota  = 1000
 
 	unlimited = -1
+
+	// What the kernel gives a cgroup that nobody has set them for.
+	defaultCPUPeriod = 100000
+	defaultCPUShares = 1024
 )
 
 // CgroupFile is a file in a container's cgroup directory to write once the
@@ -372,6 +376,41 @@ func EmptyUpdate(u container.UpdateConfig) bool {
 	r := u.Resources
 	return r.CPUPeriod == 0 && r.CPUQuota == 0 && r.CPUShares == 0 && r.CpusetCpus == "" && r.CpusetMems == "" &&
 		r.Memory == 0 && r.MemorySwap == 0 && r.PidsLimit == nil
+}
+
+// DockerRevert gives the update that takes update back, for a container that had
+// these resources before. Docker has a word for "no limit" for all but the
+// memory limit and the cpusets, which then stay as the update has set them.
+func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerResources) container.UpdateConfig {
+	var back container.UpdateConfig
+	restore := func(to *int64, changed, old, none int64) {
+		switch {
+		case changed == 0:
+		case old != 0:
+			*to = old
+		default:
+			*to = none
+		}
+	}
+	restore(&back.CPUPeriod, update.CPUPeriod, had.GetCpuPeriod(), defaultCPUPeriod)
+	restore(&back.CPUQuota, update.CPUQuota, had.GetCpuQuota(), unlimited)
+	restore(&back.CPUShares, update.CPUShares, had.GetCpuShares(), defaultCPUShares)
+	restore(&back.Memory, update.Memory, had.GetMemoryLimitInBytes(), 0)
+	restore(&back.MemorySwap, update.MemorySwap, had.GetMemorySwapLimitInBytes(), unlimited)
+	if update.CpusetCpus != "" {
+		back.CpusetCpus = had.GetCpusetCpus()
+	}
+	if update.CpusetMems != "" {
+		back.CpusetMems = had.GetCpusetMems()
+	}
+	if update.PidsLimit != nil {
+		limit := int64(unlimited)
+		if old, err := cgroupLimit(had.GetUnified()["pids.max"]); err == nil {
+			limit = old
+		}
+		back.PidsLimit = &limit
+	}
+	return back
 }
 
 // MergeResources gives base changed by an update: what the update leaves zero

@@ -377,6 +377,9 @@ func readState(out *Container, in container.InspectResponse) {
 		// Being removed without ever having run.
 		out.FinishedAt = out.CreatedAt
 	}
+	// dockerd notes a start when the runtime has returned, and an exit as of when
+	// it happened: a short run would end before it began.
+	out.StartedAt = min(out.StartedAt, out.FinishedAt)
 	out.Reason = exitReason(out)
 }
 

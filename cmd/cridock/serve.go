@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim"
@@ -141,6 +142,7 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		CDISpecDirs:    cdi.DefaultSpecDirs,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
 		PullProgressTimeout: o.pullDeadline,

@@ -19,6 +19,7 @@ type execution struct {
 	ctr     *ctr
 	options container.ExecOptions
 	proc    *proc
+	pid     int // stays when the process has ended, as with Docker
 	started bool
 	code    *int
 }
@@ -111,6 +112,9 @@ func (s *Server) runExec(e *execution, in io.Reader, conn io.Writer, tty bool) <
 		s.mu.Unlock()
 		close(done)
 	})
+	if e.proc != nil {
+		e.pid = e.proc.pid
+	}
 	s.containerEvent(e.ctr, "exec_start: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
 	if e.proc == nil {
 		// Docker has taken over the connection by now: the error is output.
@@ -172,13 +176,9 @@ func (s *Server) inspectExec(w http.ResponseWriter, _ *http.Request, id string) 
 	if err != nil {
 		return err
 	}
-	pid := 0
-	if e.proc != nil {
-		pid = e.proc.pid
-	}
 	// ExitCode is null until there is one, which the client's type cannot say.
 	return reply(w, http.StatusOK, map[string]any{
-		"ID": e.id, "ContainerID": e.ctr.inspect.ID, "Running": e.proc != nil, "ExitCode": e.code, "Pid": pid,
+		"ID": e.id, "ContainerID": e.ctr.inspect.ID, "Running": e.proc != nil, "ExitCode": e.code, "Pid": e.pid,
 	})
 }
 

@@ -1,0 +1,381 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// BenchmarkFullNode measures what a kubelet asks for on a node full of sleeping
+// containers. It is run by hand, without the race detector:
+//
+//	CGO_ENABLED=0 sudo -E hack/test.sh ./e2e -run='^$' -bench=FullNode -benchtime=1x -timeout=1h
+//
+// CRIDOCK_BENCH_PEER is a cri-dockerd to compare with: it serves the same pods.
+// CRIDOCK_BENCH_PODS, CRIDOCK_BENCH_SECONDS and CRIDOCK_BENCH_CHURN are the
+// number of pods (110), the time the lists are asked for once a second (60) and
+// the pods that are run and removed (100).
+func BenchmarkFullNode(b *testing.B) {
+	f := newFullNode(b, setting(b, "CRIDOCK_BENCH_PODS", 110))
+	defer f.close(b)
+	for _, a := range f.adapters {
+		b.Run("lists/"+a.name, func(b *testing.B) { f.lists(b, a, setting(b, "CRIDOCK_BENCH_SECONDS", 60)) })
+		b.Run("status/"+a.name, func(b *testing.B) { f.status(b, a) })
+		b.Run("stats/"+a.name, func(b *testing.B) { f.stats(b, a) })
+	}
+	b.Run("restart", f.restart)
+	b.Run("churn", func(b *testing.B) { f.churn(b, setting(b, "CRIDOCK_BENCH_CHURN", 100)) })
+}
+
+func setting(b *testing.B, name string, otherwise int) int {
+	b.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		b.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// adapter is a CRI server in front of the node's engine.
+type adapter struct {
+	name    string
+	runtime runtimeapi.RuntimeServiceClient
+	pid     func() int // the machine's
+}
+
+// fullNode is a node with pods of two containers each.
+type fullNode struct {
+	*cridock
+	adapters   []*adapter
+	containers int
+	pods       []string
+	peer       *exec.Cmd
+}
+
+func newFullNode(b *testing.B, pods int) *fullNode {
+	b.Helper()
+	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {
+		b.Skip("CRIDOCK_E2E_DOCKER is not set; hack/test.sh sets it")
+	}
+	n, err := startNode("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := install(n, "docker", "--metrics-bind-address=9911", "--v=0")
+	if err == nil {
+		err = c.start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := &fullNode{cridock: c, containers: 2 * pods, adapters: []*adapter{{name: "cridock", runtime: c.runtime, pid: func() int { return child(b, c.cmd) }}}}
+	work := make(chan int)
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	for range 4 {
+		workers.Go(func() {
+			for range work {
+				id := f.sleepingPod(b)
+				mu.Lock()
+				f.pods = append(f.pods, id)
+				mu.Unlock()
+			}
+		})
+	}
+	for i := range pods {
+		work <- i
+	}
+	close(work)
+	workers.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+	f.startPeer(b)
+	return f
+}
+
+// sleepingPod runs a pod with two containers. It is called by goroutines.
+func (f *fullNode) sleepingPod(b *testing.B) (id string) {
+	cfg := f.podConfig(b)
+	sandbox, err := try(f.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	if err != nil {
+		b.Error(err)
+		return ""
+	}
+	id = sandbox.PodSandboxId
+	for i := range 2 {
+		created, err := try(f.runtime.CreateContainer, &runtimeapi.CreateContainerRequest{PodSandboxId: id, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: fmt.Sprint("c", i)}, Image: &runtimeapi.ImageSpec{Image: f.image},
+			Command: []string{"sleep", "100000"}, LogPath: fmt.Sprintf("c%d_0.log", i), Linux: &runtimeapi.LinuxContainerConfig{},
+		}})
+		if err == nil {
+			_, err = try(f.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: created.ContainerId})
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	return id
+}
+
+func (f *fullNode) removePod(b *testing.B, id string) {
+	if _, err := try(f.runtime.StopPodSandbox, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		b.Error(err)
+	}
+	if _, err := try(f.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		b.Error(err)
+	}
+}
+
+// startPeer starts cri-dockerd on the same engine, if there is one.
+func (f *fullNode) startPeer(b *testing.B) {
+	b.Helper()
+	path := os.Getenv("CRIDOCK_BENCH_PEER")
+	if path == "" {
+		return
+	}
+	socket := "unix://" + filepath.Join(f.node.dir, "peer.sock")
+	f.peer = f.command(path, "--container-runtime-endpoint", socket, "--docker-endpoint", "unix://"+f.node.dir+"/docker.sock",
+		"--cri-dockerd-root-directory", filepath.Join(f.node.dir, "peer"), "--network-plugin=", "--pod-infra-container-image", f.image, "--streaming-bind-addr", "127.0.0.1:0")
+	log, err := os.Create(filepath.Join(f.node.dir, "peer.log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = log.Close() }() // the process has its own descriptor
+	f.peer.Stdout, f.peer.Stderr = log, log
+	if err := f.peer.Start(); err != nil {
+		b.Fatal(err)
+	}
+	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := &adapter{name: "cri-dockerd", runtime: runtimeapi.NewRuntimeServiceClient(conn), pid: func() int { return child(b, f.peer) }}
+	if _, err := try(a.runtime.Version, &runtimeapi.VersionRequest{}); err != nil {
+		b.Fatalf("%v\n%s", err, read(b, log.Name()))
+	}
+	f.adapters = append(f.adapters, a)
+}
+
+func (f *fullNode) close(b *testing.B) {
+	for _, id := range f.pods {
+		f.removePod(b, id)
+	}
+	if f.peer != nil {
+		_ = syscall.Kill(child(b, f.peer), syscall.SIGKILL)
+		_ = f.peer.Wait()
+	}
+	if err := f.cridock.close(); err != nil {
+		b.Error(err)
+	}
+	if err := f.remove(); err != nil {
+		b.Error(err)
+	}
+}
+
+// child is the process that nsenter runs.
+func child(b *testing.B, cmd *exec.Cmd) int {
+	b.Helper()
+	pid := cmd.Process.Pid
+	n, err := strconv.Atoi(strings.TrimSpace(read(b, fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+// cpu is what a process has used, to 10 ms.
+func cpu(b *testing.B, stat string) time.Duration {
+	b.Helper()
+	s := read(b, stat)
+	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
+	var ticks int
+	for _, f := range fields[11:13] { // user and system time
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// used measures the CPU of the adapter and of the engine until it is called.
+func (f *fullNode) used(b *testing.B, a *adapter) func() (adapter, engine time.Duration) {
+	b.Helper()
+	inNode := func(pidFile string) string {
+		return fmt.Sprintf("/proc/%d/root/proc/%s/stat", f.pid, strings.TrimSpace(read(b, filepath.Join(f.node.dir, pidFile))))
+	}
+	now := func() (time.Duration, time.Duration) {
+		return cpu(b, fmt.Sprintf("/proc/%d/stat", a.pid())), cpu(b, inNode("dockerd.pid")) + cpu(b, inNode("exec/containerd/containerd.pid"))
+	}
+	adapter, engine := now()
+	return func() (time.Duration, time.Duration) {
+		adapterNow, engineNow := now()
+		return adapterNow - adapter, engineNow - engine
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// reportCPU reports the CPU of one of n rounds.
+func reportCPU(b *testing.B, used func() (adapter, engine time.Duration), n int) {
+	adapter, engine := used()
+	b.ReportMetric(ms(adapter)/float64(n), "adapter-cpu-ms")
+	b.ReportMetric(ms(engine)/float64(n), "engine-cpu-ms")
+}
+
+// lists asks for both lists once a second, as the kubelet does.
+func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
+	b.ReportMetric(0, "ns/op")
+	for b.Loop() {
+		var took []time.Duration
+		used := f.used(b, a)
+		tick := time.NewTicker(time.Second)
+		for range seconds {
+			<-tick.C
+			start := time.Now()
+			pods := rpc(b, a.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{}).Items
+			containers := rpc(b, a.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers
+			took = append(took, time.Since(start))
+			if len(pods) != len(f.pods) || len(containers) != f.containers {
+				b.Fatalf("%d pods and %d containers", len(pods), len(containers))
+			}
+		}
+		tick.Stop()
+		reportCPU(b, used, 1)
+		slices.Sort(took)
+		b.ReportMetric(ms(took[len(took)/2]), "p50-ms")
+		b.ReportMetric(ms(took[(len(took)*99-1)/100]), "p99-ms")
+	}
+}
+
+// status asks for each container's status.
+func (f *fullNode) status(b *testing.B, a *adapter) {
+	list := rpc(b, a.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers
+	used := f.used(b, a)
+	n := 0
+	for b.Loop() {
+		n++
+		for _, c := range list {
+			rpc(b, a.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		}
+	}
+	reportCPU(b, used, n)
+}
+
+// stats asks for the statistics of all containers. The first answer, in which
+// an adapter may learn where they are, counts like the others.
+func (f *fullNode) stats(b *testing.B, a *adapter) {
+	used := f.used(b, a)
+	n := 0
+	for b.Loop() {
+		n++
+		if list := rpc(b, a.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{}).Stats; len(list) != f.containers {
+			b.Fatalf("stats of %d containers, want %d", len(list), f.containers)
+		}
+	}
+	reportCPU(b, used, n)
+}
+
+// restart is the time from the start of cridock to its first list.
+func (f *fullNode) restart(b *testing.B) {
+	var took time.Duration
+	n := 0
+	for b.Loop() {
+		n++
+		if err := f.kill(); err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		if err := f.launch(); err != nil {
+			b.Fatal(err)
+		}
+		for {
+			ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+			r, err := f.runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+			cancel()
+			if err == nil && len(r.Containers) != f.containers {
+				b.Fatalf("the first list has %d containers", len(r.Containers))
+			}
+			if err == nil {
+				break
+			}
+			if time.Since(start) > time.Minute {
+				b.Fatal(err)
+			}
+		}
+		took += time.Since(start)
+	}
+	b.ReportMetric(ms(took)/float64(n), "first-list-ms")
+}
+
+// churn runs pods and removes them; what cridock holds must not grow.
+func (f *fullNode) churn(b *testing.B, pods int) {
+	for b.Loop() {
+		f.held(b, "before")
+		var next sync.WaitGroup
+		slots := make(chan struct{}, 4)
+		for range pods {
+			slots <- struct{}{}
+			next.Go(func() {
+				defer func() { <-slots }()
+				if id := f.sleepingPod(b); id != "" {
+					f.removePod(b, id)
+				}
+			})
+		}
+		next.Wait()
+		time.Sleep(5 * time.Second) // what is closed in the background
+		f.held(b, "after")
+	}
+}
+
+// held reports memory, descriptors and goroutines of cridock.
+func (f *fullNode) held(b *testing.B, when string) {
+	b.Helper()
+	m := f.metrics(b)
+	b.ReportMetric(m["process_resident_memory_bytes"]/1e6, when+"-MB")
+	b.ReportMetric(m["process_open_fds"], when+"-fds")
+	b.ReportMetric(m["go_goroutines"], when+"-goroutines")
+}
+
+// metrics are cridock's own, by name with labels.
+func (c *cridock) metrics(t testing.TB) map[string]float64 {
+	t.Helper()
+	resp, err := c.http().Get("http://127.0.0.1:9911/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("metrics: %s", resp.Status)
+	}
+	values := map[string]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil && name != "#" {
+			values[name] = v
+		}
+	}
+	return values
+}

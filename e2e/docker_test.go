@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// docker is what the tests look into an engine with, past cridock.
+type docker struct{ client *http.Client }
+
+func newDocker(socket string) *docker {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
+	return &docker{&http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
+}
+
+// call makes one request and returns the answer's body.
+func (d *docker) call(method, path string, header http.Header, body io.Reader) ([]byte, error) {
+	req, err := http.NewRequest(method, "http://docker"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = header
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	out, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode >= http.StatusBadRequest {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, out)
+	}
+	return out, err
+}
+
+// must is call, with an answer of JSON; nil to ignore it.
+func (d *docker) must(t testing.TB, method, path string, in, out any) {
+	t.Helper()
+	var body io.Reader
+	header := http.Header{}
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = bytes.NewReader(b)
+		header.Set("Content-Type", "application/json")
+	}
+	b, err := d.call(method, path, header, body)
+	if err == nil && out != nil {
+		err = json.Unmarshal(b, out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dockerContainer is the part of a container that the tests look at.
+type dockerContainer struct {
+	ID         string `json:"Id"`
+	Name       string
+	State      struct{ Pid int }
+	HostConfig struct {
+		OomScoreAdj  int
+		CgroupParent string
+	}
+}
+
+func (d *docker) inspect(t testing.TB, id string) (c dockerContainer) {
+	t.Helper()
+	d.must(t, http.MethodGet, "/containers/"+id+"/json", nil, &c)
+	return c
+}
+
+// withLabel lists containers, also those that do not run.
+func (d *docker) withLabel(label string) (names []string, err error) {
+	filter := url.QueryEscape(fmt.Sprintf(`{"label":[%q]}`, label))
+	b, err := d.call(http.MethodGet, "/containers/json?all=1&filters="+filter, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	var list []struct{ Names []string }
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		names = append(names, strings.Join(c.Names, ","))
+	}
+	return names, nil
+}
+
+// build makes an image with the classic builder; its name is name:tag.
+func (d *docker) build(t testing.TB, name, dockerfile string) {
+	t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	if err := w.WriteHeader(&tar.Header{Name: "Dockerfile", Mode: 0o644, Size: int64(len(dockerfile))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, dockerfile); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.stream(t, "/build?networkmode=none&t="+url.QueryEscape(name), http.Header{"Content-Type": {"application/x-tar"}}, &archive)
+}
+
+// stream makes a request whose answer is progress messages.
+func (d *docker) stream(t testing.TB, path string, header http.Header, body io.Reader) {
+	t.Helper()
+	out, err := d.call(http.MethodPost, path, header, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(out, []byte(`"errorDetail"`)) {
+		t.Fatalf("%s: %s", path, out)
+	}
+}
+
+func (d *docker) tag(t testing.TB, image, repo, tag string) {
+	t.Helper()
+	d.must(t, http.MethodPost, "/images/"+image+"/tag?repo="+url.QueryEscape(repo)+"&tag="+tag, nil, nil)
+}
+
+// push pushes repo:tag; auth is JSON, empty for none.
+func (d *docker) push(t testing.TB, repo, tag, auth string) {
+	t.Helper()
+	header := http.Header{"X-Registry-Auth": {base64.URLEncoding.EncodeToString([]byte("{" + auth + "}"))}}
+	d.stream(t, "/images/"+repo+"/push?tag="+tag, header, nil)
+}
+
+// removeImage removes a reference or an image with all of them.
+func (d *docker) removeImage(t testing.TB, ref string) {
+	t.Helper()
+	d.must(t, http.MethodDelete, "/images/"+ref+"?force=1", nil, nil)
+}
+
+// digestOf is the digest under which an image was pushed to or pulled from repo.
+func (d *docker) digestOf(t testing.TB, image, repo string) string {
+	t.Helper()
+	var i struct{ RepoDigests []string }
+	d.must(t, http.MethodGet, "/images/"+image+"/json", nil, &i)
+	for _, r := range i.RepoDigests {
+		if digest, ok := strings.CutPrefix(r, repo+"@"); ok {
+			return digest
+		}
+	}
+	t.Fatalf("image %s has no digest of %s: %v", image, repo, i.RepoDigests)
+	return ""
+}

@@ -1,0 +1,80 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var (
+	// binary is the cridock under test.
+	binary string
+	// workDir holds the binary and all nodes.
+	workDir string
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(runTests(m))
+}
+
+// runTests builds cridock once and takes the shared nodes down at the end; what
+// they find left over fails the run.
+func runTests(m *testing.M) (code int) {
+	engine := os.Getenv("CRIDOCK_E2E_DOCKER")
+	if engine == "" {
+		return m.Run() // every test skips
+	}
+	var err error
+	// Below the engine's own directory, which hack/test.sh removes whatever
+	// becomes of this process.
+	workDir, err = os.MkdirTemp(filepath.Dir(strings.TrimPrefix(engine, "unix://")), "e2e.")
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if err := os.RemoveAll(workDir); err != nil && code == 0 {
+			code = fail(err)
+		}
+	}()
+	if binary, err = build(workDir); err != nil {
+		return fail(err)
+	}
+	code = m.Run()
+	if err := closeShared(); err != nil {
+		return fail(err)
+	}
+	return code
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "e2e:", err)
+	return 1
+}
+
+// build compiles cridock, with the race detector where there is a C compiler.
+func build(dir string) (string, error) {
+	path := filepath.Join(dir, "cridock")
+	args := []string{"build", "-o", path}
+	if cgo, err := exec.Command("go", "env", "CGO_ENABLED").Output(); err == nil && strings.TrimSpace(string(cgo)) == "1" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/cridock")...)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build cridock: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// needEngine skips a test where hack/test.sh's environment is not there.
+func needEngine(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {
+		t.Skip("CRIDOCK_E2E_DOCKER is not set; hack/test.sh sets it")
+	}
+}

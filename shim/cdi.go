@@ -1,0 +1,170 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/translate"
+)
+
+// mountKind is the CDI kind of the devices that stand for mounts with options.
+// dockerd crashes on a vendor or class of one character.
+const mountKind = "cridock.io/mounts"
+
+// mountSpecVersion is the oldest CDI version with all that is used here.
+const mountSpecVersion = "0.3.0"
+
+// mountSpecDir is where dockerd looks for CDI specifications that programs make;
+// "" if there is none to write to. By CDI's convention it is the last one.
+func mountSpecDir(c *engine.Capabilities) string {
+	if c == nil || len(c.CDISpecDirs) == 0 {
+		return ""
+	}
+	dir := c.CDISpecDirs[len(c.CDISpecDirs)-1]
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		klog.ErrorS(err, "No directory for CDI specifications: mounts cannot have mount_options", "dir", dir)
+		return ""
+	}
+	return dir
+}
+
+// mountSpecPrefix begins the names of this cridock's specifications: another one
+// on the node has another root directory.
+func (s *Service) mountSpecPrefix() string { return "cridock-" + shortHash(s.cfg.RootDir) + "-" }
+
+// mountSpec is the path of a container's specification, by Docker's name of it.
+// dockerd reads it when the container starts.
+func (s *Service) mountSpec(owner string) string {
+	dir := mountSpecDir(s.engine.Capabilities())
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, s.mountSpecPrefix()+owner+".json")
+}
+
+// addOptionMounts makes a CDI device of each mount with mount_options, until
+// releaseMounts. Where the engine has no CDI it leaves the refusal to the
+// translation. name is Docker's of the container.
+func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []translate.ResolvedMount, handler, name string) error {
+	h := s.Host()
+	if !h.MountOptions {
+		return nil
+	}
+	owner := shortHash(name)
+	spec := specs.Spec{Version: mountSpecVersion, Kind: mountKind}
+	for i, m := range mounts {
+		edit, err := translate.CDIMount(fmt.Sprintf("mounts[%d]", i), m, resolved[i].Source, handler, h)
+		if err != nil {
+			return err
+		}
+		if edit == nil {
+			continue
+		}
+		device := fmt.Sprintf("%s-%d", owner, i)
+		spec.Devices = append(spec.Devices, specs.Device{Name: device, ContainerEdits: specs.ContainerEdits{Mounts: []*specs.Mount{edit}}})
+		resolved[i].CDIDevice = mountKind + "=" + device
+	}
+	if len(spec.Devices) == 0 {
+		return nil
+	}
+	s.specs.Store(owner, nil)
+	content, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	// writeFile's temporary name has another ending, so dockerd never reads half.
+	if err := writeFile(s.mountSpec(owner), content); err != nil {
+		return fmt.Errorf("mount_options: CDI specification: %w", err)
+	}
+	return nil
+}
+
+// removeMountSpec removes the specification of a container; none is success.
+func (s *Service) removeMountSpec(owner string) error {
+	path := s.mountSpec(owner)
+	if path == "" {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("CDI specification of mounts: %w", err)
+	}
+	return nil
+}
+
+// collectMountSpecs removes the specifications of containers that went while no
+// cridock was there.
+func (s *Service) collectMountSpecs(ctx context.Context) error {
+	dir := mountSpecDir(s.engine.Capabilities())
+	if dir == "" {
+		return nil
+	}
+	// Those first, the containers then: what is made from now on is not looked at.
+	files, err := filepath.Glob(filepath.Join(dir, s.mountSpecPrefix()+"*.json"))
+	if err != nil {
+		return err
+	}
+	live, err := s.mountOwners(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		owner := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), s.mountSpecPrefix()), ".json")
+		if _, ours := s.specs.Load(owner); !ours && !live[owner] {
+			err = errors.Join(err, s.removeMountSpec(owner))
+		}
+	}
+	return err
+}
+
+// resolveCDI finds what the CDI devices of a container stand for, where the
+// engine does not; nil if there are none or the engine does.
+func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfig) (*translate.CDIEdits, error) {
+	if s.Host().CDI {
+		return nil, nil
+	}
+	names, err := translate.CDIDevices(cfg)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(s.cfg.CDISpecDirs...), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return nil, fmt.Errorf("CDI specifications: %w", err)
+	}
+	edits := &translate.CDIEdits{}
+	used := map[*cdi.Spec]bool{}
+	for _, name := range names {
+		device := cache.GetDevice(name)
+		if device == nil {
+			return nil, fmt.Errorf("CDI device %s: %w: in no valid specification in %q", name, errdefs.ErrFailedPrecondition, s.cfg.CDISpecDirs)
+		}
+		parts := []*specs.ContainerEdits{&device.ContainerEdits}
+		if spec := device.GetSpec(); !used[spec] {
+			// What all devices of a specification need comes once, and first.
+			used[spec] = true
+			parts = append([]*specs.ContainerEdits{&spec.ContainerEdits}, parts...)
+		}
+		for _, part := range parts {
+			without, err := edits.Append(name, part)
+			if err != nil {
+				return nil, err
+			}
+			if len(without) > 0 {
+				klog.FromContext(ctx).Info("Mounts of a CDI device lack options that Docker does not have", "device", name, "options", without)
+			}
+		}
+	}
+	return edits, nil
+}

@@ -1,0 +1,109 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// UpdatePodSandboxResources keeps a pod's resources and overhead, and the
+// verbose PodSandboxStatus reports them. It limits nothing: the pod's cgroup is
+// the kubelet's. An unknown ID is NotFound.
+func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	sb, err := s.index.Sandbox(ctx, r.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// It may have been removed while the lock was waited for.
+	if sb, err = s.index.Sandbox(ctx, sb.ID); err != nil {
+		return nil, err
+	}
+	if err := s.keepSandboxUpdate(sb, r); err != nil {
+		return nil, fmt.Errorf("resources of sandbox %s: %w", sb.ID, err)
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
+}
+
+func (s *Service) sandboxUpdateFile(sb *translate.Sandbox) string {
+	return filepath.Join(s.sandboxDir(sb.Metadata), "resources.json")
+}
+
+// keepSandboxUpdate stores an update over what earlier ones have set.
+func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdatePodSandboxResourcesRequest) error {
+	kept, err := s.sandboxUpdate(sb)
+	if err != nil {
+		return err
+	}
+	if kept == nil {
+		kept = &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: sb.ID}
+	}
+	if r.GetOverhead() != nil {
+		kept.Overhead = r.GetOverhead()
+	}
+	if r.GetResources() != nil {
+		kept.Resources = r.GetResources()
+	}
+	b, err := protojson.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	// Sandboxes of other adapters have no directory yet.
+	if err := os.MkdirAll(s.sandboxDir(sb.Metadata), 0o755); err != nil {
+		return err
+	}
+	return writeFile(s.sandboxUpdateFile(sb), b)
+}
+
+// sandboxUpdate is what updates of a sandbox have set together; nil if there
+// was none.
+func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSandboxResourcesRequest, error) {
+	b, err := os.ReadFile(s.sandboxUpdateFile(sb))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	kept := &runtimeapi.UpdatePodSandboxResourcesRequest{}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, kept); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.sandboxUpdateFile(sb), err)
+	}
+	if kept.PodSandboxId != sb.ID {
+		return nil, nil // of an earlier sandbox of that name
+	}
+	return kept, nil
+}
+
+// updatedConfig is a sandbox's configuration with its updates in it; nil for
+// sandboxes of other adapters without any.
+func (s *Service) updatedConfig(sb *translate.Sandbox) (*runtimeapi.PodSandboxConfig, error) {
+	update, err := s.sandboxUpdate(sb)
+	if err != nil || update == nil {
+		return sb.Config, err
+	}
+	cfg := proto.CloneOf(podConfig(sb))
+	if cfg.Linux == nil {
+		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	if update.Overhead != nil {
+		cfg.Linux.Overhead = update.Overhead
+	}
+	if update.Resources != nil {
+		cfg.Linux.Resources = update.Resources
+	}
+	return cfg, nil
+}
