@@ -305,6 +305,13 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return nil
 }
 
+// Recorded tells whether there is an ADD of the container that no DEL has taken
+// back: done, or begun.
+func (c *CNI) Recorded(containerID string) (bool, error) {
+	records, err := c.records(containerID)
+	return len(records) > 0, err
+}
+
 func (c *CNI) forget(containerID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

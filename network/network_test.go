@@ -118,6 +118,9 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	}
 	n.removeConf("10-one.conflist")
 	c = n.start()
+	if recorded, err := c.Recorded(rt.ContainerID); !recorded || err != nil {
+		t.Errorf("an ADD that was not taken back is recorded: %t, %v", recorded, err)
+	}
 	if err := c.Teardown(t.Context(), rt); !errors.Is(err, errDel) {
 		t.Fatalf("Teardown error = %v, want %v", err, errDel)
 	}
@@ -127,6 +130,9 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	}
 	if dels := n.exec.of("DEL"); len(dels) != 1 || dels[0].conf["mark"] != "first" {
 		t.Errorf("DEL calls: %+v", dels)
+	}
+	if recorded, err := c.Recorded(rt.ContainerID); recorded || err != nil {
+		t.Errorf("after DEL it is recorded: %t, %v", recorded, err)
 	}
 	if len(n.files()) != 0 {
 		t.Errorf("left behind: %v", n.files())

@@ -88,7 +88,11 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 	if sb == nil || s.cni == nil {
 		return s.removeObject(ctx, id)
 	}
-	if err := s.releaseAddresses(ctx, sb); err != nil {
+	attached, err := s.cni.Recorded(id)
+	if attached {
+		err = s.releaseAddresses(ctx, sb)
+	}
+	if err != nil {
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
 	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))

@@ -1,0 +1,283 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+	utilexec "k8s.io/client-go/util/exec"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// relay makes a streaming URL, which is of the node's loopback, one of the
+// test's own.
+func (c *cridock) relay(t *testing.T, address string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pipes sync.WaitGroup
+	target := u.Host
+	pipes.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			pipes.Go(func() { c.join(in, target) })
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); pipes.Wait() })
+	u.Host = l.Addr().String()
+	return u
+}
+
+// join connects a connection to an address of the node until both have ended.
+func (c *cridock) join(in net.Conn, target string) {
+	defer func() { _ = in.Close() }()
+	var out net.Conn
+	err := c.inNetNS(func() (err error) {
+		out, err = (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
+		return err
+	})
+	if err != nil {
+		return
+	}
+	defer func() { _ = out.Close() }()
+	var both sync.WaitGroup
+	for from, to := range map[net.Conn]net.Conn{in: out, out: in} {
+		both.Go(func() {
+			_, _ = io.Copy(to, from)
+			_ = to.(*net.TCPConn).CloseWrite()
+		})
+	}
+	both.Wait()
+}
+
+// executors are the clients of kubectl, by protocol.
+var executors = map[string]func(*url.URL) (remotecommand.Executor, error){
+	"SPDY": func(u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host}, http.MethodPost, u)
+	},
+	"WebSocket": func(u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewWebSocketExecutor(&rest.Config{Host: u.Host}, http.MethodGet, u.String())
+	},
+}
+
+// streamExec runs a command by a streaming session.
+func (c *ctr) streamExec(t *testing.T, ctx context.Context, protocol string, o remotecommand.StreamOptions, cmd ...string) error {
+	t.Helper()
+	r := rpc(t, c.runtime.Exec, &runtimeapi.ExecRequest{
+		ContainerId: c.id, Cmd: cmd, Tty: o.Tty, Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil,
+	})
+	e, err := executors[protocol](c.relay(t, r.Url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.StreamWithContext(ctx, o)
+}
+
+func TestStreamExec(t *testing.T) {
+	t.Parallel()
+	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
+	for protocol := range executors {
+		t.Run(protocol, func(t *testing.T) {
+			// All bytes of a size that fills every buffer on the way, and an end of
+			// the input that the command sees.
+			in := make([]byte, 4<<20)
+			rand.NewChaCha8([32]byte{}).Read(in)
+			var out, errs bytes.Buffer
+			err := main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs}, "sh", "-c", "cat; echo done >&2")
+			if err != nil || !bytes.Equal(out.Bytes(), in) || errs.String() != "done\n" {
+				t.Errorf("%d of %d bytes came back, stderr %q, %v", out.Len(), len(in), &errs, err)
+			}
+			var code utilexec.CodeExitError
+			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdout: io.Discard}, "sh", "-c", "exit 42")
+			if !errors.As(err, &code) || code.Code != 42 {
+				t.Errorf("exit 42 arrives as %v", err)
+			}
+			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: &errs}, "/no/such/command")
+			if !errors.As(err, &code) || code.Code != 126 && code.Code != 127 {
+				t.Errorf("a missing command arrives as %v", err)
+			}
+			out.Reset()
+			// Before API 1.42 Docker takes the size only once the command runs.
+			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{
+				Stdin: strings.NewReader(""), Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{width: 123, height: 45},
+			}, "sh", "-c", "until stty size 2>/dev/null; do sleep 0.1; done")
+			if err != nil || strings.TrimSpace(out.String()) != "45 123" {
+				t.Errorf("the terminal's first size arrives as %q, %v", out.String(), err)
+			}
+		})
+	}
+}
+
+// oneSize is a terminal that is never resized.
+type oneSize struct {
+	width, height uint16
+	told          bool
+}
+
+func (s *oneSize) Next() *remotecommand.TerminalSize {
+	if s.told {
+		return nil
+	}
+	s.told = true
+	return &remotecommand.TerminalSize{Width: s.width, Height: s.height}
+}
+
+// TestStreamExecDropped wants no process of a client that has gone.
+func TestStreamExecDropped(t *testing.T) {
+	t.Parallel()
+	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
+	for protocol := range executors {
+		ctx, leave := context.WithCancel(t.Context())
+		started := &firstWrite{seen: make(chan struct{})}
+		done := make(chan error, 1)
+		go func() {
+			in, _ := io.Pipe() // a terminal that nobody types on
+			done <- main.streamExec(t, ctx, protocol, remotecommand.StreamOptions{Stdin: in, Stdout: started, Tty: true}, "sh", "-c", "echo started; sleep 4720")
+		}()
+		select {
+		case <-started.seen:
+		case err := <-done:
+			t.Fatalf("%s: the command ended before the client: %v", protocol, err)
+		}
+		leave()
+		<-done
+		eventually(t, "the command ends with its client", 15*time.Second, func() bool {
+			return !strings.Contains(main.sh("ps -o args"), "sleep 4720")
+		})
+	}
+}
+
+// firstWrite tells when it is written to.
+type firstWrite struct {
+	once sync.Once
+	seen chan struct{}
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.seen) })
+	return len(p), nil
+}
+
+func TestStreamAttach(t *testing.T) {
+	t.Parallel()
+	for protocol := range executors {
+		t.Run(protocol, func(t *testing.T) {
+			main := sharedCridock(t, "cni").runPod(t).start("main", "while read line; do echo got $line; echo err $line >&2; done; echo end", func(cfg *runtimeapi.ContainerConfig) {
+				cfg.Stdin, cfg.StdinOnce = true, true
+			})
+			// Another one only watches: it sees what the first one causes.
+			r := rpc(t, main.runtime.Attach, &runtimeapi.AttachRequest{ContainerId: main.id, Stdout: true})
+			watcher, err := executors[protocol](main.relay(t, r.Url))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var seen bytes.Buffer
+			watched := make(chan error, 1)
+			go func() {
+				watched <- watcher.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: &seen})
+			}()
+			r = rpc(t, main.runtime.Attach, &runtimeapi.AttachRequest{ContainerId: main.id, Stdin: true, Stdout: true, Stderr: true})
+			e, err := executors[protocol](main.relay(t, r.Url))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out, errs bytes.Buffer
+			if err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader("one\ntwo\n"), Stdout: &out, Stderr: &errs}); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != "got one\ngot two\nend\n" || errs.String() != "err one\nerr two\n" {
+				t.Errorf("stdout %q, stderr %q", &out, &errs)
+			}
+			if err := <-watched; err != nil || !strings.HasSuffix(seen.String(), "end\n") {
+				t.Errorf("the second client saw %q, %v", &seen, err)
+			}
+			if s := main.exited(); s.ExitCode != 0 {
+				t.Errorf("the container, whose input has ended, exits with %d", s.ExitCode)
+			}
+			if got := main.logText(); !strings.Contains(got, "got two") {
+				t.Errorf("the log is %q", got)
+			}
+		})
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	t.Parallel()
+	dialers := map[string]func(*url.URL) (httpstream.Dialer, error){
+		"SPDY": func(u *url.URL) (httpstream.Dialer, error) {
+			transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
+			return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), err
+		},
+		"WebSocket": func(u *url.URL) (httpstream.Dialer, error) {
+			return portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{Host: u.Host})
+		},
+	}
+	for kind, options := range map[string][]podOption{"pod network": nil, "host network": {hostNetwork}} {
+		p := sharedCridock(t, "cni").runPod(t, options...)
+		port := 8080
+		if kind == "host network" {
+			port = 18080
+		}
+		p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
+		for protocol, dial := range dialers {
+			t.Run(kind+", "+protocol, func(t *testing.T) {
+				r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
+				dialer, err := dial(p.relay(t, r.Url))
+				if err != nil {
+					t.Fatal(err)
+				}
+				stop, ready := make(chan struct{}), make(chan struct{})
+				f, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
+				if err != nil {
+					t.Fatal(err)
+				}
+				done := make(chan error, 1)
+				go func() { done <- f.ForwardPorts() }()
+				defer func() { close(stop); <-done }()
+				<-ready
+				ports, err := f.GetPorts()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var body string
+				eventually(t, "the web server answers", 10*time.Second, func() bool {
+					resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+					if err != nil {
+						return false
+					}
+					defer func() { _ = resp.Body.Close() }()
+					b, err := io.ReadAll(resp.Body)
+					body = string(b)
+					return err == nil && resp.StatusCode == http.StatusOK
+				})
+				if body != "hello\n" {
+					t.Errorf("the answer is %q", body)
+				}
+			})
+		}
+	}
+}
