@@ -123,8 +123,8 @@ func TestStreamExec(t *testing.T) {
 			out.Reset()
 			// Before API 1.42 Docker takes the size only once the command runs.
 			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{
-				Stdin: strings.NewReader(""), Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{width: 123, height: 45},
-			}, "sh", "-c", "until stty size 2>/dev/null; do sleep 0.1; done")
+				Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{width: 123, height: 45},
+			}, "sh", "-c", `until [ -n "$(stty size 2>/dev/null)" ]; do sleep 0.1; done; stty size`)
 			if err != nil || strings.TrimSpace(out.String()) != "45 123" {
 				t.Errorf("the terminal's first size arrives as %q, %v", out.String(), err)
 			}
