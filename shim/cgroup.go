@@ -17,55 +17,83 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // writeCgroupFiles sets the limits of a running container that neither Docker
-// nor systemd has a setting for. restore, never nil, takes back those that were
-// set.
-func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.CgroupFile) (restore func() error, err error) {
-	var before []cgroupValue
-	restore = func() error { return restoreCgroupFiles(before) }
-	if len(files) == 0 {
-		return restore, nil
+// nor systemd has a setting for.
+func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.CgroupFile) error {
+	paths, err := s.cgroupPaths(c, files)
+	if err != nil || paths == nil {
+		return err
 	}
-	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return restore, nil // it has exited, and its limits with it
-	}
-	if err != nil {
-		return restore, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
-	}
-	for _, f := range files {
-		dir, ok := cgroupDir(string(membership), f.Name, s.Host().CgroupV2)
-		if !ok {
-			err = fs.ErrNotExist
-		} else {
-			path := filepath.Join(dir, f.Name)
-			if old, err := os.ReadFile(path); err == nil {
-				before = append(before, cgroupValue{path, string(old)})
-			}
-			err = os.WriteFile(path, []byte(f.Value), 0) // 0: never create
+	for i, f := range files {
+		err := fs.ErrNotExist
+		if paths[i] != "" {
+			err = writeKernelFile(paths[i], f.Value)
 		}
 		if err == nil || f.Optional && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		return restore, fmt.Errorf("cgroup file %s of container %s: %w: %w", f.Name, c.ID, errdefs.ErrFailedPrecondition, err)
+		return fmt.Errorf("cgroup file %s of container %s: %w: %w", f.Name, c.ID, errdefs.ErrFailedPrecondition, err)
 	}
-	return restore, nil
+	return nil
 }
 
-// cgroupValue is what a cgroup file held.
-type cgroupValue struct{ path, value string }
-
-// restoreCgroupFiles writes values back, the last one first.
-func restoreCgroupFiles(values []cgroupValue) error {
-	var err error
-	for _, v := range slices.Backward(values) {
-		// The kernel takes one line at a time.
-		for line := range strings.Lines(v.value) {
-			if werr := os.WriteFile(v.path, []byte(strings.TrimSpace(line)), 0); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
-				err = errors.Join(err, fmt.Errorf("take back: %w", werr))
-			}
+// cgroupPaths are the paths of a running container's cgroup files, "" for one
+// without a hierarchy; nil if there are no files or the container has exited.
+func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFile) ([]string, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // its limits have gone with it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
+	}
+	paths := make([]string, len(files))
+	for i, f := range files {
+		if dir, ok := cgroupDir(string(membership), f.Name, s.Host().CgroupV2); ok {
+			paths[i] = filepath.Join(dir, f.Name)
 		}
 	}
-	return err
+	return paths, nil
+}
+
+// saveCgroupFiles reads files of a running container, and returns what writes
+// their values back.
+func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.CgroupFile) (restore func() error, err error) {
+	paths, err := s.cgroupPaths(c, files)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{}
+	for _, path := range paths {
+		if b, err := os.ReadFile(path); err == nil {
+			values[path] = string(b)
+		}
+	}
+	return func() error {
+		var err error
+		for path, value := range values {
+			// The kernel takes one line at a time.
+			for line := range strings.Lines(value) {
+				if werr := writeKernelFile(path, strings.TrimSpace(line)); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
+					err = errors.Join(err, fmt.Errorf("take back: %w", werr))
+				}
+			}
+		}
+		return err
+	}, nil
+}
+
+// writeKernelFile writes to a file that must be there: to create one in a cgroup
+// fails otherwise than by its absence.
+func writeKernelFile(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // cgroupDir finds the directory of a cgroup file in the text of

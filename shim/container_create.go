@@ -60,7 +60,10 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	}
 	created := id // a return sets id before the step below is undone
 	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
-	return id, s.index.Sync(ctx, id)
+	if err := s.index.Sync(ctx, id); err != nil {
+		return id, err
+	}
+	return id, s.relabelMounts(ctx, id)
 }
 
 // containerSpec gathers what the translation needs from the node and the

@@ -109,7 +109,7 @@ func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 		return err
 	}
 	for _, pid := range pids {
-		err := os.WriteFile(fmt.Sprintf("/proc/%s/oom_score_adj", pid), []byte(strconv.FormatInt(value, 10)), 0)
+		err := writeKernelFile(fmt.Sprintf("/proc/%s/oom_score_adj", pid), strconv.FormatInt(value, 10))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, os.ErrProcessDone) {
 			return fmt.Errorf("oom_score_adj %d of container %s: %w", value, c.ID, err)
 		}

@@ -73,7 +73,7 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 		}
 	}
 	if err == nil {
-		_, err = s.writeCgroupFiles(c, files)
+		err = s.writeCgroupFiles(c, files)
 	}
 	if err != nil {
 		err = errors.Join(err, s.stopContainer(ctx, c, 0))

@@ -38,40 +38,54 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 		return fmt.Errorf("container %s is %s: %w; only a created or running one has limits to change", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
 	c = s.withUpdates(c)
-	update, err := translate.DockerUpdate(want, c, s.Host())
-	if err != nil {
-		return err
-	}
+	merged := translate.MergeResources(c.Resources, want)
 	undo := undoStack{}
 	defer undo.run(ctx, &err)
-	if !translate.EmptyUpdate(update) {
-		if err := s.engine.ContainerUpdate(ctx, c.ID, update); err != nil {
-			return fmt.Errorf("update container %s: %w", c.ID, err)
+	running := c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
+	if running {
+		// Taken back last, see updateRunning.
+		restore, err := s.saveCgroupFiles(c, translate.CgroupFilesForUpdate(merged, s.Host()))
+		if err != nil {
+			return err
 		}
-		undo.push(func(ctx context.Context) error {
-			err := s.engine.ContainerUpdate(ctx, c.ID, translate.DockerRevert(update, c.Resources))
-			if err != nil {
-				return fmt.Errorf("take the update of container %s back: %w", c.ID, err)
-			}
-			return s.index.Sync(ctx, c.ID)
-		})
+		undo.push(func(context.Context) error { return restore() })
 	}
-	if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := s.updateRunning(c, want, &undo); err != nil {
+	if err := s.updateInDocker(ctx, c, want, &undo); err != nil {
+		return err
+	}
+	if running {
+		if err := s.updateRunning(c, want, merged, &undo); err != nil {
 			return err
 		}
 	}
-	if err := s.keepUpdates(c.ID, translate.MergeResources(c.Resources, want)); err != nil {
+	if err := s.keepUpdates(c.ID, merged); err != nil {
 		return fmt.Errorf("keep the resources of container %s: %w", c.ID, err)
 	}
 	return s.index.Sync(ctx, c.ID)
 }
 
-// updateRunning sets what Docker has no field for.
-func (s *Service) updateRunning(c *translate.Container, want *runtimeapi.LinuxContainerResources, undo *undoStack) error {
-	restore, err := s.writeCgroupFiles(c, translate.CgroupFilesForUpdate(want, s.Host()))
-	undo.push(func(context.Context) error { return restore() })
-	if err != nil {
+func (s *Service) updateInDocker(ctx context.Context, c *translate.Container, want *runtimeapi.LinuxContainerResources, undo *undoStack) error {
+	update, err := translate.DockerUpdate(want, c, s.Host())
+	if err != nil || translate.EmptyUpdate(update) {
+		return err
+	}
+	if err := s.engine.ContainerUpdate(ctx, c.ID, update); err != nil {
+		return fmt.Errorf("update container %s: %w", c.ID, err)
+	}
+	undo.push(func(ctx context.Context) error {
+		if err := s.engine.ContainerUpdate(ctx, c.ID, translate.DockerRevert(update, c.Resources)); err != nil {
+			return fmt.Errorf("take the update of container %s back: %w", c.ID, err)
+		}
+		return s.index.Sync(ctx, c.ID)
+	})
+	return nil
+}
+
+// updateRunning sets what Docker has no field for. It sets all of it, as an
+// update by Docker makes runc and systemd set again what the container was
+// created with.
+func (s *Service) updateRunning(c *translate.Container, want, merged *runtimeapi.LinuxContainerResources, undo *undoStack) error {
+	if err := s.writeCgroupFiles(c, translate.CgroupFilesForUpdate(merged, s.Host())); err != nil {
 		return err
 	}
 	had := c.Resources.GetOomScoreAdj()

@@ -64,7 +64,7 @@ func (s *Service) pullPauseImage(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	auth, err := translate.DockerAuth(nil, name)
+	auth, err := s.pullAuth(ctx, nil, name)
 	if err != nil {
 		return err
 	}

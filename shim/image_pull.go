@@ -38,7 +38,7 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if ref.Name == "" {
 		return nil, fmt.Errorf("image %q: %w: an image ID cannot be pulled; name a repository", r.GetImage().GetImage(), errdefs.ErrInvalidArgument)
 	}
-	auth, err := translate.DockerAuth(r.GetAuth(), r.GetImage().GetImage())
+	auth, err := s.pullAuth(ctx, r.GetAuth(), r.GetImage().GetImage())
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func TestUpdatesOverRestart(t *testing.T) {
 // TestUpdateTakenBack: a limit that cannot be set leaves the others as they were.
 func TestUpdateTakenBack(t *testing.T) {
 	n := newNode(t)
-	n.engine.pid.Store(int64(os.Getpid())) // of which there is a cgroup
+	n.engine.app.Store(int64(os.Getpid())) // of which there is a cgroup
 	pod := n.runPod(n.podConfig("pod"))
 	cfg := containerConfig("a", "sleep", "1000")
 	cfg.Linux.Resources = &linuxResources{CpuShares: 512, MemoryLimitInBytes: 32 << 20, CpusetCpus: "0"}

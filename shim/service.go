@@ -55,6 +55,9 @@ type Config struct {
 	CDISpecDirs []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
+	// DockerConfig is Docker's config.json, with credentials for pulls that come
+	// without; empty for none. It need not exist.
+	DockerConfig string
 	// DockerNetwork connects pods to that network of Docker's instead of CNI.
 	DockerNetwork string
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.

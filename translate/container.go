@@ -138,6 +138,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	hc := baseHostConfig(host)
 	hc.Resources = resources
 	hc.CgroupParent = req.Sandbox.CgroupParent
+	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // what it joins belongs to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
 	hc.Annotations = containerAnnotations(req, annotations, host)
 	hc.LogConfig = logConfig(logPath(req), host)

@@ -193,3 +193,28 @@ func TestMergeResources(t *testing.T) {
 		t.Error("nothing merged with nothing is nil")
 	}
 }
+
+func TestDockerRevert(t *testing.T) {
+	limit := int64(10)
+	update := container.UpdateConfig{Resources: container.Resources{
+		CPUPeriod: 50000, CPUQuota: 20000, CPUShares: 100, Memory: 64 << 20, MemorySwap: 64 << 20, CpusetCpus: "0-1", PidsLimit: &limit,
+	}}
+	none := int64(-1)
+	for name, tc := range map[string]struct {
+		had  *runtimeapi.LinuxContainerResources
+		want container.Resources
+	}{
+		"to limits": {
+			&runtimeapi.LinuxContainerResources{CpuPeriod: 1000, CpuQuota: 2000, CpuShares: 3, MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 33 << 20, CpusetCpus: "0"},
+			container.Resources{CPUPeriod: 1000, CPUQuota: 2000, CPUShares: 3, Memory: 32 << 20, MemorySwap: 33 << 20, CpusetCpus: "0", PidsLimit: &none},
+		},
+		"to none": {nil, container.Resources{CPUPeriod: 100000, CPUQuota: -1, CPUShares: 1024, MemorySwap: -1, PidsLimit: &none}},
+	} {
+		if diff := cmp.Diff(tc.want, DockerRevert(update, tc.had).Resources); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	if back := DockerRevert(container.UpdateConfig{}, &runtimeapi.LinuxContainerResources{CpuShares: 1, CpusetMems: "0"}); !EmptyUpdate(back) {
+		t.Errorf("nothing is taken back by %+v", back)
+	}
+}

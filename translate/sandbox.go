@@ -127,6 +127,7 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	if isHost(sc.GetNamespaceOptions().GetPid()) {
 		hc.PidMode = "host"
 	}
+	hc.UsernsMode = sandboxUsernsMode(sc, host)
 	hc.GroupAdd = groups
 	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
 	hc.SecurityOpt = opts
@@ -153,12 +154,19 @@ func baseHostConfig(host Host) *container.HostConfig {
 	if host.CgroupV2 {
 		hc.CgroupnsMode = container.CgroupnsModePrivate
 	}
-	if host.UsernsRemap {
-		// Pods share namespaces and volumes with the host as root: the CRI asks
-		// for another user namespace explicitly, and that is refused.
-		hc.UsernsMode = "host"
-	}
 	return hc
+}
+
+// sandboxUsernsMode says which pods are left out of the user namespace that the
+// daemon maps all containers into: those that could not do there what they are
+// to do, as Docker refuses them. Others are in it, whatever the CRI says of user
+// namespaces: an image's files have owners of that namespace.
+func sandboxUsernsMode(sc *runtimeapi.LinuxSandboxSecurityContext, host Host) container.UsernsMode {
+	ns := sc.GetNamespaceOptions()
+	if host.UsernsRemap && (sc.GetPrivileged() || isHost(ns.GetNetwork()) || isHost(ns.GetPid()) || isHost(ns.GetIpc())) {
+		return "host"
+	}
+	return ""
 }
 
 // noHealthcheck turns an image's HEALTHCHECK off: probing is the kubelet's.

@@ -50,6 +50,9 @@ type Sandbox struct {
 	HostNetwork  bool
 	NetworkMode  string
 	CgroupParent string
+	// UsernsMode is Docker's: "host" for a pod that the daemon's user namespace
+	// does not hold, "" for the others.
+	UsernsMode string
 	// LogDirectory is "" for adopted sandboxes.
 	LogDirectory string
 	Privileged   bool
@@ -147,6 +150,7 @@ func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
 		NetworkMode:    string(hc.NetworkMode),
 		HostNetwork:    hc.NetworkMode.IsHost(),
 		CgroupParent:   hc.CgroupParent,
+		UsernsMode:     string(hc.UsernsMode),
 		ImageID:        in.Image,
 		ResolvConfPath: in.ResolvConfPath,
 		DockerIPs:      dockerIPs(in.NetworkSettings),

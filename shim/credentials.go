@@ -1,0 +1,94 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/types"
+	"github.com/docker/docker/api/types/registry"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	// helperTimeout bounds a credential helper, which may ask a cloud.
+	helperTimeout = 30 * time.Second
+	// dockerHubKey is Docker Hub's name in config.json.
+	dockerHubKey = "https://index.docker.io/v1/"
+	dockerHub    = "docker.io"
+)
+
+// pullAuth gives the credentials for a pull: those of the request, else those
+// that the node has for the registry. Node credentials that cannot be read are
+// logged and count as none: most images need none.
+func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig, image string) (registry.AuthConfig, error) {
+	auth, err := translate.DockerAuth(requested, image)
+	if err != nil || auth != (registry.AuthConfig{}) || s.cfg.DockerConfig == "" {
+		return auth, err
+	}
+	ref, err := translate.NormalizeImage(image)
+	if err != nil {
+		return auth, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
+	defer cancel()
+	found, err := nodeCredentials(ctx, s.cfg.DockerConfig, ref.Registry())
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The node's registry credentials are not used", "image", image)
+		return auth, nil
+	}
+	return translate.DockerAuth(&runtimeapi.AuthConfig{
+		Username: found.Username, Password: found.Password, IdentityToken: found.IdentityToken, RegistryToken: found.RegistryToken,
+	}, image)
+}
+
+// nodeCredentials looks a registry up in Docker's config.json and in the
+// credential helpers it names. The file is read each time, as logins change it;
+// no file is no credentials. Errors never contain them.
+func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return types.AuthConfig{}, nil
+	}
+	if err != nil {
+		return types.AuthConfig{}, err
+	}
+	defer func() { _ = f.Close() }()
+	cfg, err := dockerconfig.LoadFromReader(f)
+	if errors.Is(err, io.EOF) {
+		return types.AuthConfig{}, nil // an empty file
+	}
+	if err != nil {
+		return types.AuthConfig{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if host == dockerHub {
+		host = dockerHubKey
+	}
+	type answer struct {
+		auth types.AuthConfig
+		err  error
+	}
+	done := make(chan answer, 1)
+	// The library's call of a helper has no context: one that hangs is left behind.
+	go func() {
+		auth, err := cfg.GetAuthConfig(host)
+		done <- answer{auth, err}
+	}()
+	select {
+	case a := <-done:
+		if a.err != nil {
+			return types.AuthConfig{}, fmt.Errorf("%s: credentials of %s: %w", path, host, a.err)
+		}
+		return a.auth, nil
+	case <-ctx.Done():
+		return types.AuthConfig{}, fmt.Errorf("%s: credential helper for %s: %w", path, host, context.Cause(ctx))
+	}
+}
