@@ -123,11 +123,12 @@ func (n *node) shimOf(t testing.TB, id string) string {
 	return fields[1]
 }
 
-// needAnnotations skips a test on an engine that cannot group.
-func needAnnotations(t *testing.T, n *node) {
+// needAnnotations skips a test of engines that cannot group.
+func needAnnotations(t *testing.T) {
 	t.Helper()
+	needEngine(t)
 	var v struct{ APIVersion string }
-	n.docker.must(t, http.MethodGet, "/version", nil, &v)
+	newDocker(strings.TrimPrefix(os.Getenv("CRIDOCK_E2E_DOCKER"), "unix://")).must(t, http.MethodGet, "/version", nil, &v)
 	_, minor, _ := strings.Cut(v.APIVersion, ".")
 	if number, err := strconv.Atoi(minor); err != nil || number < 43 {
 		t.Skipf("one shim for a pod needs API 1.43 (Docker 24), this engine has %s", v.APIVersion)
@@ -138,11 +139,10 @@ func needAnnotations(t *testing.T, n *node) {
 // container, which must make no difference but where the test says so.
 func onShims(t *testing.T, dockerdFlags []string, test func(t *testing.T, g *shimTest)) {
 	t.Helper()
-	needEngine(t)
+	needAnnotations(t)
 	for _, grouped := range []bool{true, false} {
 		t.Run(fmt.Sprintf("grouped=%t", grouped), func(t *testing.T) {
 			e := newOwnEngine(t, dockerdFlags...)
-			needAnnotations(t, e.node)
 			c := newCridock(t, e.node, "cni", "--docker-endpoint=unix://"+e.socket(), fmt.Sprintf("--shim-grouping=%t", grouped))
 			g := &shimTest{cridock: c, engine: e, grouped: grouped}
 			t.Cleanup(func() {

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +26,7 @@ type options struct {
 	rootDir        string
 	runtimeDir     string
 	pauseImage     string
+	dockerConfig   string
 
 	networkPlugin string
 	dockerNetwork string
@@ -31,6 +34,7 @@ type options struct {
 	cniBinDirs    []string
 	cniCacheDir   string
 	podCIDR       string
+	cniTemplate   string
 
 	streamingAddr     string
 	streamingCert     string
@@ -61,7 +65,6 @@ var obsolete = map[string]string{
 	"hairpin-mode":            "the CNI configuration sets hairpin mode",
 	"ipv6-dual-stack":         "pods have all the addresses that CNI gives them",
 	"runtime-request-timeout": "each call has the deadline of its client",
-	"cni-conf-template":       "the ipRanges capability passes pod CIDRs to CNI",
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
@@ -72,11 +75,14 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.runtimeDir, "runtime-directory", "/run/cridock", "state that a reboot clears: pins of network namespaces")
 	f.StringVar(&o.pauseImage, "pod-infra-container-image", "", "image of the sandboxes (default: the one that cridock ships)")
 
+	f.StringVar(&o.dockerConfig, "docker-config", defaultDockerConfig(), "Docker's config.json, with registry credentials and credential helpers for pulls that come without credentials")
+
 	f.StringVar(&o.networkPlugin, "network-plugin", "cni", "how pods are networked: cni, or docker for one of Docker's own networks")
 	f.StringVar(&o.dockerNetwork, "docker-network", "bridge", "network of Docker's that pods join with --network-plugin=docker")
 	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "CNI configurations; the first is used and changes are followed")
 	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "CNI plug-ins")
 	f.StringVar(&o.cniCacheDir, "cni-cache-dir", "/var/lib/cni/cache", "CNI results and what is needed to release them")
+	f.StringVar(&o.cniTemplate, "cni-conf-template", "", "text/template of a CNI configuration that pod CIDRs are rendered into, with .PodCIDR, .PodCIDRRanges and .Routes, unless there is another configuration")
 	f.StringVar(&o.podCIDR, "pod-cidr", "", "pod CIDRs for CNI's ipRanges until the kubelet sends them")
 
 	f.StringVar(&o.streamingAddr, "streaming-bind-addr", "127.0.0.1:0", "address for exec, attach and port-forward sessions; port 0 for a free one")
@@ -113,6 +119,20 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	for _, name := range []string{"v", "vmodule"} {
 		f.AddGoFlag(klogFlags.Lookup(name))
 	}
+}
+
+// defaultDockerConfig is where docker login keeps credentials; services have no
+// HOME.
+func defaultDockerConfig() string {
+	dir := os.Getenv("DOCKER_CONFIG")
+	if dir == "" {
+		u, err := user.Current()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(u.HomeDir, ".docker")
+	}
+	return filepath.Join(dir, "config.json")
 }
 
 // complete reads the configuration file and checks what can be checked without

@@ -129,7 +129,7 @@ func (o *options) cni() (*network.CNI, error) {
 		return nil, nil
 	}
 	cni, err := network.New(network.Config{
-		ConfDir: o.cniConfDir, BinDirs: o.cniBinDirs, CacheDir: o.cniCacheDir, NetNSDir: o.netnsDir(),
+		ConfDir: o.cniConfDir, BinDirs: o.cniBinDirs, CacheDir: o.cniCacheDir, NetNSDir: o.netnsDir(), ConfTemplate: o.cniTemplate,
 	})
 	if err != nil || o.podCIDR == "" {
 		return cni, err
@@ -142,6 +142,7 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		DockerConfig:   o.dockerConfig,
 		CDISpecDirs:    cdi.DefaultSpecDirs,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",

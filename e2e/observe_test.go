@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"context"
+	"encoding/hex"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// collector takes traces as an OpenTelemetry collector does.
+type collector struct {
+	collectortrace.UnimplementedTraceServiceServer
+	addr string
+
+	mu    sync.Mutex
+	spans []*tracepb.Span
+}
+
+// newCollector listens on the node's loopback.
+func newCollector(t *testing.T, n *node) *collector {
+	t.Helper()
+	l, err := n.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, srv := &collector{addr: l.Addr().String()}, grpc.NewServer()
+	collectortrace.RegisterTraceServiceServer(srv, c)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func (c *collector) Export(_ context.Context, r *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, resource := range r.GetResourceSpans() {
+		for _, scope := range resource.GetScopeSpans() {
+			c.spans = append(c.spans, scope.GetSpans()...)
+		}
+	}
+	return &collectortrace.ExportTraceServiceResponse{}, nil
+}
+
+// children are the names of the spans below the call to method that is itself
+// below the caller's span.
+func (c *collector) children(t *testing.T, caller, method string) []string {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for _, call := range c.spans {
+		if hex.EncodeToString(call.ParentSpanId) != caller || !strings.HasSuffix(call.Name, "/"+method) {
+			continue
+		}
+		for _, s := range c.spans {
+			if string(s.ParentSpanId) == string(call.SpanId) && string(s.TraceId) == string(call.TraceId) {
+				names = append(names, s.Name)
+			}
+		}
+	}
+	return names
+}
+
+// TestTraces runs a pod for a caller that traces.
+func TestTraces(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	spans := newCollector(t, n)
+	c := newCridock(t, n, "cni", "--tracing-endpoint="+spans.addr)
+	const caller = "b7ad6b7169203331"
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-"+caller+"-01"), rpcTimeout)
+	defer cancel()
+	r, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: c.podConfig(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: r.PodSandboxId}); err != nil {
+		t.Fatal(err)
+	}
+	rpc(t, c.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: r.PodSandboxId})
+	for method, want := range map[string][]string{
+		"RunPodSandbox":  {"/containers/create", "/start", "CNI ADD"},
+		"StopPodSandbox": {"CNI DEL"},
+	} {
+		eventually(t, "the spans of "+method+" arrive", 30*time.Second, func() bool {
+			names := spans.children(t, caller, method)
+			for _, w := range want {
+				if !strings.Contains(strings.Join(names, "\n")+"\n", w+"\n") {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if names := spans.children(t, caller, "RemovePodSandbox"); len(names) > 0 {
+		t.Errorf("a call that nobody traces has the spans %v", names)
+	}
+}
+
+// TestReadsCostDockerNothing reads a thousand times what a kubelet reads all the
+// time.
+func TestReadsCostDockerNothing(t *testing.T) {
+	t.Parallel()
+	c := newCridock(t, newNode(t), "cni", "--metrics-bind-address=9911")
+	p := c.runPod(t)
+	main := p.start("main", "sleep 1000")
+	main.sh("true") // the start's own events have come
+	eventually(t, "the engine is asked for nothing more", 30*time.Second, func() bool {
+		before := dockerCalls(c.metrics(t))
+		time.Sleep(200 * time.Millisecond)
+		return maps.Equal(before, dockerCalls(c.metrics(t)))
+	})
+	var before, after map[string]float64
+	for range 3 { // the check once a minute may come between
+		before = dockerCalls(c.metrics(t))
+		for range 1000 {
+			rpc(t, c.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{})
+			rpc(t, c.runtime.ListContainers, &runtimeapi.ListContainersRequest{})
+			rpc(t, c.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
+			rpc(t, c.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: main.id})
+			rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{})
+			rpc(t, c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: c.image}})
+		}
+		rpc(t, c.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{})
+		rpc(t, c.runtime.ListPodSandboxStats, &runtimeapi.ListPodSandboxStatsRequest{})
+		rpc(t, c.runtime.ListPodSandboxMetrics, &runtimeapi.ListPodSandboxMetricsRequest{})
+		if after = dockerCalls(c.metrics(t)); maps.Equal(before, after) {
+			return
+		}
+	}
+	t.Errorf("Docker calls were %v and are %v", before, after)
+}
+
+// dockerCalls are the counters of calls by kind and result.
+func dockerCalls(metrics map[string]float64) map[string]float64 {
+	calls := map[string]float64{}
+	for name, value := range metrics {
+		if strings.HasPrefix(name, "cridock_docker_call_duration_seconds_count") {
+			calls[name] = value
+		}
+	}
+	return calls
+}
