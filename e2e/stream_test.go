@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go takes
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -85,7 +85,7 @@ var executors = map[string]func(*url.URL) (remotecommand.Executor, error){
 }
 
 // streamExec runs a command by a streaming session.
-func (c *ctr) streamExec(t *testing.T, ctx context.Context, protocol string, o remotecommand.StreamOptions, cmd ...string) error {
+func (c *ctr) streamExec(ctx context.Context, t *testing.T, protocol string, o remotecommand.StreamOptions, cmd ...string) error {
 	t.Helper()
 	r := rpc(t, c.runtime.Exec, &runtimeapi.ExecRequest{
 		ContainerId: c.id, Cmd: cmd, Tty: o.Tty, Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil,
@@ -105,24 +105,24 @@ func TestStreamExec(t *testing.T) {
 			// All bytes of a size that fills every buffer on the way, and an end of
 			// the input that the command sees.
 			in := make([]byte, 4<<20)
-			rand.NewChaCha8([32]byte{}).Read(in)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(in) // never fails
 			var out, errs bytes.Buffer
-			err := main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs}, "sh", "-c", "cat; echo done >&2")
+			err := main.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs}, "sh", "-c", "cat; echo done >&2")
 			if err != nil || !bytes.Equal(out.Bytes(), in) || errs.String() != "done\n" {
 				t.Errorf("%d of %d bytes came back, stderr %q, %v", out.Len(), len(in), &errs, err)
 			}
 			var code utilexec.CodeExitError
-			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdout: io.Discard}, "sh", "-c", "exit 42")
+			err = main.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{Stdout: io.Discard}, "sh", "-c", "exit 42")
 			if !errors.As(err, &code) || code.Code != 42 {
 				t.Errorf("exit 42 arrives as %v", err)
 			}
-			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: &errs}, "/no/such/command")
+			err = main.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: &errs}, "/no/such/command")
 			if !errors.As(err, &code) || code.Code != 126 && code.Code != 127 {
 				t.Errorf("a missing command arrives as %v", err)
 			}
 			out.Reset()
 			// Before API 1.42 Docker takes the size only once the command runs.
-			err = main.streamExec(t, t.Context(), protocol, remotecommand.StreamOptions{
+			err = main.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{
 				Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{width: 123, height: 45},
 			}, "sh", "-c", `until [ -n "$(stty size 2>/dev/null)" ]; do sleep 0.1; done; stty size`)
 			if err != nil || strings.TrimSpace(out.String()) != "45 123" {
@@ -156,7 +156,7 @@ func TestStreamExecDropped(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
 			in, _ := io.Pipe() // a terminal that nobody types on
-			done <- main.streamExec(t, ctx, protocol, remotecommand.StreamOptions{Stdin: in, Stdout: started, Tty: true}, "sh", "-c", "echo started; sleep 4720")
+			done <- main.streamExec(ctx, t, protocol, remotecommand.StreamOptions{Stdin: in, Stdout: started, Tty: true}, "sh", "-c", "echo started; sleep 4720")
 		}()
 		select {
 		case <-started.seen:

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -124,9 +125,12 @@ type pullProgress struct {
 
 // pullMessage is the part of Docker's progress messages that matters.
 type pullMessage struct {
-	ID       string `json:"id"`
-	Status   string `json:"status"`
-	Error    string `json:"error"`
+	ID     string `json:"id"`
+	Status string `json:"status"`
+	Error  string `json:"error"` // on its way out, for the detail
+	Detail struct {
+		Message string `json:"message"`
+	} `json:"errorDetail"`
 	Progress struct {
 		Current int64 `json:"current"`
 		Total   int64 `json:"total"`
@@ -150,8 +154,8 @@ func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
 		} else if err != nil {
 			return "", err
 		}
-		if m.Error != "" {
-			return "", errors.New(m.Error)
+		if message := cmp.Or(m.Detail.Message, m.Error); message != "" {
+			return "", errors.New(message)
 		}
 		if d, ok := strings.CutPrefix(m.Status, "Digest: "); ok {
 			digest = d

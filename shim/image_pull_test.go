@@ -17,6 +17,7 @@ func TestPullProgress(t *testing.T) {
 	}{
 		{"the digest is returned", `{"status":"Pulling","id":"x"}{"status":"Digest: sha256:abc"}{"status":"Status: ok"}`, "sha256:abc", ""},
 		{"an error inside the stream fails the pull", `{"status":"Pulling"}{"errorDetail":{"message":"denied"},"error":"denied"}`, "", "denied"},
+		{"an error in its newer form alone fails the pull", `{"errorDetail":{"message":"denied"}}`, "", "denied"},
 		{"a stream that breaks off fails the pull", `{"status":"Pul`, "", "unexpected EOF"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -22,15 +22,15 @@ func sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext) ([]byte, error) 
 	if err := checkAppArmor(c.GetApparmor(), ""); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath()) //nolint:staticcheck // old clients set the path alone
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath())
 }
 
 // containerProfiles checks and reads the security profiles a container asks for.
 func containerProfiles(c *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
-	if err := checkAppArmor(c.GetApparmor(), c.GetApparmorProfile()); err != nil { //nolint:staticcheck // old clients set the string alone
+	if err := checkAppArmor(c.GetApparmor(), c.GetApparmorProfile()); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath()) //nolint:staticcheck // likewise
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath())
 }
 
 // readSeccompProfile reads the profile of a request that names one of the

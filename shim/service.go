@@ -96,7 +96,6 @@ type Service struct {
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host     atomic.Pointer[translate.Host]
-	pauseID  atomic.Pointer[string]
 	locks    keyLock
 	stops    stopper
 	pulls    pullGroup

@@ -134,7 +134,7 @@ func splice(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) e
 		return err
 	}
 	select {
-	case <-fromClient:
+	case <-fromClient: //nolint:errcheck // its own error says no more
 		// The pod may have closed before it took everything, as any server may.
 		return nil
 	case <-ctx.Done():

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go takes
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
@@ -151,7 +151,7 @@ func forwardPort(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Dialer
 	}
 	done := make(chan error, 1)
 	go func() { done <- f.ForwardPorts() }()
-	t.Cleanup(func() { close(stop); <-done })
+	t.Cleanup(func() { close(stop); <-done }) //nolint:errcheck // it was told to stop
 	select {
 	case <-ready:
 	case err := <-done:

@@ -22,9 +22,7 @@ func main() {
 	endpoint := flag.String("endpoint", "unix:///run/cridock/cridock.sock", "CRI endpoint")
 	image := flag.String("image", "", "image with a shell and busybox's httpd and wget; it is pulled if it is not there")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if err := run(ctx, *endpoint, *image); err != nil {
+	if err := run(*endpoint, *image); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -38,7 +36,9 @@ type demo struct {
 	id      string
 }
 
-func run(ctx context.Context, endpoint, image string) (err error) {
+func run(endpoint, image string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err

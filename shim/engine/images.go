@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,15 +83,19 @@ func streamError(r io.Reader) error {
 	d := json.NewDecoder(r)
 	for {
 		var m struct {
-			Error string `json:"error"`
+			// Engines send the text twice; the first form is on its way out.
+			Error  string `json:"error"`
+			Detail struct {
+				Message string `json:"message"`
+			} `json:"errorDetail"`
 		}
 		switch err := d.Decode(&m); {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return err
-		case m.Error != "":
-			return errors.New(m.Error)
+		case m.Error != "" || m.Detail.Message != "":
+			return errors.New(cmp.Or(m.Detail.Message, m.Error))
 		}
 	}
 }

@@ -195,7 +195,7 @@ func (f *follower) lookAhead() error {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("Docker's log: %w", err)
+		return fmt.Errorf("log of Docker: %w", err)
 	}
 	f.next, f.gap, err = openSuccessor(f.src.DockerLog, f.cur.id)
 	return err
@@ -224,7 +224,7 @@ func (f *follower) seek(off int64) {
 func (f *follower) checkTruncated() (more bool, err error) {
 	info, err := f.cur.Stat()
 	if err != nil {
-		return false, fmt.Errorf("Docker's log: %w", err)
+		return false, fmt.Errorf("log of Docker: %w", err)
 	}
 	if info.Size() >= f.off {
 		return false, nil
@@ -417,7 +417,7 @@ func (s *lineSearch) in(d *dockerFile) (bool, error) {
 }
 
 // errUseAPI says that Docker's files cannot be read and Source.Follow is there.
-var errUseAPI = errors.New("Docker's log file cannot be read")
+var errUseAPI = errors.New("log file of Docker cannot be read")
 
 // dockerReadable reports whether Docker's files can be read, or will be: a
 // missing file is still to come as long as its directory is there.

@@ -3,7 +3,6 @@ package logs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -20,7 +19,7 @@ func idOf(info fs.FileInfo) fileID {
 	if !ok {
 		return fileID{}
 	}
-	return fileID{dev: uint64(st.Dev), ino: st.Ino}
+	return fileID{dev: st.Dev, ino: st.Ino}
 }
 
 // dockerFile is one open file of a container's json-file log.
@@ -157,18 +156,4 @@ func openAt(path string, p position) (*dockerFile, error) {
 		}
 	}
 	return nil, nil
-}
-
-// firstTime returns the time of the first record of a file, "" if it has none.
-func firstTime(f io.ReaderAt) string {
-	buf := make([]byte, 128<<10)
-	n, err := f.ReadAt(buf, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return ""
-	}
-	out, b := convert(nil, buf[:n], false)
-	if b.lines == 0 {
-		return ""
-	}
-	return string(lineTime(out))
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -86,7 +87,7 @@ func (h *holdBack) Write(p []byte) (int, error) {
 
 // looksLike says whether held and then p begin with prefix, as far as they go.
 func looksLike(prefix, held, p []byte) bool {
-	all := append(held[:len(held):len(held)], p...)
+	all := slices.Concat(held, p)
 	n := min(len(prefix), len(all))
 	return bytes.Equal(all[:n], prefix[:n])
 }

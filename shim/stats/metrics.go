@@ -307,7 +307,7 @@ func (r *recorder) disk(c *Collector, t *target) {
 	if upper == "" || unix.Stat(upper, &st) != nil || unix.Statfs(upper, &fs) != nil {
 		return
 	}
-	device := c.blocks.name(uint64(unix.Major(uint64(st.Dev))), uint64(unix.Minor(uint64(st.Dev))))
+	device := c.blocks.name(uint64(unix.Major(st.Dev)), uint64(unix.Minor(st.Dev)))
 	r.add(fsInodesFree, fs.Ffree, device)
 	r.add(fsInodesTotal, fs.Files, device)
 	r.add(fsLimit, fs.Blocks*uint64(fs.Bsize), device)

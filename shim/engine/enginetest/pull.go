@@ -43,7 +43,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, _ string) err
 	send(jsonmessage.JSONMessage{ID: tag, Status: "Pulling from " + name})
 	if img.Pull != nil {
 		if err := img.Pull(func(status string) { send(jsonmessage.JSONMessage{Status: status}) }, string(auth)); err != nil {
-			send(jsonmessage.JSONMessage{Error: &jsonmessage.JSONError{Message: err.Error()}, ErrorMessage: err.Error()})
+			send(jsonmessage.JSONMessage{Error: &jsonmessage.JSONError{Message: err.Error()}})
 			return nil
 		}
 	}

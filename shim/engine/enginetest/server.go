@@ -221,7 +221,7 @@ func answer(w http.ResponseWriter, err error) {
 		w.WriteHeader(status.status)
 		return
 	}
-	reply(w, status.status, map[string]string{"message": status.message})
+	_ = reply(w, status.status, map[string]string{"message": status.message})
 }
 
 func reply(w http.ResponseWriter, status int, body any) error {

@@ -130,7 +130,7 @@ func newStdin(cfg *container.Config) *stdin {
 
 func (s *stdin) close() {
 	_ = s.w.Close()
-	_ = s.PipeReader.Close()
+	_ = s.Close()
 }
 
 // hijack takes over a call's connection, as Docker does for raw streams. The
