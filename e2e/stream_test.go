@@ -164,7 +164,7 @@ func TestStreamExecDropped(t *testing.T) {
 			t.Fatalf("%s: the command ended before the client: %v", protocol, err)
 		}
 		leave()
-		<-done
+		<-done //nolint:errcheck // it was told to leave
 		eventually(t, "the command ends with its client", 15*time.Second, func() bool {
 			return !strings.Contains(main.sh("ps -o args"), "sleep 4720")
 		})
@@ -257,7 +257,7 @@ func TestPortForward(t *testing.T) {
 				}
 				done := make(chan error, 1)
 				go func() { done <- f.ForwardPorts() }()
-				defer func() { close(stop); <-done }()
+				defer func() { close(stop); <-done }() //nolint:errcheck // it was told to stop
 				<-ready
 				ports, err := f.GetPorts()
 				if err != nil {
