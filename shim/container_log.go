@@ -16,6 +16,9 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
+// drainTimeout bounds the wait for a log before its container is removed.
+const drainTimeout = 10 * time.Second
+
 // ReopenContainerLog opens the log file anew after the kubelet has renamed it.
 // Only a running container's log can be reopened.
 func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
@@ -85,6 +88,16 @@ func (s *Service) dockerLog(c *translate.Container) string {
 func (s *Service) exited(ctx context.Context, c *translate.Container) {
 	if err := s.drainLog(ctx, c); err != nil {
 		klog.FromContext(ctx).Error(err, "Log of an exited container is not complete", "containerID", c.ID)
+	}
+}
+
+// drainAgain gives a log that was not complete in time a last chance. One that
+// was is left alone: the kubelet may have removed it by now.
+func (s *Service) drainAgain(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if err := ignoreNotFound(s.logs.Drain(ctx, id)); err != nil {
+		klog.FromContext(ctx).Error(err, "Log of a removed container is not complete", "containerID", id)
 	}
 }
 

@@ -42,8 +42,9 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.stopContainer(ctx, c, 0); err != nil {
 		return err
 	}
-	// Docker's log goes with the container. An exit is visible only after its
-	// log has been drained, or after the bound of that wait.
+	// Docker's log goes with the container, and an exit may have been published
+	// before all of it was in the CRI log.
+	s.drainAgain(ctx, c.ID)
 	if err := s.removeObject(ctx, c.ID); err != nil {
 		return err
 	}
