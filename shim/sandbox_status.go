@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -56,10 +55,10 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	if err != nil {
 		return nil, err
 	}
-	resp := &runtimeapi.PodSandboxStatusResponse{
-		Status:    translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb)),
-		Timestamp: time.Now().UnixNano(),
-	}
+	// No Timestamp: with one, kubelet 1.37 with EventedPLEG takes the statuses
+	// below for the pod's without filling its list of active containers, and runs
+	// the init containers over and over. Without, it asks for each container.
+	resp := &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
 	for _, c := range s.index.ContainersOf(sb.ID) {
 		resp.ContainersStatuses = append(resp.ContainersStatuses, s.containerStatus(c))
 	}

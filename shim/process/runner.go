@@ -114,7 +114,7 @@ func (r *Runner) follow(ctx context.Context, wanted filters.Args) error {
 func classify(containerID string, err error) error {
 	if errdefs.IsConflict(err) {
 		// Not running, paused or restarting: Docker says which.
-		return fmt.Errorf("container %s: %w: %w", containerID, errdefs.ErrFailedPrecondition, err)
+		return fmt.Errorf("container %s: %w: %v", containerID, errdefs.ErrFailedPrecondition, err) //nolint:errorlint // its own class is not the CRI's
 	}
 	return fmt.Errorf("container %s: %w", containerID, err)
 }
