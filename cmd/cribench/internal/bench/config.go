@@ -1,0 +1,89 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cridock/cridock/cmd/cribench/internal/proc"
+	"github.com/cridock/cridock/cmd/cribench/internal/target"
+)
+
+// Workload names a group of measurements that can be chosen.
+type Workload string
+
+// The workloads, in the order in which they run.
+const (
+	Pods       Workload = "pods"       // start, stop and remove, alone and in parallel
+	FirstLine  Workload = "first-line" // from the start to the first log line
+	Exec       Workload = "exec"       // a command in a container
+	Throughput Workload = "throughput" // many log lines
+	Pull       Workload = "pull"       // an image from a registry
+	Churn      Workload = "churn"      // whole lives of pods, without a rest
+	Scale      Workload = "scale"      // reads, CPU time and memory by number of containers
+)
+
+// Workloads are all of them.
+var Workloads = []Workload{Pods, FirstLine, Exec, Throughput, Pull, Churn, Scale}
+
+// Config says what to measure. The zero value measures nothing.
+type Config struct {
+	Workloads []Workload
+	// Rounds is how often each target has its turn.
+	Rounds int
+	// Parallel are the numbers of pods to start at a time.
+	Parallel []int
+	// Levels are the numbers of containers for [Scale], ascending.
+	Levels           []int
+	ContainersPerPod int
+	// Reads is how often each read is made at each level.
+	Reads int
+	// Rest is how long nothing is done while CPU time at rest is measured.
+	Rest time.Duration
+	// Burst is how long one read is made without a break for its CPU time, which
+	// the kernel tells in hundredths of a second.
+	Burst time.Duration
+	// Lines is how many lines [Throughput] writes.
+	Lines int
+	// Command is what containers run until they are stopped. It has to end on
+	// SIGTERM, and to print a line once it does.
+	Command []string
+	// Shell runs a script that is its next argument.
+	Shell []string
+	Image string
+	// PullImage is an image that no target has; empty: [Pull] is left out.
+	PullImage string
+	// LogRoot is a directory for logs, under the same path for all targets.
+	LogRoot string
+	Run     string
+	// Timeout ends one sample.
+	Timeout time.Duration
+}
+
+// Subject is a target with its processes.
+type Subject struct {
+	target.Target
+	Processes proc.Set
+}
+
+func (c Config) has(w Workload) bool { return slices.Contains(c.Workloads, w) }
+
+// Validate says what is wrong with a configuration.
+func (c Config) Validate() error {
+	for _, w := range c.Workloads {
+		if !slices.Contains(Workloads, w) {
+			return fmt.Errorf("workload %q: want one of %v", w, Workloads)
+		}
+	}
+	switch {
+	case c.Image == "":
+		return fmt.Errorf("no image: name one that has a shell")
+	case c.Rounds < 1 || c.Reads < 1 || c.Lines < 1 || c.ContainersPerPod < 1:
+		return fmt.Errorf("rounds, reads, lines and containers per pod: want 1 or more")
+	case slices.ContainsFunc(c.Parallel, func(n int) bool { return n < 1 }):
+		return fmt.Errorf("parallel %v: want 1 or more", c.Parallel)
+	case slices.ContainsFunc(c.Levels, func(n int) bool { return n < 1 }) || !slices.IsSorted(c.Levels):
+		return fmt.Errorf("levels %v: want numbers of containers, ascending", c.Levels)
+	}
+	return nil
+}

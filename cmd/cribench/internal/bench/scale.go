@@ -1,0 +1,296 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cridock/cridock/cmd/cribench/internal/proc"
+	"github.com/cridock/cridock/cmd/cribench/internal/result"
+	"github.com/cridock/cridock/cmd/cribench/internal/target"
+)
+
+// Workloads of [Scale] in a document. Their level is the number of containers,
+// sandboxes not counted.
+const (
+	WorkloadRead   = "read"
+	WorkloadCPU    = "CPU time"
+	WorkloadMemory = "memory"
+	// StepRest and StepTotal are steps of WorkloadCPU and WorkloadMemory that
+	// concern the whole; others are named after a read or a process.
+	StepRest   = "at rest"
+	StepTotal  = "all processes"
+	StepPerPod = "per pod"
+)
+
+const (
+	fillers        = 4 // pods made at a time
+	memoryReadings = 3
+)
+
+// filled is a subject with its pods.
+type filled struct {
+	Subject
+	pods []*pod
+	// empty is the memory before the first pod, in bytes.
+	empty uint64
+}
+
+// scale fills all targets to each level and measures reads, CPU time and memory
+// there. Targets that cannot list are left out.
+func (r *Runner) scale(ctx context.Context) error {
+	var all []*filled
+	for _, s := range r.subjects {
+		if _, err := s.Read(ctx, target.ListContainers, "", ""); errors.Is(err, target.ErrUnsupported) {
+			continue
+		}
+		all = append(all, &filled{Subject: s})
+	}
+	r.noteShared(all)
+	if err := r.rest(ctx, all, 0); err != nil {
+		return err
+	}
+	for _, level := range r.config.Levels {
+		if err := r.fill(ctx, all, level); err != nil {
+			return err
+		}
+		if err := r.reads(ctx, all, level); err != nil {
+			return err
+		}
+		if err := r.cpuPerCall(ctx, all, level); err != nil {
+			return err
+		}
+		if err := r.rest(ctx, all, level); err != nil {
+			return err
+		}
+	}
+	return r.empty(ctx, all)
+}
+
+// noteShared tells of processes that are part of two targets.
+func (r *Runner) noteShared(all []*filled) {
+	owner := map[int]string{}
+	for _, f := range all {
+		found, err := f.Processes.Find()
+		if err != nil {
+			r.doc.Note("%s: no CPU time and memory: %v", f.Name(), err)
+			continue
+		}
+		for pid, p := range found {
+			if other, ok := owner[pid]; ok {
+				r.doc.Note("%s and %s share %s: each has the other's pods in its lists, CPU time and memory", other, f.Name(), p.Name)
+			}
+			owner[pid] = f.Name()
+		}
+	}
+}
+
+// fill makes pods, at each target in turn, until there are so many containers.
+func (r *Runner) fill(ctx context.Context, all []*filled, level int) error {
+	want := (level + r.config.ContainersPerPod - 1) / r.config.ContainersPerPod
+	r.progress.Stage(fmt.Sprintf("fill to %d containers", level), len(all))
+	for _, f := range all {
+		made := make([]*pod, max(want-len(f.pods), 0))
+		var group errgroup.Group
+		group.SetLimit(fillers)
+		for i := range made {
+			group.Go(func() (err error) {
+				made[i], err = r.fillPod(ctx, f.Subject, min(r.config.ContainersPerPod, level-(len(f.pods)+i)*r.config.ContainersPerPod))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		f.pods = append(f.pods, made...)
+		r.progress.Step()
+	}
+	return nil
+}
+
+func (r *Runner) fillPod(ctx context.Context, s Subject, containers int) (*pod, error) {
+	p, err := r.newPod(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.run(ctx, discard); err != nil {
+		return nil, err
+	}
+	for range containers {
+		if err := p.add(ctx, r.config.Command, discard); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// turn gives the subjects of a level their turns.
+func (r *Runner) turn(ctx context.Context, all []*filled, title string, rounds int, key result.Key, sample func(context.Context, *filled) error) error {
+	byName := map[string]*filled{}
+	subjects := make([]Subject, len(all))
+	for i, f := range all {
+		byName[f.Name()], subjects[i] = f, f.Subject
+	}
+	part := &Runner{config: r.config, subjects: subjects, doc: r.doc, progress: r.progress}
+	return part.interleave(ctx, title, rounds, key, func(ctx context.Context, s Subject) error {
+		return sample(ctx, byName[s.Name()])
+	})
+}
+
+func (r *Runner) reads(ctx context.Context, all []*filled, level int) error {
+	for _, read := range target.Reads {
+		key := seconds(WorkloadRead, string(read), level)
+		err := r.turn(ctx, all, fmt.Sprintf("%s at %d", read, level), r.config.Reads, key, func(ctx context.Context, f *filled) error {
+			return timed(r.record(f.Subject, WorkloadRead, level), string(read), func() error { return f.read(ctx, read) })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read makes one read of what the subject's first pod is, or of all, and checks
+// that the answer is whole.
+func (f *filled) read(ctx context.Context, read target.Read) error {
+	first := f.pods[0]
+	n, err := f.Read(ctx, read, first.sandbox, first.containers[0])
+	if err != nil {
+		return err
+	}
+	want := 1
+	switch read {
+	case target.ListContainers, target.ContainerStats:
+		want = 0
+		for _, p := range f.pods {
+			want += len(p.containers)
+		}
+	case target.ListSandboxes, target.SandboxStats:
+		want = len(f.pods)
+	}
+	if n < want {
+		return fmt.Errorf("%s: %d in the answer, %d are there", read, n, want)
+	}
+	return nil
+}
+
+// cpuPerCall makes lists without a break and divides the CPU time of the
+// subject's processes by their number.
+func (r *Runner) cpuPerCall(ctx context.Context, all []*filled, level int) error {
+	for _, read := range []target.Read{target.ListContainers, target.ContainerStats, target.SandboxStats} {
+		key := result.Key{Workload: WorkloadCPU, Step: string(read), Level: level, Unit: result.CPUPerCall}
+		err := r.turn(ctx, all, fmt.Sprintf("CPU of %s at %d", read, level), 1, key, func(ctx context.Context, f *filled) error {
+			return r.burst(ctx, f, read, key)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Runner) burst(ctx context.Context, f *filled, read target.Read, key result.Key) error {
+	before, err := f.Processes.CPU()
+	if err != nil {
+		return nil // noteShared has said so
+	}
+	calls := 0
+	for end := time.Now().Add(r.config.Burst); time.Now().Before(end); calls++ {
+		if err := f.read(ctx, read); err != nil {
+			return err
+		}
+	}
+	after, err := f.Processes.CPU()
+	if err != nil {
+		return err
+	}
+	r.doc.Add(f.Name(), key, milliseconds(proc.Spent(before, after))/float64(calls))
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// rest leaves all targets alone for a while, all at once, and then reads their
+// memory. Level 0 is before the first pod.
+func (r *Runner) rest(ctx context.Context, all []*filled, level int) error {
+	r.progress.Stage(fmt.Sprintf("rest at %d", level), 1)
+	before := map[string]proc.Usage{}
+	for _, f := range all {
+		if u, err := f.Processes.Usage(); err == nil { // noteShared has told of an error
+			before[f.Name()] = u
+		}
+	}
+	began := time.Now()
+	if err := sleep(ctx, r.config.Rest); err != nil {
+		return err
+	}
+	took := time.Since(began).Seconds()
+	for _, f := range all {
+		if u, ok := before[f.Name()]; ok {
+			if err := r.recordRest(f, u, level, took); err != nil {
+				return err
+			}
+		}
+	}
+	r.progress.Step()
+	return nil
+}
+
+func (r *Runner) recordRest(f *filled, before proc.Usage, level int, seconds float64) error {
+	const bytesPerMiB = 1 << 20
+	for i := range memoryReadings {
+		u, err := f.Processes.Usage()
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		if i == 0 {
+			rest := result.Key{Workload: WorkloadCPU, Step: StepRest, Level: level, Unit: result.CPUPerSecond}
+			r.doc.Add(f.Name(), rest, milliseconds(proc.Spent(before.CPU, u.CPU))/seconds)
+			if level == 0 {
+				f.empty = u.Total()
+			}
+		}
+		add := func(step string, bytes float64) {
+			r.doc.Add(f.Name(), result.Key{Workload: WorkloadMemory, Step: step, Level: level, Unit: result.MiB}, bytes/bytesPerMiB)
+		}
+		add(StepTotal, float64(u.Total()))
+		for _, name := range slices.Sorted(maps.Keys(u.Memory)) {
+			add(name, float64(u.Memory[name]))
+		}
+		if len(f.pods) > 0 {
+			add(StepPerPod, (float64(u.Total())-float64(f.empty))/float64(len(f.pods)))
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// empty ends all pods of a scale.
+func (r *Runner) empty(ctx context.Context, all []*filled) error {
+	r.progress.Stage("remove the pods", len(all))
+	for _, f := range all {
+		var group errgroup.Group
+		group.SetLimit(fillers)
+		for _, p := range f.pods {
+			group.Go(func() error { return p.end(ctx, discard) })
+		}
+		if err := group.Wait(); err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		r.progress.Step()
+	}
+	return nil
+}

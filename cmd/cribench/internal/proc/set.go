@@ -1,0 +1,185 @@
+package proc
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Set finds a runtime's processes, anew each time: shims come and go.
+type Set struct {
+	// Sockets are paths of unix sockets; who serves them belongs to the set.
+	Sockets []string
+	// Names match the names of further processes, for what nothing else finds.
+	Names []*regexp.Regexp
+}
+
+// Usage is what a set of processes uses at one moment.
+type Usage struct {
+	// CPU is the processes' own time since they started, by PID and start.
+	CPU map[[2]uint64]time.Duration
+	// Memory is the proportional set size in bytes by process name.
+	Memory map[string]uint64
+	// Count is how many processes there are by name.
+	Count map[string]int
+}
+
+// Find gives the processes of the set by PID.
+func (s Set) Find() (map[int]Process, error) {
+	all, err := snapshot()
+	if err != nil {
+		return nil, err
+	}
+	roots, err := s.roots(all)
+	if err != nil {
+		return nil, err
+	}
+	found := descendants(all, roots)
+	addShims(found, all, Peer)
+	return found, nil
+}
+
+func (s Set) roots(all map[int]Process) ([]int, error) {
+	var roots []int
+	for _, path := range s.Sockets {
+		pid, err := Peer(path)
+		if err != nil {
+			return nil, fmt.Errorf("processes of %s: %w", path, err)
+		}
+		roots = append(roots, pid)
+	}
+	for pid, p := range all {
+		if slices.ContainsFunc(s.Names, func(n *regexp.Regexp) bool { return n.MatchString(p.Name) }) {
+			roots = append(roots, pid)
+		}
+	}
+	return roots, nil
+}
+
+// isShim says whether a process looks after containers: its children are theirs.
+func isShim(p Process) bool { return strings.HasPrefix(p.Name, "containerd-shim") }
+
+// descendants are the roots and all processes below them, without what is below
+// a shim: that is a container.
+func descendants(all map[int]Process, roots []int) map[int]Process {
+	children := map[int][]int{}
+	for pid, p := range all {
+		children[p.PPID] = append(children[p.PPID], pid)
+	}
+	found := map[int]Process{}
+	for queue := roots; len(queue) > 0; {
+		pid := queue[0]
+		queue = queue[1:]
+		p, ok := all[pid]
+		if _, seen := found[pid]; seen || !ok {
+			continue
+		}
+		found[pid] = p
+		if !isShim(p) {
+			queue = append(queue[:len(queue):len(queue)], children[pid]...)
+		}
+	}
+	return found
+}
+
+// addShims adds the shims whose daemon is found. The daemon's socket is looked
+// up as the shim sees it, which may be in a mount namespace of its own.
+func addShims(found, all map[int]Process, peer func(string) (int, error)) {
+	daemons := map[string]int{}
+	for pid, p := range all {
+		address := shimAddress(p)
+		if address == "" {
+			continue
+		}
+		daemon, known := daemons[address]
+		if !known {
+			var err error
+			if daemon, err = peer(fmt.Sprintf("/proc/%d/root%s", pid, address)); err != nil {
+				continue // it may end just now; another shim of the daemon may answer
+			}
+			daemons[address] = daemon
+		}
+		if _, ours := found[daemon]; ours {
+			found[pid] = p
+		}
+	}
+}
+
+// shimAddress is the containerd socket on a shim's command line, "" of other
+// processes.
+func shimAddress(p Process) string {
+	if !isShim(p) {
+		return ""
+	}
+	at := slices.Index(p.Args, "-address")
+	if at < 0 || at+1 == len(p.Args) {
+		return ""
+	}
+	return strings.TrimPrefix(p.Args[at+1], "unix://")
+}
+
+// CPU gives the CPU time of the set's processes; it is cheap compared to Usage.
+func (s Set) CPU() (map[[2]uint64]time.Duration, error) {
+	found, err := s.Find()
+	if err != nil {
+		return nil, err
+	}
+	return cpuOf(found), nil
+}
+
+func cpuOf(found map[int]Process) map[[2]uint64]time.Duration {
+	cpu := make(map[[2]uint64]time.Duration, len(found))
+	for _, p := range found {
+		cpu[[2]uint64{uint64(p.PID), p.Started}] = p.CPU
+	}
+	return cpu
+}
+
+// Usage reads CPU time and memory of the set.
+func (s Set) Usage() (Usage, error) {
+	found, err := s.Find()
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{CPU: cpuOf(found), Memory: map[string]uint64{}, Count: map[string]int{}}
+	for _, pid := range slices.Sorted(maps.Keys(found)) {
+		m, err := Memory(pid)
+		if err != nil {
+			if _, gone := snapshotOf(pid); gone {
+				continue
+			}
+			return Usage{}, err
+		}
+		u.Memory[found[pid].Name] += m
+		u.Count[found[pid].Name]++
+	}
+	return u, nil
+}
+
+// snapshotOf reads one process and says whether it is gone.
+func snapshotOf(pid int) (Process, bool) {
+	p, err := read(fmt.Sprintf("/proc/%d", pid))
+	return p, err != nil
+}
+
+// Spent is the CPU time between two readings of one set, of the processes that
+// are in both, and of those that are in the second only.
+func Spent(before, after map[[2]uint64]time.Duration) time.Duration {
+	var sum time.Duration
+	for p, cpu := range after {
+		sum += cpu - before[p]
+	}
+	return sum
+}
+
+// Total is all memory of a usage in bytes.
+func (u Usage) Total() uint64 {
+	var sum uint64
+	for _, m := range u.Memory {
+		sum += m
+	}
+	return sum
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/cridock/cridock/cmd/cribench/internal/bench"
+	"github.com/cridock/cridock/cmd/cribench/internal/progress"
+	"github.com/cridock/cridock/cmd/cribench/internal/report"
+	"github.com/cridock/cridock/cmd/cribench/internal/result"
+	"github.com/cridock/cridock/cmd/cribench/internal/target"
+)
+
+// cleanTimeout is how long the removal of a run's pods may take.
+const cleanTimeout = 5 * time.Minute
+
+// cpuBurst is long enough for a CPU clock of hundredths of a second.
+const cpuBurst = 2 * time.Second
+
+// runOptions are the flags of cribench run.
+type runOptions struct {
+	targetFlags
+	config       bench.Config
+	workloads    []string
+	cgroupParent string
+	sandboxImage string
+	logDir       string
+	output       string
+	baseline     string
+}
+
+func newRun() *cobra.Command {
+	o := &runOptions{}
+	cmd := &cobra.Command{
+		Use:   "run --target NAME=unix:///PATH ... --image IMAGE -o DIR",
+		Short: "Measure runtimes and write a report",
+		Long: `Measures runtimes in turn, prints a table and writes results.json, index.html and
+plots to a directory. Runs as root, in the host's PID namespace, to see the
+runtimes' processes. An interrupt removes all pods; results so far are kept.`,
+		Example: `  cribench run --target cridock=unix:///run/cridock/cridock.sock --backend cridock=unix:///var/run/docker.sock \
+    --target containerd=unix:///run/containerd/containerd.sock --docker unix:///var/run/docker.sock \
+    --image busybox:1.36 -o report/`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.Flags(), cmd.OutOrStdout())
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (o *runOptions) addFlags(fs *pflag.FlagSet) {
+	o.add(fs)
+	o.addProcesses(fs)
+	c := &o.config
+	fs.StringVar(&c.Image, "image", "", "image with a shell, echo, sleep, yes and head, such as busybox; pulled where it is not there")
+	fs.StringVar(&c.PullImage, "pull-image", "", "image to measure pulls with, best from a local registry; no target may have it")
+	fs.StringVarP(&o.output, "output", "o", "cribench-report", "directory for the report")
+	fs.StringSliceVar(&o.workloads, "workloads", names(bench.Workloads), "what to measure")
+	fs.IntVar(&c.Rounds, "rounds", 20, "turns of each target")
+	fs.IntSliceVar(&c.Parallel, "parallel", []int{1, 2, 4, 8}, "pods to start at a time")
+	fs.IntSliceVar(&c.Levels, "containers", []int{10, 50, 110, 220}, "numbers of containers for reads, CPU time and memory")
+	fs.IntVar(&c.ContainersPerPod, "containers-per-pod", 2, "how many of them are in a pod")
+	fs.IntVar(&c.Reads, "reads", 50, "how often each list and status is read at each number of containers")
+	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long CPU time at rest is watched")
+	fs.IntVar(&c.Lines, "log-lines", 100000, "lines to write for log throughput")
+	fs.DurationVar(&c.Timeout, "timeout", 2*time.Minute, "end of a measurement that hangs")
+	fs.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup of the pods (default: the runtimes' own)")
+	fs.StringVar(&o.sandboxImage, "docker-sandbox-image", "", "image of the sandboxes of --docker (default: --image)")
+	fs.StringVar(&o.logDir, "log-dir", os.TempDir(), "where pods log to; the runtimes must have it under the same path")
+	fs.StringVar(&o.baseline, "baseline", "", "target that the others are compared to (default: the first)")
+}
+
+func names(workloads []bench.Workload) []string {
+	out := make([]string, len(workloads))
+	for i, w := range workloads {
+		out[i] = string(w)
+	}
+	return out
+}
+
+// settings are all flags as they are, for the document.
+func settings(fs *pflag.FlagSet) map[string]string {
+	all := map[string]string{}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "help" {
+			all[f.Name] = f.Value.String()
+		}
+	})
+	return all
+}
+
+// complete fills in what the flags leave to this program.
+func (o *runOptions) complete() error {
+	for _, w := range o.workloads {
+		o.config.Workloads = append(o.config.Workloads, bench.Workload(w))
+	}
+	o.config.Shell = []string{"sh", "-c"}
+	// The shell is process 1 of the container, which gets no signal that it
+	// does not ask for; and only a shell that waits, not one whose child runs
+	// in the foreground, ends at once.
+	o.config.Command = []string{"sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 3600 & wait $!; done"}
+	o.config.Burst = cpuBurst
+	o.config.Run = strconv.FormatInt(time.Now().UnixMilli(), 36)
+	return o.config.Validate()
+}
+
+func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Writer) (err error) {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	logs, err := os.MkdirTemp(o.logDir, "cribench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(logs)) }()
+	o.config.LogRoot = logs
+	subjects, err := o.open(
+		target.Options{Run: o.config.Run, Image: o.config.Image, CgroupParent: o.cgroupParent},
+		o.dockerSandbox())
+	defer func() { err = errors.Join(err, closeAll(subjects)) }()
+	if err != nil {
+		return err
+	}
+	doc := &result.Document{
+		Schema: result.Schema, Run: o.config.Run, Started: time.Now(), Machine: result.ThisMachine(), Settings: settings(fs),
+	}
+	if err := describe(ctx, doc, subjects); err != nil {
+		return err
+	}
+	if o.baseline == "" {
+		o.baseline = doc.Targets[0].Name
+	}
+	if !slices.Contains(doc.Names(), o.baseline) {
+		return fmt.Errorf("baseline %q: there is no such target", o.baseline)
+	}
+	measured := o.measure(ctx, doc, subjects)
+	if len(doc.Series) == 0 {
+		return measured
+	}
+	return errors.Join(measured, o.write(doc, stdout))
+}
+
+func (o *runOptions) dockerSandbox() dockerSandbox {
+	if o.sandboxImage != "" {
+		return dockerSandbox{image: o.sandboxImage}
+	}
+	return dockerSandbox{image: o.config.Image, command: o.config.Command}
+}
+
+// measure runs the workloads and removes what is left of them, in any case.
+func (o *runOptions) measure(ctx context.Context, doc *result.Document, subjects []bench.Subject) (err error) {
+	defer func() { err = errors.Join(err, cleanAll(ctx, subjects, o.config.Run)) }()
+	defer func() { doc.Finished, doc.Machine.LoadAfter = time.Now(), result.Load() }()
+	runner := bench.New(o.config, subjects, doc, progress.New(os.Stderr))
+	if err := runner.WarmUp(ctx); err != nil {
+		return err
+	}
+	return runner.Run(ctx)
+}
+
+// cleanAll removes the pods of a run, or of all runs, also if the context has ended.
+func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
+	var errs []error
+	for _, s := range subjects {
+		n, err := s.Clean(ctx, run)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("clean %s: %w", s.Name(), err))
+		}
+		if n > 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d left over removed\n", s.Name(), n)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o *runOptions) write(doc *result.Document, stdout io.Writer) error {
+	if err := os.MkdirAll(o.output, 0o755); err != nil {
+		return err
+	}
+	if err := doc.Write(filepath.Join(o.output, "results.json")); err != nil {
+		return err
+	}
+	if err := report.Table(stdout, doc, o.baseline); err != nil {
+		return err
+	}
+	if err := report.WriteAll(o.output, doc, o.baseline); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "\nreport: %s\n", filepath.Join(o.output, "index.html"))
+	return nil
+}
+
+// describe asks the targets what they are, and finds their processes.
+func describe(ctx context.Context, doc *result.Document, subjects []bench.Subject) error {
+	for _, s := range subjects {
+		t, err := s.Describe(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Name(), err)
+		}
+		if found, err := s.Processes.Find(); err == nil { // measuring them tells of an error
+			counts := map[string]int{}
+			for _, p := range found {
+				counts[p.Name]++
+			}
+			for _, name := range slices.Sorted(maps.Keys(counts)) {
+				if counts[name] > 1 {
+					name = fmt.Sprintf("%s ×%d", name, counts[name])
+				}
+				t.Processes = append(t.Processes, name)
+			}
+		}
+		doc.Targets = append(doc.Targets, t)
+	}
+	return nil
+}
