@@ -228,6 +228,7 @@ func (t *Tailer) Drain(ctx context.Context, id string) error {
 			err = t.drainAPI(ctx, f)
 		}
 		if err == nil {
+			f.trouble.end()
 			t.unwatch(f)
 			return nil
 		}
@@ -382,6 +383,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 		progressed, done, err := f.pump(ctx)
 		switch {
 		case done:
+			f.trouble.end() // whatever this goroutine met last
 			return
 		case errors.Is(err, errUseAPI):
 			f.api.Store(true)
