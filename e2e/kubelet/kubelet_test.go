@@ -1,0 +1,250 @@
+package kubelet
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	kubeletAddr = "127.0.0.1:10250"
+	// nodeName is appended to the names of static pods.
+	nodeName = "node"
+)
+
+// kubelet is a running kubelet.
+type kubelet struct {
+	*node
+	process *process
+	http    *http.Client
+	// criStats is whether containers' and pods' statistics come from the CRI.
+	criStats bool
+}
+
+// settings are the differences between one start of the kubelet and another.
+type settings struct {
+	gates map[string]bool
+	// collectImages makes the kubelet remove every image that it may.
+	collectImages bool
+}
+
+// config is the kubelet's configuration file. The intervals are the shortest
+// ones that it takes, for tests not to wait.
+func (n *node) config(s settings) map[string]any {
+	c := map[string]any{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"containerRuntimeEndpoint": "unix://" + n.criSocket(),
+		"address":                  "127.0.0.1",
+		"authentication":           map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
+		"authorization":            map[string]any{"mode": "AlwaysAllow"},
+		"staticPodPath":            n.manifests(), "fileCheckFrequency": "1s", "syncFrequency": "5s",
+		"cgroupDriver": "cgroupfs", "cgroupRoot": n.cgroup, "failCgroupV1": false, "failSwapOn": false,
+		"oomScoreAdj": 0, // a negative one needs CAP_SYS_RESOURCE
+		"podCIDR":     "10.88.0.0/16",
+		"resolvConf":  n.path("resolv.conf"),
+		// Tests share the node: none of them may be evicted for what others do.
+		"evictionHard":        map[string]string{"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
+		"containerLogMaxSize": "48Ki", "containerLogMaxFiles": 30, "containerLogMonitorInterval": "3s",
+		"crashLoopBackOff":               map[string]any{"maxContainerRestartPeriod": "2s"},
+		"imageGCHighThresholdPercent":    100,
+		"imageGCLowThresholdPercent":     99,
+		"shutdownGracePeriod":            "0s",
+		"serializeImagePulls":            false,
+		"registryPullQPS":                0,
+		"eventRecordQPS":                 0,
+		"volumeStatsAggPeriod":           "2s",
+		"nodeStatusUpdateFrequency":      "2s",
+		"enableDebuggingHandlers":        true,
+		"runtimeRequestTimeout":          "2m",
+		"seccompDefault":                 false,
+		"featureGates":                   map[string]bool{"KubeletCrashLoopBackOffMax": true},
+		"memorySwap":                     map[string]any{},
+		"containerLogMaxWorkers":         2,
+		"streamingConnectionIdleTimeout": "5m",
+	}
+	if s.collectImages {
+		// Static pods are critical: they are not evicted.
+		c["evictionHard"] = map[string]string{"nodefs.available": "99%", "imagefs.available": "99%"}
+	}
+	for gate, on := range s.gates {
+		c["featureGates"].(map[string]bool)[gate] = on
+	}
+	return c
+}
+
+func (n *node) manifests() string { return n.path("manifests") }
+
+// startKubelet starts a kubelet and waits until it serves its API and finds the
+// runtime ready.
+func (n *node) startKubelet(s settings) (*kubelet, error) {
+	config, err := yaml.Marshal(n.config(s))
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.MkdirAll(n.manifests(), 0o755),
+		os.WriteFile(n.path("resolv.conf"), []byte("nameserver 192.0.2.53\nsearch test\n"), 0o644),
+		os.WriteFile(n.path("kubelet.yaml"), config, 0o644))
+	if err != nil {
+		return nil, err
+	}
+	p, err := startProcess(n.path("kubelet.log"), os.Getenv("CRIDOCK_E2E_KUBELET"),
+		"--config="+n.path("kubelet.yaml"), "--hostname-override="+nodeName, "--node-ip="+nodeIP, "--v=2")
+	if err != nil {
+		return nil, err
+	}
+	k := &kubelet{
+		node: n, process: p, criStats: s.gates["PodAndContainerStatsFromCRI"],
+		// The kubelet signs its certificate itself.
+		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if body, err := k.get("/healthz"); err == nil && body == "ok" {
+			return k, nil
+		}
+		select {
+		case <-p.done:
+			return nil, fmt.Errorf("the kubelet ended: %v\n%s", p.cmd.ProcessState, p.tail())
+		default:
+		}
+		if time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("the kubelet is not healthy\n%s", p.tail()), p.stop())
+		}
+	}
+}
+
+// open asks the kubelet's API for a path. The caller closes the body.
+func (k *kubelet) open(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+kubeletAddr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := k.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer func() { _ = resp.Body.Close() }()
+		body, _ := io.ReadAll(resp.Body)
+		return nil, fmt.Errorf("kubelet: GET %s: %s: %s", path, resp.Status, body)
+	}
+	return resp.Body, nil
+}
+
+// get returns what the kubelet answers.
+func (k *kubelet) get(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	body, err := k.open(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = body.Close() }()
+	b, err := io.ReadAll(body)
+	return string(b), err
+}
+
+// mustGet is get for what has to be there.
+func (k *kubelet) mustGet(t testing.TB, path string) string {
+	t.Helper()
+	body, err := k.get(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// pods are all pods that the kubelet knows.
+func (k *kubelet) pods() ([]corev1.Pod, error) {
+	body, err := k.get("/pods")
+	if err != nil {
+		return nil, err
+	}
+	var list corev1.PodList
+	if err := json.Unmarshal([]byte(body), &list); err != nil {
+		return nil, err
+	}
+	return list.Items, nil
+}
+
+// allowed are the kubelet's error lines that are no fault of the runtime, each
+// with the reason why it is there.
+var allowed = []struct{ pattern, reason string }{
+	{`"Failed to set rlimit on max file handles"`, "the node may have no CAP_SYS_RESOURCE"},
+	{`"Skipping pod synchronization" err="\[?(container runtime status check may not have completed yet)?(, )?(PLEG is not healthy: pleg has yet to be successful)?\]?"`, "the kubelet's first second"},
+	{`"Failed to read data from checkpoint" err="checkpoint is not found"`, "a node's first kubelet"},
+	{`"Failed to find cgroups of kubelet"`, "the kubelet runs in a cgroup of the machine's, not of the node's"},
+	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "its cAdvisor has not looked yet"},
+	{`conn.go:\d+\] "Error on socket receive".*use of closed network connection`, "the kubelet's way to end a WebSocket session"},
+	{`"failed to check if node is newer; using informer node"`, "there is no API server"},
+	{`rpc error: code = Canceled desc = context canceled`, "calls under way when the kubelet was told to end"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*sleep 3600`, "the scenario of probes that time out"},
+	{`e2e/pull-node|in pod pull-node_e2e|127.0.0.1:5000/none:1`, "the scenario of images that are not there"},
+	{`refused.*CreateContainerConfigError`, "the scenario of a container that must not be root"},
+	{`"Eviction manager: (cannot evict a critical pod|eviction thresholds have been met, but no pods are active to evict)"`, "the scenario of the full disk"},
+	{`"Partial failure issuing cadvisor.ContainerInfoV2"`, "its cAdvisor has not looked yet"},
+	{`"PodSandbox from runtime service failed".*podSandboxID=""`, "the kubelet finds out whether the runtime has statistics of pods by asking for one without a name"},
+	{`"Housekeeping took longer than expected"`, "the machine is busy"},
+	{`"Error syncing pod, skipping".*CrashLoopBackOff`, "what a crash loop is"},
+	{`file.go:\d+\] "(Unable to process watch event|Could not get metadata)"`, "a manifest that is already gone when the kubelet looks at it"},
+	{`watcher.go:\d+\] Failed to watch directory "/sys/fs/cgroup`, "a cgroup that is already gone when the kubelet looks at it"},
+	{`"Probe errored".*code = FailedPrecondition desc = container [0-9a-f]{64}.* is not running`, "a probe of a container that has just ended"},
+	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
+}
+
+// complaints are the kubelet's errors, and whatever else of its log names the
+// runtime as the culprit, without what is allowed.
+func (k *kubelet) complaints() ([]string, error) {
+	f, err := os.Open(k.process.log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	var found []string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if line := lines.Text(); isComplaint(line) {
+			found = append(found, line)
+		}
+	}
+	return found, lines.Err()
+}
+
+// errorLine is how klog begins a line of an error; warnings and notes of the
+// kubelet's own client of the runtime count as well.
+var errorLine = regexp.MustCompile(`^[EF]\d{4} |rpc error: code = |panic`)
+
+// allowedLines are the patterns of allowed.
+var allowedLines = func() (patterns []*regexp.Regexp) {
+	for _, a := range allowed {
+		patterns = append(patterns, regexp.MustCompile(a.pattern))
+	}
+	return patterns
+}()
+
+func isComplaint(line string) bool {
+	if !errorLine.MatchString(line) {
+		return false
+	}
+	for _, a := range allowedLines {
+		if a.MatchString(line) {
+			return false
+		}
+	}
+	return true
+}
+
+// stop ends the kubelet; its pods go on.
+func (k *kubelet) stop() error { return k.process.stop() }

@@ -1,0 +1,147 @@
+package kubelet
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func testLogs(t *testing.T, k *kubelet) {
+	main := k.shell("main", `for i in 1 2 3; do echo out $i; done; usleep 100000; echo err 1 >&2; usleep 100000
+		until [ -e /host/go ]; do usleep 100000; done; echo on; printf 'no newline'; exit 1`)
+	pod := newPod("logs", main)
+	dir := hostDir(t, pod, "/host")
+	l := k.run(t, pod)
+	l.awaitReady()
+	eventually(t, "four lines", limit, func() bool { return strings.Count(l.logs("main", nil), "\n") == 4 })
+	expect(t, "lines of stdout", strings.Count(l.logs("main", nil), "out "), 3)
+	expect(t, "tail", strings.Count(l.logs("main", url.Values{"tailLines": {"2"}}), "\n"), 2)
+	expect(t, "limit", l.logs("main", url.Values{"limitBytes": {"5"}}), "out 1")
+	expect(t, "since the future", l.logs("main", url.Values{"sinceTime": {time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}}), "")
+	stamp := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|[+-]\d\d:\d\d) (out|err) \d$`)
+	if stamped := l.logs("main", url.Values{"timestamps": {"true"}}); len(stamp.FindAllString(stamped, -1)) != 4 {
+		t.Errorf("with time stamps: got %q", stamped)
+	}
+	testFollow(t, l, dir)
+	l.await("restarted", func(s *corev1.PodStatus) bool { return container(s, "main").RestartCount > 0 })
+	l.awaitPrevious("out 1\nout 2\nout 3\nerr 1\non\nno newline")
+}
+
+// awaitPrevious waits for the log of the container before this one. It is not
+// there while the kubelet removes one that is older.
+func (l *live) awaitPrevious(want string) {
+	l.t.Helper()
+	var log string
+	eventually(l.t, "log of the previous container", limit, func() bool {
+		body, err := l.get(l.at("containerLogs", "main") + "?previous=true")
+		log = body
+		return err == nil && log == want
+	})
+}
+
+// testFollow follows the log to the container's end.
+func testFollow(t *testing.T, l *live, dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	body, err := l.open(ctx, l.at("containerLogs", "main")+"?follow=true&tailLines=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = body.Close() }()
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	followed, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "followed to the end", string(followed), "on\nno newline")
+}
+
+func testLogRotation(t *testing.T, k *kubelet) {
+	// 40,000 bytes a second with what the format adds, for longer than three
+	// looks of the kubelet.
+	main := k.shell("main", `i=0; while [ $i -lt 12000 ]; do i=$((i+1)); echo "$i 0123456789012345678901234567890123456789"; [ $((i%50)) -gt 0 ] || usleep 100000; done; echo done; sleep 3600`)
+	l := k.run(t, newPod("rotation", main))
+	l.awaitReady()
+	eventually(t, "all written", limit, func() bool { return l.logs("main", url.Values{"tailLines": {"1"}}) == "done\n" })
+	eventually(t, "rotated twice", limit, func() bool { return len(l.logFiles("main")) >= 3 })
+	var lines []string
+	for _, f := range l.logFiles("main") {
+		more, err := readLog(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, more...)
+	}
+	t.Logf("%d lines in %d files", len(lines), len(l.logFiles("main")))
+	checkCount(t, lines[:max(0, len(lines)-1)], 12000)
+}
+
+// checkCount looks for gaps in lines that begin with their numbers, from 1.
+func checkCount(t *testing.T, lines []string, want int) {
+	t.Helper()
+	for i, line := range lines {
+		if n, _, _ := strings.Cut(line, " "); n != fmt.Sprint(i+1) {
+			t.Fatalf("line %d of %d is %q", i+1, len(lines), line)
+		}
+	}
+	expect(t, "lines", len(lines), want)
+}
+
+// logFiles are the files of a container's log, the oldest first.
+func (l *live) logFiles(container string) []string {
+	l.t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/var/log/pods/%s_%s_%s/%s/*.log*", namespace, l.name, l.uid, container))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var rotated, current []string
+	for _, f := range files {
+		switch {
+		case strings.HasSuffix(f, ".log"):
+			current = append(current, f)
+		case !strings.HasSuffix(f, ".tmp"):
+			rotated = append(rotated, f)
+		}
+	}
+	sort.Strings(rotated) // by their time
+	return append(rotated, current...)
+}
+
+// readLog returns the lines of a file in the CRI's format, compressed or not.
+func readLog(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	var r io.Reader = f
+	if strings.HasSuffix(path, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			return nil, err
+		}
+	}
+	var lines []string
+	scanner := bufio.NewScanner(r)
+	for scanner.Scan() {
+		parts := strings.SplitN(scanner.Text(), " ", 4)
+		if len(parts) != 4 || parts[2] != "F" {
+			return nil, fmt.Errorf("%s: not a whole line of the CRI's format: %q", path, scanner.Text())
+		}
+		lines = append(lines, parts[3])
+	}
+	return lines, scanner.Err()
+}

@@ -1,0 +1,301 @@
+package kubelet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
+)
+
+// limit is longer than anything takes on a busy machine.
+const limit = 3 * time.Minute
+
+// namespace is every test pod's.
+const namespace = "e2e"
+
+// newPod is a pod that ends quickly when it is to end.
+func newPod(name string, containers ...corev1.Container) *corev1.Pod {
+	return &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{"app": name}},
+		Spec:       corev1.PodSpec{Containers: containers, TerminationGracePeriodSeconds: ptr.To[int64](1)},
+	}
+}
+
+// shell is a container of the test image that runs a script.
+func (n *node) shell(name, script string) corev1.Container {
+	return corev1.Container{Name: name, Image: n.image, Command: []string{"sh", "-c", script}}
+}
+
+// forever is a container that does nothing until it is told to end.
+func (n *node) forever(name string) corev1.Container {
+	return n.shell(name, `trap "exit 0" TERM; while :; do sleep 1 & wait; done`)
+}
+
+// emptyDir adds a volume of that kind to a pod.
+func emptyDir(pod *corev1.Pod, name string, source corev1.EmptyDirVolumeSource) {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &source}})
+}
+
+// live is a pod that the kubelet runs.
+type live struct {
+	*kubelet
+	t       testing.TB
+	name    string // as the kubelet knows it
+	file    string
+	started time.Time
+	uid     string // once it has been seen
+}
+
+// run gives the kubelet a pod. It is removed at the end of the test, and then
+// nothing of it may be left.
+func (k *kubelet) run(t testing.TB, pod *corev1.Pod) *live {
+	t.Helper()
+	l, err := k.place(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.t = t
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(l.describe())
+		}
+		l.remove()
+	})
+	return l
+}
+
+// place writes a pod's manifest. The kubelet does not read names with a dot.
+func (k *kubelet) place(pod *corev1.Pod) (*live, error) {
+	manifest, err := yaml.Marshal(pod)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(k.manifests(), pod.Name+".yaml")
+	hidden := filepath.Join(k.manifests(), "."+pod.Name)
+	if err := errors.Join(os.WriteFile(hidden, manifest, 0o644), os.Rename(hidden, file)); err != nil {
+		return nil, err
+	}
+	return &live{kubelet: k, name: pod.Name + "-" + nodeName, file: file, started: time.Now()}, nil
+}
+
+// status is what the kubelet says of the pod; nil if it does not know it.
+func (l *live) status() *corev1.PodStatus {
+	pods, err := l.pods()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for i := range pods {
+		if pods[i].Name == l.name && pods[i].Namespace == namespace {
+			l.uid = string(pods[i].UID)
+			return &pods[i].Status
+		}
+	}
+	return nil
+}
+
+// await waits for a status that holds, and returns it.
+func (l *live) await(what string, holds func(*corev1.PodStatus) bool) *corev1.PodStatus {
+	l.t.Helper()
+	var status *corev1.PodStatus
+	eventually(l.t, what, limit, func() bool {
+		status = l.status()
+		return status != nil && holds(status)
+	})
+	return status
+}
+
+// awaitReady waits for the pod to be ready.
+func (l *live) awaitReady() *corev1.PodStatus {
+	l.t.Helper()
+	status := l.await("pod ready", ready)
+	l.t.Logf("%s ready after %.1f s", l.name, time.Since(l.started).Seconds())
+	return status
+}
+
+func ready(s *corev1.PodStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// container is a container's status, of the pod's or of the init containers.
+func container(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return &corev1.ContainerStatus{}
+}
+
+// awaitTerminated waits for a container to end and returns how it did.
+func (l *live) awaitTerminated(name string) *corev1.ContainerStateTerminated {
+	l.t.Helper()
+	s := l.await("container "+name+" terminated", func(s *corev1.PodStatus) bool { return container(s, name).State.Terminated != nil })
+	return container(s, name).State.Terminated
+}
+
+// at is the path of an API about the pod.
+func (l *live) at(api string, more ...string) string {
+	return "/" + strings.Join(append([]string{api, namespace, l.name}, more...), "/")
+}
+
+// sh runs a script in a container, through the kubelet's /exec, and returns what
+// it prints.
+func (l *live) sh(container, script string) string {
+	l.t.Helper()
+	out, err := l.trySh(container, script)
+	if err != nil {
+		l.t.Fatalf("in container %s, %q: %v: %s", container, script, err, out)
+	}
+	return out
+}
+
+// logs returns a container's log as the kubelet answers it.
+func (l *live) logs(container string, options url.Values) string {
+	l.t.Helper()
+	return l.mustGet(l.t, l.at("containerLogs", container)+"?"+options.Encode())
+}
+
+// cgroups are the pod's cgroup directories of a controller, the container's own
+// if there is one. With cgroup v2 the controller makes no difference.
+func (l *live) cgroupDir(controller, containerID string) string {
+	l.t.Helper()
+	root := "/sys/fs/cgroup/" + controller
+	if isUnified() {
+		root = "/sys/fs/cgroup"
+	}
+	found, err := filepath.Glob(root + l.cgroup + "/kubepods/*/pod" + l.uid)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if guaranteed := root + l.cgroup + "/kubepods/pod" + l.uid; len(found) == 0 {
+		found = []string{guaranteed}
+	}
+	return filepath.Join(found[0], strings.TrimPrefix(containerID, "docker://"))
+}
+
+func isUnified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// describe is for failures.
+func (l *live) describe() string {
+	b, err := json.MarshalIndent(l.status(), "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return l.name + ": " + string(b)
+}
+
+// remove ends the pod and looks for what goes with it. Success if it is gone.
+func (l *live) remove() {
+	l.t.Helper()
+	if l.uid == "" {
+		l.status()
+	}
+	if err := os.Remove(l.file); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if l.uid == "" {
+		return // the kubelet never saw it
+	}
+	from := time.Now()
+	eventually(l.t, "pod "+l.name+" unknown to the kubelet, nothing running", limit, func() bool { return l.status() == nil && len(l.running()) == 0 })
+	l.t.Logf("%s gone after %.1f s", l.name, time.Since(from).Seconds())
+}
+
+// running are the pod's containers that run.
+func (l *live) running() []string {
+	l.t.Helper()
+	names, err := l.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"],"status":["running"]`)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return names
+}
+
+// leftovers are what the node still has of pods other than one, if not nil.
+func (k *kubelet) leftovers(except *live) ([]string, error) {
+	left, err := k.containers(`"label":["io.kubernetes.pod.uid"]`)
+	if err != nil {
+		return nil, err
+	}
+	for _, pattern := range []string{
+		"/var/lib/kubelet/pods/*", "/var/log/pods/*", "/var/log/containers/*",
+		"/sys/fs/cgroup" + k.cgroup + "/kubepods/*/pod*", "/sys/fs/cgroup/*" + k.cgroup + "/kubepods/*/pod*",
+	} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, found...)
+	}
+	return slices.DeleteFunc(left, func(s string) bool {
+		return except != nil && (strings.Contains(s, except.uid) || strings.Contains(s, except.name))
+	}), nil
+}
+
+// checkGone waits until the kubelet has cleaned up after all pods but one: it
+// removes their sandboxes once a minute.
+func (k *kubelet) checkGone(t *testing.T, except *live) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		left, err := k.leftovers(except)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("left behind by pods:\n%s", strings.Join(left, "\n"))
+			return
+		}
+	}
+}
+
+// expect fails the test if two values differ.
+func expect[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+// expectMatch fails the test if a text does not hold another one.
+func expectContains(t testing.TB, what, got, want string) {
+	t.Helper()
+	if !strings.Contains(got, want) {
+		t.Errorf("%s: got %q, want %q in it", what, got, want)
+	}
+}
+
+// field is the value of a line "NAME: VALUE", as in /proc/self/status.
+func field(text, name string) string {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.Join(strings.Fields(value), " ")
+		}
+	}
+	return fmt.Sprintf("no %s in %q", name, text)
+}

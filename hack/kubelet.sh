@@ -1,0 +1,116 @@
+#!/bin/bash
+# Runs a real kubelet on cridock, and the tests of e2e/kubelet with it.
+#
+#   sudo hack/kubelet.sh [go test arguments]   for example -run 'TestKubelet/.*/logs'
+#   sudo hack/kubelet.sh build                 only build the kubelet, print its path
+#
+# The kubelet is built from the Go module proxy, once: it is kept in
+# ${XDG_CACHE_HOME:-~/.cache}/cridock. Building it takes some minutes and 3 GB.
+#
+# The node is a private engine (see hack/engine.sh) with an address, a /var/lib,
+# a /var/log, a cgroup and kernel settings of its own. The tests start cridock
+# and the kubelet in it. On exit, also after a failure, all of it is removed.
+# The engine is the dockerd in PATH. With LOGS=DIR the logs of all are kept there.
+#
+# The tests see:
+#   CRIDOCK_E2E_KUBELET    the kubelet's binary; without it they are skipped
+#   CRIDOCK_E2E_CRIDOCK    cridock's binary
+#   CRIDOCK_E2E_DOCKER     unix:// address of the engine
+#   CRIDOCK_E2E_REGISTRY   host:port of a registry on the node's loopback
+#   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
+#   CRIDOCK_E2E_CGROUP     the node's root cgroup
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. hack/lib.sh
+
+# build_kubelet builds the release that e2e/kubelet/go.mod requires, unless it
+# has been built, and prints where it is.
+build_kubelet() {
+	local version minor package=k8s.io/component-base/version cache=${XDG_CACHE_HOME:-$HOME/.cache}/cridock
+	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	minor=${version#v1.}
+	if [ ! -x "$cache/kubelet-$version" ]; then
+		log "building kubelet $version: some minutes the first time"
+		mkdir -p "$cache"
+		# Under another name until it is whole.
+		(cd e2e/kubelet && CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath \
+			-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" \
+			-o "$cache/kubelet-$version.$$" ./cmd/kubelet)
+		mv "$cache/kubelet-$version.$$" "$cache/kubelet-$version"
+	fi
+	echo "$cache/kubelet-$version"
+}
+
+# node_setup runs in the engine's namespaces and makes a node of them.
+node_setup() { # DIR CGROUP
+	local dir=$1 cgroup=$2 tree setting path
+	ip link add node0 type veth peer name node1
+	ip address add 192.0.2.10/24 dev node0
+	ip link set node1 up
+	ip link set node0 up
+	ip route add default dev node0
+	# The kubelet has paths in /var/lib and /var/log that no flag moves.
+	for tree in lib log; do
+		mkdir -p "$dir/var/$tree"
+		mount --bind "$dir/var/$tree" "/var/$tree"
+	done
+	for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
+		[ ! -e "$tree/cgroup.procs" ] || mkdir -p "$tree$cgroup"
+	done
+	# The kubelet sets these for the whole machine, unless it finds what it wants.
+	mkdir "$dir/sysctl"
+	for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
+		kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+		path=${setting%=*}
+		echo "${setting#*=}" >"$dir/sysctl/${path##*/}"
+		mount --bind "$dir/sysctl/${path##*/}" "/proc/sys/$path"
+	done
+}
+
+remove_cgroups() { # CGROUP
+	find /sys/fs/cgroup -depth -type d -path "*$1*" -exec rmdir {} + 2>/dev/null || true
+}
+
+need_root
+find_go
+install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
+
+# All that needs the network comes first: there is none inside.
+kubelet=$(build_kubelet)
+if [ "${1-}" = build ]; then
+	echo "$kubelet"
+	exit
+fi
+dir=$(mktemp -d /var/tmp/cridock-kubelet.XXXXXX)
+cgroup=$(engine_cgroup "$dir")
+finish() {
+	local status=$?
+	[ -z "${LOGS-}" ] || { mkdir -p "$LOGS" && cp "$dir"/*.log "$LOGS"; } || status=1
+	engine_stop "$dir" || status=1
+	remove_cgroups "$cgroup"
+	engine_remove "$dir" || status=1
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+log "building cridock"
+CGO_ENABLED=0 go build -trimpath -o "$dir/cridock" ./cmd/cridock
+cp "$kubelet" "$dir/kubelet" # what is below /var/lib cannot be seen inside
+
+log "starting a private Docker Engine in $dir"
+socket=$(engine_start "$dir")
+registry=$(registry_start "$dir")
+image=$(import_busybox "$socket")
+engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup)"'; node_setup "$@"' _ "$dir" "$cgroup"
+export CRIDOCK_E2E_KUBELET=$dir/kubelet CRIDOCK_E2E_CRIDOCK=$dir/cridock CRIDOCK_E2E_DOCKER=unix://$socket \
+	CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image CRIDOCK_E2E_CGROUP=$cgroup CRIDOCK_CI=1
+
+log "go test e2e/kubelet $*"
+run="env -C $dir $PWD/hack/engine.sh exec $dir"
+cd e2e/kubelet
+# In the background, for a signal to be obeyed now and not when the tests are
+# through: they end with the namespaces.
+CGO_ENABLED=0 go test -count=1 -trimpath -timeout=20m -parallel=30 -exec "$run" "$@" . &
+wait $!
