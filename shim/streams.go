@@ -59,7 +59,9 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 	if err != nil {
 		return err
 	}
-	return r.s.process.Attach(ctx, c.ID, c.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
+	return r.s.process.Attach(ctx, c.ID, c.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize, func(ctx context.Context) error {
+		return r.s.index.WaitExited(ctx, c.ID)
+	})
 }
 
 // NetNS is where the pod's ports are.

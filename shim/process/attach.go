@@ -26,10 +26,12 @@ const (
 // ends, or, with stdin, the input has ended and the container was not created
 // with StdinOnce (Docker's rule). tty is the container's own setting. Output
 // begins now. The container never waits for the client.
+// exited returns nil when the container has exited: Docker also attaches to one
+// that just has, and then waits for its next start.
 //
 // errdefs.ErrResourceExhausted: the client does not take its output.
 // errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as Exec.
-func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size) error {
+func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size, exited func(context.Context) error) error {
 	// Docker attaches to stopped containers too, and waits for their start.
 	if err := r.checkRunning(ctx, containerID); err != nil {
 		return err
@@ -53,7 +55,17 @@ func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin
 	}
 	client := newBacklog(maxBacklog)
 	go client.deliver(cancel)
-	_, err = copyOutput(stream, &command{tty: tty, stdout: client.writer(stdout), stderr: client.writer(stderr)})
+	out := newDrain(stream, func() { _ = stream.Close() }, drainTimeout)
+	defer out.stop()
+	go func() {
+		if exited(ctx) == nil {
+			out.ended()
+		}
+	}()
+	_, err = copyOutput(out, &command{tty: tty, stdout: client.writer(stdout), stderr: client.writer(stderr)})
+	if out.gaveUp() {
+		err = nil
+	}
 	if err != nil {
 		client.abandon()
 		if ctx.Err() != nil {

@@ -187,7 +187,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), strings.Repeat("0", 64), []string{"true"}, 0); !errdefs.IsNotFound(err) {
 		t.Errorf("ExecSync in an unknown container: %v", err)
 	}
-	if err := r.Attach(t.Context(), strings.Repeat("0", 64), false, nil, io.Discard, nil, nil); !errdefs.IsNotFound(err) {
+	if err := r.Attach(t.Context(), strings.Repeat("0", 64), false, nil, io.Discard, nil, nil, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("Attach to an unknown container: %v", err)
 	}
 	id := start(t, r, container.Config{Cmd: []string{"true"}})
@@ -197,7 +197,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); !errdefs.IsFailedPrecondition(err) || errdefs.IsConflict(err) {
 		t.Errorf("ExecSync in a stopped container: %v", err)
 	}
-	if err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil); !errdefs.IsFailedPrecondition(err) {
+	if err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Attach to a stopped container: %v", err)
 	}
 	if _, _, _, err := r.ExecSync(t.Context(), id, nil, 0); !errdefs.IsInvalidArgument(err) {
@@ -474,7 +474,7 @@ func TestDockerAttach(t *testing.T) {
 		in, w := io.Pipe()
 		ins[i] = w
 		defer func() { _ = w.Close() }()
-		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil) }()
+		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil, exitOf(r, id)) }()
 	}
 	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
 	_, _ = io.WriteString(ins[0], "one\n")
@@ -499,7 +499,7 @@ func TestDockerAttachStdinOnce(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{Cmd: sh("cat; echo end"), OpenStdin: true, StdinOnce: true, AttachStdin: true})
 	var out bytes.Buffer
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("input\n"), &out, nil, nil); err != nil || out.String() != "input\nend\n" {
+	if err := r.Attach(t.Context(), id, false, strings.NewReader("input\n"), &out, nil, nil, exitOf(r, id)); err != nil || out.String() != "input\nend\n" {
 		t.Errorf("%q, %v", &out, err)
 	}
 }
@@ -513,7 +513,7 @@ func TestDockerAttachTTY(t *testing.T) {
 	defer func() { _ = w.Close() }()
 	var out safeBuffer
 	done := make(chan error, 1)
-	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes) }()
+	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes, exitOf(r, id)) }()
 	eventually(t, "the size is taken", func() bool { return len(sizes) == 0 })
 	time.Sleep(200 * time.Millisecond) // and applied
 	_, _ = io.WriteString(w, "x\n")
@@ -533,15 +533,15 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	block := make(chan struct{})
 	defer close(block)
 	go func() {
-		stuck <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }), nil, nil)
+		stuck <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }), nil, nil, exitOf(r, id))
 	}()
 	var n atomic.Int64
 	go func() {
-		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil)
+		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil, exitOf(r, id))
 	}()
 	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
 	began := time.Now()
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil); err != nil {
+	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil, exitOf(r, id)); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-stuck; !errdefs.IsResourceExhausted(err) {
@@ -606,5 +606,22 @@ func BenchmarkDockerExecSync(b *testing.B) {
 		n := len(took[i])
 		b.ReportMetric(float64(took[i][n/2].Microseconds())/1000, name+"-p50-ms")
 		b.ReportMetric(float64(took[i][n*99/100].Microseconds())/1000, name+"-p99-ms")
+	}
+}
+
+// exitOf waits for a container's end.
+func exitOf(r *Runner, id string) func(context.Context) error {
+	return func(ctx context.Context) error { return r.engine.(*engine.Client).ContainerWait(ctx, id) }
+}
+
+// Docker attaches to a container that has just exited, and then sends nothing:
+// the session ends all the same.
+func TestDockerAttachAfterExit(t *testing.T) {
+	r := runner(t)
+	id := start(t, r, container.Config{})
+	began := time.Now()
+	err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, func(context.Context) error { return nil })
+	if took := time.Since(began); err != nil || took > 5*drainTimeout {
+		t.Errorf("the session ended after %v with %v", took, err)
 	}
 }
