@@ -70,7 +70,6 @@ func (n *node) config(s settings) map[string]any {
 		"runtimeRequestTimeout":          "2m",
 		"seccompDefault":                 false,
 		"featureGates":                   map[string]bool{"KubeletCrashLoopBackOffMax": true},
-		"memorySwap":                     map[string]any{},
 		"containerLogMaxWorkers":         2,
 		"streamingConnectionIdleTimeout": "5m",
 	}

@@ -165,7 +165,9 @@ func testAttach(t *testing.T, k *kubelet) {
 }
 
 func testPortForward(t *testing.T, k *kubelet) {
-	pod := k.run(t, newPod("portforward", k.web("web", "127.0.0.1:8080", "forwarded")))
+	web := k.web("web", "127.0.0.1:8080", "forwarded")
+	web.ReadinessProbe = probe(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"wget", "-q", "-O-", "http://127.0.0.1:8080/"}}})
+	pod := k.run(t, newPod("portforward", web))
 	pod.awaitReady()
 	for _, protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
