@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -18,66 +19,110 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// updatesFile keeps what UpdateContainerResources has set and Docker has no
-// field for: unified, hugepages and oom_score_adj. There is none before the
-// first update.
-func (s *Service) updatesFile(containerID string) string {
-	return filepath.Join(s.updatesDir(), containerID+".json")
+// updates are the resources that UpdateContainerResources has set and Docker has
+// no field for: unified, hugepages and oom_score_adj. A file for each updated
+// container keeps them for the next process; this one reads memory only, as
+// every status asks.
+type updates struct {
+	dir  string
+	load sync.Once
+
+	mu   sync.RWMutex
+	byID map[string]*runtimeapi.LinuxContainerResources
 }
 
-func (s *Service) updatesDir() string { return filepath.Join(s.cfg.RootDir, "resources") }
+func (u *updates) file(containerID string) string { return filepath.Join(u.dir, containerID+".json") }
 
-// withUpdates gives a container with the resources that are in force, updates
-// included; it does not change c.
-func (s *Service) withUpdates(c *translate.Container) *translate.Container {
-	b, err := os.ReadFile(s.updatesFile(c.ID))
-	if errors.Is(err, fs.ErrNotExist) {
-		return c
-	}
-	kept := &runtimeapi.LinuxContainerResources{}
-	if err == nil {
-		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, kept)
-	}
-	if err != nil {
-		// As good as none: it must not hide the container.
-		klog.Background().Error(err, "What a container's resources were updated to is lost in part", "containerID", c.ID)
-		return c
-	}
-	out := *c
-	out.Resources = proto.CloneOf(c.Resources)
-	out.Resources.Unified, out.Resources.HugepageLimits, out.Resources.OomScoreAdj = kept.Unified, kept.HugepageLimits, kept.OomScoreAdj
-	return &out
+// read takes over what an earlier process has kept, once.
+func (u *updates) read() {
+	u.load.Do(func() {
+		u.byID = map[string]*runtimeapi.LinuxContainerResources{}
+		entries, err := os.ReadDir(u.dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			klog.Background().Error(err, "What containers' resources were updated to is lost in part")
+		}
+		for _, e := range entries {
+			id, ok := strings.CutSuffix(e.Name(), ".json")
+			if !ok {
+				continue
+			}
+			kept := &runtimeapi.LinuxContainerResources{}
+			b, err := os.ReadFile(u.file(id))
+			if err == nil {
+				err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, kept)
+			}
+			if err != nil {
+				// As good as none: it must not hide the container.
+				klog.Background().Error(err, "What a container's resources were updated to is lost in part", "containerID", id)
+				continue
+			}
+			u.byID[id] = kept
+		}
+	})
 }
 
-// containerStatus is the CRI status with the resources in force.
-func (s *Service) containerStatus(c *translate.Container) *runtimeapi.ContainerStatus {
-	return translate.CRIContainerStatus(s.withUpdates(c))
+// get gives what is kept of a container, which is not to be changed; nil before
+// its first update.
+func (u *updates) get(containerID string) *runtimeapi.LinuxContainerResources {
+	u.read()
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.byID[containerID]
 }
 
-// keepUpdates stores the resources of a container that was updated.
-func (s *Service) keepUpdates(containerID string, r *runtimeapi.LinuxContainerResources) error {
+// keep stores the resources of a container that was updated.
+func (u *updates) keep(containerID string, r *runtimeapi.LinuxContainerResources) error {
 	kept := &runtimeapi.LinuxContainerResources{Unified: r.GetUnified(), HugepageLimits: r.GetHugepageLimits(), OomScoreAdj: r.GetOomScoreAdj()}
 	b, err := protojson.Marshal(kept)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.updatesDir(), 0o755); err != nil {
+	if err := os.MkdirAll(u.dir, 0o755); err != nil {
 		return err
 	}
-	return writeFile(s.updatesFile(containerID), b)
+	if err := writeFile(u.file(containerID), b); err != nil {
+		return err
+	}
+	u.read()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.byID[containerID] = kept
+	return nil
 }
 
-// forgetUpdates is for containers that are gone; nothing kept is success.
-func (s *Service) forgetUpdates(containerID string) error {
-	if err := os.Remove(s.updatesFile(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// forget is for containers that are gone; nothing kept is success.
+func (u *updates) forget(containerID string) error {
+	u.read()
+	u.mu.Lock()
+	delete(u.byID, containerID)
+	u.mu.Unlock()
+	if err := os.Remove(u.file(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
+// withUpdates gives a container with the resources that are in force, updates
+// included; it does not change c.
+func (s *Service) withUpdates(c *translate.Container) *translate.Container {
+	kept := s.updates.get(c.ID)
+	if kept == nil {
+		return c
+	}
+	r := proto.CloneOf(c.Resources)
+	r.Unified, r.HugepageLimits, r.OomScoreAdj = kept.Unified, kept.HugepageLimits, kept.OomScoreAdj
+	return c.WithResources(r)
+}
+
+// containerStatus is the CRI status with the resources in force, to be sent and
+// not to be read here.
+func (s *Service) containerStatus(c *translate.Container) *runtimeapi.ContainerStatus {
+	return translate.EncodedContainerStatus(s.withUpdates(c))
+}
+
 // collectUpdates forgets containers that went while no cridock was there.
 func (s *Service) collectUpdates(ctx context.Context) error {
-	entries, err := os.ReadDir(s.updatesDir())
+	entries, err := os.ReadDir(s.updates.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -94,7 +139,7 @@ func (s *Service) collectUpdates(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		if id := strings.TrimSuffix(e.Name(), ".json"); !live[id] {
-			err = errors.Join(err, os.Remove(filepath.Join(s.updatesDir(), e.Name())))
+			err = errors.Join(err, s.updates.forget(id), os.RemoveAll(filepath.Join(s.updates.dir, e.Name())))
 		}
 	}
 	return err

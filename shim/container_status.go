@@ -17,7 +17,7 @@ func (s *Service) ListContainers(ctx context.Context, r *runtimeapi.ListContaine
 	resp := &runtimeapi.ListContainersResponse{}
 	for _, c := range containers {
 		if translate.MatchContainer(c, r.GetFilter()) {
-			resp.Containers = append(resp.Containers, translate.CRIContainer(c))
+			resp.Containers = append(resp.Containers, translate.EncodedContainer(c))
 		}
 	}
 	return resp, nil

@@ -58,7 +58,7 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 			return err
 		}
 	}
-	if err := s.keepUpdates(c.ID, merged); err != nil {
+	if err := s.updates.keep(c.ID, merged); err != nil {
 		return fmt.Errorf("keep the resources of container %s: %w", c.ID, err)
 	}
 	return s.index.Sync(ctx, c.ID)

@@ -15,7 +15,7 @@ import (
 
 // TestPod goes once through a pod's life, on both kinds of network.
 func TestPod(t *testing.T) {
-	for name, newNode := range map[string]func(*testing.T, ...func(*node)) *node{"docker network": newNode, "CNI": newCNINode} {
+	for name, newNode := range map[string]func(testing.TB, ...func(*node)) *node{"docker network": newNode, "CNI": newCNINode} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			before := n.remains()

@@ -53,7 +53,7 @@ const (
 // node is a machine with Docker, CNI plug-ins and one cridock, which a test talks
 // to over its socket. It outlives that process: see stop and start.
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	ctx     context.Context // ends with the test, or after testTimeout
 	docker  *enginetest.Server
 	plugins *plugins
@@ -63,6 +63,8 @@ type node struct {
 	cni     *network.Config // nil: Docker's networks
 	logs    *logBuffer
 	netns   int // a thread in a network namespace of its own; 0: none
+	// verbosity of the log.
+	verbosity int
 
 	// Of the running process.
 	svc     *shim.Service
@@ -75,7 +77,7 @@ type node struct {
 
 // newNode makes a node whose pods are on a network of Docker's, and starts
 // cridock on it. change may alter the settings before.
-func newNode(t *testing.T, change ...func(*node)) *node {
+func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
 	checkLeaks(t)
 	dir, err := os.MkdirTemp("", "shim") // a socket's path must be short
@@ -94,7 +96,7 @@ func newNode(t *testing.T, change ...func(*node)) *node {
 			t.Error(err)
 		}
 	})
-	n := &node{t: t, dir: dir, logs: &logBuffer{}, docker: enginetest.New(t), plugins: &plugins{held: map[string]bool{}}}
+	n := &node{t: t, dir: dir, logs: &logBuffer{}, verbosity: 5, docker: enginetest.New(t), plugins: &plugins{held: map[string]bool{}}}
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	n.ctx = ctx
@@ -122,7 +124,7 @@ func newNode(t *testing.T, change ...func(*node)) *node {
 
 // newCNINode is newNode with pods on CNI. Sandboxes share one network namespace,
 // as the fake engine runs nothing.
-func newCNINode(t *testing.T, change ...func(*node)) *node {
+func newCNINode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("needs root: makes and mounts a network namespace")
@@ -147,7 +149,7 @@ func away(n *node) { n.docker.Stop() }
 // the test.
 func (n *node) start() {
 	n.t.Helper()
-	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(5), textlogger.Output(n.logs)))
+	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(n.verbosity), textlogger.Output(n.logs)))
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logger))
 	client, err := engine.New(n.docker.Endpoint(), nil)
 	n.must(err)
@@ -389,7 +391,7 @@ func (n *node) remains() remains {
 }
 
 // unchanged checks that nothing has come or gone since before.
-func (n *node) unchanged(t *testing.T, before remains) {
+func (n *node) unchanged(t testing.TB, before remains) {
 	t.Helper()
 	if diff := cmp.Diff(before, n.remains()); diff != "" {
 		t.Errorf("left behind or gone (-before +after):\n%s", diff)
@@ -397,7 +399,7 @@ func (n *node) unchanged(t *testing.T, before remains) {
 }
 
 // wantCode checks the code of an error, and that its message has all the words.
-func wantCode(t *testing.T, err error, want codes.Code, words ...string) {
+func wantCode(t testing.TB, err error, want codes.Code, words ...string) {
 	t.Helper()
 	if got := status.Code(err); got != want {
 		t.Errorf("code = %v (%v), want %v", got, err, want)
@@ -467,7 +469,7 @@ func (e *hookedEngine) ImageHistory(ctx context.Context, ref string) ([]image.Hi
 }
 
 // newNetNS gives a thread in a network namespace of its own, until the test ends.
-func newNetNS(t *testing.T) int {
+func newNetNS(t testing.TB) int {
 	t.Helper()
 	tid, end, gone := make(chan int, 1), make(chan struct{}), make(chan struct{})
 	go func() {
@@ -598,7 +600,7 @@ func (l *logBuffer) lines(word string) string {
 
 // checkLeaks fails the test if it leaves goroutines or file descriptors behind.
 // It is to be called before anything is started.
-func checkLeaks(t *testing.T) {
+func checkLeaks(t testing.TB) {
 	t.Helper()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
@@ -617,7 +619,7 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-func openFiles(t *testing.T) int {
+func openFiles(t testing.TB) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

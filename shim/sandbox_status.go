@@ -42,7 +42,7 @@ func (s *Service) ListPodSandbox(ctx context.Context, r *runtimeapi.ListPodSandb
 	resp := &runtimeapi.ListPodSandboxResponse{}
 	for _, sb := range sandboxes {
 		if ready := s.sandboxReady(sb); translate.MatchSandbox(sb, ready, r.GetFilter()) {
-			resp.Items = append(resp.Items, translate.CRISandbox(sb, ready))
+			resp.Items = append(resp.Items, translate.EncodedSandbox(sb, ready))
 		}
 	}
 	return resp, nil

@@ -84,19 +84,22 @@ func (s *loggingStream) Context() context.Context { return s.ctx }
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	logger := klog.FromContext(ctx)
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
-	srv := grpc.NewServer(
+	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		// Clients such as crictl ping more often than gRPC's default allows.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		// Joins the client's trace; without a tracer set it costs nothing much.
-		grpc.StatsHandler(otelgrpc.NewServerHandler()),
 		grpc.ChainUnaryInterceptor(s.metrics.interceptUnary, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			return interceptUnary(withLogger(ctx), req, info, h)
 		}),
 		grpc.ChainStreamInterceptor(s.metrics.interceptStream, func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 			return interceptStream(srv, &loggingStream{ss, withLogger(ss.Context())}, info, h)
 		}),
-	)
+	}
+	if s.cfg.Tracing {
+		// Joins the client's trace.
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler()))
+	}
+	srv := grpc.NewServer(opts...)
 	runtimeapi.RegisterRuntimeServiceServer(srv, s)
 	runtimeapi.RegisterImageServiceServer(srv, s)
 

@@ -63,6 +63,8 @@ type Sandbox struct {
 	ResolvConfPath string
 	// NetNSPath is Docker's own name of the network namespace while running.
 	NetNSPath string
+
+	encoded encodedSandbox
 }
 
 // Container is a container of a pod as read from Docker. Times are Unix
@@ -121,6 +123,8 @@ type Container struct {
 	// UpperDir is the directory of the writable layer; "" where Docker does not
 	// tell.
 	UpperDir string
+
+	encoded encodedContainer
 }
 
 // ReadSandbox reads GET /containers/{id}/json of a sandbox. A container that is
@@ -159,7 +163,7 @@ func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
 		out.NetNSPath = in.NetworkSettings.SandboxKey
 	}
 	if rec == nil {
-		return adoptSandbox(out, in, host), nil
+		return adoptSandbox(out, in, host).encode(), nil
 	}
 	out.Config = cfg
 	out.Metadata = cfg.GetMetadata()
@@ -170,7 +174,7 @@ func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
 	if out.Namespaces = sandboxNamespaces(cfg); out.Namespaces == nil {
 		out.Namespaces = &runtimeapi.NamespaceOption{}
 	}
-	return out, nil
+	return out.encode(), nil
 }
 
 // adoptSandbox fills in what dockershim and cri-dockerd left in Docker.
@@ -259,10 +263,10 @@ func ReadContainer(in container.InspectResponse, host Host) (*Container, error) 
 	}
 	readState(out, in)
 	if rec == nil {
-		return adoptContainer(out, in, name, host), nil
+		return adoptContainer(out, in, name, host).encode(), nil
 	}
 	readRecord(out, rec, cfg)
-	return out, nil
+	return out.encode(), nil
 }
 
 // readRecord fills in what was asked for.

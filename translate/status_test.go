@@ -10,6 +10,7 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
@@ -208,7 +209,7 @@ func TestContainerState(t *testing.T) {
 			}
 			got := Container{State: c.State, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode, Pid: c.Pid,
 				Reason: c.Reason, Message: c.Message, OOMKilled: c.OOMKilled, StartFailed: c.StartFailed}
-			if diff := cmp.Diff(tc.want, got); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreUnexported(Container{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

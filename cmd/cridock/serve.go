@@ -146,7 +146,7 @@ func (o *options) serviceConfig() shim.Config {
 		CDISpecDirs:    cdi.DefaultSpecDirs,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
-		PullProgressTimeout: o.pullDeadline,
+		PullProgressTimeout: o.pullDeadline, Tracing: o.tracingEndpoint != "",
 		Streaming: streaming.Config{
 			Addr: o.streamingAddr, CertFile: o.streamingCert, KeyFile: o.streamingKey, ClientCAFile: o.streamingClientCA, IdleTimeout: o.streamingIdle,
 		},
