@@ -264,11 +264,15 @@ func (f *fullNode) idle(b *testing.B, a *adapter, seconds int) {
 	}
 }
 
-// lists asks for both lists once a second, as the kubelet does.
+// lists asks for both lists once a second, as the kubelet does, and tells what
+// cridock holds before and after.
 func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
 		var took []time.Duration
+		if a == f.adapters[0] {
+			f.held(b, "start")
+		}
 		used := f.used(b, a)
 		tick := time.NewTicker(time.Second)
 		for range seconds {
@@ -283,6 +287,9 @@ func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
 		}
 		tick.Stop()
 		reportCPU(b, used, 1)
+		if a == f.adapters[0] {
+			f.held(b, "end")
+		}
 		slices.Sort(took)
 		b.ReportMetric(ms(took[len(took)/2]), "p50-ms")
 		b.ReportMetric(ms(took[(len(took)*99-1)/100]), "p99-ms")
