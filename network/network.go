@@ -114,7 +114,9 @@ func (c *CNI) loadAttachments() error {
 		return err
 	}
 	for _, r := range records {
-		if r.begun || r.IfName == "lo" {
+		// Other adapters' loopback is recorded for eth0, and its address need not
+		// name its interface.
+		if r.begun || r.IfName == "lo" || r.Network == adoptedLoopback {
 			continue
 		}
 		// The newest version loses nothing of an older result.

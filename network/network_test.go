@@ -318,15 +318,15 @@ func TestTeardownWithoutRecord(t *testing.T) {
 	}
 }
 
-// Attachments made by cri-dockerd: its loopback goes too, and the process ID in
-// the cached namespace path is not trusted.
+// Attachments made by cri-dockerd: its loopback, recorded for eth0, is none, and
+// goes too; the process ID in the cached namespace path is not trusted.
 func TestTeardownOfAdoptedAttachments(t *testing.T) {
 	n := newNode(t)
 	netns := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
 	other := libcni.NewCNIConfigWithCacheDir(n.cfg.BinDirs, n.cfg.CacheDir, n.exec)
-	for ifName, conf := range map[string]string{
-		"lo":   `{"cniVersion":"0.2.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}`,
-		"eth0": oneConf,
+	for _, conf := range []string{
+		`{"cniVersion":"0.2.0","name":"cni-loopback","plugins":[{"type":"loopback"}]}`,
+		strings.Replace(oneConf, `"one"`, `"before-cni-loopback"`, 1),
 	} {
 		list, err := libcni.NetworkConfFromBytes([]byte(conf))
 		if err != nil {
@@ -338,13 +338,13 @@ func TestTeardownOfAdoptedAttachments(t *testing.T) {
 			}
 			return goodResult, nil
 		})
-		rt := &libcni.RuntimeConf{ContainerID: "a", IfName: ifName, NetNS: netns}
+		rt := &libcni.RuntimeConf{ContainerID: "a", IfName: "eth0", NetNS: netns}
 		if _, err := other.AddNetworkList(t.Context(), list, rt); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c := n.start()
-	if a, ok := c.Attachment("a"); !ok || a.Network != "one" || a.IPs[0] != "10.1.0.2" {
+	if a, ok := c.Attachment("a"); !ok || a.Network != "before-cni-loopback" || a.IPs[0] != "10.1.0.2" {
 		t.Errorf("Attachment = %+v, %v", a, ok)
 	}
 	n.exec.answer(func(_ context.Context, c call) (string, error) {
