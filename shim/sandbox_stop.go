@@ -106,7 +106,7 @@ func podConfig(sb *translate.Sandbox) *runtimeapi.PodSandboxConfig {
 	if sb.Config != nil {
 		return sb.Config
 	}
-	return &runtimeapi.PodSandboxConfig{Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations}
+	return &runtimeapi.PodSandboxConfig{Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations, PortMappings: sb.PortMappings}
 }
 
 func (s *Service) killSandbox(ctx context.Context, sb *translate.Sandbox) error {

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -388,6 +389,6 @@ func PullError(err error) error {
 }
 
 // sortedKeys are a map's keys in order.
-func sortedKeys[V any](m map[string]V) []string {
+func sortedKeys[M ~map[K]V, K cmp.Ordered, V any](m M) []K {
 	return slices.Sorted(maps.Keys(m))
 }

@@ -3,11 +3,13 @@ package translate
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/go-connections/nat"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -56,6 +58,9 @@ type Sandbox struct {
 	// LogDirectory is "" for adopted sandboxes.
 	LogDirectory string
 	Privileged   bool
+	// PortMappings are what an adopted sandbox was asked to publish; of others
+	// Config has them.
+	PortMappings []*runtimeapi.PortMapping
 	// DockerIPs are the addresses on Docker's networks, IPv4 first.
 	DockerIPs []string
 	ImageID   string
@@ -186,10 +191,30 @@ func adoptSandbox(out *Sandbox, in container.InspectResponse, host Host) *Sandbo
 	out.Metadata.Attempt = name.Attempt
 	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
 	out.Privileged = in.HostConfig.Privileged
+	out.PortMappings = adoptedPorts(in.HostConfig.PortBindings)
 	out.Namespaces = &runtimeapi.NamespaceOption{
 		Network: hostMode(in.HostConfig.NetworkMode.IsHost(), runtimeapi.NamespaceMode_POD),
 		Pid:     hostMode(in.HostConfig.PidMode.IsHost(), runtimeapi.NamespaceMode_CONTAINER),
 		Ipc:     hostMode(in.HostConfig.IpcMode.IsHost(), runtimeapi.NamespaceMode_POD),
+	}
+	return out
+}
+
+// adoptedPorts reads the host ports back. dockershim and cri-dockerd leave them
+// in Docker's settings even where CNI publishes them and Docker does nothing.
+func adoptedPorts(bindings nat.PortMap) []*runtimeapi.PortMapping {
+	var out []*runtimeapi.PortMapping
+	for _, port := range sortedKeys(bindings) {
+		protocol, known := runtimeapi.Protocol_value[strings.ToUpper(port.Proto())]
+		for _, b := range bindings[port] {
+			hostPort, err := strconv.ParseUint(b.HostPort, 10, 16)
+			if err != nil || hostPort == 0 || !known {
+				continue
+			}
+			out = append(out, &runtimeapi.PortMapping{
+				Protocol: runtimeapi.Protocol(protocol), ContainerPort: int32(port.Int()), HostPort: int32(hostPort), HostIp: b.HostIP,
+			})
+		}
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/go-connections/nat"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -235,9 +236,23 @@ func TestAdoption(t *testing.T) {
 	in.NetworkSettings = &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{
 		"b": {GlobalIPv6Address: "fd00::3", IPAddress: "172.17.0.3"}, "a": {IPAddress: "172.18.0.3"}, "nil": nil,
 	}}
+	in.HostConfig.PortBindings = nat.PortMap{
+		"80/tcp":    {{HostPort: "8080"}, {HostIP: "127.0.0.1", HostPort: "8081"}},
+		"53/udp":    {{HostPort: "5353"}},
+		"9/dccp":    {{HostPort: "9"}},
+		"7070/sctp": {{HostPort: "0"}, {HostPort: ""}, {HostPort: "70-80"}},
+	}
 	s, err := ReadSandbox(in, fullHost)
 	if err != nil {
 		t.Fatal(err)
+	}
+	ports := []*runtimeapi.PortMapping{
+		{Protocol: runtimeapi.Protocol_UDP, ContainerPort: 53, HostPort: 5353},
+		{ContainerPort: 80, HostPort: 8080},
+		{ContainerPort: 80, HostPort: 8081, HostIp: "127.0.0.1"},
+	}
+	if diff := cmp.Diff(ports, s.PortMappings, protocmp.Transform()); diff != "" {
+		t.Errorf("port mappings (-want +got):\n%s", diff)
 	}
 	want := &runtimeapi.PodSandbox{
 		Id: sandboxID, Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "n", Uid: "u", Attempt: 2},
