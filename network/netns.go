@@ -77,6 +77,9 @@ func UnpinNetNS(path string) error {
 	return nil
 }
 
+// IsPinned reports whether PinNetNS has made path and UnpinNetNS not removed it.
+func IsPinned(path string) bool { return isNamespace(path) }
+
 // isNamespace reports whether path leads to a namespace rather than to a plain
 // file that a lost mount left behind.
 func isNamespace(path string) bool {

@@ -11,9 +11,15 @@ import (
 // noNetwork is the network mode of sandboxes that CNI connects.
 const noNetwork = "none"
 
+// networked tells whether CNI connects a sandbox: not with the host's network,
+// nor where an earlier adapter had Docker connect it.
+func (s *Service) networked(sb *translate.Sandbox) bool {
+	return s.cni != nil && sb.NetworkMode == noNetwork
+}
+
 // sandboxReady tells whether a sandbox runs and has its network.
 func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
-	if !sb.Running || s.cni == nil || sb.NetworkMode != noNetwork {
+	if !sb.Running || !s.networked(sb) {
 		return sb.Running
 	}
 	_, attached := s.cni.Attachment(sb.ID)

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/translate"
@@ -79,6 +80,9 @@ func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 // releaseNetwork gives back a sandbox's addresses and drops its namespace. It
 // does so whatever state the network is in: set up, half set up, released.
 func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
+	if err := s.pinNetwork(ctx, sb); err != nil {
+		klog.FromContext(ctx).Error(err, "The network is released without its namespace", "sandboxID", sb.ID)
+	}
 	if err := s.releaseAddresses(ctx, sb); err != nil || s.cni == nil {
 		return err
 	}
@@ -86,7 +90,7 @@ func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) err
 }
 
 func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) error {
-	if s.cni == nil || sb.HostNetwork {
+	if !s.networked(sb) {
 		return nil
 	}
 	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))

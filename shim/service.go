@@ -187,6 +187,9 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.resumeLogs(ctx); err != nil {
 		log.Error(err, "Some container logs are not followed")
 	}
+	if err := s.adoptNetworks(ctx); err != nil {
+		log.Error(err, "Some network namespaces are not pinned; it is tried again before they are released")
+	}
 	if err := s.collectRemains(ctx); err != nil {
 		log.Error(err, "What pods that are gone have left is not all released; it is tried again at the next start")
 	}
