@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -18,6 +21,13 @@ import (
 
 // drainTimeout bounds the wait for a log before its container is removed.
 const drainTimeout = 10 * time.Second
+
+// Docker's log drivers of the containers made here. Those of adopted ones may
+// have others, whose logs Docker gives out through its API.
+const (
+	fileLog = "json-file"
+	noLog   = "none"
+)
 
 // ReopenContainerLog opens the log file anew after the kubelet has renamed it.
 // Only a running container's log can be reopened.
@@ -32,46 +42,55 @@ func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenCo
 	if c.LogPath == "" {
 		return nil, fmt.Errorf("container %s has no log: %w", c.ID, errdefs.ErrFailedPrecondition)
 	}
-	if linked, err := s.linked(c); err != nil {
-		return nil, err
-	} else if linked {
+	if s.cfg.SymlinkLogs {
 		return nil, fmt.Errorf("log of container %s is a link to Docker's own file: %w; Docker rotates it", c.ID, errdefs.ErrFailedPrecondition)
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, s.logs.Reopen(ctx, c.ID)
 }
 
 // followLog begins to write the CRI log of a container, or links to Docker's
-// file where that was chosen. It is idempotent.
+// file where that was chosen. Either way takes over what the other has left, or
+// another adapter. It is idempotent.
 func (s *Service) followLog(c *translate.Container) error {
-	if c.LogPath == "" {
+	switch {
+	case !logged(c):
 		return nil
-	}
-	linked, err := s.linked(c)
-	if err != nil {
-		return err
-	}
-	if linked {
+	case s.cfg.SymlinkLogs && c.LogDriver == fileLog:
 		return logs.Symlink(s.dockerLog(c), c.LogPath)
 	}
 	return s.logs.Start(s.logSource(c))
 }
 
-// linked tells whether a container's CRI log is a link to Docker's file: by
-// choice, or because an earlier adapter made it so.
-func (s *Service) linked(c *translate.Container) (bool, error) {
-	if s.cfg.SymlinkLogs {
-		return true, nil
-	}
-	return logs.IsSymlink(c.LogPath)
+// logged tells whether a container has a log. Adopted ones may have been run
+// with a driver that keeps none.
+func logged(c *translate.Container) bool {
+	return c.LogPath != "" && c.LogDriver != noLog
 }
 
 func (s *Service) logSource(c *translate.Container) logs.Source {
-	return logs.Source{
-		ID: c.ID, DockerLog: s.dockerLog(c), CRILog: c.LogPath, Position: s.positionFile(c.ID), TTY: c.TTY,
+	source := logs.Source{
+		ID: c.ID, CRILog: c.LogPath, Position: s.positionFile(c.ID), TTY: c.TTY,
 		Follow: func(ctx context.Context, since time.Time) (io.ReadCloser, error) {
 			return s.engine.ContainerLogs(ctx, c.ID, since, true)
 		},
 	}
+	if c.LogDriver == fileLog {
+		source.DockerLog = s.dockerLog(c)
+	}
+	if c.Config == nil {
+		// Its log may be of any size, and has to be written once more.
+		source.Backlog = s.logBacklog()
+	}
+	return source
+}
+
+// logBacklog is as much as Docker keeps in one file of a container of ours.
+func (s *Service) logBacklog() int64 {
+	size, err := units.FromHumanSize(s.cfg.LogMaxSize)
+	if err != nil {
+		return 0
+	}
+	return size
 }
 
 // dockerLog is where Docker keeps a container's log. Docker names it only once
@@ -104,10 +123,11 @@ func (s *Service) drainAgain(ctx context.Context, id string) {
 // drainLog returns when all that an exited container has printed is in its CRI
 // log. It is idempotent.
 func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
-	if c.LogPath == "" || c.StartFailed {
+	if !logged(c) || c.StartFailed || s.cfg.SymlinkLogs {
 		return nil
 	}
-	if linked, err := s.linked(c); err != nil || linked {
+	// Still a link: it exited before it was adopted. That log is complete.
+	if linked, err := logs.IsSymlink(c.LogPath); err != nil || linked {
 		return err
 	}
 	if err := s.logs.Start(s.logSource(c)); err != nil {
@@ -116,8 +136,8 @@ func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
 	return s.logs.Drain(ctx, c.ID)
 }
 
-// resumeLogs goes on with the logs of containers that an earlier process of
-// ours has left running.
+// resumeLogs goes on with the logs of containers that an earlier process, of
+// ours or another adapter's, has left running.
 func (s *Service) resumeLogs(ctx context.Context) error {
 	containers, err := s.index.Containers(ctx)
 	if err != nil {
@@ -128,6 +148,39 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 			if e := s.followLog(c); e != nil {
 				err = errors.Join(err, fmt.Errorf("container %s: %w", c.ID, e))
 			}
+		}
+	}
+	return err
+}
+
+// positionFile holds how far a container's log has been converted.
+func (s *Service) positionFile(containerID string) string {
+	return filepath.Join(s.positionsDir(), shortHash(containerID))
+}
+
+func (s *Service) positionsDir() string { return filepath.Join(s.cfg.RootDir, "logs") }
+
+// collectPositions removes the log positions of containers that were removed
+// while nobody looked. A container is in the index before it has one.
+func (s *Service) collectPositions(ctx context.Context) error {
+	entries, err := os.ReadDir(s.positionsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	containers, err := s.index.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	live := make(map[string]bool, len(containers))
+	for _, c := range containers {
+		live[s.positionFile(c.ID)] = true
+	}
+	for _, e := range entries {
+		if path := filepath.Join(s.positionsDir(), e.Name()); !live[path] {
+			err = errors.Join(err, os.Remove(path))
 		}
 	}
 	return err

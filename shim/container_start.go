@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -87,9 +86,4 @@ func (s *Service) startFailed(ctx context.Context, c *translate.Container, cause
 		return fmt.Errorf("start container %s: %w (and its state is unknown: %w)", c.ID, opaque(cause), err)
 	}
 	return fmt.Errorf("start container %s: %w", c.ID, opaque(cause))
-}
-
-// positionFile holds how far a container's log has been converted.
-func (s *Service) positionFile(containerID string) string {
-	return filepath.Join(s.cfg.RootDir, "logs", shortHash(containerID))
 }

@@ -199,6 +199,9 @@ func (s *Service) start(ctx context.Context) error {
 	if err := s.collectUpdates(ctx); err != nil {
 		log.Error(err, "Updated resources of containers that are gone are left behind")
 	}
+	if err := s.collectPositions(ctx); err != nil {
+		log.Error(err, "Log positions of containers that are gone are left behind")
+	}
 	if err := s.collectMountSpecs(ctx); err != nil {
 		log.Error(err, "CDI specifications of containers that are gone are left behind")
 	}

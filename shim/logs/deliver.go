@@ -11,10 +11,13 @@ import (
 )
 
 // openOutput opens the position and the CRI log file, if they are not open. When
-// it succeeds, there is a file at CRILog.
+// it succeeds, there is a file at CRILog, in place of a link if need be.
 func (f *follower) openOutput() error {
 	if f.out != nil {
 		return nil
+	}
+	if err := f.src.replaceLink(); err != nil {
+		return err
 	}
 	posFile, p, err := openPosition(f.src.Position)
 	if posFile == nil {

@@ -53,6 +53,12 @@
 // directory. If the kubelet has no answer it renames the file back, over the new
 // one; the lines of the new one are then copied to the old one.
 //
+// # Other adapters
+//
+// dockershim and cri-dockerd link the CRI path to Docker's file. Such a link is
+// replaced by a CRI log that begins with what Docker has, as if it had been written
+// all along; of a log without bounds only the newest part is carried over.
+//
 // # Cost
 //
 // An idle container has three open files and one inotify watch, no goroutine and

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // Source names one container's log, where it comes from and where it goes.
@@ -26,6 +28,10 @@ type Source struct {
 	CRILog string
 	// Position is the path of the position file, which belongs to this package.
 	Position string
+	// Backlog bounds, in bytes, how much of Docker's log a CRI log begins with; 0
+	// for all of it. It is for containers that another adapter has started, whose
+	// log may be of any size.
+	Backlog int64
 	// TTY says that the container has a terminal: all output is stdout.
 	TTY bool
 	// Follow, if not nil, is used when Docker's files cannot be read. It opens the
@@ -284,10 +290,19 @@ func (f *follower) openInput() (bool, error) {
 		f.seek(f.pos.offset)
 		return true, nil
 	}
-	if f.cur, err = openOldest(f.src.DockerLog); f.cur == nil || err != nil {
+	var begin int64
+	if f.src.Backlog > 0 && !f.pos.consumed() {
+		f.cur, begin, err = openNewest(f.src.DockerLog, f.src.Backlog)
+	} else {
+		f.cur, err = openOldest(f.src.DockerLog)
+	}
+	if f.cur == nil || err != nil {
 		return false, err
 	}
-	f.seek(0)
+	if begin > 0 {
+		klog.Background().Info("Container log begins with the newest of what Docker has", "containerID", f.src.ID, "bytes", f.src.Backlog)
+	}
+	f.seek(begin)
 	if f.pos.consumed() {
 		f.noteLoss()
 	}

@@ -21,10 +21,13 @@ type criFile struct {
 	id fileID
 }
 
+// logMode is a CRI log file's.
+const logMode = 0o640
+
 // openCRI opens or makes the file at path. It refuses a symbolic link: behind it
 // may be Docker's own file.
 func openCRI(path string) (*criFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, logMode)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, fmt.Errorf("open container log: %w: %s is a symbolic link", errdefs.ErrFailedPrecondition, path)
 	}
@@ -130,27 +133,51 @@ func rotatedNames(path string) []string {
 }
 
 // Symlink makes criLog a symbolic link to dockerLog, its directory included. A
-// link that is already right is left alone, one that is wrong is replaced, and
-// anything else in the way is errdefs.ErrAlreadyExists.
+// link that is right is left alone; another one, or a CRI log file, is replaced:
+// what that had is in Docker's file. It must not be used on a container that a
+// Tailer follows.
 func Symlink(dockerLog, criLog string) error {
 	if err := os.MkdirAll(filepath.Dir(criLog), 0o755); err != nil {
 		return fmt.Errorf("container log directory: %w", err)
 	}
-	have, err := os.Readlink(criLog)
-	switch {
-	case err == nil && have == dockerLog:
+	if have, err := os.Readlink(criLog); err == nil && have == dockerLog {
 		return nil
-	case err == nil:
-		if err := os.Remove(criLog); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("replace container log link: %w", err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("link container log: %w: %s is not a link", errdefs.ErrAlreadyExists, criLog)
 	}
-	if err := os.Symlink(dockerLog, criLog); err != nil {
+	err := replace(criLog, func(draft string) error { return os.Symlink(dockerLog, draft) })
+	if err != nil {
 		return fmt.Errorf("link container log: %w", err)
 	}
 	return nil
+}
+
+// replaceLink puts an empty file in place of a symbolic link at CRILog. The
+// position is of an earlier file, if there is one, and goes first: the log
+// begins anew.
+func (s *Source) replaceLink() error {
+	link, err := IsSymlink(s.CRILog)
+	if err != nil || !link {
+		return err
+	}
+	if err := os.Remove(s.Position); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("log position: %w", err)
+	}
+	err = replace(s.CRILog, func(draft string) error { return os.WriteFile(draft, nil, logMode) })
+	if err != nil {
+		return fmt.Errorf("replace container log link: %w", err)
+	}
+	return nil
+}
+
+// replace has a reader of path find the old file or the one that create makes.
+func replace(path string, create func(draft string) error) error {
+	draft := path + ".tmp" // a name that the kubelet clears away, should it stay
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := create(draft); err != nil {
+		return err
+	}
+	return os.Rename(draft, path)
 }
 
 // IsSymlink reports whether criLog is a symbolic link, as dockershim and

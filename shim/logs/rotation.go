@@ -1,8 +1,10 @@
 package logs
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -113,6 +115,60 @@ func openOldest(path string) (*dockerFile, error) {
 		return nil, err
 	}
 	return openNth(path, len(ids)-1, ids[len(ids)-1])
+}
+
+// openNewest opens the file in which the last limit bytes of a log begin, and
+// returns the offset of the first whole record of them; nil if there is no file.
+func openNewest(path string, limit int64) (*dockerFile, int64, error) {
+	ids, err := settledList(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	for n, id := range ids {
+		if id == (fileID{}) {
+			continue
+		}
+		f, err := openNth(path, n, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		begin, rest, err := f.begin(limit)
+		if err != nil {
+			return nil, 0, errors.Join(err, f.Close())
+		}
+		if rest == 0 || n == len(ids)-1 {
+			return f, begin, nil
+		}
+		limit = rest
+		if err := f.Close(); err != nil {
+			return nil, 0, err
+		}
+	}
+	return nil, 0, nil
+}
+
+// begin returns the offset of the first record in the last limit bytes of the
+// file, and how many bytes of the limit the file does not fill.
+func (f *dockerFile) begin(limit int64) (offset, rest int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, fmt.Errorf("log of Docker: %w", err)
+	}
+	offset = info.Size() - limit
+	if offset <= 0 {
+		return 0, -offset, nil
+	}
+	// From one byte earlier: it may be the end of the record before.
+	r := bufio.NewReader(io.NewSectionReader(f, offset-1, info.Size()-offset+1))
+	cut, err := r.ReadSlice('\n')
+	for errors.Is(err, bufio.ErrBufferFull) {
+		offset += int64(len(cut))
+		cut, err = r.ReadSlice('\n')
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, 0, fmt.Errorf("read Docker's log: %w", err)
+	}
+	return offset - 1 + int64(len(cut)), 0, nil
 }
 
 // openSuccessor opens the file that Docker wrote after cur. It returns nil while

@@ -115,18 +115,16 @@ func (t *Tailer) find(id string) (*follower, error) {
 const openTimeout = 10 * time.Second
 
 // Start begins to follow a container, or goes on where a Tailer before this one
-// stopped, even if that one was killed. On success the CRI log file exists.
-// Starting a container that is followed changes nothing; one that was drained is
-// followed again. Errors: errdefs.ErrInvalidArgument for a source that cannot be
-// right, errdefs.ErrFailedPrecondition if CRILog is a symbolic link; with other
-// errors the container is followed nevertheless, and the file made as soon as
-// that is possible.
+// stopped, even if that one was killed. On success the CRI log file exists. A
+// symbolic link there, as other adapters make them, is replaced by a file that
+// begins with what Docker has kept, see Source.Backlog. Starting a container that
+// is followed changes nothing; one that was drained is followed again. Errors:
+// errdefs.ErrInvalidArgument for a source that cannot be right; with other errors
+// the container is followed nevertheless, and the file made as soon as that is
+// possible.
 func (t *Tailer) Start(src Source) error {
 	if err := src.validate(); err != nil {
 		return err
-	}
-	if link, err := IsSymlink(src.CRILog); err == nil && link {
-		return fmt.Errorf("log of container %s: %w: %s is a symbolic link", src.ID, errdefs.ErrFailedPrecondition, src.CRILog)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()

@@ -234,14 +234,81 @@ func TestStartRefusesBadSources(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := Symlink(good.DockerLog, good.CRILog); err != nil {
-		t.Fatal(err)
+}
+
+// TestAdoption replaces a link to Docker's log by a CRI log that has all of it,
+// hands the log back as a link, and takes it over once more.
+func TestAdoption(t *testing.T) {
+	n := newNode(t, 0, 0)
+	const lines = 500
+	for round := range 2 {
+		n.numbered(round*lines, (round+1)*lines)
+		if err := Symlink(n.src.DockerLog, n.src.CRILog); err != nil {
+			t.Fatal(err)
+		}
+		docker, err := os.ReadFile(n.src.DockerLog)
+		must(err)
+		n.carry()
+		if is, err := IsSymlink(n.src.CRILog); is || err != nil {
+			t.Errorf("the log is a link: %t, %v", is, err)
+		}
+		n.wantNumbered((round + 1) * lines)
+		if now, err := os.ReadFile(n.src.DockerLog); err != nil || !bytes.Equal(now, docker) {
+			t.Errorf("Docker's log was touched: %v", err)
+		}
 	}
-	if err := tailer.Start(good); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("link: %v", err)
-	}
-	if _, err := os.Stat(good.DockerLog); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Docker's log was touched: %v", err)
+}
+
+// carry has a Tailer of its own carry over all there is.
+func (n *node) carry() {
+	n.tb.Helper()
+	tailer := New(Options{})
+	stop := run(n.tb, tailer)
+	n.start(tailer)
+	n.drain(tailer)
+	stop()
+}
+
+// TestBacklog begins a CRI log in the middle of Docker's, at a whole record, and
+// goes on there after a restart.
+func TestBacklog(t *testing.T) {
+	at := time.Date(2026, 3, 1, 10, 0, 0, 123456789, time.UTC)
+	record := func(i int) string { return fmt.Sprintf("%036d", i) }
+	size := int64(len(appendDocker(nil, at, stdout, []byte(record(0)+"\n"), "")) + 1)
+	const records = 25
+	for name, tc := range map[string]struct {
+		backlog int64
+		want    int
+	}{
+		"exactly some records":      {3 * size, 3},
+		"not quite a record":        {3*size - 1, 2},
+		"to the middle of a record": {4*size - 50, 3},
+		"exactly a file":            {5 * size, 5},
+		"into the file before":      {12*size + 7, 12},
+		"as much as there is":       {records * size, records},
+		"more than there is":        {1 << 40, records},
+		"without bounds":            {0, records},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 10*size, 5)
+			n.src.Backlog = tc.backlog
+			for i := range records {
+				n.docker.writeAt(at.Add(time.Duration(i)*time.Second), stdout, record(i)+"\n")
+			}
+			n.carry()
+			var want []string
+			for i := range tc.want {
+				want = append(want, record(records-tc.want+i))
+			}
+			if diff := cmp.Diff(want, texts(n.cri())); diff != "" {
+				t.Errorf("the log begins with (-want +got):\n%s", diff)
+			}
+			n.docker.writeAt(at.Add(time.Hour), stdout, record(records)+"\n")
+			n.carry()
+			if diff := cmp.Diff(append(want, record(records)), texts(n.cri())); diff != "" {
+				t.Errorf("and goes on with (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -262,12 +329,19 @@ func TestSymlink(t *testing.T) {
 	if is, err := IsSymlink(file); is || err != nil {
 		t.Error(is, err)
 	}
-	must(os.WriteFile(file, nil, 0o600))
-	if err := Symlink(src.DockerLog, file); !errdefs.IsAlreadyExists(err) {
-		t.Error(err)
-	}
+	must(os.WriteFile(file, []byte("a CRI log"), 0o600))
 	if is, err := IsSymlink(file); is || err != nil {
 		t.Error(is, err)
+	}
+	must(os.WriteFile(file+".tmp", []byte("left by a process that was killed"), 0o600))
+	if err := Symlink(src.DockerLog, file); err != nil {
+		t.Error(err)
+	}
+	if got, _ := os.Readlink(file); got != src.DockerLog {
+		t.Errorf("in place of a file there is a link to %q", got)
+	}
+	if left, _ := filepath.Glob(filepath.Dir(file) + "/*.tmp"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
