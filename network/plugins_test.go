@@ -158,6 +158,54 @@ func TestRealPlugins(t *testing.T) {
 	}
 }
 
+// A pod of another runtime, whose result cache is lost, keeps its addresses and
+// gives back all that it has.
+func TestAdoptRealPod(t *testing.T) {
+	n, host, ipamDir := realNode(t)
+	c := n.start()
+	if err := c.SetPodCIDRs("10.201.8.0/24,fd00:c:1e::/64"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	if a, ok := c.Adopt("a", rt.NetNS); ok {
+		t.Errorf("before there is an interface: %+v", a)
+	}
+	made, err := c.Setup(t.Context(), rt)
+	if err != nil {
+		t.Fatalf("Setup: %v", err)
+	}
+	if a, ok := c.Adopt("a", "/no/such/namespace"); !ok || a != made {
+		t.Errorf("with a record: %+v, %v", a, ok)
+	}
+	for _, f := range n.files() {
+		if err := os.Remove(filepath.Join(n.cfg.CacheDir, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = n.start()
+	if _, ok := c.Attachment("a"); ok {
+		t.Error("there is an attachment without a cache")
+	}
+	if a, ok := c.Adopt("a", rt.NetNS); !ok || !slices.Equal(a.IPs, made.IPs) || a.Network != "real" {
+		t.Errorf("adopted: %+v, %v; want %v", a, ok, made.IPs)
+	}
+	if _, ok := c.Attachment("a"); !ok {
+		t.Error("it is forgotten at once")
+	}
+	if err := c.Teardown(t.Context(), rt); err != nil {
+		t.Fatalf("Teardown: %v", err)
+	}
+	if a, ok := c.Adopt("a", rt.NetNS); ok {
+		t.Errorf("after the end: %+v", a)
+	}
+	if left := leases(t, ipamDir); len(left) != 0 {
+		t.Errorf("addresses leaked: %v", left)
+	}
+	if text := rules(t, host); strings.Contains(text, "8080") || strings.Contains(text, made.IPs[0]) {
+		t.Errorf("rules leaked:\n%s", text)
+	}
+}
+
 // Without its namespace, a pod still gives back what it holds outside.
 func TestRealPluginsWithoutNamespace(t *testing.T) {
 	n, host, ipamDir := realNode(t)

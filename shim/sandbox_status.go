@@ -2,9 +2,11 @@ package shim
 
 import (
 	"context"
+	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -22,9 +24,21 @@ func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
 	if !sb.Running || !s.networked(sb) {
 		return sb.Running
 	}
-	_, attached := s.cni.Attachment(sb.ID)
+	_, attached := s.attachment(sb)
 	return attached
 }
+
+// attachment is a sandbox's to its network. CNI's cache may not know those that
+// another adapter has made, and a pod that works must not be replaced for that.
+func (s *Service) attachment(sb *translate.Sandbox) (*network.Attachment, bool) {
+	if a, ok := s.cni.Attachment(sb.ID); ok || sb.Config != nil || !sb.Running {
+		return a, ok
+	}
+	return s.cni.Adopt(sb.ID, processNetNS(sb.Pid))
+}
+
+// processNetNS names the network namespace of a process.
+func processNetNS(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 // sandboxIPs are the addresses of a ready sandbox; none with the host's network.
 func (s *Service) sandboxIPs(sb *translate.Sandbox) []string {
@@ -32,7 +46,7 @@ func (s *Service) sandboxIPs(sb *translate.Sandbox) []string {
 		return nil
 	}
 	if s.cni != nil {
-		if a, ok := s.cni.Attachment(sb.ID); ok {
+		if a, ok := s.attachment(sb); ok {
 			return a.IPs
 		}
 	}
@@ -89,7 +103,7 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 		"cgroupParent": sb.CgroupParent, "docker": inspect,
 	}
 	if s.cni != nil && !sb.HostNetwork {
-		a, _ := s.cni.Attachment(sb.ID)
+		a, _ := s.attachment(sb)
 		info["netns"], info["cniResult"] = s.netnsPath(sb.ID), a
 	}
 	return jsonInfo(map[string]any{"info": info})

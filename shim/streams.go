@@ -70,5 +70,5 @@ func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (string, 
 	if err != nil || sb.HostNetwork {
 		return "", err
 	}
-	return fmt.Sprintf("/proc/%d/ns/net", sb.Pid), nil
+	return processNetNS(sb.Pid), nil
 }
