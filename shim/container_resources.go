@@ -114,9 +114,9 @@ func (s *Service) withUpdates(c *translate.Container) *translate.Container {
 	return c.WithResources(r)
 }
 
-// containerStatus is the CRI status with the resources in force, to be sent and
+// encodedStatus is the CRI status with the resources in force, to be sent and
 // not to be read here.
-func (s *Service) containerStatus(c *translate.Container) *runtimeapi.ContainerStatus {
+func (s *Service) encodedStatus(c *translate.Container) *runtimeapi.ContainerStatus {
 	return translate.EncodedContainerStatus(s.withUpdates(c))
 }
 

@@ -30,7 +30,7 @@ func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerSt
 	if err != nil {
 		return nil, err
 	}
-	resp := &runtimeapi.ContainerStatusResponse{Status: s.containerStatus(c)}
+	resp := &runtimeapi.ContainerStatusResponse{Status: s.encodedStatus(c)}
 	if r.GetVerbose() {
 		resp.Info, err = s.containerInfo(ctx, c)
 	}

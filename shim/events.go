@@ -49,7 +49,7 @@ func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventRespons
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}
 	for _, c := range t.Members {
-		e.ContainersStatuses = append(e.ContainersStatuses, s.containerStatus(c))
+		e.ContainersStatuses = append(e.ContainersStatuses, s.encodedStatus(c))
 	}
 	return e
 }

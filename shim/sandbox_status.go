@@ -80,7 +80,7 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	// the init containers over and over. Without, it asks for each container.
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
 	for _, c := range s.index.ContainersOf(sb.ID) {
-		resp.ContainersStatuses = append(resp.ContainersStatuses, s.containerStatus(c))
+		resp.ContainersStatuses = append(resp.ContainersStatuses, s.encodedStatus(c))
 	}
 	if r.GetVerbose() {
 		resp.Info, err = s.sandboxInfo(ctx, sb)

@@ -184,32 +184,24 @@ func (s *Service) start(ctx context.Context) error {
 		return ignoreEnded(ctx, err)
 	}
 	log := klog.FromContext(ctx)
-	if err := s.resumeLogs(ctx); err != nil {
-		log.Error(err, "Some container logs are not followed")
-	}
-	if err := s.adoptNetworks(ctx); err != nil {
-		log.Error(err, "Some network namespaces are not pinned; it is tried again before they are released")
-	}
-	if err := s.collectRemains(ctx); err != nil {
-		log.Error(err, "What pods that are gone have left is not all released; it is tried again at the next start")
-	}
-	if err := s.collectImageVolumes(ctx); err != nil {
-		log.Error(err, "Image volumes of containers that are gone are not all released; they are tried again at the next start")
-	}
-	if err := s.collectUpdates(ctx); err != nil {
-		log.Error(err, "Updated resources of containers that are gone are left behind")
-	}
-	if err := s.collectPositions(ctx); err != nil {
-		log.Error(err, "Log positions of containers that are gone are left behind")
-	}
-	if err := s.collectMountSpecs(ctx); err != nil {
-		log.Error(err, "CDI specifications of containers that are gone are left behind")
-	}
-	if err := s.removeProbes(ctx); err != nil {
-		log.Error(err, "Containers that looked into images are left behind")
-	}
-	if _, err := s.pauseImage(ctx); err != nil {
-		log.Error(err, "No sandbox image yet; it is tried again with the first pod")
+	for _, step := range []struct {
+		do     func(context.Context) error
+		failed string
+	}{
+		{s.resumeLogs, "Some container logs are not followed"},
+		{s.resumeCheckpointed, "Containers that were being checkpointed may be paused; it is tried again at the next start"},
+		{s.adoptNetworks, "Some network namespaces are not pinned; it is tried again before they are released"},
+		{s.collectRemains, "What pods that are gone have left is not all released; it is tried again at the next start"},
+		{s.collectImageVolumes, "Image volumes of containers that are gone are not all released; they are tried again at the next start"},
+		{s.collectUpdates, "Updated resources of containers that are gone are left behind"},
+		{s.collectPositions, "Log positions of containers that are gone are left behind"},
+		{s.collectMountSpecs, "CDI specifications of containers that are gone are left behind"},
+		{s.removeProbes, "Containers that looked into images are left behind"},
+		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; it is tried again with the first pod"},
+	} {
+		if err := step.do(ctx); err != nil {
+			log.Error(err, step.failed)
+		}
 	}
 	close(s.ready)
 	log.Info("Ready", "engine", s.Host().EngineVersion, "api", s.Host().APIVersion)

@@ -8,11 +8,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// CheckpointContainer is not offered: see the error.
-func (s *Service) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
-	return nil, fmt.Errorf("checkpoint of a container: %w: Docker offers it only with the daemon's experimental flag and CRIU, and cridock does not use it yet", errdefs.ErrNotImplemented)
-}
-
 // CheckpointPod is not offered: see the error.
 func (s *Service) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) (*runtimeapi.CheckpointPodResponse, error) {
 	return nil, fmt.Errorf("checkpoint of a pod: %w: Docker cannot checkpoint the namespaces that the containers of a pod share", errdefs.ErrNotImplemented)

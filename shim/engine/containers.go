@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/checkpoint"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
@@ -46,6 +47,27 @@ func (c *Client) ContainerStart(ctx context.Context, id string) error {
 func (c *Client) ContainerKill(ctx context.Context, id, signal string) error {
 	return c.call(ctx, "container kill", longTimeout, func(ctx context.Context, cl *client.Client) error {
 		return cl.ContainerKill(ctx, id, signal)
+	})
+}
+
+// ContainerPause implements [Containers].
+func (c *Client) ContainerPause(ctx context.Context, id string) error {
+	return c.call(ctx, "container pause", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerPause(ctx, id)
+	})
+}
+
+// ContainerUnpause implements [Containers].
+func (c *Client) ContainerUnpause(ctx context.Context, id string) error {
+	return c.call(ctx, "container unpause", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerUnpause(ctx, id)
+	})
+}
+
+// ContainerCheckpoint implements [Containers].
+func (c *Client) ContainerCheckpoint(ctx context.Context, id, dir, name string) error {
+	return c.call(ctx, "container checkpoint", 0, func(ctx context.Context, cl *client.Client) error {
+		return cl.CheckpointCreate(ctx, id, checkpoint.CreateOptions{CheckpointID: name, CheckpointDir: dir})
 	})
 }
 

@@ -25,6 +25,16 @@ type Containers interface {
 	ContainerStart(ctx context.Context, id string) error
 	// ContainerKill sends a signal ("SIGTERM"). errdefs.ErrConflict: not running.
 	ContainerKill(ctx context.Context, id, signal string) error
+	// ContainerPause freezes a running container's processes, ContainerUnpause
+	// lets them go on. errdefs.ErrConflict: they are frozen, or do not run;
+	// errdefs.ErrInternal: they are not frozen.
+	ContainerPause(ctx context.Context, id string) error
+	ContainerUnpause(ctx context.Context, id string) error
+	// ContainerCheckpoint has CRIU write the state of a container's processes to
+	// dir/name, a new directory that the daemon makes; the container runs on if it
+	// did, and stays paused if it was. Only an experimental daemon can do it. It is
+	// bounded by ctx only, and ending ctx does not end it in the daemon.
+	ContainerCheckpoint(ctx context.Context, id, dir, name string) error
 	// ContainerRemove kills and removes a container and its anonymous volumes.
 	ContainerRemove(ctx context.Context, id string) error
 	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)

@@ -88,6 +88,17 @@ func (p *process) upperDir() string {
 	return upper
 }
 
+// UpperDir is the writable layer of a process's root, if that is an overlay;
+// else "". errdefs.ErrNotFound: there is no such process.
+func UpperDir(pid int) (string, error) {
+	p, err := openProcess("/proc", pid)
+	if err != nil {
+		return "", err
+	}
+	defer p.close()
+	return p.upperDir(), nil
+}
+
 // netInterface are the counters of one network interface.
 type netInterface struct {
 	name                                    string

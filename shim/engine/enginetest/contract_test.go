@@ -33,6 +33,8 @@ var contract = map[string]func(*testing.T, subject){
 	"joined namespace":    contractJoined,
 	"missing container":   contractMissing,
 	"kill":                contractKill,
+	"pause":               contractPause,
+	"checkpoint":          contractCheckpoint,
 	"remove":              contractRemove,
 	"list":                contractList,
 	"update":              contractUpdate,
@@ -250,6 +252,8 @@ func contractMissing(t *testing.T, s subject) {
 	wantClass(t, "remove", s.ContainerRemove(ctx, id), errdefs.IsNotFound)
 	wantClass(t, "wait", s.ContainerWait(ctx, id), errdefs.IsNotFound)
 	wantClass(t, "update", s.ContainerUpdate(ctx, id, container.UpdateConfig{}), errdefs.IsNotFound)
+	wantClass(t, "pause", s.ContainerPause(ctx, id), errdefs.IsNotFound)
+	wantClass(t, "unpause", s.ContainerUnpause(ctx, id), errdefs.IsNotFound)
 	_, err = s.ContainerLogs(ctx, id, time.Time{}, false)
 	wantClass(t, "logs", err, errdefs.IsNotFound)
 	// The client gives errors of calls that take over their connection no class.
@@ -274,6 +278,37 @@ func contractKill(t *testing.T, s subject) {
 	wantClass(t, "resize of an exited one", s.ContainerResize(t.Context(), id, 24, 80), errdefs.IsConflict)
 	running := s.start(t, "sleep", "1000")
 	wantClass(t, "no such signal", s.ContainerKill(t.Context(), running, "SIGNONE"), errdefs.IsInvalidArgument)
+}
+
+func contractPause(t *testing.T, s subject) {
+	ctx, id := t.Context(), s.create(t, "sleep", "1000")
+	wantClass(t, "pause of a created one", s.ContainerPause(ctx, id), errdefs.IsConflict)
+	if err := s.ContainerStart(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	wantClass(t, "unpause of a running one", s.ContainerUnpause(ctx, id), errdefs.IsInternal)
+	wantClass(t, "pause", s.ContainerPause(ctx, id), isNil)
+	wantClass(t, "second pause", s.ContainerPause(ctx, id), errdefs.IsConflict)
+	if st := s.state(t, id); st.Status != "paused" || !st.Running || !st.Paused {
+		t.Errorf("paused, the state is %+v", st)
+	}
+	wantClass(t, "unpause", s.ContainerUnpause(ctx, id), isNil)
+	if st := s.state(t, id); st.Status != "running" || !st.Running || st.Paused {
+		t.Errorf("unpaused, the state is %+v", st)
+	}
+	wantClass(t, "pause", s.ContainerPause(ctx, id), isNil)
+	wantClass(t, "kill of a paused one", s.ContainerKill(ctx, id, "SIGKILL"), isNil)
+	if st := s.exited(t, id); st.Status != "exited" || st.Paused {
+		t.Errorf("killed while it was paused, the state is %+v", st)
+	}
+}
+
+func contractCheckpoint(t *testing.T, s subject) {
+	if s.Capabilities().Experimental {
+		t.Skip("what an experimental engine does depends on CRIU and the kernel")
+	}
+	err := s.ContainerCheckpoint(t.Context(), s.start(t, "sleep", "1000"), t.TempDir(), "checkpoint")
+	wantClass(t, "checkpoint", err, errdefs.IsNotImplemented)
 }
 
 func contractRemove(t *testing.T, s subject) {

@@ -213,6 +213,9 @@ func (s *Server) killContainer(w http.ResponseWriter, r *http.Request, ref strin
 		return errorf(http.StatusConflict, "Cannot kill container: %s: Container %s is not running", ref, c.inspect.ID)
 	}
 	s.containerEvent(c, "kill", "signal", strconv.Itoa(int(sig)))
+	if c.inspect.State.Paused {
+		s.setPaused(c, false)
+	}
 	s.mu.Unlock()
 	p.signal(sig)
 	w.WriteHeader(http.StatusNoContent)

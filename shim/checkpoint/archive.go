@@ -1,0 +1,132 @@
+package checkpoint
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Images is the name of the directory, in that of a checkpoint, that CRIU's
+// images belong into.
+const Images = "checkpoint"
+
+// Config is what config.dump says of a container.
+type Config struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Image     string `json:"rootfsImage,omitempty"`
+	ImageRef  string `json:"rootfsImageRef,omitempty"`
+	ImageName string `json:"rootfsImageName,omitempty"`
+	// Runtime is the OCI runtime.
+	Runtime        string    `json:"runtime,omitempty"`
+	CreatedAt      time.Time `json:"createdTime"`
+	CheckpointedAt time.Time `json:"checkpointedTime"`
+	RestoredAt     time.Time `json:"restoredTime"`
+	Restored       bool      `json:"restored"`
+}
+
+// Container is what there is to tell of a container besides CRIU's images.
+type Container struct {
+	Config Config
+	// Status is any value; its JSON form becomes status.dump.
+	Status any
+	// Spec is a file with the OCI specification.
+	Spec string
+	// Log is the file of the container's output; empty, or gone: none.
+	Log string
+	// UpperDir is the directory of its writable layer.
+	UpperDir string
+}
+
+// Describe writes all parts of a checkpoint but CRIU's images into dir. The
+// container must not write meanwhile. It ends with ctx.
+func Describe(ctx context.Context, dir string, c Container) error {
+	if err := writeJSON(filepath.Join(dir, "config.dump"), c.Config); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(dir, "status.dump"), c.Status); err != nil {
+		return err
+	}
+	if err := copyFile(ctx, filepath.Join(dir, "spec.dump"), c.Spec); err != nil {
+		return fmt.Errorf("OCI specification: %w", err)
+	}
+	if c.Log != "" {
+		if err := copyFile(ctx, filepath.Join(dir, "container.log"), c.Log); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("log: %w", err)
+		}
+	}
+	diff := func(w io.Writer) error { return writeLayer(ctx, w, c.UpperDir) }
+	if err := create(filepath.Join(dir, "rootfs-diff.tar"), diff); err != nil {
+		return fmt.Errorf("writable layer: %w", err)
+	}
+	return nil
+}
+
+// Archive writes the directory of a checkpoint as a tar that only its owner can
+// read. location, whose directory must exist, has all of it or is as before. It
+// ends with ctx.
+func Archive(ctx context.Context, dir, location string) (err error) {
+	draft, err := os.CreateTemp(filepath.Dir(location), ".checkpoint-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(draft.Name()))
+		}
+	}()
+	t := tar.NewWriter(&writer{ctx, draft})
+	err = errors.Join(t.AddFS(os.DirFS(dir)), t.Close(), draft.Sync(), draft.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(draft.Name(), location)
+}
+
+func writeJSON(path string, v any) error {
+	return create(path, func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
+}
+
+// copyFile copies what a file has now, which may be growing.
+func copyFile(ctx context.Context, to, from string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	return create(to, func(w io.Writer) error {
+		_, err := io.Copy(&writer{ctx, w}, io.LimitReader(in, info.Size()))
+		return err
+	})
+}
+
+func create(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// writer writes until its context ends.
+type writer struct {
+	ctx context.Context // of one copy
+	w   io.Writer
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	if err := context.Cause(w.ctx); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
+}

@@ -1,0 +1,32 @@
+package checkpoint
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+)
+
+// SpecFile is where containerd has the OCI specification of a running
+// container, pid being its first process on the node. A shim works in the
+// bundle of a container, next to which are those of the others that it serves:
+// so the path is right wherever containerd keeps its state.
+func SpecFile(containerID string, pid int) (string, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(status) {
+		if value, ok := bytes.CutPrefix(line, []byte("PPid:")); ok {
+			shim, err := strconv.Atoi(string(bytes.TrimSpace(value)))
+			if err != nil || shim == 0 {
+				break
+			}
+			return fmt.Sprintf("/proc/%d/cwd/../%s/config.json", shim, containerID), nil
+		}
+	}
+	return "", fmt.Errorf("process %d of container %s: %w: its shim is not to be seen; does this program run in Docker's PID namespace?",
+		pid, containerID, errdefs.ErrFailedPrecondition)
+}

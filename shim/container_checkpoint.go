@@ -1,0 +1,210 @@
+package shim
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/checkpoint"
+	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/translate"
+)
+
+// CheckpointContainer writes the state of a running container, which then goes
+// on, to an archive at location, a path on the node; package checkpoint says
+// what is in it. Without success there is nothing new at location.
+//
+// It is Unimplemented where the daemon is not experimental or has no CRIU. A
+// checkpoint that takes longer than the timeout (zero: than any operation may)
+// is DeadlineExceeded; Docker cannot be made to give it up, so the container is
+// frozen until it is done, and what it has written is removed then.
+func (s *Service) CheckpointContainer(ctx context.Context, r *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	if caps := s.engine.Capabilities(); caps == nil || !caps.Experimental {
+		return nil, fmt.Errorf("checkpoint of a container: %w: Docker offers it only with \"experimental\": true in daemon.json, and needs CRIU on the node", errdefs.ErrNotImplemented)
+	}
+	c, err := s.index.Container(ctx, r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !filepath.IsAbs(r.GetLocation()):
+		return nil, fmt.Errorf("location %q: %w: not an absolute path", r.GetLocation(), errdefs.ErrInvalidArgument)
+	case r.GetTimeout() < 0:
+		return nil, fmt.Errorf("timeout %d: %w: negative", r.GetTimeout(), errdefs.ErrInvalidArgument)
+	case r.GetTimeout() > 0:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(r.GetTimeout(), int64(maxGrace/time.Second)))*time.Second)
+		defer cancel()
+	}
+	unlock, err := s.locks.lock(ctx, "checkpoint/"+c.ID)
+	if err != nil {
+		return nil, err
+	}
+	_, err = detach(ctx, s, func(op context.Context) (struct{}, error) {
+		defer unlock()
+		return struct{}{}, s.checkpointContainer(op, ctx, c.ID, r.GetLocation())
+	})
+	return &runtimeapi.CheckpointContainerResponse{}, err
+}
+
+// checkpointContainer makes no archive once caller has ended.
+func (s *Service) checkpointContainer(ctx, caller context.Context, id, location string) error {
+	c, err := s.index.Container(ctx, id)
+	if err != nil {
+		return err
+	}
+	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return fmt.Errorf("container %s is %s: %w; only a running one can be checkpointed", c.ID, c.State, errdefs.ErrFailedPrecondition)
+	}
+	// Docker itself is asked: what is paused now would be unpaused at the end.
+	if in, err := s.engine.ContainerInspect(ctx, c.ID); err != nil {
+		return err
+	} else if in.State.Paused {
+		return fmt.Errorf("container %s was paused by somebody: %w; unpause it first", c.ID, errdefs.ErrFailedPrecondition)
+	}
+	// Now, and not after all the work.
+	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
+		return fmt.Errorf("location %q: %w: there is no such directory", location, errdefs.ErrFailedPrecondition)
+	}
+	dir := s.checkpointDir(c.ID)
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return err
+	}
+	if err := s.takeCheckpoint(ctx, c, dir); err != nil {
+		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			klog.FromContext(ctx).Error(err, "A checkpoint's files are left until the next start", "containerID", c.ID)
+		}
+	}()
+	if err := checkpoint.Archive(caller, dir, location); err != nil {
+		return fmt.Errorf("archive of the checkpoint of container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+// takeCheckpoint writes all parts of a checkpoint to dir while the container is
+// paused, so that its memory, its files and its log are of the same moment. If
+// it fails dir is gone, unless it is still needed: see resumeCheckpointed.
+func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container, dir string) (err error) {
+	defer func() {
+		if uerr := s.unpause(ctx, c.ID); uerr != nil {
+			err = errors.Join(err, uerr)
+		} else if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	if err := s.engine.ContainerPause(ctx, c.ID); err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	if err := s.engine.ContainerCheckpoint(ctx, c.ID, dir, checkpoint.Images); err != nil {
+		return checkpointError(err)
+	}
+	parts, err := s.checkpointParts(c)
+	if err != nil {
+		return err
+	}
+	return checkpoint.Describe(ctx, dir, parts)
+}
+
+func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container, error) {
+	spec, err := checkpoint.SpecFile(c.ID, c.Pid)
+	if err != nil {
+		return checkpoint.Container{}, err
+	}
+	upper := c.UpperDir
+	if upper == "" {
+		if upper, err = stats.UpperDir(c.Pid); err != nil {
+			return checkpoint.Container{}, err
+		}
+	}
+	if upper == "" {
+		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: a container's files can only be told from its image's with an overlay", c.Driver, errdefs.ErrFailedPrecondition)
+	}
+	status := translate.CRIContainerStatus(s.withUpdates(c))
+	image := status.GetImage().GetImage()
+	return checkpoint.Container{
+		Config: checkpoint.Config{
+			ID: c.ID, Name: c.Name, Image: image, ImageName: image, ImageRef: c.ImageRef,
+			Runtime: cmp.Or(c.RuntimeHandler, s.Host().DefaultRuntime), CreatedAt: time.Unix(0, c.CreatedAt).UTC(), CheckpointedAt: time.Now().UTC(),
+		},
+		Status: status, Spec: spec, Log: c.LogPath, UpperDir: upper,
+	}, nil
+}
+
+// noCRIU is what runc says without CRIU, in a text of which Docker makes an
+// internal error: seen with runc 1.1 and 1.3, API 1.41 to 1.51.
+const noCRIU = `exec: "criu": executable file not found`
+
+func checkpointError(err error) error {
+	if strings.Contains(err.Error(), noCRIU) {
+		return fmt.Errorf("%w: Docker needs CRIU for it, which is not on the node: %w", errdefs.ErrNotImplemented, err)
+	}
+	return err
+}
+
+// unpause lets a container go on that a checkpoint has paused. It is success if
+// the container is gone or goes on already. A daemon that is away for a moment
+// is waited for: nobody else would do it.
+func (s *Service) unpause(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := s.tryUnpause(ctx, id)
+		if err == nil || !errdefs.IsUnavailable(err) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (s *Service) tryUnpause(ctx context.Context, id string) error {
+	c, err := s.engine.ContainerInspect(ctx, id)
+	if err == nil && c.State.Paused {
+		err = s.engine.ContainerUnpause(ctx, id)
+	}
+	if err := ignoreNotFound(err); err != nil {
+		return fmt.Errorf("container %s stays paused: %w", id, err)
+	}
+	return nil
+}
+
+// checkpointDir is where a checkpoint is made; Docker writes there as well.
+// While there is one its container may be paused.
+func (s *Service) checkpointDir(containerID string) string {
+	return filepath.Join(s.checkpointsDir(), containerID)
+}
+
+func (s *Service) checkpointsDir() string { return filepath.Join(s.cfg.RootDir, "checkpoints") }
+
+// resumeCheckpointed ends the checkpoints that an earlier process of ours has
+// left half done.
+func (s *Service) resumeCheckpointed(ctx context.Context) error {
+	entries, err := os.ReadDir(s.checkpointsDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if uerr := s.tryUnpause(ctx, e.Name()); uerr != nil {
+			err = errors.Join(err, uerr)
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(s.checkpointDir(e.Name())))
+	}
+	return err
+}
