@@ -32,8 +32,15 @@ func (e *inNetNSExec) ExecPlugin(ctx context.Context, path string, stdin []byte,
 // realNode is a node with Debian's plug-ins and a host namespace of its own.
 func realNode(t *testing.T) (n *node, host, ipamDir string) {
 	t.Helper()
+	return realNodeWith(t, "/usr/lib/cni", "1.0.0")
+}
+
+// realNodeWith is realNode with the plug-ins of a directory, and more of them in
+// the chain.
+func realNodeWith(t *testing.T, binDir, cniVersion string, more ...string) (n *node, host, ipamDir string) {
+	t.Helper()
 	for _, plugin := range []string{"bridge", "host-local", "portmap", "tuning", "loopback"} {
-		if _, err := os.Stat(filepath.Join("/usr/lib/cni", plugin)); err != nil {
+		if _, err := os.Stat(filepath.Join(binDir, plugin)); err != nil {
 			t.Fatalf("needs the CNI plug-ins (Debian: containernetworking-plugins): %v", err)
 		}
 	}
@@ -44,17 +51,17 @@ func realNode(t *testing.T) (n *node, host, ipamDir string) {
 	if err := prepareNetNS(host); err != nil {
 		t.Fatal(err)
 	}
-	n.cfg.BinDirs = []string{"/usr/lib/cni"}
+	n.cfg.BinDirs = []string{binDir}
 	n.cfg.Exec = &inNetNSExec{host: host}
 	n.writeConf("10-real.conflist", fmt.Sprintf(`{
- "cniVersion": "1.0.0", "name": "real",
+ "cniVersion": %q, "name": "real",
  "plugins": [
   {"type": "bridge", "bridge": "crbr0", "isGateway": true, "ipMasq": true,
    "capabilities": {"ipRanges": true},
    "ipam": {"type": "host-local", "dataDir": %q, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}},
-  {"type": "tuning", "sysctl": {"net.core.somaxconn": "99"}}
- ]}`, ipamDir))
+  {"type": "tuning", "sysctl": {"net.core.somaxconn": "99"}}%s
+ ]}`, cniVersion, ipamDir, strings.Join(append([]string{""}, more...), ",\n  ")))
 	return n, host, ipamDir
 }
 
@@ -294,6 +301,85 @@ func TestRealPluginsRollBack(t *testing.T) {
 			t.Errorf("interfaces left in the sandbox: %v, %v", links, err)
 		}
 		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRealPluginsOfCNI11 has the verbs that came with version 1.1 answered by
+// plug-ins that know them: those of release 1.6 and later, which Debian 12 does
+// not have.
+func TestRealPluginsOfCNI11(t *testing.T) {
+	binDir := os.Getenv("CRIDOCK_CNI_BIN")
+	if binDir == "" {
+		t.Skip("CRIDOCK_CNI_BIN names no directory with plug-ins of CNI 1.1")
+	}
+	n, host, ipamDir := realNodeWith(t, binDir, "1.1.0", `{"type": "bandwidth", "capabilities": {"bandwidth": true}}`, `{"type": "firewall"}`)
+	c := n.start()
+	if err := c.Status(t.Context()); err != nil {
+		t.Fatalf("Status: %v", err)
+	}
+	if err := c.SetPodCIDRs("10.201.11.0/24,fd00:c:1e::/64"); err != nil {
+		t.Fatal(err)
+	}
+	kept, stale := n.pod("kept"), n.pod("stale")
+	for i, rt := range []*libcni.RuntimeConf{kept, stale} {
+		rt.CapabilityArgs = map[string]any{
+			"portMappings": []map[string]any{{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8090 + i, "containerPort": 81, "protocol": "sctp"}},
+			"bandwidth":    map[string]any{"ingressRate": 1e6, "ingressBurst": 1 << 20, "egressRate": 2e6, "egressBurst": 1 << 20},
+		}
+		if _, err := c.Setup(t.Context(), rt); err != nil {
+			t.Fatalf("Setup: %v", err)
+		}
+		if err := c.Check(t.Context(), rt); err != nil {
+			t.Errorf("Check: %v", err)
+		}
+	}
+	if err := c.Status(t.Context()); err != nil {
+		t.Errorf("Status with pods: %v", err)
+	}
+
+	// The next process is told of one pod.
+	c = n.start()
+	for range 2 {
+		if err := c.GC(t.Context(), []string{"kept"}); err != nil {
+			t.Fatalf("GC: %v", err)
+		}
+	}
+	if left := leases(t, ipamDir); len(left) != 2 {
+		t.Errorf("after GC there are addresses %v, want the two of one pod", left)
+	}
+	if text := rules(t, host); strings.Contains(text, "8081") || strings.Contains(text, "8091") || !strings.Contains(text, "8080") || !strings.Contains(text, "8090") {
+		t.Errorf("after GC there are rules\n%s", text)
+	}
+	if _, err := os.Stat(stale.NetNS); err == nil {
+		t.Error("the stale namespace is still pinned")
+	}
+	if err := c.Check(t.Context(), kept); err != nil {
+		t.Errorf("Check of what GC had to leave alone: %v", err)
+	}
+	err := InNetNS(kept.NetNS, func() error { return exec.Command("ip", "address", "flush", "dev", "eth0").Run() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context(), kept); err == nil || !strings.Contains(err.Error(), "CNI CHECK") {
+		t.Errorf("Check without the addresses = %v", err)
+	}
+	if err := c.Teardown(t.Context(), kept); err != nil {
+		t.Errorf("Teardown: %v", err)
+	}
+	if left := leases(t, ipamDir); len(left) != 0 {
+		t.Errorf("addresses leaked: %v", left)
+	}
+	err = InNetNS(host, func() error {
+		links, err := net.Interfaces()
+		for _, link := range links {
+			if link.Name != "lo" && link.Name != "crbr0" {
+				t.Errorf("interface %s was left", link.Name)
+			}
+		}
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
