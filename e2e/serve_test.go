@@ -63,6 +63,8 @@ func TestServe(t *testing.T) {
 	}
 	refused("another cridock uses it", "--container-runtime-endpoint=unix://"+c.path("other.sock"))
 	refused("another process serves it", "--root-directory="+c.path("other-root"))
+	refused("another cridock serves it", "--container-runtime-endpoint=unix://"+c.path("other.sock"),
+		"--root-directory="+c.path("other-root"), "--runtime-directory="+c.path("other-run"))
 	file := c.path("a-file")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)

@@ -74,6 +74,10 @@ type Config struct {
 	ShimGrouping bool
 	// PullProgressTimeout ends a pull that makes no progress in any phase.
 	PullProgressTimeout time.Duration
+	// ClaimEngine, if not nil, is asked at every connect, before anything is read
+	// or changed, for the engine whose data is in the given directory. An error
+	// ends the attempt.
+	ClaimEngine func(ctx context.Context, dataDir string) error
 	// Tracing makes spans of CRI calls. Without it they are a sixth cheaper.
 	Tracing   bool
 	Streaming streaming.Config
@@ -221,6 +225,11 @@ func (s *Service) connected(ctx context.Context) error {
 	caps, err := s.engine.Refresh(ctx)
 	if err != nil {
 		return err
+	}
+	if s.cfg.ClaimEngine != nil {
+		if err := s.cfg.ClaimEngine(ctx, caps.RootDir); err != nil {
+			return err
+		}
 	}
 	s.host.Store(s.describeHost(caps))
 	klog.FromContext(ctx).Info("Connected to Docker", "engine", caps.EngineVersion, "api", caps.APIVersion,

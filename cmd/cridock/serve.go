@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
@@ -28,12 +26,15 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err := o.complete(cmd.Flags()); err != nil {
 		return err
 	}
-	ctx := cmd.Context()
+	ctx, refuse := context.WithCancelCause(cmd.Context())
+	defer refuse(nil)
 	unlock, err := lockRoot(o.rootDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	data := &engineData{refuse: refuse}
+	defer data.release()
 	flush, err := o.startTracing(ctx)
 	if err != nil {
 		return err
@@ -55,7 +56,9 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	service, err := shim.New(o.serviceConfig(), docker, cni, metrics)
+	cfg := o.serviceConfig()
+	cfg.ClaimEngine = data.claim
+	service, err := shim.New(cfg, docker, cni, metrics)
 	if err != nil {
 		return err
 	}
@@ -70,23 +73,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	g.Go(func() error { return service.Serve(gctx, listener) })
 	g.Go(func() error { return notifyReady(gctx, service.Ready()) })
 	g.Go(func() error { return o.serveMetrics(gctx, metrics.Handler(), service.Health) })
-	return g.Wait()
-}
-
-// lockRoot takes the root directory for this process alone: two adapters on one
-// state would undo each other's work.
-func lockRoot(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("root-directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("root-directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("root-directory %s: another cridock uses it: %w", dir, err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil
+	return errors.Join(g.Wait(), data.refused())
 }
 
 // systemdEndpoint says that the socket comes from systemd, as in cri-dockerd's
