@@ -114,7 +114,7 @@ func readTar(t *testing.T, r io.Reader) map[string]string {
 // checkFailedCheckpoint: CRIU does not take processes with a connection.
 func checkFailedCheckpoint(t *testing.T, p *pod) {
 	t.Helper()
-	talker := p.start("talker", "nc -l -p 99 -s 127.0.0.1 >/dev/null & sleep 0.2; echo up; sleep 1000 | nc 127.0.0.1 99")
+	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & while :; do sleep 1000 | nc 127.0.0.1 99; done")
 	eventually(t, "they talk", 10*time.Second, func() bool {
 		r, err := talker.exec(10, "sh", "-c", "grep -c ' 01 ' /proc/net/tcp")
 		return err == nil && r.ExitCode == 0

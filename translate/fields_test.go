@@ -2,18 +2,22 @@ package translate
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Fields of the CRI request messages and what becomes of them: "has an effect
-// at …", "refused …", or "unused: why". TestEveryFieldIsAccountedFor fails when
-// the CRI has a field that is not here, or no longer has one that is.
+// Fields of the CRI's configurations and what becomes of them.
+// TestEveryFieldIsAccountedFor fails when the CRI has a field that is not here,
+// or no longer has one that is; TestEveryFieldIsKept when what is said of one is
+// not true. The fields of requests are looked at in package shim.
 var (
 	metadataFields = map[string]string{
 		"metadata.name": "Docker name, label, record", "metadata.uid": "Docker name, label, record",
@@ -39,11 +43,11 @@ var (
 	idFields        = map[string]string{"value": "User"}
 	idMappingFields = map[string]string{"host_id": "refused with its list", "container_id": "refused with its list", "length": "refused with its list"}
 	namespaceFields = map[string]string{
-		"network": "NetworkMode, UTSMode", "pid": "PidMode", "ipc": "IpcMode", "target_id": "PidMode; refused on sandboxes",
+		"network": "NetworkMode, UTSMode", "pid": "PidMode", "ipc": "IpcMode", "target_id": "PidMode",
 		"userns_options.mode": "refused but NODE",
 	}
 	imageFields = map[string]string{
-		"image": "resolved by the caller", "annotations": "echoed in status", "user_specified_image": "echoed in status",
+		"image": "Image, by the caller's look-up", "annotations": "echoed in status", "user_specified_image": "echoed in status",
 		"runtime_handler": "refused unless the sandbox's; echoed in status", "image_ref": "echoed in status",
 	}
 )
@@ -51,21 +55,22 @@ var (
 func sandboxFields() map[string]string {
 	const sc = "linux.security_context."
 	fields := map[string]string{
-		"hostname": "Hostname", "log_directory": "log path label of containers",
+		"hostname": "Hostname", "log_directory": "record: the directory of the containers' logs",
 		"dns_config.servers": "ResolvConf, CNI dns", "dns_config.searches": "ResolvConf, CNI dns", "dns_config.options": "ResolvConf, CNI dns",
 		"port_mappings.protocol": "CNI portMappings, PortBindings", "port_mappings.container_port": "CNI portMappings, PortBindings",
 		"port_mappings.host_port": "CNI portMappings, PortBindings", "port_mappings.host_ip": "CNI portMappings, PortBindings",
 		"labels": "Labels, record", "annotations": "Labels, record, CNI bandwidth",
 		"linux.cgroup_parent": "CgroupParent, CNI cgroupPath", "linux.sysctls": "Sysctls, InterfaceSysctls",
 		sc + "readonly_rootfs": "ReadonlyRootfs", sc + "supplemental_groups": "GroupAdd",
-		sc + "supplemental_groups_policy": "validated; the pause image has no groups to merge",
-		sc + "privileged":                 "record: allows privileged containers", sc + "seccomp_profile_path": "SecurityOpt",
+		sc + "supplemental_groups_policy": "unused: the pause image has no groups to merge",
+		sc + "privileged":                 "SecurityOpt; allows privileged containers", sc + "seccomp_profile_path": "SecurityOpt",
 		"windows": "refused: a Linux node",
 	}
 	include(fields, "", metadataFields)
 	include(fields, "linux.overhead.", podResourceFields)
 	include(fields, "linux.resources.", podResourceFields)
 	include(fields, sc+"namespace_options.", namespaceFields)
+	fields[sc+"namespace_options.target_id"] = "refused: a sandbox joins no container"
 	include(fields, sc+"namespace_options.userns_options.uids.", idMappingFields)
 	include(fields, sc+"namespace_options.userns_options.gids.", idMappingFields)
 	include(fields, sc+"selinux_options.", selinuxFields)
@@ -84,7 +89,7 @@ func containerFields() map[string]string {
 		"mounts.container_path": "Mounts", "mounts.host_path": "Mounts", "mounts.readonly": "Mounts",
 		"mounts.selinux_relabel": "done by the caller on the host: Docker's mounts have no such option",
 		"mounts.propagation":     "Mounts", "mounts.recursive_read_only": "Mounts", "mounts.image_sub_path": "Mounts",
-		"mounts.mount_options":   "CDI device by the caller, else refused",
+		"mounts.mount_options":   "DeviceRequests: a CDI device of the caller's",
 		"devices.container_path": "Devices", "devices.host_path": "Devices", "devices.permissions": "Devices",
 		"labels": "Labels, record", "annotations": "Labels, record, CDI devices", "log_path": "label, LogConfig",
 		"stdin": "OpenStdin", "stdin_once": "StdinOnce", "tty": "Tty", "CDI_devices.name": "DeviceRequests", "stop_signal": "StopSignal",
@@ -97,12 +102,16 @@ func containerFields() map[string]string {
 	}
 	include(fields, "image.", imageFields)
 	include(fields, "mounts.image.", imageFields)
-	fields["mounts.image.runtime_handler"] = "unused: the engine has one image store; echoed in status"
-	fields["mounts.image.image_ref"] = "answered in status: the ID of the mounted image"
+	fields["mounts.image.image"] = "Mounts, by the caller's look-up"
+	fields["mounts.image.runtime_handler"] = "echoed in status: the engine has one image store"
+	fields["mounts.image.image_ref"] = "unused: the status has the ID of the mounted image"
 	include(fields, "mounts.uidMappings.", idMappingFields)
 	include(fields, "mounts.gidMappings.", idMappingFields)
 	include(fields, "linux.resources.", resourceFields)
 	include(fields, sc+"namespace_options.", namespaceFields)
+	for _, kind := range []string{"network", "ipc"} {
+		fields[sc+"namespace_options."+kind] = "refused unless the sandbox's: a container is in its pod's"
+	}
 	include(fields, sc+"namespace_options.userns_options.uids.", idMappingFields)
 	include(fields, sc+"namespace_options.userns_options.gids.", idMappingFields)
 	include(fields, sc+"selinux_options.", selinuxFields)
@@ -158,83 +167,396 @@ func walk(m protoreflect.MessageDescriptor, prefix string, visit func(path strin
 	}
 }
 
-// TestEveryFieldIsKept sets every field, one at a time, and looks for a
-// difference: an error, another Docker container, or other lists by CgroupFiles,
-// ResolvConf, InterfaceSysctls or CNIRuntimeConf. The record of the request in
-// the labels does not count.
+// example is a valid request for one field to be set in, and what it becomes.
+type example struct {
+	message   proto.Message
+	accounted map[string]string
+	// effect is what Docker, the kernel and CNI are given, and what the status
+	// shows. The record of the request in a label is not part of either.
+	effect func(*testing.T, proto.Message) (engine, status string, err error)
+}
+
+// TestEveryFieldIsKept sets every field, one at a time, and holds it against
+// what its account says. "refused": the request fails. "echoed" or "record": the
+// status differs and the engine's part does not. "unused": neither does. "done
+// by the caller": not to be seen here. Anything else: the engine's part differs.
 func TestEveryFieldIsKept(t *testing.T) {
-	// Fields whose effect depends on what the caller looks up or on others set.
-	elsewhere := []string{
-		"image.image", "image.annotations", "image.user_specified_image", "image.image_ref", "image.runtime_handler",
-		"metadata", "labels", "annotations", "log_directory", "mounts", "devices", "envs", "port_mappings",
-		"linux.overhead", "linux.resources", "linux.cgroup_parent", "CDI_devices",
-		"linux.security_context.privileged", "linux.security_context.supplemental_groups_policy", "linux.security_context.namespace_options",
-		"linux.security_context.run_as_user", "linux.security_context.run_as_group", "linux.security_context.run_as_username",
-		"linux.security_context.supplemental_groups", "linux.security_context.seccomp", "linux.security_context.apparmor",
-	}
-	for name, tc := range map[string]struct {
-		base   proto.Message
-		effect func(proto.Message) string
-	}{
-		"PodSandboxConfig": {podConfig, func(m proto.Message) string { return sandboxEffect(t, m.(*runtimeapi.PodSandboxConfig)) }},
-		"ContainerConfig":  {containerConfig, func(m proto.Message) string { return containerEffect(t, m.(*runtimeapi.ContainerConfig)) }},
+	for name, tc := range map[string]example{
+		"PodSandboxConfig": {exampleSandbox(), sandboxFields(), sandboxEffect},
+		"ContainerConfig":  {exampleContainer(), containerFields(), containerEffect},
 	} {
-		before := tc.effect(tc.base)
-		walk(tc.base.ProtoReflect().Descriptor(), "", func(path string) {
-			if slices.ContainsFunc(elsewhere, func(p string) bool { return path == p || strings.HasPrefix(path, p+".") }) {
-				return
-			}
-			m := proto.Clone(tc.base)
-			set(m.ProtoReflect(), strings.Split(path, "."))
-			if tc.effect(m) == before {
-				t.Errorf("%s.%s has no effect", name, path)
-			}
+		walk(tc.message.ProtoReflect().Descriptor(), "", func(path string) {
+			t.Run(name+"."+path, func(t *testing.T) { tc.check(t, path) })
 		})
 	}
 }
 
-func sandboxEffect(t *testing.T, cfg *runtimeapi.PodSandboxConfig) string {
-	created, err := DockerSandbox(SandboxRequest{Config: cfg, ImageID: pauseID}, fullHost)
-	if err != nil {
-		return err.Error()
+func (tc example) check(t *testing.T, path string) {
+	base := proto.Clone(tc.message)
+	if prepare := exampleContext[path]; prepare != nil {
+		prepare(base)
 	}
+	engine, status, err := tc.effect(t, base)
+	if err != nil {
+		t.Fatalf("the example is refused: %v", err)
+	}
+	changed := proto.Clone(base)
+	set(changed.ProtoReflect(), path, strings.Split(path, "."))
+	if proto.Equal(base, changed) {
+		t.Fatal("the field was not changed")
+	}
+	engineNow, statusNow, err := tc.effect(t, changed)
+	account := tc.accounted[path]
+	is := func(word string) bool { return strings.HasPrefix(account, word) }
+	switch {
+	case is("refused"):
+		if !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("it is not refused (%v)", err)
+		}
+	case err != nil:
+		t.Errorf("it is refused: %v", err)
+	case is("done by the caller"):
+	case is("unused"):
+		if engineNow != engine || statusNow != status {
+			t.Error("it has an effect")
+		}
+	case is("echoed"), is("record"):
+		if statusNow == status || engineNow != engine {
+			t.Errorf("in the status: %v, in the engine: %v; want it in the status alone", statusNow != status, engineNow != engine)
+		}
+	case engineNow == engine:
+		t.Error("it has no effect")
+	}
+}
+
+// exampleHost can do all that a request may ask for.
+var exampleHost = func() Host {
+	h := fullHost
+	h.Annotations, h.CDI, h.MountOptions, h.AppArmor, h.SELinux = true, true, true, true, true
+	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true}, "crun": {RecursiveReadOnly: true}}
+	return h
+}()
+
+// exampleSandbox and exampleContainer have an element of every list of messages,
+// so that each field of one can be set by itself.
+func exampleSandbox() *runtimeapi.PodSandboxConfig {
+	cfg := proto.CloneOf(podConfig)
+	cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 8080}}
+	cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{RunAsUser: &runtimeapi.Int64Value{Value: 1000}}}
+	return cfg
+}
+
+func exampleContainer() *runtimeapi.ContainerConfig {
+	cfg := proto.CloneOf(containerConfig)
+	cfg.Mounts = []*runtimeapi.Mount{{ContainerPath: "/a", HostPath: "/host"}}
+	cfg.Devices = []*runtimeapi.Device{{HostPath: "/dev/null"}}
+	cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/class=device"}}
+	cfg.Linux.Resources.HugepageLimits = []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 * mib}}
+	cfg.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{RunAsUser: &runtimeapi.Int64Value{Value: 1000}}
+	return cfg
+}
+
+const otherID = "0f00000000000000000000000000000000000000000000000000000000000000"
+
+// exampleValues are for fields that do not take just any value; the others get
+// someValue. Of a map they are a key and a value.
+var exampleValues = map[string]any{
+	"hostname": "other", "dns_config.servers": "10.0.0.9", "port_mappings.host_ip": "10.0.0.9", "linux.sysctls": [2]string{"net.core.somaxconn", "9"},
+	"CDI_devices.name": "vendor.com/class=other", "log_path": "other.log", "mounts.mount_options": "noexec", "devices.permissions": "r",
+	"image.image": "web:2", "mounts.image.image": "other", "mounts.image_sub_path": "sub",
+	"linux.overhead.unified":                                       [2]string{"memory.high", "9000000"},
+	"linux.resources.unified":                                      [2]string{"memory.high", "9000000"},
+	"linux.resources.memory_limit_in_bytes":                        int64(32 * mib),
+	"linux.resources.memory_swap_limit_in_bytes":                   int64(128 * mib),
+	"linux.resources.hugepage_limits.page_size":                    "1GB",
+	"linux.resources.oom_score_adj":                                int64(9),
+	"linux.security_context.seccomp_profile_path":                  "localhost//profile.json",
+	"linux.security_context.apparmor_profile":                      "localhost/profile",
+	"linux.security_context.run_as_username":                       "app",
+	"linux.security_context.namespace_options.target_id":           otherID,
+	"linux.security_context.capabilities.add_capabilities":         "NET_ADMIN",
+	"linux.security_context.capabilities.drop_capabilities":        "NET_RAW",
+	"linux.security_context.namespace_options.network":             runtimeapi.NamespaceMode_NODE,
+	"linux.security_context.namespace_options.pid":                 runtimeapi.NamespaceMode_NODE,
+	"linux.security_context.namespace_options.ipc":                 runtimeapi.NamespaceMode_NODE,
+	"linux.security_context.seccomp.profile_type":                  runtimeapi.SecurityProfile_Unconfined,
+	"linux.security_context.apparmor.profile_type":                 runtimeapi.SecurityProfile_Unconfined,
+	"linux.security_context.supplemental_groups_policy":            runtimeapi.SupplementalGroupsPolicy_Strict,
+	"linux.security_context.namespace_options.userns_options.mode": runtimeapi.NamespaceMode_POD,
+}
+
+// exampleContext is what else has to be asked for before a field counts.
+var exampleContext = map[string]func(proto.Message){
+	"linux.security_context.seccomp.profile_type": security(map[string]any{"seccomp": &runtimeapi.SecurityProfile{}}),
+	"linux.security_context.seccomp.localhost_ref": security(map[string]any{"seccomp": &runtimeapi.SecurityProfile{
+		ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/profile.json"}}),
+	"linux.security_context.apparmor.localhost_ref": security(map[string]any{"apparmor": &runtimeapi.SecurityProfile{
+		ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "profile"}}),
+	"linux.security_context.run_as_username": security(map[string]any{"run_as_user": nil}),
+	"linux.security_context.namespace_options.target_id": func(m proto.Message) {
+		if cfg, ok := m.(*runtimeapi.ContainerConfig); ok {
+			cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: containerID}
+		}
+	},
+	"mounts.recursive_read_only":        func(m proto.Message) { m.(*runtimeapi.ContainerConfig).Mounts[0].Readonly = true },
+	"mounts.image_sub_path":             ofImage,
+	"mounts.image.image":                ofImage,
+	"mounts.image.annotations":          ofImage,
+	"mounts.image.user_specified_image": ofImage,
+	"mounts.image.runtime_handler":      ofImage,
+	"mounts.image.image_ref":            ofImage,
+}
+
+// security sets fields of the security context; nil clears one.
+func security(fields map[string]any) func(proto.Message) {
+	return func(m proto.Message) {
+		sc := m.ProtoReflect()
+		for _, name := range []protoreflect.Name{"linux", "security_context"} {
+			sc = sc.Mutable(sc.Descriptor().Fields().ByName(name)).Message()
+		}
+		for name, value := range fields {
+			field := sc.Descriptor().Fields().ByName(protoreflect.Name(name))
+			if value == nil {
+				sc.Clear(field)
+			} else {
+				sc.Set(field, protoreflect.ValueOfMessage(value.(proto.Message).ProtoReflect()))
+			}
+		}
+	}
+}
+
+// ofImage makes the mount one of an image.
+func ofImage(m proto.Message) {
+	m.(*runtimeapi.ContainerConfig).Mounts[0] = &runtimeapi.Mount{ContainerPath: "/i", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "data"}}
+}
+
+// fileOf stands for what the caller reads from a profile's file.
+func fileOf(t *testing.T, p *runtimeapi.SecurityProfile, deprecated string) []byte {
+	t.Helper()
+	path, err := SeccompProfilePath(p, deprecated)
+	if err != nil || path == "" {
+		return nil
+	}
+	return []byte(strconv.Quote(path))
+}
+
+// createExampleSandbox gives what is created for a request, and what is read
+// back of it.
+func createExampleSandbox(t *testing.T, cfg *runtimeapi.PodSandboxConfig) (*Create, *Sandbox, error) {
+	t.Helper()
+	sc := cfg.GetLinux().GetSecurityContext()
+	created, err := DockerSandbox(SandboxRequest{
+		Config: cfg, RuntimeHandler: "crun", ImageID: pauseID, SeccompProfile: fileOf(t, sc.GetSeccomp(), sc.GetSeccompProfilePath()),
+	}, exampleHost)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := ReadSandbox(inspect(created, sandboxID), exampleHost)
+	return created, s, err
+}
+
+func sandboxEffect(t *testing.T, m proto.Message) (engine, status string, err error) {
+	t.Helper()
+	cfg := m.(*runtimeapi.PodSandboxConfig)
+	created, s, err := createExampleSandbox(t, cfg)
+	if err != nil {
+		return "", "", err
+	}
+	shown := CRISandboxStatus(s, true, nil)
+	s.Config = nil
+	status = string(indent(t, []any{shown, s}))
 	delete(created.Config.Labels, LabelConfig)
 	_, later := InterfaceSysctls(cfg.GetLinux().GetSysctls())
 	cni, err := CNIRuntimeConf(cfg, sandboxID, "")
-	return string(indent(t, []any{created, string(ResolvConf(cfg.GetDnsConfig())), later, cni, err}))
+	return string(indent(t, []any{created, string(ResolvConf(cfg.GetDnsConfig())), later, cni})), status, err
 }
 
-func containerEffect(t *testing.T, cfg *runtimeapi.ContainerConfig) string {
+// createExampleContainer is as createExampleSandbox.
+func createExampleContainer(t *testing.T, cfg *runtimeapi.ContainerConfig) (*Create, *Container, error) {
+	t.Helper()
+	sc := cfg.GetLinux().GetSecurityContext()
 	req := containerRequest(t)
-	req.Config = cfg
-	created, err := DockerContainer(req, fullHost)
-	if err != nil {
-		return err.Error()
+	req.Sandbox.Privileged = true
+	req.Config, req.Mounts = cfg, make([]ResolvedMount, len(cfg.GetMounts()))
+	for i, m := range cfg.GetMounts() {
+		if image := m.GetImage().GetImage(); image != "" {
+			req.Mounts[i].ImageID = "sha256:" + image
+		}
+		if len(m.GetMountOptions()) > 0 {
+			req.Mounts[i].CDIDevice = "cridock.io/mounts=example"
+		}
 	}
-	delete(created.Config.Labels, LabelConfig)
-	return string(indent(t, []any{created, CgroupFiles(cfg.GetLinux().GetResources(), fullHost)}))
+	req.Image.ID = "sha256:" + cfg.GetImage().GetImage()
+	req.SeccompProfile = fileOf(t, sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	var err error
+	if req.User, err = ResolveUser(sc, "", []byte(testPasswd), []byte(testGroup)); err != nil {
+		return nil, nil, err
+	}
+	created, err := DockerContainer(req, exampleHost)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := ReadContainer(inspect(created, containerID), exampleHost)
+	return created, c, err
 }
 
-// set gives the field at the path a value that is not its default.
-func set(m protoreflect.Message, path []string) {
+func containerEffect(t *testing.T, m proto.Message) (engine, status string, err error) {
+	t.Helper()
+	cfg := m.(*runtimeapi.ContainerConfig)
+	created, c, err := createExampleContainer(t, cfg)
+	if err != nil {
+		return "", "", err
+	}
+	status = string(indent(t, CRIContainerStatus(c)))
+	delete(created.Config.Labels, LabelConfig)
+	return string(indent(t, []any{created, CgroupFiles(cfg.GetLinux().GetResources(), exampleHost)})), status, nil
+}
+
+// set gives the field at a path another value: in the first element of a list,
+// if there is one.
+func set(m protoreflect.Message, name string, path []string) {
 	field := m.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
 	switch {
 	case field.IsMap():
-		m.Mutable(field).Map().Set(protoreflect.ValueOfString("net.core.somaxconn").MapKey(), protoreflect.ValueOfString("9"))
-	case field.IsList() && field.Message() != nil:
-		element := m.Mutable(field).List().AppendMutable().Message()
-		if len(path) > 1 {
-			set(element, path[1:])
+		pair, ok := exampleValues[name].([2]string)
+		if !ok {
+			pair = [2]string{"key", "value"}
 		}
+		m.Mutable(field).Map().Set(protoreflect.ValueOfString(pair[0]).MapKey(), protoreflect.ValueOfString(pair[1]))
+	case field.IsList() && field.Message() != nil:
+		list := m.Mutable(field).List()
+		if list.Len() == 0 {
+			list.AppendMutable()
+		}
+		set(list.Get(0).Message(), name, path[1:])
 	case field.IsList():
-		m.Mutable(field).List().Append(someValue(field))
+		m.Mutable(field).List().Append(exampleValue(name, field))
 	case field.Message() != nil:
 		if sub := m.Mutable(field).Message(); len(path) > 1 {
-			set(sub, path[1:])
+			set(sub, name, path[1:])
 		}
 	default:
-		m.Set(field, someValue(field))
+		m.Set(field, exampleValue(name, field))
 	}
+}
+
+func exampleValue(name string, field protoreflect.FieldDescriptor) protoreflect.Value {
+	switch v := exampleValues[name].(type) {
+	case nil:
+		return someValue(field)
+	case protoreflect.Enum:
+		return protoreflect.ValueOfEnum(v.Number())
+	default:
+		return protoreflect.ValueOf(v)
+	}
+}
+
+// neverFilled are fields of answers that are always empty, and why.
+var neverFilled = map[string]string{
+	"ContainerStatus.mounts.uidMappings":                            "refused",
+	"ContainerStatus.mounts.gidMappings":                            "refused",
+	"ContainerStatus.resources.windows":                             "a Linux node",
+	"PodSandboxStatus.linux.namespaces.options.target_id":           "refused",
+	"PodSandboxStatus.linux.namespaces.options.userns_options.uids": "refused",
+	"PodSandboxStatus.linux.namespaces.options.userns_options.gids": "refused",
+	"RuntimeHandler.features.user_namespaces":                       "Docker has none for a pod",
+	"RuntimeFeatures.user_namespaces_host_network":                  "Docker has none for a pod",
+	"Image.spec.annotations":                                        "Docker keeps none",
+	"Image.spec.image_ref":                                          "the ID is in id and in spec.image",
+	"Image.spec.user_specified_image":                               "of a request; an image has had many",
+	"Image.spec.runtime_handler":                                    "Docker has one image store for all runtimes",
+}
+
+// TestEveryStatusFieldIsFilled looks at the answers for all that can be asked
+// for, and for every field of theirs finds one that has it.
+func TestEveryStatusFieldIsFilled(t *testing.T) {
+	answers := []proto.Message{
+		CRIImage(Image{ID: imageID, RepoTags: []string{"a:1"}, RepoDigests: []string{"a@" + digest}, Size: 1, User: "app"}, true),
+		CRIImage(Image{User: "1000"}, false), CRIRuntimeFeatures(exampleHost),
+	}
+	for _, h := range CRIRuntimeHandlers(exampleHost) {
+		answers = append(answers, h)
+	}
+	ofHost := exampleSandbox()
+	ofHost.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}}
+	eachExample(ofHost, func(m proto.Message) {
+		if _, s, err := createExampleSandbox(t, m.(*runtimeapi.PodSandboxConfig)); err == nil {
+			answers = append(answers, CRISandboxStatus(s, true, []string{"10.0.0.2", "fd00::2"}), CRISandboxStatus(s, false, nil), CRISandbox(s, false))
+		}
+	})
+	ofHandler := exampleContainer()
+	ofHandler.Image.RuntimeHandler = "crun"
+	eachExample(ofHandler, func(m proto.Message) {
+		created, c, err := createExampleContainer(t, m.(*runtimeapi.ContainerConfig))
+		if err != nil {
+			return
+		}
+		answers = append(answers, CRIContainerStatus(c), CRIContainer(c))
+		over := inspect(created, containerID)
+		over.State = &container.State{Status: container.StateExited, ExitCode: 3, Error: "why", StartedAt: "2026-03-01T10:00:01Z", FinishedAt: "2026-03-01T10:00:02Z"}
+		if c, err = ReadContainer(over, exampleHost); err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, CRIContainerStatus(c), CRIContainer(c))
+	})
+	filled := map[string]bool{}
+	for _, m := range answers {
+		name := string(m.ProtoReflect().Descriptor().Name())
+		walk(m.ProtoReflect().Descriptor(), "", func(path string) {
+			filled[name+"."+path] = filled[name+"."+path] || has(m.ProtoReflect(), strings.Split(path, "."))
+		})
+	}
+	said := map[string]bool{}
+	for field, ok := range filled {
+		excuse := ""
+		for prefix := range neverFilled {
+			if field == prefix || strings.HasPrefix(field, prefix+".") {
+				excuse, said[prefix] = prefix, true
+			}
+		}
+		if !ok && excuse == "" {
+			t.Errorf("%s is never filled; fill it or say why", field)
+		} else if ok && excuse != "" {
+			t.Errorf("%s is filled, and said to be empty", field)
+		}
+	}
+	for field := range neverFilled {
+		if !said[field] {
+			t.Errorf("%s is not in the CRI", field)
+		}
+	}
+}
+
+// eachExample calls f with the message, and with each of its fields changed.
+func eachExample(m proto.Message, f func(proto.Message)) {
+	f(m)
+	walk(m.ProtoReflect().Descriptor(), "", func(path string) {
+		changed := proto.Clone(m)
+		if prepare := exampleContext[path]; prepare != nil {
+			prepare(changed)
+		}
+		set(changed.ProtoReflect(), path, strings.Split(path, "."))
+		f(changed)
+	})
+}
+
+// has tells whether the field at a path is set, in any element of lists.
+func has(m protoreflect.Message, path []string) bool {
+	field := m.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
+	switch {
+	case !m.Has(field):
+		return false
+	case len(path) == 1:
+		return true
+	case field.IsList():
+		for i := range m.Get(field).List().Len() {
+			if has(m.Get(field).List().Get(i).Message(), path[1:]) {
+				return true
+			}
+		}
+		return false
+	}
+	return has(m.Get(field).Message(), path[1:])
 }
 
 func someValue(field protoreflect.FieldDescriptor) protoreflect.Value {
