@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/docker/docker/api/types/system"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -43,6 +44,10 @@ func newCheckpointing(t *testing.T) *checkpointing {
 	n.docker.SetUpperDir(id, t.TempDir())
 	spec := n.actAsShim(id)
 	n.startContainer(id)
+	n.eventually("its output is in the log", func() bool {
+		b, err := os.ReadFile(n.status(id).LogPath)
+		return err == nil && strings.Contains(string(b), "serving")
+	})
 	return &checkpointing{n, id, filepath.Join(t.TempDir(), "main.tar"), spec}
 }
 
@@ -68,9 +73,7 @@ func (n *node) actAsShim(id string) (spec string) {
 	n.must(json.NewDecoder(out).Decode(&pid))
 	n.engine.app.Store(pid)
 	n.t.Cleanup(func() {
-		p, err := os.FindProcess(int(pid))
-		n.must(err)
-		_ = p.Kill()
+		_ = unix.Kill(int(pid), unix.SIGKILL)
 		_ = cmd.Wait()
 	})
 	return spec
