@@ -96,18 +96,22 @@ func (c *cridock) serve() []string {
 // launch starts the process and does not wait for anything. What it prints is
 // added to the log of earlier ones.
 func (c *cridock) launch() error {
+	return c.launchAs(c.command(append([]string{binary}, c.serve()...)...))
+}
+
+// launchAs is launch of any CRI server on cridock's socket.
+func (c *cridock) launchAs(cmd *exec.Cmd) error {
 	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the process has its own descriptor
-	c.cmd = c.command(append([]string{binary}, c.serve()...)...)
-	c.cmd.Stdout, c.cmd.Stderr = log, log
-	if err := c.cmd.Start(); err != nil {
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
 		return err
 	}
-	cmd, done := c.cmd, make(chan struct{})
-	c.done = done
+	done := make(chan struct{})
+	c.cmd, c.done = cmd, done
 	go func() {
 		_ = cmd.Wait() // ProcessState has the outcome
 		close(done)

@@ -69,10 +69,15 @@ func (d *docker) must(t testing.TB, method, path string, in, out any) {
 
 // dockerContainer is the part of a container that the tests look at.
 type dockerContainer struct {
-	ID         string `json:"Id"`
-	Name       string
-	State      struct{ Pid int }
-	HostConfig struct {
+	ID    string `json:"Id"`
+	Name  string
+	State struct {
+		Pid       int
+		StartedAt string
+	}
+	LogPath        string
+	ResolvConfPath string
+	HostConfig     struct {
 		OomScoreAdj  int
 		CgroupParent string
 	}
