@@ -55,7 +55,7 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.updates.forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
 	}
-	if err := s.logs.Remove(c.ID); err != nil {
+	if err := s.forgetLog(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)
 	}
 	return removeLogLink(c)
