@@ -133,7 +133,7 @@ func TestCRIDockerd(t *testing.T) {
 	theirs.checkUsable()
 
 	stays, ends := newWorkload(t, c, cri{c.runtime}, 0), newWorkload(t, c, cri{c.runtime}, 0)
-	c.handOver(t, d)
+	c.handOver(t, d, stays.counter, ends.counter)
 	stays.checkAt(d)
 	ends.checkAt(d)
 	ends.endAt(d)
@@ -150,7 +150,7 @@ func TestCRIDockerd(t *testing.T) {
 }
 
 // handOver is the way back, as the operator's guide has it.
-func (c *cridock) handOver(t *testing.T, d *criDockerd) {
+func (c *cridock) handOver(t *testing.T, d *criDockerd, running ...*ctr) {
 	t.Helper()
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
@@ -158,6 +158,12 @@ func (c *cridock) handOver(t *testing.T, d *criDockerd) {
 	c.flags = []string{"--container-log-mode=symlink"}
 	if err := c.start(); err != nil {
 		t.Fatal(err)
+	}
+	for _, r := range running {
+		eventually(t, "the log of what runs is a link to Docker's", time.Minute, func() bool {
+			_, err := os.Readlink(r.logPath())
+			return err == nil
+		})
 	}
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
