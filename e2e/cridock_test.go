@@ -169,18 +169,27 @@ func conditionsMet(s *runtimeapi.StatusResponse) bool {
 	return len(s.GetStatus().GetConditions()) >= 2
 }
 
-// signal sends a signal to cridock itself and not to nsenter.
-func (c *cridock) signal(s syscall.Signal) error {
+// process is the PID of cridock itself, as the tests see it, and not of nsenter.
+func (c *cridock) process() (int, error) {
 	pid := c.cmd.Process.Pid
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	child, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
-		return fmt.Errorf("children of nsenter: %w", err)
+		return 0, fmt.Errorf("children of nsenter: %w", err)
 	}
-	return syscall.Kill(child, s)
+	return child, nil
+}
+
+// signal sends a signal to cridock.
+func (c *cridock) signal(s syscall.Signal) error {
+	pid, err := c.process()
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(pid, s)
 }
 
 // kill is kill -9.

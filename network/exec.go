@@ -26,6 +26,10 @@ const (
 	// busyRetry spaces the attempts to start a binary that is being installed.
 	busyRetry    = 200 * time.Millisecond
 	busyAttempts = 25
+	// maxOutput bounds what a plug-in may print to each of its outputs, maxSaid
+	// what of that goes into an error.
+	maxOutput = 4 << 20
+	maxSaid   = 1 << 10
 )
 
 // pluginExec runs plug-ins from disk. It differs from libcni's default in two
@@ -67,7 +71,7 @@ func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 
 // runPlugin runs the binary once in a process group of its own.
 func runPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr boundedBuffer
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = environ
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -81,13 +85,24 @@ func runPlugin(ctx context.Context, path string, stdin []byte, environ []string)
 	// ErrWaitDelay alone means that the plug-in succeeded and a process it left
 	// behind still holds its output.
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return nil, pluginError(err, stdout.Bytes(), stderr.String())
+		return nil, pluginError(err, stdout.taken.Bytes(), stderr.taken.String())
 	}
-	if stderr.Len() > 0 {
+	if stderr.taken.Len() > 0 {
 		klog.FromContext(ctx).V(4).Info("CNI plug-in wrote to standard error",
-			"plugin", filepath.Base(path), "stderr", strings.TrimSpace(stderr.String()))
+			"plugin", filepath.Base(path), "stderr", strings.TrimSpace(stderr.taken.String()))
 	}
-	return stdout.Bytes(), nil
+	return stdout.taken.Bytes(), nil
+}
+
+// boundedBuffer takes maxOutput bytes; who writes more gets an error, and the
+// plug-in a broken pipe.
+type boundedBuffer struct{ taken bytes.Buffer } // not embedded: its ReadFrom would go round Write
+
+func (b *boundedBuffer) Write(p []byte) (int, error) {
+	if b.taken.Len()+len(p) > maxOutput {
+		return 0, fmt.Errorf("plug-in printed more than %d bytes", maxOutput)
+	}
+	return b.taken.Write(p)
 }
 
 // pluginError makes an error of a plug-in's exit. A plug-in that follows the
@@ -104,6 +119,9 @@ func pluginError(err error, stdout []byte, stderr string) error {
 	said := strings.TrimSpace(string(stdout) + " " + stderr)
 	if said == "" {
 		return fmt.Errorf("%w, without an error message", err)
+	}
+	if len(said) > maxSaid {
+		said = strings.ToValidUTF8(said[:maxSaid], "") + " …"
 	}
 	return fmt.Errorf("%w: %s", err, said)
 }

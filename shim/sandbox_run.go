@@ -202,11 +202,13 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
 	}
 	err = traced(ctx, "CNI ADD", func(ctx context.Context) error {
+		ctx, cancel := withinDeadline(ctx)
+		defer cancel()
 		_, err := s.cni.Setup(ctx, rt)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("network of sandbox %s: %w", sb.ID, err)
+		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
 	}
 	return s.setInterfaceSysctls(sb.ID, cfg)
 }

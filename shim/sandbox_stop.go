@@ -83,7 +83,9 @@ func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) err
 	if err := s.pinNetwork(ctx, sb); err != nil {
 		klog.FromContext(ctx).Error(err, "The network is released without its namespace", "sandboxID", sb.ID)
 	}
-	if err := s.releaseAddresses(ctx, sb); err != nil || s.cni == nil {
+	delCtx, cancel := withinDeadline(ctx)
+	defer cancel()
+	if err := s.releaseAddresses(delCtx, sb); err != nil || s.cni == nil {
 		return err
 	}
 	return network.UnpinNetNS(s.netnsPath(sb.ID))
@@ -99,10 +101,13 @@ func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) e
 	}
 	err = traced(ctx, "CNI DEL", func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
 	if err != nil {
-		return fmt.Errorf("release the network of sandbox %s: %w", sb.ID, err)
+		return fmt.Errorf("release the network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
 	}
 	return nil
 }
+
+// podName is a pod's name in messages.
+func podName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
 
 // podConfig is what is known of a sandbox's configuration: less than all of it
 // where another adapter has made the sandbox.

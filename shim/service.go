@@ -271,21 +271,28 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 // detach runs op to its end in the background, whatever happens to the caller:
 // Docker does not take back what a client has asked for, so an operation that
 // stopped half-way would leave something behind. The caller gets op's result,
-// or its own context's end.
+// or its own context's end; see withinDeadline for what ends with the caller's
+// deadline.
 func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
-	done := make(chan result, 1)
+	done, caller := make(chan result, 1), ctx
 	s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
 		defer cancel()
+		if deadline, ok := caller.Deadline(); ok {
+			ctx = context.WithValue(ctx, callerDeadline{}, deadline)
+		}
 		var v T
 		err := recovered(ctx, func() (err error) {
 			v, err = op(ctx)
 			return err
 		})
+		if err != nil && caller.Err() != nil {
+			klog.FromContext(ctx).Error(err, "An operation that went on without its caller has failed")
+		}
 		done <- result{v, err}
 	})
 	select {
@@ -295,6 +302,26 @@ func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T,
 		var zero T
 		return zero, fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
 	}
+}
+
+// callerDeadline is the key of the deadline that a detached operation's caller
+// has.
+type callerDeadline struct{}
+
+// maxReport is the most of a caller's time that is kept for telling it what has
+// not ended.
+const maxReport = 10 * time.Second
+
+// withinDeadline is the context of a step of a detached operation that may hang
+// and that can be taken back or repeated, unlike Docker's: it ends shortly
+// before its caller's deadline, so that the caller learns what did not end, and
+// its retry does not have to wait for that.
+func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Value(callerDeadline{}).(time.Time)
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxReport)))
 }
 
 // podKey names a pod's lock.

@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// faultyPlugIn installs a CNI plug-in, and a configuration with it behind all
+// others, that does for each pod what a shell script says: see behave. Without
+// one it passes the result of the plug-in before it on.
+func (c *cridock) faultyPlugIn(t *testing.T) {
+	t.Helper()
+	script := fmt.Sprintf(`#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}' ;;
+*)
+	conf=$(cat)
+	pod=${CNI_ARGS##*K8S_POD_NAME=} pod=${pod%%%%;*}
+	pids=%[1]s/pids-$pod
+	[ ! -e %[1]s/$CNI_COMMAND-$pod ] || . %[1]s/$CNI_COMMAND-$pod
+	[ $CNI_COMMAND != ADD ] || echo "$conf" | jq -c .prevResult
+	;;
+esac
+`, c.path())
+	if err := os.WriteFile(filepath.Join(c.binDir(), "e2e-faulty"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+`,{"type": "e2e-faulty"}]}`, "e2e-faulty")
+}
+
+// behave sets what the plug-in does at a verb for a pod; "true" is nothing.
+func (c *cridock) behave(t *testing.T, verb string, m *runtimeapi.PodSandboxMetadata, script string) {
+	t.Helper()
+	path := c.path(verb + "-" + m.Name)
+	if err := os.WriteFile(path+".new", []byte(script+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cniFault is a way of a plug-in to fail, and what the caller is told of it. One
+// that hangs notes its processes, the shell and its child, in the file $pids.
+type cniFault struct {
+	script, want string
+	code         codes.Code
+}
+
+var (
+	failsPolitely = cniFault{`echo '{"cniVersion": "1.0.0", "code": 100, "msg": "e2e says no"}'; exit 1`, "e2e says no", codes.Unknown}
+	cniFaults     = map[string]cniFault{
+		"fails":         failsPolitely,
+		"dies":          {"kill -9 $$", "signal: killed", codes.Unknown},
+		"says nonsense": {"echo nonsense; exit 1", "nonsense", codes.Unknown},
+		"says too much": {"head -c 1000000 /dev/zero | tr '\\0' x; exit 1", "xxx", codes.Unknown},
+		"does not stop": {"exec yes", "e2e-faulty", codes.Unknown},
+		"hangs":         {"trap '' TERM INT HUP; sleep 1000 & echo $$ $! >$pids; wait", "e2e-faulty killed", codes.DeadlineExceeded},
+	}
+)
+
+// hangLimit is the deadline of calls to a plug-in that may hang: enough for all
+// that comes before it on a slow machine.
+const hangLimit = 15 * time.Second
+
+// faultyCall makes a call that has to fail before its deadline: for the
+// plug-in's reason, named with plug-in, network and pod, and with no process of
+// the plug-in left.
+func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniFault, pod *runtimeapi.PodSandboxMetadata, m method[Req, Resp], req Req) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), hangLimit)
+	defer cancel()
+	_, err := m(ctx, req)
+	if status.Code(err) != fault.code {
+		t.Errorf("error is %.3000v; want %v", err, fault.code)
+	}
+	text := fmt.Sprint(err)
+	for _, want := range []string{fault.want, "CNI " + verb, "e2e-faulty", `network "e2e"`, pod.Namespace + "/" + pod.Name} {
+		if !strings.Contains(text, want) {
+			t.Errorf("error is %.3000v; want %q in it", err, want)
+		}
+	}
+	if len(text) > 5000 {
+		t.Errorf("the error's text has %d bytes", len(text))
+	}
+	if fault.code != codes.DeadlineExceeded {
+		return
+	}
+	pids := c.path("pids-" + pod.Name)
+	for _, pid := range strings.Fields(read(t, pids)) {
+		eventually(t, "process "+pid+" of the plug-in is killed", 10*time.Second, func() bool {
+			return c.command("test", "-e", "/proc/"+pid).Run() != nil
+		})
+	}
+	if err := os.Remove(pids); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFaultyADD lets a plug-in fail in every way when a pod is to be attached:
+// what the plug-ins before it did is taken back, and the retry runs.
+func TestFaultyADD(t *testing.T) {
+	t.Parallel()
+	c := newCridock(t, newNode(t), "cni", observed...)
+	c.faultyPlugIn(t)
+	faults := maps.Clone(cniFaults)
+	faults["has no result"] = cniFault{"exit 0", "e2e-faulty", codes.Unknown}
+	faults["takes nonsense for success"] = cniFault{"echo nonsense; exit 0", "e2e-faulty", codes.Unknown}
+	before := c.footprintOfUse(t)
+	t.Run("faults", func(t *testing.T) {
+		port := int32(18080)
+		for name, fault := range faults {
+			port++
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				cfg := c.podConfig(t, func(cfg *runtimeapi.PodSandboxConfig) {
+					cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: port}}
+				})
+				c.behave(t, "ADD", cfg.Metadata, fault.script)
+				faultyCall(t, c, "ADD", fault, cfg.Metadata, c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+				c.checkGone(t, cfg.Metadata.Uid, "")
+				c.behave(t, "ADD", cfg.Metadata, "true")
+				c.runPod(t, func(retry *runtimeapi.PodSandboxConfig) {
+					retry.Metadata, retry.PortMappings = cfg.Metadata, cfg.PortMappings
+				})
+			})
+		}
+	})
+	c.checkFootprint(t, before)
+}
+
+// footprintOfUse is the footprint after a first pod: some of what it makes is
+// meant to stay, such as portmap's chains.
+func (c *cridock) footprintOfUse(t *testing.T) map[string]int {
+	t.Helper()
+	p := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 18080}}
+	})
+	p.start("main", "sleep 1000").sh("true")
+	p.remove()
+	var last, now map[string]int
+	eventually(t, "nothing changes any more", time.Minute, func() bool {
+		last, now = now, c.footprint(t)
+		time.Sleep(200 * time.Millisecond)
+		return maps.Equal(last, now)
+	})
+	return now
+}
+
+// TestFaultyDEL lets a plug-in fail in every way when a pod is stopped: the pod
+// stays, with its addresses, and a later StopPodSandbox releases them.
+func TestFaultyDEL(t *testing.T) {
+	t.Parallel()
+	c := newCridock(t, newNode(t), "cni", observed...)
+	c.faultyPlugIn(t)
+	before := c.footprintOfUse(t)
+	t.Run("faults", func(t *testing.T) {
+		for name, fault := range cniFaults {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p := c.runPod(t)
+				main := p.start("main", "sleep 1000")
+				c.behave(t, "DEL", p.cfg.Metadata, fault.script)
+				faultyCall(t, c, "DEL", fault, p.cfg.Metadata, c.runtime.StopPodSandbox, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
+				if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+					t.Errorf("the container is %v", s.State)
+				}
+				if fault.code == codes.DeadlineExceeded {
+					fault = failsPolitely // once is enough to hang
+					c.behave(t, "DEL", p.cfg.Metadata, fault.script)
+				}
+				// Nor may RemovePodSandbox lose what is still to be released.
+				faultyCall(t, c, "DEL", fault, p.cfg.Metadata, c.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
+				if s := p.status(); s.Id != p.id {
+					t.Errorf("the sandbox is %v", s)
+				}
+				c.behave(t, "DEL", p.cfg.Metadata, "true")
+				p.stop()
+				if s := p.status(); s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+					t.Errorf("the stopped sandbox is %v", s.State)
+				}
+				if ips, err := c.addresses(p.id); err != nil || len(ips) > 0 {
+					t.Errorf("addresses that are still taken: %v, %v", ips, err)
+				}
+			})
+		}
+	})
+	c.checkFootprint(t, before)
+}
+
+// TestFaultyADDAndDEL fails to attach a pod and to take that back: the sandbox
+// stays, not ready, until a StopPodSandbox gets through.
+func TestFaultyADDAndDEL(t *testing.T) {
+	t.Parallel()
+	c := newCridock(t, newNode(t), "cni", observed...)
+	c.faultyPlugIn(t)
+	before := c.footprintOfUse(t)
+	cfg := c.podConfig(t)
+	for _, verb := range []string{"ADD", "DEL"} {
+		c.behave(t, verb, cfg.Metadata, failsPolitely.script)
+	}
+	faultyCall(t, c, "ADD", failsPolitely, cfg.Metadata, c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	list := rpc(t, c.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{}).Items
+	if len(list) != 1 || list[0].State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Fatalf("there is %v; want the sandbox, not ready", list)
+	}
+	stop := &runtimeapi.StopPodSandboxRequest{PodSandboxId: list[0].Id}
+	faultyCall(t, c, "DEL", failsPolitely, cfg.Metadata, c.runtime.StopPodSandbox, stop)
+	c.behave(t, "DEL", cfg.Metadata, "true")
+	rpc(t, c.runtime.StopPodSandbox, stop)
+	rpc(t, c.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: list[0].Id})
+	c.checkFootprint(t, before)
+}
