@@ -129,9 +129,10 @@ engine_init() { # DIR DOCKERD_ARG...
 }
 
 # engine_start starts a private engine, or finds it running, and prints its
-# socket. A second engine of the same DIR is never started.
+# socket. A second engine of the same DIR is never started. It is the dockerd in
+# PATH; CRIDOCK_ENGINE_FLAGS has flags for every one.
 engine_start() { # DIR [DOCKERD_ARG...]
-	local dir sock here
+	local dir sock here flags
 	mkdir -p "$1"
 	dir=$(cd "$1" && pwd)
 	shift
@@ -142,10 +143,11 @@ engine_start() { # DIR [DOCKERD_ARG...]
 		return
 	fi
 	here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+	read -ra flags <<<"${CRIDOCK_ENGINE_FLAGS-}"
 	rm -f "$dir/init.pid" "$dir/dockerd.pid" "$sock"
 	echo '{}' >"$dir/daemon.json" # instead of the machine's /etc/docker/daemon.json
 	setsid unshare --net --mount --pid --fork --propagation private \
-		bash -c 'set -eu; . "$1/lib.sh"; shift; engine_init "$@"' cridock-engine "$here" "$dir" "$@" \
+		bash -c 'set -eu; . "$1/lib.sh"; shift; engine_init "$@"' cridock-engine "$here" "$dir" "${flags[@]}" "$@" \
 		</dev/null >"$dir/dockerd.log" 2>&1 &
 	disown
 	if ! wait_for 60 engine_answers_or_ended $! "$sock" || ! docker_answers "$sock" >/dev/null; then
