@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,19 @@ func (d *docker) must(t testing.TB, method, path string, in, out any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// apiMinor is n of the engine's API version 1.n.
+func (d *docker) apiMinor(t testing.TB) int {
+	t.Helper()
+	var v struct{ APIVersion string }
+	d.must(t, http.MethodGet, "/version", nil, &v)
+	_, minor, _ := strings.Cut(v.APIVersion, ".")
+	n, err := strconv.Atoi(minor)
+	if err != nil {
+		t.Fatalf("API version %q: %v", v.APIVersion, err)
+	}
+	return n
 }
 
 // dockerContainer is the part of a container that the tests look at.

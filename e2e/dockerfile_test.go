@@ -125,6 +125,11 @@ func (c *cridock) runInContainer(t *testing.T, image string) (id string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.conn.Close() })
+	var drop []string
+	if c.docker.apiMinor(t) < 42 {
+		// Later engines know what the machine has, and refuse to drop the rest.
+		drop = []string{"SYS_RESOURCE"}
+	}
 	var created struct {
 		ID string `json:"Id"`
 	}
@@ -134,7 +139,7 @@ func (c *cridock) runInContainer(t *testing.T, image string) (id string) {
 			"--docker-endpoint=unix://"+c.node.dir+"/docker.sock"),
 		"HostConfig": map[string]any{
 			"NetworkMode": "host", "PidMode": "host", "CgroupnsMode": "host",
-			"CapAdd": []string{"ALL"}, "CapDrop": []string{"SYS_RESOURCE"},
+			"CapAdd": []string{"ALL"}, "CapDrop": drop,
 			"SecurityOpt": []string{"seccomp=unconfined", "apparmor=unconfined"}, "MaskedPaths": []string{}, "ReadonlyPaths": []string{},
 			"Binds": []string{
 				"/run:/run:rshared", "/sys/fs/cgroup:/sys/fs/cgroup", c.node.dir + "/docker.sock:" + c.node.dir + "/docker.sock",

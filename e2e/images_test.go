@@ -122,7 +122,7 @@ func TestPullRefused(t *testing.T) {
 	const anyError = codes.OK
 	for ref, want := range map[string]codes.Code{
 		"":                               codes.InvalidArgument,
-		"UPPER/case":                     codes.InvalidArgument,
+		"e2e/UPPER":                      codes.InvalidArgument,
 		strings.Repeat("0", 64):          codes.InvalidArgument,
 		registry + "/e2e/no-such:latest": codes.NotFound,
 		"127.0.0.1:1/e2e/nobody:latest":  anyError,

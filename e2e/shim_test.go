@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +39,7 @@ func newOwnEngine(t *testing.T, dockerdFlags ...string) *ownEngine {
 		"dockerd", "--config-file", filepath.Join(n.dir, "daemon.json"), "--data-root", e.dir + "/root", "--exec-root", e.dir + "/exec",
 		"--pidfile", e.dir + "/pid", "--host", "unix://" + e.socket(), "--bridge=none", "--iptables=false",
 		"--cgroup-parent", "/cridock-" + filepath.Base(n.dir),
-	}, dockerdFlags...)
+	}, append(strings.Fields(os.Getenv("CRIDOCK_ENGINE_FLAGS")), dockerdFlags...)...)
 	n.docker = newDocker(e.socket())
 	e.startDockerd(t)
 	if _, err := n.docker.call(http.MethodPost, "/images/load", http.Header{"Content-Type": {"application/x-tar"}}, bytes.NewReader(image)); err != nil {
@@ -127,11 +126,8 @@ func (n *node) shimOf(t testing.TB, id string) string {
 func needAnnotations(t *testing.T) {
 	t.Helper()
 	needEngine(t)
-	var v struct{ APIVersion string }
-	newDocker(strings.TrimPrefix(os.Getenv("CRIDOCK_E2E_DOCKER"), "unix://")).must(t, http.MethodGet, "/version", nil, &v)
-	_, minor, _ := strings.Cut(v.APIVersion, ".")
-	if number, err := strconv.Atoi(minor); err != nil || number < 43 {
-		t.Skipf("one shim for a pod needs API 1.43 (Docker 24), this engine has %s", v.APIVersion)
+	if minor := newDocker(strings.TrimPrefix(os.Getenv("CRIDOCK_E2E_DOCKER"), "unix://")).apiMinor(t); minor < 43 {
+		t.Skipf("one shim for a pod needs API 1.43 (Docker 24), this engine has 1.%d", minor)
 	}
 }
 
