@@ -49,8 +49,14 @@ func (c *cridock) podConfig(t testing.TB, options ...podOption) *runtimeapi.PodS
 // runPod runs a pod; the test's end removes it and looks for what it left.
 func (c *cridock) runPod(t *testing.T, options ...podOption) *pod {
 	t.Helper()
+	return c.runPodWith(t, "", options...)
+}
+
+// runPodWith is runPod with a runtime handler.
+func (c *cridock) runPodWith(t *testing.T, handler string, options ...podOption) *pod {
+	t.Helper()
 	p := &pod{cridock: c, t: t, cfg: c.podConfig(t, options...)}
-	p.id = rpc(t, c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: p.cfg}).PodSandboxId
+	p.id = rpc(t, c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: p.cfg, RuntimeHandler: handler}).PodSandboxId
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("sandbox %s, lines of cridock's log about it:\n%s", p.id, c.logOf(p.id))

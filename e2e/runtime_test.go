@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// addRuntime are dockerd's flags for a runtime of that name, and the file in
+// which its calls are recorded, one to a line.
+func addRuntime(t *testing.T, name string) (flag, calls string) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil && os.Getenv("CRIDOCK_CI") != "1" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	calls = filepath.Join(dir, "calls")
+	script := fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%s\nexec %s \"$@\"\n", calls, path)
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return "--add-runtime=" + name + "=" + filepath.Join(dir, name), calls
+}
+
+// hideHybridCgroup makes a node's cgroup v1 what it says it is: crun takes a
+// v2 hierarchy beside it for the one that counts.
+func (n *node) hideHybridCgroup(t *testing.T) {
+	t.Helper()
+	n.run(t, "sh", "-c", "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi")
+}
+
+// TestRuntimeClass runs a pod with another runtime than the engine's default,
+// beside one with that.
+func TestRuntimeClass(t *testing.T) {
+	t.Parallel()
+	needEngine(t)
+	flag, calls := addRuntime(t, "crun")
+	n := newNode(t, flag)
+	n.hideHybridCgroup(t)
+	c := newCridock(t, n, "cni")
+	created := func(id string) bool {
+		for line := range strings.Lines(read(t, calls)) {
+			if strings.Contains(line, " create ") && strings.HasSuffix(strings.TrimSpace(line), id) {
+				return true
+			}
+		}
+		return false
+	}
+
+	var handlers []string
+	for _, h := range rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{}).RuntimeHandlers {
+		handlers = append(handlers, h.Name)
+	}
+	if got := strings.Join(handlers, " "); !strings.Contains(got, "crun") || !strings.Contains(got, "runc") {
+		t.Errorf("the handlers are %q", handlers)
+	}
+
+	other := c.runPod(t)
+	p := c.runPodWith(t, "crun")
+	main := p.start("main", "trap 'echo bye; exit 3' TERM; echo up; while true; do sleep 1; done")
+	for _, id := range []string{p.id, main.id} {
+		if !created(id) {
+			t.Errorf("crun did not create %s, its calls:\n%s", id, read(t, calls))
+		}
+	}
+	if otherMain := other.start("main", "sleep 1000"); created(other.id) || created(otherMain.id) {
+		t.Errorf("crun created what asked for no runtime, its calls:\n%s", read(t, calls))
+	}
+	for id, want := range map[string]string{p.id: "crun", other.id: ""} {
+		s := rpc(t, c.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id}).Status
+		list := rpc(t, c.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{Id: id}}).Items
+		if len(list) != 1 || s.RuntimeHandler != want || list[0].RuntimeHandler != want {
+			t.Errorf("handler %q in the status of %s and in the list %v, want %q", s.RuntimeHandler, id, list, want)
+		}
+	}
+
+	if main.sh("echo works") != "works" {
+		t.Error("exec does not work")
+	}
+	rpc(t, c.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: main.id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20},
+	})
+	if got := main.status().GetResources().GetLinux().GetMemoryLimitInBytes(); got != 64<<20 {
+		t.Errorf("the memory limit is %d", got)
+	}
+	eventually(t, "the container has stats", time.Minute, func() bool {
+		r, err := try(c.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: main.id})
+		return err == nil && r.GetStats().GetMemory().GetWorkingSetBytes().GetValue() > 0
+	})
+	main.stop(30)
+	if s := main.status(); s.ExitCode != 3 || main.logText() != "up\nbye\n" {
+		t.Errorf("it ended with %d, and printed %q", s.ExitCode, main.logText())
+	}
+	p.remove()
+	for _, id := range []string{p.id, main.id} {
+		if _, err := c.docker.call(http.MethodGet, "/containers/"+id+"/json", nil, nil); err == nil {
+			t.Errorf("%s outlives its pod", id)
+		}
+	}
+}
