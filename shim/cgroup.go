@@ -51,7 +51,7 @@ func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFi
 	}
 	paths := make([]string, len(files))
 	for i, f := range files {
-		if dir, ok := cgroupDir(string(membership), f.Name, s.Host().CgroupV2); ok {
+		if dir, ok := s.cgroupDir(string(membership), f.Name); ok {
 			paths[i] = filepath.Join(dir, f.Name)
 		}
 	}
@@ -99,16 +99,17 @@ func writeKernelFile(path, value string) error {
 // cgroupDir finds the directory of a cgroup file in the text of
 // /proc/PID/cgroup (cgroups(7)): one line for version 2, one a hierarchy for
 // version 1.
-func cgroupDir(membership, file string, v2 bool) (string, bool) {
+func (s *Service) cgroupDir(membership, file string) (string, bool) {
+	v2 := s.Host().CgroupV2
 	controller, _, _ := strings.Cut(file, ".")
 	for line := range strings.Lines(membership) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		switch {
 		case len(parts) != 3:
 		case v2 && parts[1] == "":
-			return filepath.Join(cgroupRoot, parts[2]), true
+			return filepath.Join(s.cfg.CgroupRoot, parts[2]), true
 		case !v2 && slices.Contains(strings.Split(parts[1], ","), controller):
-			return filepath.Join(cgroupRoot, controller, parts[2]), true
+			return filepath.Join(s.cfg.CgroupRoot, controller, parts[2]), true
 		}
 	}
 	return "", false

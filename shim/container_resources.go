@@ -171,7 +171,7 @@ func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
 	}
-	dir, ok := cgroupDir(string(membership), "memory.", s.Host().CgroupV2)
+	dir, ok := s.cgroupDir(string(membership), "memory.")
 	if !ok {
 		return []string{strconv.Itoa(c.Pid)}, nil
 	}

@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/docker/docker/api/types/system"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -61,19 +63,130 @@ func TestUpdatesOverRestart(t *testing.T) {
 	}
 }
 
+// cgroup is a directory that stands for the cgroup of a container; see
+// withCgroup.
+type cgroup string
+
+// withCgroup gives the node's containers a cgroup of files. It is found by that of
+// this process.
+func withCgroup(t *testing.T, files map[string]string) (cgroup, func(*node)) {
+	t.Helper()
+	membership, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, name, ok := strings.Cut("\n"+string(membership), "\n0::")
+	if !ok {
+		t.Skip("this kernel has no cgroup v2")
+	}
+	name, _, _ = strings.Cut(name, "\n")
+	root := t.TempDir()
+	c := cgroup(filepath.Join(root, name))
+	if err := os.MkdirAll(string(c), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, value := range files {
+		c.write(t, file, value)
+	}
+	return c, func(n *node) { n.cfg.CgroupRoot = root }
+}
+
+func (c cgroup) write(t *testing.T, file, value string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(string(c), file), []byte(value+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// has tells whether a file begins with a value: writes do not shorten it, as the
+// kernel's files have no length.
+func (c cgroup) has(t *testing.T, file, value string) bool {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(string(c), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.HasPrefix(string(b), value)
+}
+
+// TestUpdateLiftsSwapLimit: Docker takes the update and tells runc nothing of it.
+func TestUpdateLiftsSwapLimit(t *testing.T) {
+	group, with := withCgroup(t, map[string]string{"memory.swap.max": "0"})
+	n := newNode(t, with)
+	n.engine.app.Store(int64(os.Getpid()))
+	cfg := containerConfig("a", "sleep", "1000")
+	cfg.Linux.Resources = &linuxResources{MemoryLimitInBytes: 32 << 20}
+	id := n.runContainer(n.runPod(n.podConfig("pod")), cfg)
+	n.must(n.update(id, &linuxResources{Unified: map[string]string{"memory.swap.max": "max"}}))
+	if !group.has(t, "memory.swap.max", "max") {
+		t.Error("the swap limit is not lifted")
+	}
+	n.must(n.update(id, &linuxResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 65 << 20}))
+	if !group.has(t, "memory.swap.max", "1048576") {
+		t.Error("the swap limit is not set")
+	}
+}
+
+// TestLimitsKept: what systemd overwrites comes back, and nothing else is
+// written.
+func TestLimitsKept(t *testing.T) {
+	group, with := withCgroup(t, map[string]string{
+		"memory.swap.max": "0", "memory.high": "max", "memory.low": "0", "memory.oom.group": "0", "hugetlb.2MB.max": "0", "hugetlb.2MB.rsvd.max": "0",
+	})
+	n := newNode(t, with, func(n *node) {
+		n.cfg.LimitsInterval = 10 * time.Millisecond
+		n.docker.SetInfo(func(i *system.Info) { i.CgroupDriver = "systemd" })
+	})
+	n.engine.app.Store(int64(os.Getpid()))
+	cfg := containerConfig("a", "sleep", "1000")
+	cfg.Linux.Resources = &linuxResources{
+		MemoryLimitInBytes: 32 << 20, Unified: map[string]string{"memory.high": "1000000", "memory.oom.group": "1"},
+		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}},
+	}
+	id := n.runContainer(n.runPod(n.podConfig("pod")), cfg)
+	n.must(n.update(id, &linuxResources{Unified: map[string]string{"memory.high": "2000000"}}))
+
+	reload := func() {
+		for file, value := range map[string]string{"memory.swap.max": "max", "memory.high": "max", "memory.oom.group": "0", "hugetlb.2MB.max": "max", "memory.low": "7"} {
+			group.write(t, file, value)
+		}
+	}
+	want := map[string]string{"memory.swap.max": "0", "memory.high": "2000000", "memory.oom.group": "1", "hugetlb.2MB.max": "max", "memory.low": "7"}
+	kept := func() bool {
+		for file, value := range want {
+			if !group.has(t, file, value) {
+				return false
+			}
+		}
+		return true
+	}
+	reload()
+	n.eventually("limits are set again", kept)
+	n.stop()
+	n.start()
+	n.engine.app.Store(int64(os.Getpid()))
+	n.must(n.update(id, &linuxResources{CpuShares: 3})) // and the process ID is read again
+	reload()
+	n.eventually("limits are set again by the next process", kept)
+}
+
 // TestUpdateTakenBack: a limit that cannot be set leaves the others as they were.
 func TestUpdateTakenBack(t *testing.T) {
-	n := newNode(t)
-	n.engine.app.Store(int64(os.Getpid())) // of which there is a cgroup
+	group, with := withCgroup(t, map[string]string{"memory.swap.max": "0", "memory.high": "max"})
+	n := newNode(t, with)
+	n.engine.app.Store(int64(os.Getpid()))
 	pod := n.runPod(n.podConfig("pod"))
 	cfg := containerConfig("a", "sleep", "1000")
 	cfg.Linux.Resources = &linuxResources{CpuShares: 512, MemoryLimitInBytes: 32 << 20, CpusetCpus: "0"}
 	id := n.runContainer(pod, cfg)
 	before := n.status(id).GetResources().GetLinux()
 	err := n.update(id, &linuxResources{
-		CpuShares: 256, CpuQuota: 50000, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0-1", Unified: map[string]string{"memory.nonesuch": "1"},
+		CpuShares: 256, CpuQuota: 50000, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0-1", Unified: map[string]string{"memory.high": "1000000", "memory.nonesuch": "1"},
 	})
 	wantCode(t, err, codes.FailedPrecondition, "memory.nonesuch")
+	if !group.has(t, "memory.high", "max") || !group.has(t, "memory.swap.max", "0") {
+		t.Error("files of the cgroup are not as they were")
+	}
 	// Docker's word for none; the CRI's zero cannot be told to it.
 	before.CpuQuota = -1
 	n.checkResources(id, before)

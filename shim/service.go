@@ -72,6 +72,11 @@ type Config struct {
 	// ShimGrouping runs the containers of a pod in one containerd shim, where
 	// engine and runtime can.
 	ShimGrouping bool
+	// CgroupRoot is where control groups are mounted; empty for /sys/fs/cgroup.
+	CgroupRoot string
+	// LimitsInterval replaces the ten seconds between looks at limits that systemd
+	// may have overwritten, if it is not zero.
+	LimitsInterval time.Duration
 	// PullProgressTimeout ends a pull that makes no progress in any phase.
 	PullProgressTimeout time.Duration
 	// ClaimEngine, if not nil, is asked at every connect, before anything is read
@@ -117,6 +122,9 @@ type Service struct {
 func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if (cni == nil) == (cfg.DockerNetwork == "") {
 		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
+	}
+	if cfg.CgroupRoot == "" {
+		cfg.CgroupRoot = cgroupRoot
 	}
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
@@ -173,6 +181,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.cni != nil {
 		g.Go(func() error { return s.cni.Run(gctx) })
 	}
+	g.Go(func() error { return s.keepLimits(gctx) })
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {

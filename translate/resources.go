@@ -247,9 +247,44 @@ func CgroupFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile 
 
 // CgroupFilesForUpdate is [CgroupFiles] for a running container: also what was
 // set by systemd at its start has to be written, and defaults too, as they may
-// take back an earlier value.
+// take back an earlier value. So has the swap limit, in full: an update by Docker
+// cannot lift one, and runc tells systemd of none that is zero.
 func CgroupFilesForUpdate(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
-	return cgroupFiles(r, host, true)
+	return append(swapFiles(r, host), cgroupFiles(r, host, true)...)
+}
+
+// LimitsOverwritten says whether systemd, when it reloads its units, overwrites
+// limits of running containers. With cgroup v1 it sets none that are written past
+// it.
+func LimitsOverwritten(host Host) bool { return host.CgroupDriver == "systemd" && host.CgroupV2 }
+
+// CgroupFilesToKeep are those of [CgroupFilesForUpdate] that systemd overwrites
+// where [LimitsOverwritten] says so: it knows nothing of the other controllers.
+func CgroupFilesToKeep(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	return slices.DeleteFunc(CgroupFilesForUpdate(r, host), func(f CgroupFile) bool {
+		controller, _, _ := strings.Cut(f.Name, ".")
+		return !slices.Contains([]string{"cpu", "cpuset", "io", "memory", "pids"}, controller)
+	})
+}
+
+// swapFiles is the swap limit of a container that has a memory limit.
+func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	memory, total := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
+	if memory <= 0 || total == 0 {
+		return nil
+	}
+	if !host.CgroupV2 {
+		if total > 0 {
+			return nil // as Docker's update sets it
+		}
+		return []CgroupFile{{Name: "memory.memsw.limit_in_bytes", Value: strconv.Itoa(unlimited), Optional: true}}
+	}
+	value := "max"
+	if total > 0 {
+		value = strconv.FormatInt(max(total-memory, 0), 10)
+	}
+	// Where the kernel counts no swap there is no file.
+	return []CgroupFile{{Name: "memory.swap.max", Value: value, Optional: true}}
 }
 
 func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
@@ -306,19 +341,11 @@ func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, 
 	if want.GetMemoryLimitInBytes() < 0 {
 		return update, invalid(field+".memory_limit_in_bytes", "Docker can't take a memory limit away from a container")
 	}
-	target := proto.CloneOf(want)
-	if target == nil {
+	if want == nil {
 		return update, nil
 	}
 	has := current.Resources
-	if target.MemoryLimitInBytes == 0 {
-		// A swap limit on its own is relative to the memory limit that stays.
-		target.MemoryLimitInBytes = has.GetMemoryLimitInBytes()
-	}
-	if target.MemorySwapLimitInBytes == 0 && !hasSwap(target) {
-		target.MemorySwapLimitInBytes = keepSwap(target.MemoryLimitInBytes, has)
-	}
-	resources, _, err := dockerResources(field, target, host)
+	resources, _, err := dockerResources(field, withMemory(want, has), host)
 	if err != nil {
 		return update, err
 	}
@@ -327,6 +354,20 @@ func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, 
 	}
 	update.Resources = withoutUnchanged(resources, has)
 	return update, nil
+}
+
+// withMemory is an update with the memory and swap limits that it leaves out, for
+// a container that has these. Its result is new.
+func withMemory(update, has *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	out := proto.CloneOf(update)
+	if out.MemoryLimitInBytes == 0 {
+		// A swap limit on its own is relative to the memory limit that stays.
+		out.MemoryLimitInBytes = has.GetMemoryLimitInBytes()
+	}
+	if out.MemorySwapLimitInBytes == 0 && !hasSwap(out) {
+		out.MemorySwapLimitInBytes = keepSwap(out.MemoryLimitInBytes, has)
+	}
+	return out
 }
 
 // keepSwap is the sum of memory and swap that leaves a container as much swap
@@ -414,22 +455,27 @@ func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerR
 }
 
 // MergeResources gives base changed by an update: what the update leaves zero
-// stays, unified and hugepages are merged by key. The result is new.
+// stays, unified and hugepages are merged by key, and the amount of swap stays if
+// only the memory limit changes. The result is new.
 func MergeResources(base, update *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
 	out := proto.CloneOf(base)
 	if out == nil {
 		out = &runtimeapi.LinuxContainerResources{}
 	}
-	change := proto.CloneOf(update)
+	if update == nil {
+		return out
+	}
+	change := withMemory(update, base)
+	if total, err := memorySwap("linux", change, change.MemoryLimitInBytes); err == nil {
+		change.MemorySwapLimitInBytes = total // an invalid one is refused by DockerUpdate
+	}
 	for _, limit := range change.GetHugepageLimits() {
 		out.HugepageLimits = slices.DeleteFunc(out.HugepageLimits, func(l *runtimeapi.HugepageLimit) bool {
 			return l.GetPageSize() == limit.GetPageSize()
 		})
 	}
-	if change != nil {
-		// Merge appends lists, replaces scalars that are set and map entries.
-		proto.Merge(out, change)
-	}
+	// Merge appends lists, replaces scalars that are set and map entries.
+	proto.Merge(out, change)
 	return out
 }
 

@@ -111,6 +111,13 @@ func TestCgroupFiles(t *testing.T) {
 			{"io.weight", "50", false}, {"memory.oom.group", "1", false}}},
 		"an update writes defaults and systemd's too": {in: unified, host: systemdHost, update: true, want: []CgroupFile{
 			{"io.weight", "50", false}, {"memory.high", "1000", false}, {"memory.low", "0", true}, {"memory.oom.group", "1", false}, {"memory.swap.max", "0", false}}},
+		"an update writes the swap limit": {in: &resources{MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: 80 * mib}, host: v2Host, update: true,
+			want: []CgroupFile{{"memory.swap.max", "16777216", true}}},
+		"an update lifts the swap limit": {in: &resources{MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: -1, Unified: map[string]string{"memory.swap.max": "max"}},
+			host: v2Host, update: true, want: []CgroupFile{{"memory.swap.max", "max", true}}},
+		"an update lifts the swap limit on v1": {in: &resources{MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: -1}, host: v1Host, update: true,
+			want: []CgroupFile{{"memory.memsw.limit_in_bytes", "-1", true}}},
+		"Docker sets another swap limit on v1": {in: &resources{MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: 64 * mib}, host: v1Host, update: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := CgroupFiles(tc.in, tc.host)
@@ -121,6 +128,22 @@ func TestCgroupFiles(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestCgroupFilesToKeep(t *testing.T) {
+	for host, want := range map[*Host]bool{&systemdHost: true, &v2Host: false, &v1Host: false, {CgroupDriver: "systemd"}: false} {
+		if LimitsOverwritten(*host) != want {
+			t.Errorf("with %s and v2 %v systemd overwrites limits: %v, want %v", host.CgroupDriver, host.CgroupV2, !want, want)
+		}
+	}
+	got := CgroupFilesToKeep(&resources{
+		MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: 64 * mib, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}},
+		Unified: map[string]string{"memory.oom.group": "1", "memory.high": "max", "hugetlb.1GB.max": "0", "cpu.weight": "7"},
+	}, systemdHost)
+	want := []CgroupFile{{"memory.swap.max", "0", true}, {"cpu.weight", "7", false}, {"memory.high", "max", true}, {"memory.oom.group", "1", false}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
@@ -177,17 +200,28 @@ func TestDockerUpdate(t *testing.T) {
 }
 
 func TestMergeResources(t *testing.T) {
-	base := &resources{CpuShares: 1, MemoryLimitInBytes: 2, Unified: map[string]string{"a.b": "1", "c.d": "1"},
+	base := &resources{CpuShares: 1, MemoryLimitInBytes: 2, MemorySwapLimitInBytes: 3, Unified: map[string]string{"a.b": "1", "c.d": "1"},
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 1}, {PageSize: "1GB", Limit: 1}}}
 	got := MergeResources(base, &resources{CpuShares: 9, Unified: map[string]string{"c.d": "2"},
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 5}}})
-	want := &resources{CpuShares: 9, MemoryLimitInBytes: 2, Unified: map[string]string{"a.b": "1", "c.d": "2"},
+	want := &resources{CpuShares: 9, MemoryLimitInBytes: 2, MemorySwapLimitInBytes: 3, Unified: map[string]string{"a.b": "1", "c.d": "2"},
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "1GB", Limit: 1}, {PageSize: "2MB", Limit: 5}}}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if base.CpuShares != 1 || base.Unified["c.d"] != "1" || len(base.HugepageLimits) != 2 {
 		t.Error("the base was changed")
+	}
+	for name, tc := range map[string]struct{ update, want *resources }{
+		"the amount of swap stays with another memory limit": {&resources{MemoryLimitInBytes: 10}, &resources{MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 11}},
+		"unlimited swap": {&resources{MemorySwapLimitInBytes: -1}, &resources{MemoryLimitInBytes: 2, MemorySwapLimitInBytes: -1}},
+		"memory.swap.max counts swap alone": {&resources{MemoryLimitInBytes: 10, Unified: map[string]string{"memory.swap.max": "5"}},
+			&resources{MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 15}},
+	} {
+		got := MergeResources(base, tc.update)
+		if got.MemoryLimitInBytes != tc.want.MemoryLimitInBytes || got.MemorySwapLimitInBytes != tc.want.MemorySwapLimitInBytes {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
 	}
 	if got := MergeResources(nil, nil); got == nil {
 		t.Error("nothing merged with nothing is nil")
