@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -620,6 +621,35 @@ func TestOOMIsLookedForAgain(t *testing.T) {
 	f.waitState(c, stateExited)
 	if got, err := f.Container(t.Context(), c); err != nil || !got.OOMKilled {
 		t.Errorf("exit %+v, %v", got, err)
+	}
+}
+
+// TestOOMThatDockerMissed: only of killed containers, and with cgroup v2, the
+// kernel is asked.
+func TestOOMThatDockerMissed(t *testing.T) {
+	for name, v2 := range map[string]bool{"v1": false, "v2": true} {
+		t.Run(name, func(t *testing.T) {
+			var victim atomic.Value
+			f := newFixture(t, func(o *index.Options) {
+				o.Host = func() translate.Host { return translate.Host{CgroupV2: v2} }
+				o.OOMKilled = func(id string) bool { return id == victim.Load() }
+			})
+			first, second, third := f.run(f.member("", 1)), f.run(f.member("", 2)), f.run(f.member("", 3))
+			f.ready()
+			for id, want := range map[string]struct {
+				code int
+				oom  bool
+			}{first: {137, v2}, second: {137, false}, third: {3, false}} {
+				if id != second {
+					victim.Store(id)
+				}
+				f.docker.Exit(id, want.code)
+				f.waitState(id, stateExited)
+				if got, err := f.Container(t.Context(), id); err != nil || got.OOMKilled != want.oom || (got.Reason == "OOMKilled") != want.oom {
+					t.Errorf("exit code %d: %+v, %v; want OOMKilled %v", want.code, got, err, want.oom)
+				}
+			}
+		})
 	}
 }
 

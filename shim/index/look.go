@@ -162,7 +162,9 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 		ix.failed(ctx, r, err)
 		return err
 	}
-	now, err := read(answer, ix.opts.Host())
+	host := ix.opts.Host()
+	ix.completeOOM(answer, host)
+	now, err := read(answer, host)
 	if err != nil {
 		// It would be the same next time: nothing to retry until it changes.
 		klog.FromContext(ctx).Error(err, "Container left out", "containerID", r.id)
@@ -180,6 +182,17 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 		ix.advance(r, now)
 	}
 	return nil
+}
+
+// completeOOM sets what Docker may have missed.
+func (ix *Index) completeOOM(answer container.InspectResponse, host translate.Host) {
+	if ix.opts.OOMKilled == nil || !host.CgroupV2 || answer.ContainerJSONBase == nil || answer.State == nil {
+		return
+	}
+	state := answer.State
+	if !state.Running && state.ExitCode == exitKilled && !state.OOMKilled {
+		state.OOMKilled = ix.opts.OOMKilled(answer.ID)
+	}
 }
 
 // failed looks again later. The last state stays: a container whose lock is

@@ -14,6 +14,9 @@ import (
 // surely reached Docker's state.
 const oomDelay = 100 * time.Millisecond
 
+// exitKilled is the exit code of SIGKILL.
+const exitKilled = 137
+
 // exit is an exit that is not visible yet: its log is being drained.
 type exit struct {
 	seen   member        // as the exit was first seen
@@ -85,7 +88,7 @@ func (ix *Index) settle(life context.Context, r *record, e *exit) {
 // lookForOOM looks at a killed container once more: with cgroup v2 Docker learns
 // of the OOM killer a moment after it learnt of the exit.
 func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
-	if c.ExitCode != 137 || c.OOMKilled || !ix.opts.Host().CgroupV2 {
+	if c.ExitCode != exitKilled || c.OOMKilled || !ix.opts.Host().CgroupV2 {
 		return
 	}
 	select {
