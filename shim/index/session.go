@@ -16,7 +16,8 @@ import (
 
 const (
 	firstRetry = 100 * time.Millisecond
-	lastRetry  = 5 * time.Second
+	// lastRetry is what a node is not ready for after Docker is back.
+	lastRetry = time.Second
 )
 
 // Run connects to Docker and keeps the index up to date until ctx ends. It

@@ -18,7 +18,7 @@ import (
 
 const (
 	minRetry = 100 * time.Millisecond
-	maxRetry = 5 * time.Second
+	maxRetry = time.Second
 )
 
 // Engine is what a Runner needs from Docker.
@@ -81,8 +81,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		klog.FromContext(ctx).V(2).Info("Docker's exec events broke off", "err", err)
 		if time.Since(began) > maxRetry {
+			// And not each attempt while Docker is away.
+			klog.FromContext(ctx).V(2).Info("Docker's exec events broke off", "err", err)
 			retry = minRetry
 		}
 		select {
