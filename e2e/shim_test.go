@@ -26,6 +26,12 @@ type ownEngine struct {
 // newOwnEngine starts one, which takes the place of the node's own.
 func newOwnEngine(t *testing.T, dockerdFlags ...string) *ownEngine {
 	t.Helper()
+	return newOwnEngineOn(t, func(e *ownEngine) { e.args = append(e.args, dockerdFlags...) })
+}
+
+// newOwnEngineOn is newOwnEngine with something done before dockerd starts.
+func newOwnEngineOn(t *testing.T, prepare func(*ownEngine)) *ownEngine {
+	t.Helper()
 	n := newNode(t)
 	image, err := n.docker.call(http.MethodGet, "/images/"+n.image+"/get", nil, nil)
 	if err != nil {
@@ -39,7 +45,8 @@ func newOwnEngine(t *testing.T, dockerdFlags ...string) *ownEngine {
 		"dockerd", "--config-file", filepath.Join(n.dir, "daemon.json"), "--data-root", e.dir + "/root", "--exec-root", e.dir + "/exec",
 		"--pidfile", e.dir + "/pid", "--host", "unix://" + e.socket(), "--bridge=none", "--iptables=false",
 		"--cgroup-parent", "/cridock-" + filepath.Base(n.dir),
-	}, append(strings.Fields(os.Getenv("CRIDOCK_ENGINE_FLAGS")), dockerdFlags...)...)
+	}, strings.Fields(os.Getenv("CRIDOCK_ENGINE_FLAGS"))...)
+	prepare(e)
 	n.docker = newDocker(e.socket())
 	e.startDockerd(t)
 	if _, err := n.docker.call(http.MethodPost, "/images/load", http.Header{"Content-Type": {"application/x-tar"}}, bytes.NewReader(image)); err != nil {

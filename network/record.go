@@ -128,11 +128,13 @@ func (c *CNI) removeResult(r record) error {
 // writeFileAtomically replaces path by way of draft, which must be on the same
 // file system: a reader sees the old content or the new.
 func writeFileAtomically(path, draft string, data []byte, mode os.FileMode) error {
-	if err := os.WriteFile(draft, data, mode); err != nil {
-		return err
+	err := os.WriteFile(draft, data, mode)
+	if err == nil {
+		err = os.Rename(draft, path)
 	}
-	if err := os.Rename(draft, path); err != nil {
-		return errors.Join(err, os.Remove(draft))
+	if err != nil {
+		// A full disk leaves a part of it.
+		_ = os.Remove(draft)
 	}
-	return nil
+	return err
 }

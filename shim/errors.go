@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
@@ -24,6 +25,7 @@ var classes = []struct {
 	{func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, codes.DeadlineExceeded},
 	{func(err error) bool { return errors.Is(err, context.Canceled) }, codes.Canceled},
 	{errdefs.IsResourceExhausted, codes.ResourceExhausted},
+	{func(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }, codes.ResourceExhausted},
 	{errdefs.IsPermissionDenied, codes.PermissionDenied},
 	{errdefs.IsUnauthorized, codes.Unauthenticated},
 	{errdefs.IsOutOfRange, codes.OutOfRange},
@@ -60,8 +62,8 @@ func opaque(err error) error {
 	if err == nil {
 		return nil
 	}
-	// A dead daemon and an ended context stay what they are.
-	if errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	// A dead daemon, a full disk and an ended context stay what they are.
+	if errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return errors.New(err.Error())

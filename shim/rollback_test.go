@@ -46,7 +46,7 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 		{"create is refused", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
 			n.docker.FailNext("container create", 1, http.StatusInternalServerError, "no space left on device")
 			return nil
-		}, codes.Internal, "no space left"},
+		}, codes.ResourceExhausted, "no space left"},
 		{"create finds no image", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
 			n.docker.FailNext("container create", 1, http.StatusNotFound, "No such image: pause")
 			return nil

@@ -182,10 +182,15 @@ func (s *Service) makeSandboxDir(cfg *runtimeapi.PodSandboxConfig, resolv []byte
 // is mounted into.
 func writeFile(path string, content []byte) error {
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, content, 0o644); err != nil { //nolint:gosec // resolv.conf is read by containers of any user
-		return err
+	err := os.WriteFile(tmp, content, 0o644) //nolint:gosec // resolv.conf is read by containers of any user
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	return os.Rename(tmp, path)
+	if err != nil {
+		// A full disk leaves a part of it.
+		_ = os.Remove(tmp)
+	}
+	return err
 }
 
 // setupNetwork gives a started sandbox its network.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -159,7 +160,14 @@ func classify(ctx context.Context, endpoint string, timeout time.Duration, err e
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &netErr):
 		return fmt.Errorf("docker at %s broke the connection: %w: %w", endpoint, errdefs.ErrUnavailable, err)
+	case strings.Contains(err.Error(), diskFull):
+		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
 	default:
 		return err
 	}
 }
+
+// diskFull is how dockerd says that there is no space, in an answer of 500 that
+// has no more telling status (seen from API 1.41 to 1.51). It is the system's
+// text for ENOSPC, in dockerd's own errors and in those of what it runs.
+const diskFull = "no space left on device"
