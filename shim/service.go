@@ -266,7 +266,6 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
-		SymlinkLogs:          s.cfg.SymlinkLogs,
 	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = translate.RuntimeFeatures{

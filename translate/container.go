@@ -409,7 +409,6 @@ func recordContainer(req ContainerRequest, host Host) (map[string]string, error)
 		ImageName:      imageName(cfg.GetImage().GetImage(), req.Image),
 		ImageRef:       req.Image.Ref,
 		User:           &recordedUser{UID: req.User.UID, GID: req.User.GID, Groups: req.User.Groups},
-		SymlinkLog:     host.SymlinkLogs,
 	}, cfg)
 	if err != nil {
 		return nil, err

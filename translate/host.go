@@ -48,9 +48,6 @@ type Host struct {
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string
 	LogMaxFile int
-	// SymlinkLogs: log paths are links to Docker's own log files. It is kept with
-	// each container, as it may change between them.
-	SymlinkLogs bool
 
 	// EngineVersion and APIVersion are used in messages only.
 	EngineVersion string

@@ -55,7 +55,6 @@ type record struct {
 	ImageName      string          `json:"imageName,omitempty"`
 	ImageRef       string          `json:"imageRef,omitempty"`
 	User           *recordedUser   `json:"user,omitempty"`
-	SymlinkLog     bool            `json:"symlinkLog,omitempty"`
 }
 
 type recordedUser struct {

@@ -106,9 +106,7 @@ type Container struct {
 	// LogPath is of the CRI log, DockerLogPath of Docker's own file.
 	LogPath, DockerLogPath string
 	// LogDriver is Docker's: json-file, or none when there is no log.
-	LogDriver string
-	// SymlinkLog: LogPath is a link to DockerLogPath, as with adopted containers.
-	SymlinkLog            bool
+	LogDriver             string
 	TTY, Stdin, StdinOnce bool
 	// StopSignal is in Docker's form, "" for SIGTERM.
 	StopSignal string
@@ -301,7 +299,6 @@ func readRecord(out *Container, rec *record, cfg *runtimeapi.ContainerConfig) {
 	out.Labels, out.Annotations = orEmpty(cfg.GetLabels()), orEmpty(cfg.GetAnnotations())
 	out.Mounts = cfg.GetMounts()
 	out.RuntimeHandler = rec.RuntimeHandler
-	out.SymlinkLog = rec.SymlinkLog
 	out.ImageRef = rec.ImageRef
 	out.Image = &runtimeapi.ImageSpec{
 		Image:              rec.ImageName,
@@ -325,7 +322,6 @@ func adoptContainer(out *Container, in container.InspectResponse, name Name, hos
 		out.Metadata.Name = label
 	}
 	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
-	out.SymlinkLog = true
 	out.ImageRef = in.Image
 	out.Image = &runtimeapi.ImageSpec{Image: in.Config.Image}
 	if ref, err := NormalizeImage(in.Config.Image); err == nil && ref.ID == "" && ref.Digest != "" {

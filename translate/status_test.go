@@ -296,9 +296,6 @@ func TestAdoption(t *testing.T) {
 	if diff := cmp.Diff(wantStatus, status, protocmp.Transform()); diff != "" {
 		t.Errorf("container (-want +got):\n%s", diff)
 	}
-	if !c.SymlinkLog {
-		t.Error("an adopted container's log is a link")
-	}
 }
 
 func TestIsKubernetes(t *testing.T) {
