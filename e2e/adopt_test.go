@@ -313,9 +313,17 @@ func TestHandBack(t *testing.T) {
 	exits := p.start("exits", "echo bye")
 	exits.exited()
 	gone := p.start("gone", "exec sleep 100000")
+	dir := t.TempDir()
+	late := p.start("late", "echo early; until [ -e /dir/stop ]; do sleep 0.1; done; echo late", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/dir"}}
+	})
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "stop"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it ends while cridock is away", time.Minute, func() bool { return c.docker.inspect(t, late.id).State.Pid == 0 })
 	c.flags = []string{"--container-log-mode=symlink"}
 	if err := c.start(); err != nil {
 		t.Fatal(err)
@@ -330,6 +338,10 @@ func TestHandBack(t *testing.T) {
 	if got := exits.logText(); got != "bye\n" {
 		t.Errorf("the log of what has exited is %q", got)
 	}
+	late.exited()
+	if got := late.logText(); got != "early\nlate\n" {
+		t.Errorf("the log of what has exited meanwhile is %q", got)
+	}
 	c.flags = nil
 	c.restart(t, func() { c.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil) })
 	counter.sh("touch /stop")
@@ -341,7 +353,7 @@ func TestHandBack(t *testing.T) {
 	checkSequence(t, counter.logLines(), count)
 	eventually(t, "the position of a container that others have removed is gone", 30*time.Second, func() bool {
 		positions, err := entries(filepath.Join(c.root(), "logs"))
-		return err == nil && len(positions) == 2
+		return err == nil && len(positions) == 3
 	})
 }
 

@@ -123,10 +123,11 @@ func (s *Service) drainAgain(ctx context.Context, id string) {
 // drainLog returns when all that an exited container has printed is in its CRI
 // log. It is idempotent.
 func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
-	if !logged(c) || c.StartFailed || s.cfg.SymlinkLogs {
+	if !logged(c) || c.StartFailed {
 		return nil
 	}
-	// Still a link: it exited before it was adopted. That log is complete.
+	// A link, by choice or because it exited before it was adopted, is complete. A
+	// file that was begun is written to its end, whatever is chosen now.
 	if linked, err := logs.IsSymlink(c.LogPath); err != nil || linked {
 		return err
 	}
