@@ -109,6 +109,19 @@ func (c cgroup) has(t *testing.T, file, value string) bool {
 	return strings.HasPrefix(string(b), value)
 }
 
+// TestDiscardedLimit: a limit that Docker leaves out is in the log, and not in the
+// status.
+func TestDiscardedLimit(t *testing.T) {
+	n := newNode(t, func(n *node) { n.docker.SetInfo(func(i *system.Info) { i.CPUSet = false }) })
+	cfg := containerConfig("a", "sleep", "1000")
+	cfg.Linux.Resources = &linuxResources{CpuShares: 7, CpusetCpus: "0"}
+	id := n.runContainer(n.runPod(n.podConfig("pod")), cfg)
+	n.checkResources(id, &linuxResources{CpuShares: 7})
+	if line := n.logs.lines("Cpuset discarded"); !strings.Contains(line, id) {
+		t.Errorf("the log has %q", line)
+	}
+}
+
 // TestUpdateLiftsSwapLimit: Docker takes the update and tells runc nothing of it.
 func TestUpdateLiftsSwapLimit(t *testing.T) {
 	group, with := withCgroup(t, map[string]string{"memory.swap.max": "0"})

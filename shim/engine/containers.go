@@ -16,6 +16,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
+	"k8s.io/klog/v2"
 )
 
 // maxLinks bounds how many symbolic links ContainerFile follows.
@@ -31,9 +32,18 @@ func (c *Client) ContainerCreate(ctx context.Context, name string, cfg *containe
 	err := c.call(ctx, "container create", longTimeout, func(ctx context.Context, cl *client.Client) error {
 		r, err := cl.ContainerCreate(ctx, cfg, host, nc, nil, name)
 		id = r.ID
+		logWarnings(ctx, id, r.Warnings)
 		return err
 	})
 	return id, err
+}
+
+// logWarnings logs what Docker has left out without failing, such as limits that
+// the kernel has no controller for.
+func logWarnings(ctx context.Context, containerID string, warnings []string) {
+	for _, w := range warnings {
+		klog.FromContext(ctx).Info("Docker warns", "containerID", containerID, "warning", w)
+	}
 }
 
 // ContainerStart implements [Containers].
@@ -136,7 +146,8 @@ func (c *Client) ContainerStats(ctx context.Context, id string) (container.Stats
 // ContainerUpdate implements [Containers].
 func (c *Client) ContainerUpdate(ctx context.Context, id string, update container.UpdateConfig) error {
 	return c.call(ctx, "container update", longTimeout, func(ctx context.Context, cl *client.Client) error {
-		_, err := cl.ContainerUpdate(ctx, id, update)
+		r, err := cl.ContainerUpdate(ctx, id, update)
+		logWarnings(ctx, id, r.Warnings)
 		return err
 	})
 }

@@ -95,6 +95,11 @@ func (s *Server) createContainer(w http.ResponseWriter, r *http.Request, _ strin
 			return errorf(http.StatusBadRequest, "Unknown runtime specified %s", rt)
 		}
 	}
+	warnings := []string{}
+	if !s.info.CPUSet && req.HostConfig.CpusetCpus != "" {
+		req.HostConfig.CpusetCpus = ""
+		warnings = append(warnings, "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.")
+	}
 	img.fill(req.Config)
 	if len(req.Entrypoint)+len(req.Cmd) == 0 {
 		return errorf(http.StatusBadRequest, "No command specified")
@@ -105,7 +110,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *http.Request, _ strin
 	}
 	s.containers[id] = c
 	s.containerEvent(c, "create")
-	return reply(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: []string{}})
+	return reply(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
 }
 
 func (s *Server) newContainer(id, name string, img *Image, req container.CreateRequest) (*ctr, error) {

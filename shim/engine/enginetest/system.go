@@ -12,7 +12,7 @@ const engineVersion = "20.10.24"
 func defaultInfo(root string) system.Info {
 	return system.Info{
 		ID: "ENGINETEST", ServerVersion: engineVersion, Driver: "overlay2", DriverStatus: [][2]string{{"Backing Filesystem", "extfs"}},
-		DockerRootDir: root, LoggingDriver: "json-file", CgroupDriver: "cgroupfs", CgroupVersion: "2",
+		DockerRootDir: root, LoggingDriver: "json-file", CgroupDriver: "cgroupfs", CgroupVersion: "2", CPUSet: true,
 		KernelVersion: "6.1.0", OSType: "linux", Architecture: "x86_64", NCPU: 2, MemTotal: 8 << 30, Name: "enginetest",
 		SecurityOptions: []string{"name=seccomp,profile=default"}, DefaultRuntime: "runc",
 		Runtimes: map[string]system.RuntimeWithStatus{"runc": {Runtime: system.Runtime{Path: "runc"}}},
