@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -14,7 +15,7 @@ import (
 
 // lockRoot takes the root directory for this process alone: two adapters on one
 // state would undo each other's work.
-func lockRoot(dir string) (unlock func(), err error) {
+func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)
 	}
@@ -22,14 +23,32 @@ func lockRoot(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)
 	}
-	if err := lock(f); err != nil {
+	if err := lock(ctx, f); err != nil {
 		return nil, errors.Join(fmt.Errorf("root-directory %s: another cridock uses it: %w", dir, err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// lock takes an advisory lock that ends with the process, or fails at once.
-func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+// lockPatience is how long a lock may outlive its process: one that was killed
+// just as it started another process shares its locks with that until it has begun.
+const lockPatience = 2 * time.Second
+
+// lock takes an advisory lock that ends with the process, or fails soon.
+func lock(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-time.After(lockPatience / 40):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
 
 // engineData keeps two cridocks off one engine, whatever directories and
 // sockets they were given: whoever serves an engine holds a lock on the
@@ -59,7 +78,7 @@ func (d *engineData) claim(ctx context.Context, path string) error {
 	if d.dir != nil && sameFile(d.dir, dir) {
 		return dir.Close()
 	}
-	if err := lock(dir); err != nil {
+	if err := lock(ctx, dir); err != nil {
 		d.taken = fmt.Errorf("docker engine with data in %s: another cridock serves it; stop that or choose another docker-endpoint: %w", path, err)
 		d.refuse(d.taken)
 		return errors.Join(d.taken, dir.Close())

@@ -28,7 +28,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	}
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
-	unlock, err := lockRoot(o.rootDir)
+	unlock, err := lockRoot(ctx, o.rootDir)
 	if err != nil {
 		return err
 	}
