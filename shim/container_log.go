@@ -159,16 +159,6 @@ func (s *Service) positionFile(containerID string) string {
 	return filepath.Join(s.positionsDir(), shortHash(containerID))
 }
 
-// forgetLog drops the position of a removed container's log, which an earlier
-// process may have left.
-func (s *Service) forgetLog(id string) error {
-	err := s.logs.Remove(id)
-	if rmErr := os.Remove(s.positionFile(id)); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-		err = errors.Join(err, rmErr)
-	}
-	return err
-}
-
 func (s *Service) positionsDir() string { return filepath.Join(s.cfg.RootDir, "logs") }
 
 // collectPositions removes the log positions of containers that were removed

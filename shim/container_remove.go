@@ -48,6 +48,12 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.removeObject(ctx, c.ID); err != nil {
 		return err
 	}
+	return s.forgetContainer(ctx, c)
+}
+
+// forgetContainer removes what a container that is gone has left. It is
+// idempotent.
+func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) error {
 	if err := s.releaseMounts(ctx, c.Name); err != nil {
 		// The container is gone, so nobody would try again before the next start.
 		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
@@ -55,10 +61,25 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.updates.forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
 	}
-	if err := s.forgetLog(c.ID); err != nil {
+	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
 		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)
 	}
 	return removeLogLink(c)
+}
+
+// containerGone sees to what somebody else has removed; after a removal of
+// cridock's own it finds nothing to do.
+func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
+	unlock, err := s.lockContainer(ctx, c)
+	if err != nil {
+		return // at the end; the next start collects it
+	}
+	defer unlock()
+	s.drainAgain(ctx, c.ID)
+	s.stats.Forget(c.ID)
+	if err := s.forgetContainer(ctx, c); err != nil {
+		klog.FromContext(ctx).Error(err, "Something is left behind", "containerID", c.ID)
+	}
 }
 
 // removeLogLink removes a log that is only a link: its target went with the

@@ -128,6 +128,27 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
+// TestRemovedBehindItsBack: what somebody else removes leaves nothing behind, and
+// that not only after the next start.
+func TestRemovedBehindItsBack(t *testing.T) {
+	n := newCNINode(t)
+	before := n.remains()
+	cfg := n.podConfig("web")
+	pod := n.runPod(cfg)
+	id := n.runContainer(pod, containerConfig("main", "sleep", "1"))
+	docker := n.call()
+	n.must(docker.ContainerRemove(n.ctx, pod))
+	n.eventually("the sandbox's network is released while its container runs", func() bool {
+		return len(n.plugins.attached()) == 0 && len(n.remains().Mounts) == len(before.Mounts)
+	})
+	if c := n.listed(id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %v", c)
+	}
+	n.must(docker.ContainerRemove(n.ctx, id))
+	n.must(os.RemoveAll(cfg.LogDirectory)) // the kubelet's
+	n.eventually("nothing is left", func() bool { return cmp.Equal(before.Files, n.remains().Files) })
+}
+
 // TestOOM: the OOM killer is told from other ends, also where Docker learns of
 // it late.
 func TestOOM(t *testing.T) {

@@ -293,6 +293,9 @@ func TestFailedStarts(t *testing.T) {
 		t.Errorf("after a restart: %v, want %v", after, st)
 	}
 	n.must(n.removeContainer(id))
+	if left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "logs")); err != nil || len(left) > 0 {
+		t.Errorf("log positions are left: %v, %v", left, err)
+	}
 
 	running := n.runContainer(pod, containerConfig("running", "sleep", "1"))
 	wantCode(t, n.tryStart(running), codes.FailedPrecondition, "RUNNING")

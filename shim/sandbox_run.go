@@ -88,11 +88,7 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 	if sb == nil || s.cni == nil {
 		return s.removeObject(ctx, id)
 	}
-	attached, err := s.cni.Recorded(id)
-	if attached {
-		err = s.releaseAddresses(ctx, sb)
-	}
-	if err != nil {
+	if err := s.releaseRecorded(ctx, sb); err != nil {
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
 	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))

@@ -153,6 +153,51 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	return nil
 }
 
+// sandboxGone releases what a sandbox that somebody else has removed leaves
+// behind, whose containers may run on; after a removal of cridock's own it finds
+// nothing to do.
+func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
+	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	if err != nil {
+		return // at the end; the next start collects it
+	}
+	defer unlock()
+	s.stats.Forget(sb.ID)
+	if s.cni != nil {
+		if err = s.releaseRecorded(ctx, sb); err == nil {
+			err = network.UnpinNetNS(s.netnsPath(sb.ID))
+		}
+	}
+	if err = errors.Join(err, s.collectDir(ctx, sb)); err != nil {
+		klog.FromContext(ctx).Error(err, "What a removed sandbox has left is not all released; it is tried again at the next start", "sandboxID", sb.ID)
+	}
+}
+
+// releaseRecorded gives back a sandbox's addresses if it may have any.
+func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) error {
+	attached, err := s.cni.Recorded(sb.ID)
+	if err != nil || !attached {
+		return err
+	}
+	return s.releaseAddresses(ctx, sb)
+}
+
+// collectDir removes a sandbox's directory, which another one of its name may
+// have taken over.
+func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error {
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	dir := s.sandboxDir(gone.Metadata)
+	for _, sb := range sandboxes {
+		if s.sandboxDir(sb.Metadata) == dir {
+			return nil
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
 // collectRemains releases what sandboxes that are gone have left behind: those
 // of a process that was killed on the way, or of containers that were removed
 // while nobody looked.

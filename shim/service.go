@@ -134,7 +134,10 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
 	s.process = process.New(e)
-	s.index = index.New(e, index.Options{Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: oomKilled, Observer: m.indexObserver()})
+	s.index = index.New(e, index.Options{
+		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: oomKilled,
+		SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+	})
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {

@@ -58,6 +58,10 @@ type Options struct {
 	// not by the OOM killer for all that Docker knows: it takes notice of the
 	// killer in a race with the removal of the container's cgroup, by systemd.
 	OOMKilled func(containerID string) bool
+	// SandboxGone and ContainerGone are called after something has been removed,
+	// by whomever, with what it was last. Calls run at once.
+	SandboxGone   func(ctx context.Context, s *translate.Sandbox)
+	ContainerGone func(ctx context.Context, c *translate.Container)
 	// Observer is told what the metrics count.
 	Observer Observer
 

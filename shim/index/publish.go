@@ -141,8 +141,27 @@ func (ix *Index) Removed(id string) {
 	if r.object != nil {
 		r.object, r.last = nil, r.object
 		ix.tell(r.last, nil)
+		ix.gone(r.last)
 	}
 	ix.changedLocked(r)
+}
+
+// gone has what an object leaves behind seen to. It needs ix.mu.
+func (ix *Index) gone(o object) {
+	if ix.life == nil {
+		return
+	}
+	life := ix.life
+	switch o := o.(type) {
+	case sandbox:
+		if ix.opts.SandboxGone != nil {
+			ix.work.Go(func() { ix.opts.SandboxGone(life, o.Sandbox) })
+		}
+	case member:
+		if ix.opts.ContainerGone != nil {
+			ix.work.Go(func() { ix.opts.ContainerGone(life, o.Container) })
+		}
+	}
 }
 
 // object is a sandbox or a member.

@@ -97,7 +97,7 @@ func BenchmarkTailer(b *testing.B) {
 		tailer := New(Options{})
 		n.start(tailer)
 		n.drain(tailer)
-		if err := tailer.Remove(n.src.ID); err != nil {
+		if err := tailer.Remove(n.src.ID, n.src.Position); err != nil {
 			b.Fatal(err)
 		}
 		must(os.Remove(n.src.CRILog))

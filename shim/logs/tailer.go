@@ -249,30 +249,36 @@ func (t *Tailer) unwatch(f *follower) {
 	}
 }
 
-// Remove forgets a container and deletes its position; the CRI log file stays, it
-// is the kubelet's. What was not carried over is left behind: Drain first. Removing
-// a container that is not followed is no error.
-func (t *Tailer) Remove(id string) error {
-	f, err := t.find(id)
-	if err != nil {
-		return nil
+// Remove forgets a container and deletes its position, also one that an earlier
+// process has left; the CRI log file stays, it is the kubelet's. What was not
+// carried over is left behind: Drain first. Removing a container that is not
+// followed, or has no position, is no error.
+func (t *Tailer) Remove(id, position string) error {
+	if f, err := t.find(id); err == nil {
+		if err := t.forget(f); err != nil {
+			return err
+		}
 	}
+	if err := os.Remove(position); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove log position of container %s: %w", id, err)
+	}
+	return nil
+}
+
+func (t *Tailer) forget(f *follower) error {
 	f.run.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	if err := f.lock(ctx); err != nil {
-		return fmt.Errorf("remove log of container %s: %w: a write to it hangs", id, errdefs.ErrUnavailable)
+		return fmt.Errorf("remove log of container %s: %w: a write to it hangs", f.src.ID, errdefs.ErrUnavailable)
 	}
 	defer f.unlock()
 	f.done, f.removed = true, true
 	f.release()
 	t.unwatch(f)
 	t.mu.Lock()
-	delete(t.followers, id)
+	delete(t.followers, f.src.ID)
 	t.mu.Unlock()
-	if err := os.Remove(f.src.Position); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove log position of container %s: %w", id, err)
-	}
 	return nil
 }
 

@@ -189,7 +189,7 @@ func TestFollow(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	for range 2 {
-		if err := tailer.Remove(n.src.ID); err != nil {
+		if err := tailer.Remove(n.src.ID, n.src.Position); err != nil {
 			t.Fatal(err)
 		}
 	}
