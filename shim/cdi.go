@@ -24,9 +24,6 @@ import (
 // dockerd crashes on a vendor or class of one character.
 const mountKind = "cridock.io/mounts"
 
-// mountSpecVersion is the oldest CDI version with all that is used here.
-const mountSpecVersion = "0.3.0"
-
 // mountSpecDir is where dockerd looks for CDI specifications that programs make;
 // "" if there is none to write to. By CDI's convention it is the last one.
 func mountSpecDir(c *engine.Capabilities) string {
@@ -64,7 +61,7 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 		return nil
 	}
 	owner := shortHash(name)
-	spec := specs.Spec{Version: mountSpecVersion, Kind: mountKind}
+	spec := specs.Spec{Kind: mountKind}
 	for i, m := range mounts {
 		edit, err := translate.CDIMount(fmt.Sprintf("mounts[%d]", i), m, resolved[i].Source, handler, h)
 		if err != nil {
@@ -81,6 +78,13 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 		return nil
 	}
 	s.specs.Store(owner, nil)
+	// Too low a version for what it has makes dockerd drop the whole file; too
+	// high a one as well, if dockerd is older. A name that begins with a digit,
+	// as most owners' do, is among what counts.
+	var err error
+	if spec.Version, err = specs.MinimumRequiredVersion(&spec); err != nil {
+		return fmt.Errorf("mount_options: CDI specification: %w", err)
+	}
 	content, err := json.Marshal(spec)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	specs "tags.cncf.io/container-device-interface/specs-go"
 )
 
 // cdiNode is a node of an engine with CDI, and the directory it looks for
@@ -46,6 +48,11 @@ func (n *node) specs(dir string) []map[string]any {
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		n.must(err)
+		var typed specs.Spec
+		n.must(json.Unmarshal(b, &typed))
+		if err := specs.ValidateVersion(&typed); err != nil {
+			n.t.Errorf("dockerd would drop %s: %v", b, err)
+		}
 		var spec map[string]any
 		n.must(json.Unmarshal(b, &spec))
 		all = append(all, spec)
@@ -90,6 +97,20 @@ func TestMountOptions(t *testing.T) {
 	n.must(n.removeContainer(id))
 	if left := n.specs(dir); len(left) > 0 {
 		t.Errorf("left after the container: %v", left)
+	}
+}
+
+// TestMountOptionsOfMany: whatever a container's name, dockerd takes its
+// specification.
+func TestMountOptionsOfMany(t *testing.T) {
+	n, dir := cdiNode(t)
+	pod := n.runPod(n.podConfig("pod"))
+	const many = 16
+	for i := range many {
+		n.create(pod, n.withOptions(fmt.Sprint("c", i), "noexec"))
+	}
+	if all := n.specs(dir); len(all) != many {
+		t.Errorf("%d specifications, want %d", len(all), many)
 	}
 }
 
