@@ -191,8 +191,11 @@ func writeFile(path string, content []byte) error {
 
 // setupNetwork gives a started sandbox its network.
 func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
-	if s.cni == nil || sb.HostNetwork {
+	if sb.HostNetwork {
 		return nil
+	}
+	if s.cni == nil {
+		return s.setInterfaceSysctls(sb, cfg)
 	}
 	pin := s.netnsPath(sb.ID)
 	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
@@ -211,12 +214,12 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	if err != nil {
 		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
 	}
-	return s.setInterfaceSysctls(sb.ID, cfg)
+	return s.setInterfaceSysctls(sb, cfg)
 }
 
-// setInterfaceSysctls sets the sysctls of interfaces, which CNI has made, and
-// those that CNI has changed.
-func (s *Service) setInterfaceSysctls(sandboxID string, cfg *runtimeapi.PodSandboxConfig) error {
+// setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
+// made by now, and those that CNI has changed.
+func (s *Service) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
 	for key, value := range early {
 		// Attaching switches IPv6 on, as Docker leaves it off.
@@ -230,8 +233,12 @@ func (s *Service) setInterfaceSysctls(sandboxID string, cfg *runtimeapi.PodSandb
 	if len(late) == 0 {
 		return nil
 	}
-	if err := network.SetSysctls(s.netnsPath(sandboxID), late); err != nil {
-		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sandboxID, err)
+	netns := s.netnsPath(sb.ID)
+	if s.cni == nil {
+		netns = fmt.Sprintf("/proc/%d/ns/net", sb.Pid)
+	}
+	if err := network.SetSysctls(netns, late); err != nil {
+		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
 	}
 	return nil
 }
