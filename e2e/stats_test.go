@@ -28,6 +28,19 @@ func TestStats(t *testing.T) {
 		if len(list) != 2 {
 			t.Errorf("%d containers have statistics, want 2", len(list))
 		}
+		for _, tc := range []struct {
+			filter *runtimeapi.PodSandboxStatsFilter
+			want   int
+		}{
+			{&runtimeapi.PodSandboxStatsFilter{Id: p.id}, 1},
+			{&runtimeapi.PodSandboxStatsFilter{LabelSelector: p.cfg.Labels}, 1},
+			{&runtimeapi.PodSandboxStatsFilter{Id: p.id, LabelSelector: map[string]string{"app": "another"}}, 0},
+		} {
+			pods := rpc(t, c.runtime.ListPodSandboxStats, &runtimeapi.ListPodSandboxStatsRequest{Filter: tc.filter}).Stats
+			if len(pods) != tc.want || tc.want > 0 && pods[0].GetAttributes().GetId() != p.id {
+				t.Errorf("%v: %d pods have statistics, want %d", tc.filter, len(pods), tc.want)
+			}
+		}
 		var first *runtimeapi.PodSandboxStats
 		eventually(t, "the pod's network counters grow", 30*time.Second, func() bool {
 			s := rpc(t, c.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id}).Stats
