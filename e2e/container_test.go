@@ -236,6 +236,14 @@ func TestDevices(t *testing.T) {
 		}
 	})
 	main.sh("test -c /dev/readable && test -c /dev/writable && : <>/dev/writable")
+	dir := p.path("devices")
+	p.run(t, "mkdir", "-p", dir+"/below")
+	p.run(t, "mknod", dir+"/one", "c", "1", "3")
+	p.run(t, "mknod", dir+"/below/two", "c", "1", "5")
+	of := p.start("directory", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Devices = []*runtimeapi.Device{{HostPath: dir, ContainerPath: "/dev/all"}}
+	})
+	of.sh("test -c /dev/all/one && echo x >/dev/all/one && test -c /dev/all/below/two && head -c 1 /dev/all/below/two")
 	other := p.start("other", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
 		cfg.Devices = []*runtimeapi.Device{{HostPath: "/dev/loop-control", ContainerPath: "/dev/readable", Permissions: "r"}}
 	})

@@ -220,6 +220,29 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
+// TestCDIDevices asks for a device both by the field and by the older annotation.
+func TestCDIDevices(t *testing.T) {
+	t.Parallel()
+	c := sharedCridock(t, "cni")
+	p := c.runPod(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("mounted"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec := fmt.Sprintf(`{"cdiVersion":"0.5.0","kind":"e2e.test/device","devices":[
+ {"name":"node","containerEdits":{"env":["NODE=yes"],"deviceNodes":[{"path":"/dev/of-cdi","hostPath":"/dev/zero"}]}},
+ {"name":"mount","containerEdits":{"mounts":[{"hostPath":%q,"containerPath":"/of-cdi","options":["ro","rbind"]}]}}]}`, dir)
+	// In one step, as dockerd reads it at any time.
+	c.run(t, "sh", "-c", `mkdir -p /var/run/cdi && echo "$0" >/var/run/cdi/e2e.tmp && mv /var/run/cdi/e2e.tmp /var/run/cdi/e2e.json`, spec)
+	got := p.output("main", "test -c /dev/of-cdi && head -c 3 /dev/of-cdi | wc -c; echo $NODE; cat /of-cdi/file; touch /of-cdi/x 2>/dev/null || echo; echo end", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "e2e.test/device=node"}}
+		cfg.Annotations = map[string]string{"cdi.k8s.io/e2e": "e2e.test/device=mount"}
+	})
+	if strings.TrimSpace(got) != "3\nyes\nmounted\nend" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestImageVolume(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -307,6 +308,45 @@ func TestRealPluginsRollBack(t *testing.T) {
 	}
 }
 
+const bandwidthPlugin = `{"type": "bandwidth", "capabilities": {"bandwidth": true}}`
+
+// TestRealPluginsBandwidth gives the plug-in the largest burst, as translate does.
+func TestRealPluginsBandwidth(t *testing.T) {
+	n, host, _ := realNodeWith(t, "/usr/lib/cni", "1.0.0", bandwidthPlugin)
+	c := n.start()
+	if err := c.SetPodCIDRs("10.201.12.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	rt := n.pod("a")
+	rt.CapabilityArgs = map[string]any{"bandwidth": map[string]any{
+		"ingressRate": 1000000, "ingressBurst": math.MaxInt32, "egressRate": 2000000, "egressBurst": math.MaxInt32,
+	}}
+	if _, err := c.Setup(t.Context(), rt); err != nil {
+		t.Fatalf("Setup: %v", err)
+	}
+	qdiscs := func() (text string) {
+		t.Helper()
+		err := InNetNS(host, func() error {
+			out, err := exec.Command("tc", "qdisc").CombinedOutput()
+			text = string(out)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if text := qdiscs(); !strings.Contains(text, "rate 1Mbit") || !strings.Contains(text, "rate 2Mbit") {
+		t.Errorf("the limits are not there:\n%s", text)
+	}
+	if err := c.Teardown(t.Context(), rt); err != nil {
+		t.Errorf("Teardown: %v", err)
+	}
+	if text := qdiscs(); strings.Contains(text, "tbf") {
+		t.Errorf("limits were left:\n%s", text)
+	}
+}
+
 // TestRealPluginsOfCNI11 has the verbs that came with version 1.1 answered by
 // plug-ins that know them: those of release 1.6 and later, which Debian 12 does
 // not have.
@@ -315,7 +355,7 @@ func TestRealPluginsOfCNI11(t *testing.T) {
 	if binDir == "" {
 		t.Skip("CRIDOCK_CNI_BIN names no directory with plug-ins of CNI 1.1")
 	}
-	n, host, ipamDir := realNodeWith(t, binDir, "1.1.0", `{"type": "bandwidth", "capabilities": {"bandwidth": true}}`, `{"type": "firewall"}`)
+	n, host, ipamDir := realNodeWith(t, binDir, "1.1.0", bandwidthPlugin, `{"type": "firewall"}`)
 	c := n.start()
 	if err := c.Status(t.Context()); err != nil {
 		t.Fatalf("Status: %v", err)
@@ -327,7 +367,7 @@ func TestRealPluginsOfCNI11(t *testing.T) {
 	for i, rt := range []*libcni.RuntimeConf{kept, stale} {
 		rt.CapabilityArgs = map[string]any{
 			"portMappings": []map[string]any{{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8090 + i, "containerPort": 81, "protocol": "sctp"}},
-			"bandwidth":    map[string]any{"ingressRate": 1e6, "ingressBurst": 1 << 20, "egressRate": 2e6, "egressBurst": 1 << 20},
+			"bandwidth":    map[string]any{"ingressRate": 1e6, "ingressBurst": math.MaxInt32, "egressRate": 2e6, "egressBurst": math.MaxInt32},
 		}
 		if _, err := c.Setup(t.Context(), rt); err != nil {
 			t.Fatalf("Setup: %v", err)
