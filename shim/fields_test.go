@@ -226,7 +226,7 @@ type fieldNode struct {
 
 const fieldImage = "registry.test/app:1"
 
-func newFieldNode(t *testing.T, makeNode func(*testing.T, ...func(*node)) *node) *fieldNode {
+func newFieldNode(t *testing.T, makeNode func(testing.TB, ...func(*node)) *node) *fieldNode {
 	t.Helper()
 	f := &fieldNode{}
 	n := makeNode(t, func(n *node) {
