@@ -133,7 +133,7 @@ func TestMountSpecsOverRestart(t *testing.T) {
 	pod := n.runPod(n.podConfig("pod"))
 	gone := n.create(pod, n.withOptions("gone", "nodev"))
 	n.create(pod, n.withOptions("kept", "noexec"))
-	n.must(os.WriteFile(filepath.Join(dir, "vendor.json"), []byte("{}"), 0o600))
+	n.must(os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(`{"cdiVersion":"0.5.0","kind":"vendor.io/null","devices":[{"name":"one","containerEdits":{"env":["ONE=1"]}}]}`), 0o600))
 	n.stop()
 	n.must(n.call().ContainerRemove(n.ctx, gone))
 	n.start()
