@@ -62,6 +62,10 @@ func checkAddresses(t *testing.T, c *cridock, p *pod, n *runtimeapi.PodSandboxNe
 	if held, err := c.addresses(p.id); c.plugin == "cni" && (err != nil || !sameLines(strings.Join(held, "\n"), strings.Join(ips, "\n"))) {
 		t.Errorf("host-local holds %v (%v) for the pod, want %v", held, err, ips)
 	}
+	verbose := rpc(t, c.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: true}).Info["info"]
+	if c.plugin == "cni" && !strings.Contains(verbose, `"cniCheck":"ok"`) {
+		t.Errorf("CNI CHECK is not content: %s", verbose)
+	}
 	seen := c.run(t, "nsenter", "--net=/proc/"+fmt.Sprint(c.docker.inspect(t, p.id).State.Pid)+"/ns/net", "ip", "-o", "addr", "show", "eth0")
 	for i, ip := range ips {
 		if a, err := netip.ParseAddr(ip); err != nil || !netip.MustParsePrefix(subnets[i]).Contains(a) {

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -158,5 +159,34 @@ func TestOOM(t *testing.T) {
 	n.eventually("it has exited", func() bool { return n.status(id).State == runtimeapi.ContainerState_CONTAINER_EXITED })
 	if st := n.status(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
 		t.Errorf("status = %v, want OOMKilled with 137", st)
+	}
+}
+
+// TestNetworkCheck: a verbose status has CNI look after the pod's network.
+func TestNetworkCheck(t *testing.T) {
+	n := newCNINode(t)
+	pod := n.runPod(n.podConfig("web"))
+	check := func(want string) {
+		t.Helper()
+		r, err := n.runtime.PodSandboxStatus(n.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+		n.must(err)
+		if info := r.Info["info"]; !strings.Contains(info, `"cniCheck":"`+want) {
+			t.Errorf("want %q in %s", want, info)
+		}
+	}
+	n.podStatus(pod)
+	if c := n.plugins.count("CHECK"); c != 0 {
+		t.Errorf("a status that is not verbose ran CHECK %d times", c)
+	}
+	check("ok")
+	n.plugins.respond(func(_ context.Context, command, _ string) error {
+		if command == "CHECK" {
+			return errBroken
+		}
+		return nil
+	})
+	check(`network \"pods\": CNI CHECK: `)
+	if c := n.plugins.count("CHECK"); c != 2 {
+		t.Errorf("CHECK ran %d times, want 2", c)
 	}
 }

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -105,6 +106,26 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	if s.cni != nil && !sb.HostNetwork {
 		a, _ := s.attachment(sb)
 		info["netns"], info["cniResult"] = s.netnsPath(sb.ID), a
+		if a != nil {
+			info["cniCheck"] = s.checkNetwork(ctx, sb)
+		}
 	}
 	return jsonInfo(map[string]any{"info": info})
+}
+
+// checkTimeout bounds a CNI CHECK, which waits for what CNI does with the pod.
+const checkTimeout = 10 * time.Second
+
+// checkNetwork says what CNI CHECK finds: "ok", or what is wrong.
+func (s *Service) checkNetwork(ctx context.Context, sb *translate.Sandbox) string {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))
+	if err == nil {
+		err = traced(ctx, "CNI CHECK", func(ctx context.Context) error { return s.cni.Check(ctx, rt) })
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return "ok"
 }
