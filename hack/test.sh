@@ -13,6 +13,9 @@
 #   CRIDOCK_E2E_REGISTRY   host:port of the registry, on loopback, no TLS
 #   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
 #   CRIDOCK_CI=1           what a test needs is installed: fail, do not skip
+#
+# With CRIDOCK_E2E_CRI_DOCKERD=PATH, of a cri-dockerd that takes the engine's API
+# version, pods also change hands between it and cridock.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
