@@ -42,15 +42,15 @@ func BenchmarkFullNode(b *testing.B) {
 	b.Run("churn", func(b *testing.B) { f.churn(b, setting(b, "CRIDOCK_BENCH_CHURN", 100)) })
 }
 
-func setting(b *testing.B, name string, otherwise int) int {
-	b.Helper()
+func setting(t testing.TB, name string, otherwise int) int {
+	t.Helper()
 	v := os.Getenv(name)
 	if v == "" {
 		return otherwise
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil {
-		b.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", name, err)
 	}
 	return n
 }

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +23,7 @@ type ownEngine struct {
 	*node
 	dir  string
 	args []string
+	cmd  *exec.Cmd     // nsenter
 	done chan struct{} // closed when the running dockerd has ended
 }
 
@@ -70,7 +74,7 @@ func (e *ownEngine) startDockerd(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	e.done = done
+	e.cmd, e.done = cmd, done
 	go func() {
 		_ = cmd.Wait() // nobody minds how it ended
 		close(done)
@@ -90,6 +94,20 @@ func (e *ownEngine) endDockerd(t *testing.T, signal string) {
 	case <-time.After(2 * time.Minute):
 		t.Fatal("dockerd does not end")
 	}
+}
+
+// hang stops dockerd's process, until the function that is returned is called.
+func (e *ownEngine) hang(t *testing.T) (goOn func()) {
+	t.Helper()
+	pid := strings.TrimSpace(read(t, e.dir+"/pid"))
+	e.run(t, "kill", "-STOP", pid)
+	return sync.OnceFunc(func() {
+		e.run(t, "kill", "-CONT", pid)
+		// nsenter stops itself with its child.
+		if err := e.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // endContainerd sends the engine's containerd a signal; dockerd starts another.

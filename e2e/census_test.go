@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// metricsFlags are what a census needs of cridock. The port is the node's own.
+var metricsFlags = []string{"--metrics-bind-address=9911", "--profiling"}
+
+// census is all that a node has of containers, and cridock of a node: whatever
+// happens between two of them, the second has no more.
+type census struct {
+	Containers, Addresses, Pins, Mounts, Rules, Shims []string
+	// Goroutines by what they run, Files by what is open. Connections to Docker
+	// that wait for the next call are not counted.
+	Goroutines, Files map[string]int
+}
+
+func (c *cridock) census(t testing.TB) (s census) {
+	t.Helper()
+	var errs [5]error
+	s.Containers, errs[0] = c.docker.withLabel("io.kubernetes.pod.uid")
+	s.Addresses, errs[1] = leases(c.ipamDir())
+	s.Pins, errs[2] = filesBelow(c.netns())
+	s.Mounts, errs[3] = c.mounts()
+	s.Rules, errs[4] = c.allRules()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Shims = c.shims(t)
+	var idle int
+	s.Goroutines, idle = c.goroutines(t)
+	s.Files = c.files(t)
+	s.Files["socket"] -= idle
+	return s
+}
+
+// allRules are all iptables rules, of both IP versions.
+func (c *cridock) allRules() (rules []string, err error) {
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		out, err := c.command(save).Output()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", save, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "-A") { // chains and comments have counters and times
+				rules = append(rules, save+" "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return rules, nil
+}
+
+// goroutines of cridock, and how many connections it keeps for later calls.
+func (c *cridock) goroutines(t testing.TB) (running map[string]int, idle int) {
+	t.Helper()
+	resp, err := c.http().Get("http://127.0.0.1:9911/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running = map[string]int{}
+	for stack := range strings.SplitSeq(string(b), "\n\n") {
+		count, entry := parseStack(stack)
+		switch {
+		case count == 0:
+		case entry == "net/http.(*persistConn).readLoop" && strings.Contains(stack, "bufio.(*Reader).Peek"):
+			idle += count
+		case entry != "net/http.(*persistConn).writeLoop": // one for each connection
+			running[entry] += count
+		}
+	}
+	if len(running) == 0 {
+		t.Fatalf("no goroutines in %q", b)
+	}
+	return running, idle
+}
+
+// parseStack reads one stack of a profile: how many goroutines have it, and the
+// function that they run.
+func parseStack(stack string) (count int, entry string) {
+	for line := range strings.Lines(stack) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 1 && f[1] == "@":
+			count, _ = strconv.Atoi(f[0])
+		case len(f) > 2 && f[0] == "#":
+			entry, _, _ = strings.Cut(f[2], "+0x")
+		}
+	}
+	return count, entry
+}
+
+// files are what cridock has open.
+func (c *cridock) files(t testing.TB) map[string]int {
+	t.Helper()
+	pid, err := c.process()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := map[string]int{}
+	for _, e := range list {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // closed meanwhile
+		}
+		kind, _, numbered := strings.Cut(target, ":[")
+		if !numbered {
+			kind = target
+		}
+		open[kind]++
+	}
+	return open
+}
+
+// grown is what the second of two censuses has more.
+func (s census) grown(now census) (more []string) {
+	for kind, lists := range map[string][2][]string{
+		"container": {s.Containers, now.Containers}, "address": {s.Addresses, now.Addresses}, "network namespace pin": {s.Pins, now.Pins},
+		"mount": {s.Mounts, now.Mounts}, "iptables rule": {s.Rules, now.Rules}, "shim": {s.Shims, now.Shims},
+	} {
+		for _, item := range lists[1] {
+			if !slices.Contains(lists[0], item) {
+				more = append(more, kind+" "+item)
+			}
+		}
+	}
+	for kind, counts := range map[string][2]map[string]int{"goroutines": {s.Goroutines, now.Goroutines}, "open files": {s.Files, now.Files}} {
+		for item, n := range counts[1] {
+			if before := counts[0][item]; n > before {
+				more = append(more, fmt.Sprintf("%s %s: %d, not %d", kind, item, n, before))
+			}
+		}
+	}
+	return more
+}
+
+// checkCensus waits until nothing is there that was not there before.
+func (c *cridock) checkCensus(t testing.TB, before census) {
+	t.Helper()
+	var more []string
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if more = before.grown(c.census(t)); len(more) == 0 {
+			return
+		}
+	}
+	t.Errorf("left behind on the node:\n%s", strings.Join(more, "\n"))
+}
+
+// warmUp has everything made that is made once, and counts.
+func (c *cridock) warmUp(t *testing.T) census {
+	t.Helper()
+	p := c.runPod(t, hostPort(18080))
+	p.start("main", "echo up; sleep 1000").sh("true")
+	p.remove()
+	return c.census(t)
+}
