@@ -334,6 +334,22 @@ func TestLateInspectDoesNotResurrect(t *testing.T) {
 	}
 }
 
+// TestListedBeforeItIsThere: a container that is still being made is listed by
+// Docker, and no inspect finds it. It is there when its creation returns.
+func TestListedBeforeItIsThere(t *testing.T) {
+	f := newFixture(t)
+	c := f.member("", 1)
+	f.docker.FailNext("container inspect", 1, http.StatusNotFound, "No such container: "+c)
+	f.ready()
+	if got := f.state(c); got != "" {
+		t.Fatalf("the first look gave %s: it did not fail", got)
+	}
+	f.sync(c)
+	if got := f.state(c); got != stateCreated {
+		t.Errorf("after create: %q", got)
+	}
+}
+
 // TestLateList: a list that was on its way says nothing about what was learnt
 // since.
 func TestLateList(t *testing.T) {

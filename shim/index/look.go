@@ -156,7 +156,7 @@ func (ix *Index) take(r *record) (*turn, uint64) {
 func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer container.InspectResponse, err error) error {
 	switch {
 	case errdefs.IsNotFound(err):
-		ix.Removed(r.id)
+		ix.absent(r)
 		return notFound(r.id)
 	case err != nil:
 		ix.failed(ctx, r, err)
@@ -192,6 +192,21 @@ func (ix *Index) completeOOM(answer container.InspectResponse, host translate.Ho
 	state := answer.State
 	if !state.Running && state.ExitCode == exitKilled && !state.OOMKilled {
 		state.OOMKilled = ix.opts.OOMKilled(answer.ID)
+	}
+}
+
+// absent takes out what Docker does not know. One that was never seen is not gone
+// for good: Docker lists a container while it still makes it, and answers to an
+// inspect only when that is done.
+func (ix *Index) absent(r *record) {
+	ix.mu.Lock()
+	seen := r.applied > 0
+	if !seen && r.next == nil && r.gone.IsZero() {
+		delete(ix.records, r.id)
+	}
+	ix.mu.Unlock()
+	if seen {
+		ix.Removed(r.id)
 	}
 }
 
