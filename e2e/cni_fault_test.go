@@ -69,16 +69,16 @@ var (
 	}
 )
 
-// hangLimit is the deadline of calls to a plug-in that may hang: enough for all
-// that comes before it on a slow machine.
-const hangLimit = 15 * time.Second
-
 // faultyCall makes a call that has to fail before its deadline: for the
 // plug-in's reason, named with plug-in, network and pod, and with no process of
 // the plug-in left.
 func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniFault, pod *runtimeapi.PodSandboxMetadata, m method[Req, Resp], req Req) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), hangLimit)
+	deadline := rpcTimeout
+	if fault.code == codes.DeadlineExceeded {
+		deadline = c.hangLimit(t)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	_, err := m(ctx, req)
 	if status.Code(err) != fault.code {
@@ -105,6 +105,16 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	if err := os.Remove(pids); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// hangLimit is the deadline of a call to a plug-in that hangs: a tenth of it, as
+// much as there is to tell the caller, is the time that a pod takes to come and
+// go on this machine.
+func (c *cridock) hangLimit(t *testing.T) time.Duration {
+	t.Helper()
+	start := time.Now()
+	c.runPod(t).remove()
+	return max(10*time.Second, 10*time.Since(start))
 }
 
 // TestFaultyADD lets a plug-in fail in every way when a pod is to be attached:

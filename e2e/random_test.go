@@ -151,7 +151,7 @@ func (cl *client) run(t testing.TB) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %v", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		cl.mu.Lock()
 		cl.calls[name]++
@@ -296,8 +296,11 @@ func (cl *client) create(testing.TB) error {
 	p.ctrs = append(p.ctrs, &modelCtr{cfg: cfg, id: r.ContainerId})
 	if cl.IntN(4) == 0 { // the answer was lost
 		again, err := change(cl, cl.runtime.CreateContainer, request)
-		if err != nil || again.ContainerId != r.ContainerId {
-			return fmt.Errorf("created again: %s, was %s: %v", again.GetContainerId(), r.ContainerId, err)
+		if err != nil {
+			return fmt.Errorf("again: %w", err)
+		}
+		if again.ContainerId != r.ContainerId {
+			return fmt.Errorf("created again: %s, was %s", again.ContainerId, r.ContainerId)
 		}
 	}
 	return nil
@@ -354,10 +357,10 @@ func (cl *client) resize(testing.TB) error {
 		return err
 	}
 	r, err := try(cl.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.id})
-	if got := r.GetStatus().GetResources().GetLinux().GetCpuShares(); err != nil || got != shares {
-		return fmt.Errorf("CPU shares are %d, want %d: %v", got, shares, err)
+	if got := r.GetStatus().GetResources().GetLinux().GetCpuShares(); err == nil && got != shares {
+		return fmt.Errorf("CPU shares are %d, want %d", got, shares)
 	}
-	return nil
+	return err
 }
 
 func (cl *client) execSync(testing.TB) error {
@@ -527,7 +530,8 @@ func (cl *client) lookAtOthers(testing.TB) error {
 	_, err3 := try(cl.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: id})
 	_, err4 := try(cl.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: id})
 	for i, err := range []error{err1, err2, err3, err4} {
-		if code := status.Code(err); code != codes.OK && code != codes.NotFound {
+		// Stats are of what runs.
+		if code := status.Code(err); code != codes.OK && code != codes.NotFound && (code != codes.FailedPrecondition || i < 2) {
 			return fmt.Errorf("read %d of %s: %v", i+1, id, err)
 		}
 	}
