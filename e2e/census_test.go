@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // metricsFlags are what a census needs of cridock. The port is the node's own.
@@ -19,9 +21,10 @@ var metricsFlags = []string{"--metrics-bind-address=9911", "--profiling"}
 // happens between two of them, the second has no more.
 type census struct {
 	Containers, Addresses, Pins, Mounts, Rules, Shims []string
-	// Goroutines by what they run, Files by what is open. Connections to Docker
-	// that wait for the next call are not counted.
-	Goroutines, Files map[string]int
+	// Goroutines by what they run, Files by what is open, and Children of
+	// cridock's process. Connections to Docker that wait for the next call are not
+	// counted.
+	Goroutines, Files, Children map[string]int
 }
 
 func (c *cridock) census(t testing.TB) (s census) {
@@ -40,8 +43,13 @@ func (c *cridock) census(t testing.TB) (s census) {
 	s.Shims = c.shims(t)
 	var idle int
 	s.Goroutines, idle = c.goroutines(t)
-	s.Files = c.files(t)
+	pid, err := c.process()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Files = openFiles(pid)
 	s.Files["socket"] -= idle
+	s.Children = map[string]int{"": len(children(pid))}
 	return s
 }
 
@@ -105,21 +113,17 @@ func parseStack(stack string) (count int, entry string) {
 	return count, entry
 }
 
-// files are what cridock has open.
-func (c *cridock) files(t testing.TB) map[string]int {
-	t.Helper()
-	pid, err := c.process()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+// openFiles are what a process has open, by kind. Directories are left out:
+// cridock holds some while it measures, slowly, what a tree takes of the disk.
+func openFiles(pid int) map[string]int {
 	open := map[string]int{}
-	for _, e := range list {
-		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		info, err := os.Stat(link)
+		if err == nil && info.IsDir() {
+			continue
+		}
+		target, err := os.Readlink(link)
 		if err != nil {
 			continue // closed meanwhile
 		}
@@ -130,6 +134,16 @@ func (c *cridock) files(t testing.TB) map[string]int {
 		open[kind]++
 	}
 	return open
+}
+
+// children are the PIDs of a process's children.
+func children(pid int) (pids []string) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task) // the thread may have ended
+		pids = append(pids, strings.Fields(string(b))...)
+	}
+	return pids
 }
 
 // grown is what the second of two censuses has more.
@@ -144,7 +158,9 @@ func (s census) grown(now census) (more []string) {
 			}
 		}
 	}
-	for kind, counts := range map[string][2]map[string]int{"goroutines": {s.Goroutines, now.Goroutines}, "open files": {s.Files, now.Files}} {
+	for kind, counts := range map[string][2]map[string]int{
+		"goroutines": {s.Goroutines, now.Goroutines}, "open files": {s.Files, now.Files}, "children": {s.Children, now.Children},
+	} {
 		for item, n := range counts[1] {
 			if before := counts[0][item]; n > before {
 				more = append(more, fmt.Sprintf("%s %s: %d, not %d", kind, item, n, before))
@@ -166,11 +182,27 @@ func (c *cridock) checkCensus(t testing.TB, before census) {
 	t.Errorf("left behind on the node:\n%s", strings.Join(more, "\n"))
 }
 
-// warmUp has everything made that is made once, and counts.
+// checkNothingLeft is checkCensus where cridock has no pods any more.
+func (c *cridock) checkNothingLeft(t testing.TB, before census) {
+	t.Helper()
+	c.checkCensus(t, before)
+	if err := c.leftovers(); err != nil {
+		t.Error(err)
+	}
+}
+
+// warmUp has everything made that is made once, such as portmap's chains, and
+// counts when nothing changes any more.
 func (c *cridock) warmUp(t *testing.T) census {
 	t.Helper()
 	p := c.runPod(t, hostPort(18080))
 	p.start("main", "echo up; sleep 1000").sh("true")
 	p.remove()
-	return c.census(t)
+	var last, now census
+	eventually(t, "nothing changes any more", time.Minute, func() bool {
+		last, now = now, c.census(t)
+		time.Sleep(200 * time.Millisecond)
+		return cmp.Equal(last, now)
+	})
+	return now
 }

@@ -121,12 +121,12 @@ func (c *cridock) hangLimit(t *testing.T) time.Duration {
 // what the plug-ins before it did is taken back, and the retry runs.
 func TestFaultyADD(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	c.faultyPlugIn(t)
 	faults := maps.Clone(cniFaults)
 	faults["has no result"] = cniFault{"exit 0", "e2e-faulty", codes.Unknown}
 	faults["takes nonsense for success"] = cniFault{"echo nonsense; exit 0", "e2e-faulty", codes.Unknown}
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	t.Run("faults", func(t *testing.T) {
 		port := int32(18080)
 		for name, fault := range faults {
@@ -146,34 +146,16 @@ func TestFaultyADD(t *testing.T) {
 			})
 		}
 	})
-	c.checkFootprint(t, before)
-}
-
-// footprintOfUse is the footprint after a first pod: some of what it makes is
-// meant to stay, such as portmap's chains.
-func (c *cridock) footprintOfUse(t *testing.T) map[string]int {
-	t.Helper()
-	p := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
-		cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 18080}}
-	})
-	p.start("main", "sleep 1000").sh("true")
-	p.remove()
-	var last, now map[string]int
-	eventually(t, "nothing changes any more", time.Minute, func() bool {
-		last, now = now, c.footprint(t)
-		time.Sleep(200 * time.Millisecond)
-		return maps.Equal(last, now)
-	})
-	return now
+	c.checkNothingLeft(t, before)
 }
 
 // TestFaultyDEL lets a plug-in fail in every way when a pod is stopped: the pod
 // stays, with its addresses, and a later StopPodSandbox releases them.
 func TestFaultyDEL(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	c.faultyPlugIn(t)
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	t.Run("faults", func(t *testing.T) {
 		for name, fault := range cniFaults {
 			t.Run(name, func(t *testing.T) {
@@ -205,16 +187,16 @@ func TestFaultyDEL(t *testing.T) {
 			})
 		}
 	})
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 }
 
 // TestFaultyADDAndDEL fails to attach a pod and to take that back: the sandbox
 // stays, not ready, until a StopPodSandbox gets through.
 func TestFaultyADDAndDEL(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	c.faultyPlugIn(t)
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	cfg := c.podConfig(t)
 	for _, verb := range []string{"ADD", "DEL"} {
 		c.behave(t, verb, cfg.Metadata, failsPolitely.script)
@@ -229,5 +211,5 @@ func TestFaultyADDAndDEL(t *testing.T) {
 	c.behave(t, "DEL", cfg.Metadata, "true")
 	rpc(t, c.runtime.StopPodSandbox, stop)
 	rpc(t, c.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: list[0].Id})
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 }

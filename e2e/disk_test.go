@@ -90,9 +90,9 @@ func (c *ctr) stopCounting() int {
 // now is written later, and nobody else minds.
 func TestLogDiskFull(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	d := c.newDisk(t, "24m")
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	t.Run("pods", func(t *testing.T) {
 		logsTo := func(name string) podOption {
 			return func(cfg *runtimeapi.PodSandboxConfig) { cfg.LogDirectory = d.dir + "/" + name }
@@ -144,7 +144,7 @@ func TestLogDiskFull(t *testing.T) {
 			retry.Metadata, retry.LogDirectory = other.Metadata, other.LogDirectory
 		})
 	})
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 }
 
 // TestRootDirectoryFull fills the disk that cridock keeps its own state on: what
@@ -155,8 +155,8 @@ func TestRootDirectoryFull(t *testing.T) {
 	n := newNode(t)
 	d := n.newDisk(t, "1m")
 	root := d.dir + "/root"
-	c := newCridock(t, n, "cni", append(observed, "--root-directory="+root)...)
-	before := c.footprintOfUse(t)
+	c := newCridock(t, n, "cni", append(metricsFlags[:2:2], "--root-directory="+root)...)
+	before := c.warmUp(t)
 	t.Run("pods", func(t *testing.T) {
 		p, gone := c.runPod(t), c.runPod(t)
 		counting, created := p.start("counting", counts), p.create("created", "echo started")
@@ -206,7 +206,7 @@ func TestRootDirectoryFull(t *testing.T) {
 		rpc(t, c.runtime.UpdateContainerResources, update)
 		c.runPod(t, func(retry *runtimeapi.PodSandboxConfig) { retry.Metadata = refused.Metadata })
 	})
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 	for _, kind := range []string{"sandboxes", "logs", "resources"} {
 		if left, err := entries(n.seen(root + "/" + kind)); err != nil || len(left) > 0 {
 			t.Errorf("left in the root directory: %v, %v", left, err)
@@ -223,11 +223,11 @@ func TestDockerDataFull(t *testing.T) {
 		d = e.newDisk(t, "64m")
 		e.args = append(e.args, "--data-root", d.dir+"/data")
 	})
-	c := installCridock(t, e.node, "cni", append(observed, "--docker-endpoint=unix://"+e.socket())...)
+	c := installCridock(t, e.node, "cni", append(metricsFlags[:2:2], "--docker-endpoint=unix://"+e.socket())...)
 	if err := c.start(); err != nil {
 		t.Fatal(err)
 	}
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	t.Run("pods", func(t *testing.T) {
 		p, gone := c.runPod(t), c.runPod(t)
 		counting := p.start("counting", "i=0; until [ -e /dev/shm/stop ]; do i=$((i+1)); echo $i; usleep 10000; done; echo $i >/dev/shm/count; exec sleep 1000")
@@ -275,5 +275,5 @@ func TestDockerDataFull(t *testing.T) {
 		p.start("refused", "true").exited()
 		c.runPod(t, func(retry *runtimeapi.PodSandboxConfig) { retry.Metadata = refused.Metadata })
 	})
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 }

@@ -303,10 +303,7 @@ func TestKilledAtRandom(t *testing.T) {
 	}
 	b.unharmed("after all kills")
 	b.finish()
-	k.checkCensus(t, before)
-	if err := k.leftovers(); err != nil {
-		t.Error(err)
-	}
+	k.checkNothingLeft(t, before)
 }
 
 // newFaultyEngine is cridock on an engine that can be broken.

@@ -74,14 +74,14 @@ func methodOf(req any) string {
 // made twice, and nothing is left of the calls.
 func TestClientsGoAway(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	repo := c.needRegistry(t) + "/e2e/gone"
 	c.pushed(t, repo, "", "1")
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	g := &goneClient{cridock: c, t: t, covered: map[string]bool{}}
 	for _, g.after = range []time.Duration{0, time.Millisecond, 10 * time.Millisecond, 60 * time.Millisecond, 250 * time.Millisecond} {
 		g.lifeOfPod(repo + ":1")
-		c.checkFootprint(t, before)
+		c.checkNothingLeft(t, before)
 		if t.Failed() {
 			t.Fatalf("clients went after %v", g.after)
 		}

@@ -64,7 +64,7 @@ type modelCtr struct {
 // CRIDOCK_E2E_RANDOM is for how long, CRIDOCK_E2E_SEED repeats a choice of steps.
 func TestRandomClients(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni", observed...)
+	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	span, seed := 30*time.Second, uint64(time.Now().UnixNano())
 	if v := os.Getenv("CRIDOCK_E2E_RANDOM"); v != "" {
 		var err error
@@ -79,7 +79,7 @@ func TestRandomClients(t *testing.T) {
 		}
 	}
 	t.Logf("CRIDOCK_E2E_SEED=%d", seed)
-	before := c.footprintOfUse(t)
+	before := c.warmUp(t)
 	r := &randomly{cridock: c, end: time.Now().Add(span), changes: make(chan struct{}, changesAtOnce), known: []string{"no-such-id"}, calls: map[string]int{}}
 	var clients sync.WaitGroup
 	for i := range randomClients {
@@ -95,7 +95,7 @@ func TestRandomClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	c.checkFootprint(t, before)
+	c.checkNothingLeft(t, before)
 	if err := c.check(); err != nil {
 		t.Error(err)
 	}

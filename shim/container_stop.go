@@ -41,11 +41,13 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	}
 	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
 	if first {
-		s.work.Go(func() {
+		if err := s.work.start(func() {
 			// A stop goes on without its caller, as it would in Docker.
 			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
 			s.stops.finish(c.ID, stop, err)
-		})
+		}); err != nil {
+			s.stops.finish(c.ID, stop, err)
+		}
 	}
 	select {
 	case <-stop.done:
@@ -60,7 +62,9 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	exited := make(chan error, 1)
-	s.work.Go(func() { exited <- s.index.WaitExited(ctx, c.ID) })
+	if err := s.work.start(func() { exited <- s.index.WaitExited(ctx, c.ID) }); err != nil {
+		return err
+	}
 
 	if stop.remaining() > 0 {
 		if err := s.signal(ctx, c, stopSignal(c)); err != nil {

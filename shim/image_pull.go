@@ -58,17 +58,20 @@ func (s *Service) pull(ctx context.Context, ref translate.ImageReference, auth r
 	if err != nil {
 		return "", err
 	}
-	p := s.pulls.join(ctx, key, func(ctx context.Context, p *pulling) {
-		s.work.Go(func() {
+	p, pullCtx, first := s.pulls.join(ctx, key)
+	defer s.pulls.leave(p)
+	if first {
+		if err := s.work.start(func() {
 			var id string
-			err := recovered(ctx, func() (err error) {
-				id, err = s.runPull(ctx, ref, auth)
+			err := recovered(pullCtx, func() (err error) {
+				id, err = s.runPull(pullCtx, ref, auth)
 				return err
 			})
 			s.pulls.finish(key, p, id, err)
-		})
-	})
-	defer s.pulls.leave(p)
+		}); err != nil {
+			s.pulls.finish(key, p, "", err)
+		}
+	}
 	select {
 	case <-p.done:
 		return p.id, p.err
@@ -199,23 +202,23 @@ type pulling struct {
 	cancel context.CancelFunc
 }
 
-// join returns the pull of a key, beginning it by run if there is none.
-func (g *pullGroup) join(ctx context.Context, key string, run func(context.Context, *pulling)) *pulling {
+// join returns the pull of a key. The first to join makes the pull, with
+// pullCtx, and finishes it.
+func (g *pullGroup) join(ctx context.Context, key string) (p *pulling, pullCtx context.Context, first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	// One that its last user has left is on its way out: its end is not ours.
 	if p, ok := g.pulls[key]; ok && p.users > 0 {
 		p.users++
-		return p
+		return p, nil, false
 	}
 	if g.pulls == nil {
 		g.pulls = map[string]*pulling{}
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p := &pulling{done: make(chan struct{}), users: 1, cancel: cancel}
+	pullCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p = &pulling{done: make(chan struct{}), users: 1, cancel: cancel}
 	g.pulls[key] = p
-	run(ctx, p)
-	return p
+	return p, pullCtx, true
 }
 
 // leave cancels the pull that nobody waits for any more.

@@ -112,9 +112,9 @@ type Service struct {
 	pulls    pullGroup
 	accounts accountCache
 	updates  updates
-	ready    chan struct{}  // closed after the first sync
-	ending   chan struct{}  // closed when Run is to end
-	work     sync.WaitGroup // operations detached from their callers
+	ready    chan struct{} // closed after the first sync
+	ending   chan struct{} // closed when Run is to end
+	work     operations
 }
 
 // New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
@@ -172,7 +172,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-gctx.Done(): // a part has failed
 		}
 		close(s.ending)
-		s.work.Wait()
+		s.work.wait()
 		end()
 		return nil
 	})
@@ -290,7 +290,7 @@ func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T,
 		err   error
 	}
 	done, caller := make(chan result, 1), ctx
-	s.work.Go(func() {
+	if err := s.work.start(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
 		defer cancel()
 		if deadline, ok := caller.Deadline(); ok {
@@ -305,13 +305,14 @@ func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T,
 			klog.FromContext(ctx).Error(err, "An operation that went on without its caller has failed")
 		}
 		done <- result{v, err}
-	})
+	}); err != nil {
+		return *new(T), err
+	}
 	select {
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		var zero T
-		return zero, fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
+		return *new(T), fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
 	}
 }
 
