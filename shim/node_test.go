@@ -47,7 +47,7 @@ const (
 	// line may contain it; each node checks that at its end.
 	secret = "hunter2-do-not-log"
 	// testTimeout bounds what one test waits for.
-	testTimeout = 20 * time.Second
+	testTimeout = 2 * time.Minute
 )
 
 // node is a machine with Docker, CNI plug-ins and one cridock, which a test talks
