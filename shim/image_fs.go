@@ -4,11 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/translate"
 )
 
 // systemContainerd is the root of a containerd that Docker did not start itself.
@@ -66,11 +68,8 @@ func (s *Service) imagesChanged(ctx context.Context) error {
 func (s *Service) layerUsage(ctx context.Context) (stats.DiskUsage, error) {
 	sum := stats.DiskUsage{At: time.Now()}
 	containers, err := s.index.Containers(ctx)
-	for _, c := range containers {
-		if c.UpperDir == "" {
-			continue
-		}
-		if u, ok := s.disk.Usage(c.UpperDir); ok {
+	for _, dir := range s.layers.dirs(containers, stats.UpperDir) {
+		if u, ok := s.disk.Usage(dir); ok {
 			sum.Bytes += u.Bytes
 			sum.Inodes += u.Inodes
 		}
@@ -84,12 +83,37 @@ func (s *Service) upperDirs() []string {
 	if err != nil {
 		return nil
 	}
-	dirs := make([]string, 0, len(containers))
+	return s.layers.dirs(containers, stats.UpperDir)
+}
+
+// layers knows the containers' writable layers. With the containerd image store
+// Docker does not tell them: they are learned from the processes, and kept for
+// the time after. Of a container that this cridock has never seen running it is
+// not known; its layer counts as an image's. The zero value is ready.
+type layers struct {
+	mu      sync.Mutex
+	learned map[string]string // by container ID
+}
+
+// dirs are the known directories of all containers that there are; upperDir
+// tells a process's.
+func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) (string, error)) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	dirs, learned := make([]string, 0, len(containers)), map[string]string{}
 	for _, c := range containers {
-		if c.UpperDir != "" {
-			dirs = append(dirs, c.UpperDir)
+		dir := c.UpperDir
+		if dir == "" {
+			if dir = l.learned[c.ID]; dir == "" && c.Pid > 0 {
+				dir, _ = upperDir(c.Pid) // it may have ended meanwhile
+			}
+			learned[c.ID] = dir
+		}
+		if dir != "" {
+			dirs = append(dirs, dir)
 		}
 	}
+	l.learned = learned
 	return dirs
 }
 

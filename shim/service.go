@@ -115,6 +115,7 @@ type Service struct {
 	ready    chan struct{} // closed after the first sync
 	ending   chan struct{} // closed when Run is to end
 	work     operations
+	layers   layers
 }
 
 // New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
