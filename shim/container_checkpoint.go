@@ -144,7 +144,7 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 }
 
 // noCRIU is what runc says without CRIU, in a text of which Docker makes an
-// internal error: seen with runc 1.1 and 1.3, API 1.41 to 1.51.
+// internal error: seen with runc 1.1, API 1.45.
 const noCRIU = `exec: "criu": executable file not found`
 
 func checkpointError(err error) error {
