@@ -247,6 +247,13 @@ func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, er
 			return kills, nil
 		case <-time.After(time.Duration(random.Int64N(int64(300 * time.Millisecond)))):
 		}
+		for _, err := k.process(); err != nil; _, err = k.process() {
+			select { // nsenter may not have started it yet
+			case <-k.done:
+				return kills, fmt.Errorf("cridock ended by itself: %v\n%s", k.cmd.ProcessState, k.logTail())
+			case <-time.After(time.Millisecond):
+			}
+		}
 		if err := k.kill(); err != nil {
 			return kills, err
 		}
