@@ -205,6 +205,42 @@ func TestDockerWrongContainer(t *testing.T) {
 	}
 }
 
+// mortal is an Engine whose container ends when the outcome of an exec is asked
+// for: before Docker answers or after it.
+type mortal struct {
+	Engine
+	end    func()
+	before bool
+}
+
+func (m mortal) ExecInspect(ctx context.Context, id string) (container.ExecInspect, error) {
+	if m.before {
+		m.end()
+	}
+	info, err := m.Engine.ExecInspect(ctx, id)
+	m.end()
+	return info, err
+}
+
+func TestDockerContainerEndsUnderExec(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		r := runner(t)
+		id := start(t, r, container.Config{Cmd: []string{"sleep", "3600"}})
+		docker := r.engine.(*engine.Client)
+		dying := New(mortal{r.engine, func() {
+			if err := docker.ContainerKill(context.Background(), id, "KILL"); err != nil && !errdefs.IsConflict(err) {
+				t.Error(err)
+			}
+			if err := docker.ContainerWait(context.Background(), id); err != nil {
+				t.Error(err)
+			}
+		}, before})
+		if _, _, _, err := dying.ExecSync(t.Context(), id, []string{"/no/such/command"}, 0); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("container ends before the answer: %v: got %v, want a failed precondition", before, err)
+		}
+	}
+}
+
 // A timeout kills the whole tree, also what has left its parent, its session or
 // its output; other processes stay.
 func TestDockerTimeoutKillsTree(t *testing.T) {

@@ -103,10 +103,16 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 		if code, err = r.result(ctx, execID, ended, message); err == nil {
 			return code, c.release(message)
 		}
-		var failed *StartError
-		if errors.As(err, &failed) {
-			return 0, err
+	}
+	if ctx.Err() == nil {
+		// A container that ends makes its execs fail in ways that have no class.
+		if gone := r.checkRunning(ctx, c.containerID); gone != nil {
+			return 0, gone
 		}
+	}
+	var failed *StartError
+	if errors.As(err, &failed) {
+		return 0, err
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -148,10 +154,6 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 	defer cancel()
 	stream, err := r.engine.ExecStart(ctx, execID, c.tty, [2]uint{uint(first.Height), uint(first.Width)})
 	if err != nil {
-		// What Docker answers to an upgrade that it refuses has no class.
-		if gone := r.checkRunning(ctx, c.containerID); gone != nil {
-			err = gone
-		}
 		return "", err
 	}
 	c.started = true
