@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/translate"
 )
@@ -43,7 +44,7 @@ func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFi
 		return nil, nil
 	}
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
-	if errors.Is(err, fs.ErrNotExist) {
+	if processGone(err) {
 		return nil, nil // its limits have gone with it
 	}
 	if err != nil {
@@ -83,6 +84,12 @@ func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.Cgro
 		}
 		return err
 	}, nil
+}
+
+// processGone says whether a file of /proc/PID could not be opened, read or
+// written because the process is no more.
+func processGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
 // writeKernelFile writes to a file that must be there: to create one in a cgroup

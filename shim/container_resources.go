@@ -155,7 +155,7 @@ func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 	}
 	for _, pid := range pids {
 		err := writeKernelFile(fmt.Sprintf("/proc/%s/oom_score_adj", pid), strconv.FormatInt(value, 10))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, os.ErrProcessDone) {
+		if err != nil && !processGone(err) {
 			return fmt.Errorf("oom_score_adj %d of container %s: %w", value, c.ID, err)
 		}
 	}
@@ -165,7 +165,7 @@ func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 // containerPids are the processes in a running container's own cgroup.
 func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
-	if errors.Is(err, fs.ErrNotExist) {
+	if processGone(err) {
 		return nil, nil // it has exited
 	}
 	if err != nil {
