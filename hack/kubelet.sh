@@ -2,10 +2,11 @@
 # Runs a real kubelet on cridock, and the tests of e2e/kubelet with it.
 #
 #   sudo hack/kubelet.sh [go test arguments]   for example -run 'TestKubelet/.*/logs'
-#   sudo hack/kubelet.sh build                 only build the kubelet, print its path
+#   sudo hack/kubelet.sh build                 only build what is run, print the paths
 #
-# The kubelet is built from the Go module proxy, once: it is kept in
-# ${XDG_CACHE_HOME:-~/.cache}/cridock. Building it takes some minutes and 3 GB.
+# The kubelet, an API server and its etcd are built from the Go module proxy,
+# once: they are kept in ${XDG_CACHE_HOME:-~/.cache}/cridock. Building them takes
+# some minutes and 4 GB.
 #
 # The node is a private engine (see hack/engine.sh) with an address, a /var/lib,
 # a /var/log, a cgroup and kernel settings of its own. The tests start cridock
@@ -14,7 +15,9 @@
 #
 # The tests see:
 #   CRIDOCK_E2E_KUBELET    the kubelet's binary; without it they are skipped
-#   CRIDOCK_E2E_CRIDOCK    cridock's binary
+#   CRIDOCK_E2E_APISERVER  the API server's binary
+#   CRIDOCK_E2E_ETCD       its store's
+#   CRIDOCK_E2E_CRIDOCK    cridock's
 #   CRIDOCK_E2E_DOCKER     unix:// address of the engine
 #   CRIDOCK_E2E_REGISTRY   host:port of a registry on the node's loopback
 #   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
@@ -23,22 +26,23 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
-# build_kubelet builds the release that e2e/kubelet/go.mod requires, unless it
-# has been built, and prints where it is.
-build_kubelet() {
-	local version minor package=k8s.io/component-base/version cache=${XDG_CACHE_HOME:-$HOME/.cache}/cridock
-	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' k8s.io/kubernetes)
-	minor=${version#v1.}
-	if [ ! -x "$cache/kubelet-$version" ]; then
-		log "building kubelet $version: some minutes the first time"
-		mkdir -p "$cache"
+# build builds a command of e2e/kubelet, of the release that its go.mod requires,
+# unless it has been built, and prints where it is.
+build() { # COMMAND MODULE
+	local version minor binary package=k8s.io/component-base/version
+	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' "$2")
+	minor=${version#v*.}
+	binary=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$version
+	if [ ! -x "$binary" ]; then
+		log "building $1 $version: some minutes the first time"
+		mkdir -p "${binary%/*}"
 		# Under another name until it is whole.
 		(cd e2e/kubelet && CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath \
 			-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" \
-			-o "$cache/kubelet-$version.$$" ./cmd/kubelet)
-		mv "$cache/kubelet-$version.$$" "$cache/kubelet-$version"
+			-o "$binary.$$" "./cmd/$1")
+		mv "$binary.$$" "$binary"
 	fi
-	echo "$cache/kubelet-$version"
+	echo "$binary"
 }
 
 # node_setup runs in the engine's namespaces and makes a node of them.
@@ -57,6 +61,8 @@ node_setup() { # DIR CGROUP
 	for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
 		[ ! -e "$tree/cgroup.procs" ] || mkdir -p "$tree$cgroup"
 	done
+	# crun takes cgroup v2 beside v1 only if it has no controllers.
+	[ ! -e /sys/fs/cgroup/unified/cgroup.controllers ] || mount --bind /dev/null /sys/fs/cgroup/unified/cgroup.controllers
 	# The kubelet sets these for the whole machine, unless it finds what it wants.
 	mkdir "$dir/sysctl"
 	for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
@@ -76,9 +82,11 @@ find_go
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
 
 # All that needs the network comes first: there is none inside.
-kubelet=$(build_kubelet)
+kubelet=$(build kubelet k8s.io/kubernetes)
+apiserver=$(build kube-apiserver k8s.io/kubernetes)
+etcd=$(build etcd go.etcd.io/etcd/server/v3)
 if [ "${1-}" = build ]; then
-	echo "$kubelet"
+	printf '%s\n' "$kubelet" "$apiserver" "$etcd"
 	exit
 fi
 dir=$(mktemp -d /var/tmp/cridock-kubelet.XXXXXX)
@@ -97,14 +105,20 @@ trap 'exit 143' TERM
 
 log "building cridock"
 CGO_ENABLED=0 go build -trimpath -o "$dir/cridock" ./cmd/cridock
-cp "$kubelet" "$dir/kubelet" # what is below /var/lib cannot be seen inside
+mkdir "$dir/bin" # what is below /var/lib cannot be seen inside
+cp "$kubelet" "$dir/bin/kubelet"
+cp "$apiserver" "$dir/bin/kube-apiserver"
+cp "$etcd" "$dir/bin/etcd"
 
 log "starting a private Docker Engine in $dir"
-socket=$(engine_start "$dir")
+runtimes=(--add-runtime second=runc)
+! command -v crun >/dev/null || runtimes+=(--add-runtime crun=crun)
+socket=$(engine_start "$dir" "${runtimes[@]}")
 registry=$(registry_start "$dir")
 image=$(import_busybox "$socket")
 engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup)"'; node_setup "$@"' _ "$dir" "$cgroup"
-export CRIDOCK_E2E_KUBELET=$dir/kubelet CRIDOCK_E2E_CRIDOCK=$dir/cridock CRIDOCK_E2E_DOCKER=unix://$socket \
+export CRIDOCK_E2E_KUBELET=$dir/bin/kubelet CRIDOCK_E2E_APISERVER=$dir/bin/kube-apiserver CRIDOCK_E2E_ETCD=$dir/bin/etcd \
+	CRIDOCK_E2E_CRIDOCK=$dir/cridock CRIDOCK_E2E_DOCKER=unix://$socket \
 	CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image CRIDOCK_E2E_CGROUP=$cgroup CRIDOCK_CI=1
 
 log "go test e2e/kubelet $*"
@@ -112,5 +126,5 @@ run="env -C $dir $PWD/hack/engine.sh exec $dir"
 cd e2e/kubelet
 # In the background, for a signal to be obeyed now and not when the tests are
 # through: they end with the namespaces.
-CGO_ENABLED=0 go test -count=1 -trimpath -timeout=20m -parallel=30 -exec "$run" "$@" . &
+CGO_ENABLED=0 go test -count=1 -trimpath -timeout=40m -parallel=30 -exec "$run" "$@" . &
 wait $!

@@ -29,6 +29,8 @@ type kubelet struct {
 	*node
 	process *process
 	http    *http.Client
+	// api is what it is registered with; nil if it stands alone.
+	api *apiServer
 	// criStats is whether containers' and pods' statistics come from the CRI.
 	criStats bool
 }
@@ -36,6 +38,8 @@ type kubelet struct {
 // settings are the differences between one start of the kubelet and another.
 type settings struct {
 	gates map[string]bool
+	// api is whether there is an API server, from which the pods come.
+	api bool
 	// collectImages makes the kubelet remove every image that it may.
 	collectImages bool
 }
@@ -46,7 +50,7 @@ func (n *node) config(s settings) map[string]any {
 	c := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix://" + n.criSocket(),
-		"address":                  "127.0.0.1",
+		"address":                  "0.0.0.0", // the API server asks for the node's
 		"authentication":           map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
 		"authorization":            map[string]any{"mode": "AlwaysAllow"},
 		"staticPodPath":            n.manifests(), "fileCheckFrequency": "1s", "syncFrequency": "5s",
@@ -65,7 +69,7 @@ func (n *node) config(s settings) map[string]any {
 		"registryPullQPS":                0,
 		"eventRecordQPS":                 0,
 		"volumeStatsAggPeriod":           "2s",
-		"nodeStatusUpdateFrequency":      "2s",
+		"nodeStatusUpdateFrequency":      "10s", // as long it waits for the API server
 		"enableDebuggingHandlers":        true,
 		"runtimeRequestTimeout":          "2m",
 		"seccompDefault":                 false,
@@ -85,9 +89,9 @@ func (n *node) config(s settings) map[string]any {
 
 func (n *node) manifests() string { return n.path("manifests") }
 
-// startKubelet starts a kubelet and waits until it serves its API and finds the
-// runtime ready.
-func (n *node) startKubelet(s settings) (*kubelet, error) {
+// startKubelet starts a kubelet, with an API server or none, and waits until it
+// serves its API and finds the runtime ready.
+func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	config, err := yaml.Marshal(n.config(s))
 	if err != nil {
 		return nil, err
@@ -98,18 +102,21 @@ func (n *node) startKubelet(s settings) (*kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := startProcess(n.path("kubelet.log"), os.Getenv("CRIDOCK_E2E_KUBELET"),
-		"--config="+n.path("kubelet.yaml"), "--hostname-override="+nodeName, "--node-ip="+nodeIP, "--v=2")
+	args := []string{os.Getenv("CRIDOCK_E2E_KUBELET"), "--config=" + n.path("kubelet.yaml"), "--hostname-override=" + nodeName, "--node-ip=" + nodeIP, "--v=2"}
+	if api != nil {
+		args = append(args, "--kubeconfig="+n.kubeconfig())
+	}
+	p, err := startProcess(n.path("kubelet.log"), args...)
 	if err != nil {
 		return nil, err
 	}
 	k := &kubelet{
-		node: n, process: p, criStats: s.gates["PodAndContainerStatsFromCRI"],
+		node: n, process: p, api: api, criStats: s.gates["PodAndContainerStatsFromCRI"],
 		// The kubelet signs its certificate itself.
 		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		if body, err := k.get("/healthz"); err == nil && body == "ok" {
+		if body, err := k.get("/healthz"); err == nil && body == "ok" && (api == nil || api.nodeReady()) {
 			return k, nil
 		}
 		select {
@@ -123,29 +130,33 @@ func (n *node) startKubelet(s settings) (*kubelet, error) {
 	}
 }
 
-// open asks the kubelet's API for a path. The caller closes the body.
-func (k *kubelet) open(ctx context.Context, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+kubeletAddr+path, nil)
+// open asks for a page. The caller closes the body.
+func open(ctx context.Context, client *http.Client, url string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := k.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer func() { _ = resp.Body.Close() }()
 		body, _ := io.ReadAll(resp.Body)
-		return nil, fmt.Errorf("kubelet: GET %s: %s: %s", path, resp.Status, body)
+		return nil, fmt.Errorf("GET %s: %s: %s", url, resp.Status, body)
 	}
 	return resp.Body, nil
 }
 
 // get returns what the kubelet answers.
 func (k *kubelet) get(path string) (string, error) {
+	return get(k.http, "https://"+kubeletAddr+path)
+}
+
+func get(client *http.Client, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	body, err := k.open(ctx, path)
+	body, err := open(ctx, client, url)
 	if err != nil {
 		return "", err
 	}
@@ -189,17 +200,25 @@ var allowed = []struct{ pattern, reason string }{
 	{`"failed to check if node is newer; using informer node"`, "there is no API server"},
 	{`rpc error: code = Canceled desc = context canceled`, "calls under way when the kubelet was told to end"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*sleep 3600`, "the scenario of probes that time out"},
-	{`e2e/pull-node|in pod pull-node_e2e|127.0.0.1:5000/none:1`, "the scenario of images that are not there"},
+	{`e2e/pull(-node)?"|in pod pull(-node)?_e2e|127.0.0.1:5000/none:1`, "the scenario of images that are not there"},
 	{`refused.*CreateContainerConfigError`, "the scenario of a container that must not be root"},
 	{`"Eviction manager: (cannot evict a critical pod|eviction thresholds have been met, but no pods are active to evict)"`, "the scenario of the full disk"},
 	{`"Partial failure issuing cadvisor.ContainerInfoV2"`, "its cAdvisor has not looked yet"},
 	{`"PodSandbox from runtime service failed".*podSandboxID=""`, "the kubelet finds out whether the runtime has statistics of pods by asking for one without a name"},
+	{`node \\?"node\\?" not found|nodes \\?"node\\?" not found`, "the kubelet has not registered its node yet"},
+	{`"(Failed to get system container stats|Eviction manager: failed to construct signal)"`, "its cAdvisor has not looked yet"},
+	{`"Failed creating a mirror pod" err="pods .*already exists"`, "the kubelet does not know yet that it has made it"},
+	{`(kubelet_node_status|controller|request|reflector|status_manager)\.go:\d+\]`, "the API server is slow when the machine is busy"},
+	{`"Unknown runtime handler" runtimeHandlerName="unknown"|unknown runtime \\+"unknown\\+"`, "the scenario of a runtime that is not there"},
+	{`cannot decrease memory limits: .*below current usage`, "the scenario of memory that is in use"},
+	{`"failed to read memory cgroup (config|limits) for the pod".*no such file or directory`, "the kubelet looks at a cgroup that it has just removed"},
 	{`"Housekeeping took longer than expected"`, "the machine is busy"},
 	{`"Error syncing pod, skipping".*CrashLoopBackOff`, "what a crash loop is"},
 	{`file.go:\d+\] "(Unable to process watch event|Could not get metadata)"`, "a manifest that is already gone when the kubelet looks at it"},
 	{`watcher.go:\d+\] Failed to watch directory "/sys/fs/cgroup`, "a cgroup that is already gone when the kubelet looks at it"},
-	{`"Probe errored".*code = FailedPrecondition desc = container [0-9a-f]{64}.* is not running`, "a probe of a container that has just ended"},
-	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = FailedPrecondition desc = container [0-9a-f]{64}.* is not running`, "a probe of a container that has just ended"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*unable to start container process: .*(broken pipe|connection reset by peer|setns process: exit status 1)`, "a probe of a container that ends just then, which the engine has not heard of yet"},
+	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
 }
 
 // complaints are the kubelet's errors, and whatever else of its log names the

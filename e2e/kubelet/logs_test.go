@@ -45,8 +45,8 @@ func (l *live) awaitPrevious(want string) {
 	l.t.Helper()
 	var log string
 	eventually(l.t, "log of the previous container", limit, func() bool {
-		body, err := l.get(l.at("containerLogs", "main") + "?previous=true")
-		log = body
+		var err error
+		log, err = l.tryLogs("main", url.Values{"previous": {"true"}})
 		return err == nil && log == want
 	})
 }
@@ -55,15 +55,20 @@ func (l *live) awaitPrevious(want string) {
 func testFollow(t *testing.T, l *live, dir string) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	body, err := l.open(ctx, l.at("containerLogs", "main")+"?follow=true&tailLines=0")
+	body, err := open(ctx, l.httpClient(), l.url("containerLogs", "main", url.Values{"follow": {"true"}, "tailLines": {"1"}}).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = body.Close() }()
+	log := bufio.NewReader(body)
+	// The kubelet answers before it has looked at the log.
+	if line, err := log.ReadString('\n'); err != nil || line != "err 1\n" {
+		t.Fatalf("last line: got %q, %v", line, err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	followed, err := io.ReadAll(body)
+	followed, err := io.ReadAll(log)
 	if err != nil {
 		t.Fatal(err)
 	}

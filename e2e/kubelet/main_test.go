@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"errors"
 	"os"
 	"testing"
 )
@@ -35,9 +34,26 @@ var scenarios = map[string]func(*testing.T, *kubelet){
 	"statistics":         testStatistics,
 }
 
-// TestKubelet runs all scenarios with the kubelet's default features and with
-// those that rest on the CRI more, then lets a kubelet collect images. One pod
-// lives through all of it, restarts of the kubelet and of cridock included.
+// clusterScenarios need an API server.
+var clusterScenarios = map[string]func(*testing.T, *kubelet){
+	"node":              testNode,
+	"runtime class":     testRuntimeClass,
+	"no runtime":        testNoRuntime,
+	"config map":        testConfigMap,
+	"probes":            testProbes,
+	"deletion":          testDeletion,
+	"forced deletion":   testForcedDeletion,
+	"ephemeral":         testEphemeral,
+	"resize":            testResize,
+	"resize below use":  testResizeBelowUse,
+	"resize of the pod": testResizePod,
+}
+
+// TestKubelet runs all scenarios with static pods and the kubelet's default
+// features, and with pods of an API server and the features that rest on the CRI
+// more; those that need the API server also with the default features. Then it
+// lets a kubelet collect images. One pod lives through all of it, restarts of the
+// kubelet and of cridock included.
 func TestKubelet(t *testing.T) {
 	if os.Getenv("CRIDOCK_E2E_KUBELET") == "" {
 		t.Skip("CRIDOCK_E2E_KUBELET is not set; hack/kubelet.sh sets it")
@@ -50,15 +66,16 @@ func TestKubelet(t *testing.T) {
 	for _, mode := range []struct {
 		name     string
 		settings settings
-		tests    map[string]func(*testing.T, *kubelet)
+		tests    []map[string]func(*testing.T, *kubelet)
 	}{
-		{"defaults", settings{}, scenarios},
-		{"CRI features", settings{gates: map[string]bool{
+		{"static pods", settings{}, []map[string]func(*testing.T, *kubelet){scenarios}},
+		{"API server", settings{api: true}, []map[string]func(*testing.T, *kubelet){clusterScenarios}},
+		{"CRI features", settings{api: true, gates: map[string]bool{
 			"PodAndContainerStatsFromCRI": true, "CRIListStreaming": true, "EventedPLEG": true,
-		}}, scenarios},
-		{"image collection", settings{collectImages: true}, map[string]func(*testing.T, *kubelet){"images": testImageCollection}},
+		}}, []map[string]func(*testing.T, *kubelet){scenarios, clusterScenarios}},
+		{"image collection", settings{collectImages: true}, []map[string]func(*testing.T, *kubelet){{"images": testImageCollection}}},
 	} {
-		t.Run(mode.name, func(t *testing.T) { underKubelet(t, n, mode.settings, &survivor, mode.tests) })
+		t.Run(mode.name, func(t *testing.T) { underKubelet(t, n, mode.settings, &survivor, mode.tests...) })
 	}
 	if survivor.pod != nil {
 		return // by -run, its end has been left out
@@ -74,7 +91,7 @@ func TestKubelet(t *testing.T) {
 
 // underKubelet starts cridock and a kubelet, runs tests, and looks at what the
 // kubelet had to complain of.
-func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests map[string]func(*testing.T, *kubelet)) {
+func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests ...map[string]func(*testing.T, *kubelet)) {
 	if s.collectImages {
 		if err := n.importUnused(); err != nil {
 			t.Fatal(err)
@@ -84,12 +101,28 @@ func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests m
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := n.startKubelet(s)
+	t.Cleanup(func() {
+		if err := cridock.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	var api *apiServer
+	if s.api {
+		if api, err = n.startAPIServer(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := api.stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	k, err := n.startKubelet(s, api)
 	if err != nil {
-		t.Fatal(errors.Join(err, cridock.stop()))
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(k.stop(), cridock.stop()); err != nil {
+		if err := k.stop(); err != nil {
 			t.Error(err)
 		}
 		complaints, err := k.complaints()
@@ -102,13 +135,18 @@ func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests m
 	})
 	survivor.check(t, k)
 	t.Run("scenarios", func(t *testing.T) {
-		for name, test := range tests {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				test(t, k)
-			})
+		for _, tests := range tests {
+			for name, test := range tests {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					test(t, k)
+				})
+			}
 		}
 	})
+	if k.api != nil {
+		k.checkWarnings(t)
+	}
 	k.checkGone(t, survivor.pod)
 	if s.collectImages { // the last one
 		survivor.end(t)

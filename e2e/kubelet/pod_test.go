@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,13 +15,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 )
 
 // limit is longer than anything takes on a busy machine.
-const limit = 3 * time.Minute
+const limit = 8 * time.Minute
 
 // namespace is every test pod's.
 const namespace = "e2e"
@@ -30,7 +32,7 @@ func newPod(name string, containers ...corev1.Container) *corev1.Pod {
 	return &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{"app": name}},
-		Spec:       corev1.PodSpec{Containers: containers, TerminationGracePeriodSeconds: ptr.To[int64](1)},
+		Spec:       corev1.PodSpec{Containers: containers, TerminationGracePeriodSeconds: ptr.To[int64](1), DNSPolicy: corev1.DNSDefault},
 	}
 }
 
@@ -54,16 +56,20 @@ type live struct {
 	*kubelet
 	t       testing.TB
 	name    string // as the kubelet knows it
-	file    string
+	file    string // the manifest; "" if the pod comes from the API server
 	started time.Time
 	uid     string // once it has been seen
 }
 
-// run gives the kubelet a pod. It is removed at the end of the test, and then
-// nothing of it may be left.
+// run gives the kubelet a pod, through the API server if there is one. It is
+// removed at the end of the test, and then nothing of it may be left.
 func (k *kubelet) run(t testing.TB, pod *corev1.Pod) *live {
 	t.Helper()
-	l, err := k.place(pod)
+	give := k.place
+	if k.api != nil {
+		give = k.create
+	}
+	l, err := give(pod)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +97,17 @@ func (k *kubelet) place(pod *corev1.Pod) (*live, error) {
 	return &live{kubelet: k, name: pod.Name + "-" + nodeName, file: file, started: time.Now()}, nil
 }
 
-// status is what the kubelet says of the pod; nil if it does not know it.
+// status is what the kubelet, or the API server, says of the pod; nil if it does
+// not know it.
 func (l *live) status() *corev1.PodStatus {
+	l.t.Helper()
+	if l.file == "" {
+		pod := l.object()
+		if pod == nil {
+			return nil
+		}
+		return &pod.Status
+	}
 	pods, err := l.pods()
 	if err != nil {
 		l.t.Fatal(err)
@@ -134,9 +149,9 @@ func ready(s *corev1.PodStatus) bool {
 	return false
 }
 
-// container is a container's status, of the pod's or of the init containers.
+// container is a container's status, of whatever kind the container is.
 func container(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == name {
 				return &list[i]
@@ -153,13 +168,8 @@ func (l *live) awaitTerminated(name string) *corev1.ContainerStateTerminated {
 	return container(s, name).State.Terminated
 }
 
-// at is the path of an API about the pod.
-func (l *live) at(api string, more ...string) string {
-	return "/" + strings.Join(append([]string{api, namespace, l.name}, more...), "/")
-}
-
-// sh runs a script in a container, through the kubelet's /exec, and returns what
-// it prints.
+// sh runs a script in a container, through the kubelet's /exec or the API
+// server's, and returns what it prints.
 func (l *live) sh(container, script string) string {
 	l.t.Helper()
 	out, err := l.trySh(container, script)
@@ -172,7 +182,15 @@ func (l *live) sh(container, script string) string {
 // logs returns a container's log as the kubelet answers it.
 func (l *live) logs(container string, options url.Values) string {
 	l.t.Helper()
-	return l.mustGet(l.t, l.at("containerLogs", container)+"?"+options.Encode())
+	log, err := l.tryLogs(container, options)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return log
+}
+
+func (l *live) tryLogs(container string, options url.Values) (string, error) {
+	return get(l.httpClient(), l.url("containerLogs", container, options).String())
 }
 
 // cgroups are the pod's cgroup directories of a controller, the container's own
@@ -213,13 +231,17 @@ func (l *live) remove() {
 	if l.uid == "" {
 		l.status()
 	}
-	if err := os.Remove(l.file); errors.Is(err, fs.ErrNotExist) {
+	from := time.Now()
+	if l.file == "" {
+		if err := l.api.pods().Delete(context.Background(), l.name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			l.t.Fatal(err)
+		}
+	} else if err := os.Remove(l.file); errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	if l.uid == "" {
 		return // the kubelet never saw it
 	}
-	from := time.Now()
 	eventually(l.t, "pod "+l.name+" unknown to the kubelet, nothing running", limit, func() bool { return l.status() == nil && len(l.running()) == 0 })
 	l.t.Logf("%s gone after %.1f s", l.name, time.Since(from).Seconds())
 }

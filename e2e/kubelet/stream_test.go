@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -24,18 +26,50 @@ import (
 // protocols are the two ways to carry a session.
 var protocols = []string{"SPDY", "WebSocket"}
 
-// client is how client-go reaches the kubelet.
-func client() *rest.Config {
+// config is how client-go reaches what serves the pod's sessions: the API server
+// for its own pods, the kubelet for others.
+func (l *live) config() *rest.Config {
+	if l.file == "" {
+		return apiConfig()
+	}
 	return &rest.Config{Host: "https://" + kubeletAddr, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 }
 
-func (l *live) url(api string, query url.Values, more ...string) *url.URL {
-	u, err := url.Parse("https://" + kubeletAddr + l.at(api, more...))
-	if err != nil {
-		l.t.Fatal(err)
+func (l *live) httpClient() *http.Client {
+	if l.file == "" {
+		return l.api.http
+	}
+	return l.http
+}
+
+// ofAPIServer are the API server's names where they are not the kubelet's.
+var ofAPIServer = map[string]string{
+	"containerLogs": "log", "portForward": "portforward", "input": "stdin", "output": "stdout", "error": "stderr",
+}
+
+// url is where one of the kubelet's APIs is for a container; "" means the pod.
+func (l *live) url(api, container string, query url.Values) *url.URL {
+	u := url.URL{Scheme: "https", Host: kubeletAddr, Path: path.Join("/", api, namespace, l.name, container)}
+	if l.file == "" {
+		u.Host, u.Path = apiServerAddr, path.Join("/api/v1/namespaces", namespace, "pods", l.name, l.term(api))
+		query = maps.Clone(query)
+		if query == nil {
+			query = url.Values{}
+		}
+		if container != "" {
+			query.Set("container", container)
+		}
 	}
 	u.RawQuery = query.Encode()
-	return u
+	return &u
+}
+
+// term is a name of the kubelet's API as the one that serves the pod has it.
+func (l *live) term(name string) string {
+	if other, ok := ofAPIServer[name]; ok && l.file == "" {
+		return other
+	}
+	return name
 }
 
 // session opens an exec or attach session and returns when it ends. Of the
@@ -44,11 +78,11 @@ func (l *live) session(protocol string, u *url.URL, options remotecommand.Stream
 	query := u.Query()
 	for name, asked := range map[string]bool{"input": options.Stdin != nil, "output": options.Stdout != nil, "error": options.Stderr != nil, "tty": options.Tty} {
 		if asked {
-			query.Set(name, "1")
+			query.Set(l.term(name), "1")
 		}
 	}
 	u.RawQuery = query.Encode()
-	executor, err := newExecutor(protocol, u)
+	executor, err := l.newExecutor(protocol, u)
 	if err != nil {
 		return err
 	}
@@ -57,17 +91,17 @@ func (l *live) session(protocol string, u *url.URL, options remotecommand.Stream
 	return executor.StreamWithContext(ctx, options)
 }
 
-func newExecutor(protocol string, u *url.URL) (remotecommand.Executor, error) {
+func (l *live) newExecutor(protocol string, u *url.URL) (remotecommand.Executor, error) {
 	if protocol == "WebSocket" {
-		return remotecommand.NewWebSocketExecutor(client(), http.MethodGet, u.String())
+		return remotecommand.NewWebSocketExecutor(l.config(), http.MethodGet, u.String())
 	}
-	return remotecommand.NewSPDYExecutor(client(), http.MethodPost, u)
+	return remotecommand.NewSPDYExecutor(l.config(), http.MethodPost, u)
 }
 
 // trySh runs a script in a container through the kubelet's exec.
 func (l *live) trySh(container, script string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	u := l.url("exec", url.Values{"command": {"sh", "-c", script}}, container)
+	u := l.url("exec", container, url.Values{"command": {"sh", "-c", script}})
 	err := l.session("WebSocket", u, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, &stderr)
@@ -80,7 +114,7 @@ func testExec(t *testing.T, k *kubelet) {
 	pod.awaitReady()
 	for _, protocol := range protocols {
 		var stdout, stderr bytes.Buffer
-		u := pod.url("exec", url.Values{"command": {"sh", "-c", "cat; echo oops >&2; exit 7"}}, "main")
+		u := pod.url("exec", "main", url.Values{"command": {"sh", "-c", "cat; echo oops >&2; exit 7"}})
 		err := pod.session(protocol, u, remotecommand.StreamOptions{Stdin: strings.NewReader("through stdin\n"), Stdout: &stdout, Stderr: &stderr})
 		var exit exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitStatus() != 7 {
@@ -91,7 +125,7 @@ func testExec(t *testing.T, k *kubelet) {
 
 		large := strings.Repeat("0123456789abcde\n", 1<<16) // 1 MiB
 		var echoed bytes.Buffer
-		u = pod.url("exec", url.Values{"command": {"cat"}}, "main")
+		u = pod.url("exec", "main", url.Values{"command": {"cat"}})
 		if err := pod.session(protocol, u, remotecommand.StreamOptions{Stdin: strings.NewReader(large), Stdout: &echoed}); err != nil {
 			t.Errorf("%s: a MiB there and back: %v", protocol, err)
 		}
@@ -100,7 +134,7 @@ func testExec(t *testing.T, k *kubelet) {
 		}
 
 		var screen bytes.Buffer
-		u = pod.url("exec", url.Values{"command": {"sh", "-c", "while [ \"$(stty size 2>/dev/null)\" != '33 101' ]; do sleep 0.1; done; stty size; test -t 0 && echo is a tty"}}, "main")
+		u = pod.url("exec", "main", url.Values{"command": {"sh", "-c", "while [ \"$(stty size 2>/dev/null)\" != '33 101' ]; do sleep 0.1; done; stty size; test -t 0 && echo is a tty"}})
 		err = pod.session(protocol, u, remotecommand.StreamOptions{Stdin: blocked(t), Stdout: &screen, Tty: true, TerminalSizeQueue: newSize(101, 33)})
 		if err != nil {
 			t.Errorf("%s: with a terminal: %v", protocol, err)
@@ -145,7 +179,7 @@ func testAttach(t *testing.T, k *kubelet) {
 		in, out := io.Pipe()
 		done := make(chan error, 1)
 		go func() {
-			done <- l.session(protocol, l.url("attach", nil, "main"), remotecommand.StreamOptions{Stdin: in, Stdout: &stdout, Stderr: &stderr})
+			done <- l.session(protocol, l.url("attach", "main", nil), remotecommand.StreamOptions{Stdin: in, Stdout: &stdout, Stderr: &stderr})
 		}()
 		if _, err := io.WriteString(out, "one\ntwo\nend\n"); err != nil {
 			t.Fatal(err)
@@ -207,11 +241,11 @@ func testPortForward(t *testing.T, k *kubelet) {
 }
 
 func (l *live) portForwardDialer(protocol string) (httpstream.Dialer, error) {
-	u := l.url("portForward", nil)
+	u := l.url("portForward", "", nil)
 	if protocol == "WebSocket" {
-		return portforward.NewSPDYOverWebsocketDialer(u, client())
+		return portforward.NewSPDYOverWebsocketDialer(u, l.config())
 	}
-	transport, upgrader, err := spdy.RoundTripperFor(client())
+	transport, upgrader, err := spdy.RoundTripperFor(l.config())
 	if err != nil {
 		return nil, err
 	}
