@@ -168,6 +168,6 @@ func classify(ctx context.Context, endpoint string, timeout time.Duration, err e
 }
 
 // diskFull is how dockerd says that there is no space, in an answer of 500 that
-// has no more telling status (seen from API 1.41 to 1.51). It is the system's
+// has no more telling status (seen from API 1.41). It is the system's
 // text for ENOSPC, in dockerd's own errors and in those of what it runs.
 const diskFull = "no space left on device"
