@@ -120,7 +120,11 @@ const checkTimeout = 10 * time.Second
 func (s *Service) checkNetwork(ctx context.Context, sb *translate.Sandbox) string {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))
+	netns := s.netnsPath(sb.ID)
+	if sb.Config == nil {
+		netns = processNetNS(sb.Pid) // as the other adapter told the plug-ins
+	}
+	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, netns)
 	if err == nil {
 		err = traced(ctx, "CNI CHECK", func(ctx context.Context) error { return s.cni.Check(ctx, rt) })
 	}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -106,16 +107,17 @@ type Service struct {
 	volumes *imagevolume.Store
 	specs   sync.Map // owners of CDI specifications that this process has written
 
-	host     atomic.Pointer[translate.Host]
-	locks    keyLock
-	stops    stopper
-	pulls    pullGroup
-	accounts accountCache
-	updates  updates
-	ready    chan struct{} // closed after the first sync
-	ending   chan struct{} // closed when Run is to end
-	work     operations
-	layers   layers
+	host      atomic.Pointer[translate.Host]
+	locks     keyLock
+	stops     stopper
+	pulls     pullGroup
+	accounts  accountCache
+	updates   updates
+	processID string        // a name of this process, unlike those of the ones before
+	ready     chan struct{} // closed after the first sync
+	ending    chan struct{} // closed when Run is to end
+	work      operations
+	layers    layers
 }
 
 // New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
@@ -127,7 +129,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = cgroupRoot
 	}
-	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, ready: make(chan struct{}), ending: make(chan struct{})}
+	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
 	s.updates.dir = filepath.Join(cfg.RootDir, "resources")

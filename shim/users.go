@@ -16,7 +16,8 @@ import (
 // maxAccountFile bounds /etc/passwd and /etc/group of an image.
 const maxAccountFile = 1 << 20
 
-// probeLabel marks the containers that only serve to look into an image.
+// probeLabel marks the containers that only serve to look into an image, with
+// the process that has made them.
 const probeLabel = "io.cridock.probe"
 
 // accounts are the account files of an image; nil where it has none.
@@ -96,7 +97,7 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 // lookInto gives look a container of an image that is never started, and
 // removes it again.
 func (s *Service) lookInto(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
-	cfg, host := neverStarted(imageID, map[string]string{probeLabel: imageID})
+	cfg, host := neverStarted(imageID, map[string]string{probeLabel: s.processID})
 	id, err := s.engine.ContainerCreate(ctx, "", cfg, host, nil)
 	if err != nil {
 		return err
@@ -114,6 +115,9 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 func (s *Service) removeProbes(ctx context.Context) error {
 	probes, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", probeLabel)))
 	for _, p := range probes {
+		if p.Labels[probeLabel] == s.processID {
+			continue // a request that came since the start looks into it
+		}
 		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, p.ID)))
 	}
 	return err
