@@ -51,7 +51,7 @@ func (c *cridock) runBystander(t *testing.T) *bystander {
 
 func (b *bystander) processes() (pids []int) {
 	b.t.Helper()
-	for _, id := range []string{b.pod.id, b.counter.id, b.quiet.id} {
+	for _, id := range []string{b.id, b.counter.id, b.quiet.id} {
 		pids = append(pids, b.docker.inspect(b.t, id).State.Pid)
 	}
 	return pids

@@ -382,7 +382,7 @@ func (cl *client) execSync(testing.TB) error {
 		return wantErr(err, codes.FailedPrecondition)
 	}
 	if err != nil || r.ExitCode != 3 || string(r.Stdout) != c.id+"\n" {
-		return fmt.Errorf("exit code %d, %q: %v", r.GetExitCode(), r.GetStdout(), err)
+		return fmt.Errorf("exit code %d, %q: %w", r.GetExitCode(), r.GetStdout(), err)
 	}
 	return nil
 }
@@ -432,12 +432,12 @@ func (cl *client) lookAtAll(testing.TB) error {
 		r, err := try(cl.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: cl.IntN(5) == 0})
 		s := r.GetStatus()
 		if err != nil || s.Metadata.Uid != p.cfg.Metadata.Uid || (s.State == runtimeapi.PodSandboxState_SANDBOX_READY) != p.ready || (s.GetNetwork().GetIp() != "") != p.ready {
-			return fmt.Errorf("sandbox, ready %v, is %v: %v", p.ready, s, err)
+			return fmt.Errorf("sandbox, ready %v, is %v: %w", p.ready, s, err)
 		}
 		for _, c := range p.ctrs {
 			r, err := try(cl.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.id, Verbose: cl.IntN(5) == 0})
 			if s := r.GetStatus(); err != nil || s.State != c.state || s.Metadata.Name != c.cfg.Metadata.Name || s.Labels["client"] != cl.name {
-				return fmt.Errorf("container, %v, is %v: %v", c.state, s, err)
+				return fmt.Errorf("container, %v, is %v: %w", c.state, s, err)
 			}
 		}
 	}
