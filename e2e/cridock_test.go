@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,11 +259,24 @@ func (c *cridock) logTail() string {
 // been removed before.
 func (c *cridock) close() error {
 	err := c.leftovers()
-	err = errors.Join(err, c.stop())
+	err = errors.Join(err, c.stop(), c.unmountImageVolumes())
 	if c.conn != nil {
 		err = errors.Join(err, c.conn.Close())
 	}
 	return err
+}
+
+// imageVolumes is where image volumes are mounted, on a file system of their own.
+func (c *cridock) imageVolumes() string {
+	return filepath.Join(filepath.Dir(c.netns()), "image-volumes")
+}
+
+func (c *cridock) unmountImageVolumes() error {
+	mounts, err := c.mounts()
+	if err != nil || !slices.Contains(mounts, c.imageVolumes()) {
+		return err
+	}
+	return c.command("umount", c.imageVolumes()).Run()
 }
 
 // newCridock is a running cridock on a node of one test's own.

@@ -77,12 +77,13 @@ func (c *cridock) checkGone(t testing.TB, uid, id string) {
 	}
 }
 
-// ownMounts are mounts below cridock's directories.
+// ownMounts are mounts below cridock's directories, but for the file system that
+// all image volumes are in, which stays for the next ones.
 func (c *cridock) ownMounts() ([]string, error) {
 	mounts, err := c.mounts()
 	var own []string
 	for _, m := range mounts {
-		if strings.HasPrefix(m, c.dir+"/") {
+		if strings.HasPrefix(m, c.dir+"/") && m != c.imageVolumes() {
 			own = append(own, m)
 		}
 	}
