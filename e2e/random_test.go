@@ -541,7 +541,7 @@ func (cl *client) lookAtOthers(testing.TB) error {
 	for i, err := range []error{err1, err2, err3, err4} {
 		// Stats are of what runs.
 		if code := status.Code(err); code != codes.OK && code != codes.NotFound && (code != codes.FailedPrecondition || i < 2) {
-			return fmt.Errorf("read %d of %s: %v", i+1, id, err)
+			return fmt.Errorf("read %d of %s: %w", i+1, id, err)
 		}
 	}
 	return nil
@@ -577,11 +577,11 @@ func (cl *client) lookAtStats(testing.TB) error {
 func (cl *client) lookAtNode(testing.TB) error {
 	s, err := try(cl.runtime.Status, &runtimeapi.StatusRequest{Verbose: cl.IntN(2) == 0})
 	if err != nil || !conditionsMet(s) {
-		return fmt.Errorf("status is %v: %v", s.GetStatus(), err)
+		return fmt.Errorf("status is %v: %w", s.GetStatus(), err)
 	}
 	i, err := try(cl.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: cl.image}})
 	if err != nil || i.Image == nil {
-		return fmt.Errorf("image is %v: %v", i, err)
+		return fmt.Errorf("image is %v: %w", i, err)
 	}
 	list, err := try(cl.images.ListImages, &runtimeapi.ListImagesRequest{})
 	if err != nil || len(list.Images) == 0 {
