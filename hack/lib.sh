@@ -37,6 +37,7 @@ has() { # PACKAGE
 	busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
+	systemd) command -v systemd-analyze >/dev/null ;;
 	gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
 	libc6-dev) [ -e /usr/include/stdlib.h ] ;;

@@ -22,8 +22,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 need_root
 find_go
-# gcc: the race detector, and what the pause binaries are checked against.
-install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq crun \
+# gcc: the race detector, and what the pause binaries are checked against;
+# systemd: its check of units.
+install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq crun systemd \
 	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu
 
 # All that needs the network comes first: there is none inside.
