@@ -80,6 +80,7 @@ func (n *node) config(s settings) map[string]any {
 	if s.collectImages {
 		// Static pods are critical: they are not evicted.
 		c["evictionHard"] = map[string]string{"nodefs.available": "99%", "imagefs.available": "99%"}
+		c["imageMinimumGCAge"] = "1s"
 	}
 	for gate, on := range s.gates {
 		c["featureGates"].(map[string]bool)[gate] = on
