@@ -35,7 +35,7 @@ esac
 	if err := os.WriteFile(filepath.Join(c.binDir(), "e2e-faulty"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+`,{"type": "e2e-faulty"}]}`, "e2e-faulty")
+	c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+`,{"type": "e2e-faulty"}]}`)
 }
 
 // behave sets what the plug-in does at a verb for a pod; "true" is nothing.

@@ -129,7 +129,7 @@ func TestKilledInRunPodSandbox(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
 	c.plugIn(t, "e2e-slow", "touch "+c.path("slow")+"; sleep 600")
-	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`), "e2e-slow")
+	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`))
 	for _, retry := range []bool{true, false} {
 		cfg := c.podConfig(t)
 		done := make(chan error, 1)
@@ -195,7 +195,7 @@ func TestCallerGoesAway(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
 	c.plugIn(t, "e2e-slow", "touch "+c.path("slow")+"; sleep 2")
-	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`), "e2e-slow")
+	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`))
 	cfg := c.podConfig(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

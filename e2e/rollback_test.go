@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,15 +37,30 @@ esac
 }
 
 // useConf changes the configuration and waits until cridock has read it, which
-// shows by a text.
-func (c *cridock) useConf(t *testing.T, conf, text string) {
+// shows by its plug-ins.
+func (c *cridock) useConf(t *testing.T, conf string) {
 	t.Helper()
 	if err := c.writeConf(conf); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new CNI configuration is in use", 10*time.Second, func() bool {
-		return strings.Contains(rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{Verbose: true}).Info["cniconfig"], text)
+	want := pluginTypes(t, conf)
+	eventually(t, fmt.Sprintf("a CNI configuration with the plug-ins %q in use", want), 10*time.Second, func() bool {
+		return slices.Equal(pluginTypes(t, rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{Verbose: true}).Info["cniconfig"]), want)
 	})
+}
+
+// pluginTypes are those of a configuration or of cridock's description of it.
+func pluginTypes(t *testing.T, conf string) []string {
+	t.Helper()
+	var list struct{ Plugins []struct{ Type string } }
+	if err := json.Unmarshal([]byte(conf), &list); err != nil {
+		t.Fatalf("%v in %s", err, conf)
+	}
+	var types []string
+	for _, p := range list.Plugins {
+		types = append(types, p.Type)
+	}
+	return types
 }
 
 // TestRollback makes RunPodSandbox fail at each step that can fail on a real
@@ -79,7 +96,7 @@ func TestRollback(t *testing.T) {
 			c.plugIn(t, "e2e-nonsense", "{ echo nonsense; exit 0; }")
 			if tc.plugin != "" {
 				// Behind all others, with everything of theirs in place.
-				c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+","+tc.plugin+"]}", strings.Split(tc.plugin, `"`)[3])
+				c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+","+tc.plugin+"]}")
 			}
 			cfg := c.podConfig(t)
 			if tc.option != nil {
@@ -92,7 +109,7 @@ func TestRollback(t *testing.T) {
 			if err := c.leftovers(); err != nil {
 				t.Errorf("%v\n%s", err, c.logTail())
 			}
-			c.useConf(t, c.conflist(), "portmap")
+			c.useConf(t, c.conflist())
 			c.runPod(t).remove()
 		})
 	}
