@@ -102,7 +102,8 @@ engine_pid() { # DIR
 }
 
 # engine_init is the first process of the namespaces. It stays bash, which
-# reaps the shims that containerd leaves behind, and ends when dockerd does.
+# reaps the shims that containerd leaves behind, and ends when dockerd does,
+# unless that was killed: then it is started again, as systemd would.
 engine_init() { # DIR DOCKERD_ARG...
 	local dir=$1 pid resolv
 	shift
@@ -122,11 +123,17 @@ engine_init() { # DIR DOCKERD_ARG...
 	# As systemd does: bidirectional mounts of containers need shared ones.
 	mount --make-rshared /
 	ip link set lo up
-	dockerd --config-file "$dir/daemon.json" --cgroup-parent "$(engine_cgroup "$dir")" --data-root "$dir/root" --exec-root "$dir/exec" \
-		--pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" "$@" &
-	trap 'kill -TERM %1' TERM
-	# A trapped signal ends wait early; dockerd is still shutting down then.
-	while kill -0 %1 2>/dev/null; do wait %1 || true; done
+	pid= killed=1
+	trap 'kill -TERM "$pid"' TERM
+	while [ "$killed" ]; do
+		dockerd --config-file "$dir/daemon.json" --cgroup-parent "$(engine_cgroup "$dir")" --data-root "$dir/root" --exec-root "$dir/exec" \
+			--pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" "$@" &
+		pid=$! killed=
+		# A trapped signal ends wait early; dockerd is still shutting down then.
+		while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
+		# That of a process that has ended is still there to be asked for.
+		wait "$pid" || [ $? != 137 ] || killed=1
+	done
 }
 
 # engine_start starts a private engine, or finds it running, and prints its
