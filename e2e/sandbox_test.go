@@ -283,3 +283,29 @@ func TestHostPort(t *testing.T) {
 		}
 	})
 }
+
+// TestHostPortOfProtocols looks at the rules: not every kernel has SCTP's
+// sockets, and no busybox its clients.
+func TestHostPortOfProtocols(t *testing.T) {
+	t.Parallel()
+	c := sharedCridock(t, "cni")
+	protocols := map[string]runtimeapi.Protocol{"tcp": runtimeapi.Protocol_TCP, "udp": runtimeapi.Protocol_UDP, "sctp": runtimeapi.Protocol_SCTP}
+	p := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		for _, protocol := range protocols {
+			cfg.PortMappings = append(cfg.PortMappings, &runtimeapi.PortMapping{Protocol: protocol, ContainerPort: 9899, HostPort: 19899})
+		}
+	})
+	targets, err := c.rules("--to-destination " + p.status().Network.Ip + ":9899")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range protocols {
+		if !slices.ContainsFunc(targets, func(rule string) bool {
+			return strings.Contains(rule, "-p "+name+" ") && strings.Contains(rule, "--dport 19899 ")
+		}) {
+			t.Errorf("no rule for %s among %q", name, targets)
+		}
+	}
+	p.remove()
+	c.checkGone(t, p.cfg.Metadata.Uid, p.id)
+}
