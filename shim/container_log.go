@@ -145,6 +145,10 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 		return err
 	}
 	for _, c := range containers {
+		if c.Config == nil && c.LogPath == "" && c.LogDriver != noLog {
+			klog.FromContext(ctx).Info("Log of an adopted container is not written: its path is not below pod-logs-dir, or may be its image's choice",
+				"containerID", c.ID, "podLogsDir", s.cfg.PodLogsDir)
+		}
 		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
 			if e := s.followLog(c); e != nil {
 				err = errors.Join(err, fmt.Errorf("container %s: %w", c.ID, e))

@@ -252,3 +252,9 @@ func shortHash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])
 }
+
+// isShortHash reports whether a string may be one of [shortHash]'s.
+func isShortHash(v string) bool {
+	b, err := hex.DecodeString(v)
+	return err == nil && len(b) == 10 && v == strings.ToLower(v)
+}

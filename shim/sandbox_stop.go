@@ -147,7 +147,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := s.removeObject(ctx, sb.ID); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.sandboxDir(sb.Metadata)); err != nil {
+	if err := s.collectDir(ctx, sb); err != nil {
 		return fmt.Errorf("directory of sandbox %s: %w", sb.ID, err)
 	}
 	return nil
@@ -182,8 +182,9 @@ func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) er
 	return s.releaseAddresses(ctx, sb)
 }
 
-// collectDir removes a sandbox's directory, which another one of its name may
-// have taken over.
+// collectDir removes the directory of a sandbox that is gone, unless another
+// sandbox has the same one: metadata name it, and a sandbox that another adapter
+// made may have those of one of ours.
 func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	if err != nil {

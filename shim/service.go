@@ -46,6 +46,11 @@ type Config struct {
 	Version string
 	// RootDir holds what must survive a reboot: resolv.conf files, log positions.
 	RootDir string
+	// PodLogsDir is where the kubelet keeps the logs of pods. The log of a container
+	// that another adapter made is written only below it.
+	PodLogsDir string
+	// Seal tells the containers that cridock made from all others.
+	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
 	// ImageVolumeDir is where images are mounted that containers have for
@@ -126,11 +131,14 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if (cni == nil) == (cfg.DockerNetwork == "") {
 		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
 	}
+	if cfg.Seal == nil {
+		return nil, fmt.Errorf("seal: %w: none given", errdefs.ErrInvalidArgument)
+	}
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = cgroupRoot
 	}
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
-	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
+	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
 	s.updates.dir = filepath.Join(cfg.RootDir, "resources")
 	s.logs = logs.New(logs.Options{})
@@ -272,6 +280,8 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
+		PodLogsDir:           s.cfg.PodLogsDir,
+		Seal:                 s.cfg.Seal,
 	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = translate.RuntimeFeatures{

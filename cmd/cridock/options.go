@@ -25,6 +25,7 @@ type options struct {
 	dockerEndpoint string
 	rootDir        string
 	runtimeDir     string
+	podLogsDir     string
 	pauseImage     string
 	dockerConfig   string
 
@@ -73,6 +74,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.dockerEndpoint, "docker-endpoint", "unix:///var/run/docker.sock", "Docker Engine to use")
 	f.StringVar(&o.rootDir, "root-directory", "/var/lib/cridock", "state that outlives a reboot; on the host, where Docker sees it")
 	f.StringVar(&o.runtimeDir, "runtime-directory", "/run/cridock", "state that a reboot clears: pins of network namespaces")
+	f.StringVar(&o.podLogsDir, "pod-logs-dir", "/var/log/pods", "the kubelet's podLogsDir: logs of containers that another adapter made are written only below it")
 	f.StringVar(&o.pauseImage, "pod-infra-container-image", "", "image of the sandboxes (default: the one that cridock ships)")
 
 	f.StringVar(&o.dockerConfig, "docker-config", defaultDockerConfig(), "Docker's config.json, with registry credentials and credential helpers for pulls that come without credentials")
