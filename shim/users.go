@@ -55,14 +55,12 @@ func (a *accountCache) forget(imageID string) {
 	delete(a.byID, imageID)
 }
 
-// resolveUser finds user and groups of a container's process.
+// resolveUser finds user and groups of a container's process. The image's files
+// count for numbers too: see [translate.ResolveUser].
 func (s *Service) resolveUser(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext, image translate.Image) (translate.User, error) {
-	var a accounts
-	if translate.NeedsPasswd(sc, image.User) {
-		var err error
-		if a, err = s.imageAccounts(ctx, image.ID); err != nil {
-			return translate.User{}, fmt.Errorf("accounts of image %s: %w", image.ID, err)
-		}
+	a, err := s.imageAccounts(ctx, image.ID)
+	if err != nil {
+		return translate.User{}, fmt.Errorf("accounts of image %s: %w", image.ID, err)
 	}
 	return translate.ResolveUser(sc, image.User, a.passwd, a.group)
 }
