@@ -196,7 +196,7 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 			return nil
 		}
 	}
-	return os.RemoveAll(dir)
+	return s.state().RemoveAll(dir)
 }
 
 // collectRemains releases what sandboxes that are gone have left behind: those
@@ -241,7 +241,7 @@ var started = time.Now()
 // is being made has its directory before it is in the index, so only what was
 // last written by an earlier process goes.
 func (s *Service) collectDirs(ctx context.Context) error {
-	entries, err := os.ReadDir(s.sandboxesDir())
+	names, err := s.state().Names(sandboxesDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -253,10 +253,10 @@ func (s *Service) collectDirs(ctx context.Context) error {
 	for _, sb := range sandboxes {
 		keep[s.sandboxDir(sb.Metadata)] = true
 	}
-	for _, e := range entries {
-		dir := filepath.Join(s.sandboxesDir(), e.Name())
-		if info, infoErr := e.Info(); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
-			err = errors.Join(err, os.RemoveAll(dir))
+	for _, name := range names {
+		dir := filepath.Join(sandboxesDir, name)
+		if info, infoErr := s.state().Lstat(dir); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
+			err = errors.Join(err, s.state().RemoveAll(dir))
 		}
 	}
 	return err

@@ -293,6 +293,10 @@ func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ 
 	if err != nil {
 		return fmt.Errorf("container %s: %w", in.ID, err)
 	}
+	if err := ValidateCgroupFiles("linux.resources", cfg.GetLinux().GetResources()); err != nil {
+		// No request is at fault: no create has let this pass.
+		return fmt.Errorf("container %s: label %s: %w: %s", in.ID, LabelConfig, errdefs.ErrDataLoss, err.Error())
+	}
 	name, _ := ParseName(in.Name)
 	out.SandboxID = labels[LabelSandboxID]
 	out.SandboxMetadata = podMetadata(labels, name)
