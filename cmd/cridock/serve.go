@@ -28,6 +28,9 @@ func serve(cmd *cobra.Command, o *options) error {
 	}
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
+	if err := o.prepareDirs(); err != nil {
+		return err
+	}
 	unlock, err := lockRoot(ctx, o.rootDir)
 	if err != nil {
 		return err
