@@ -153,7 +153,10 @@ func (s *Service) releaseOwner(ctx context.Context, owner string) error {
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}
-	for id := range holders {
+	for id, image := range holders {
+		if !isShortHash(image) {
+			continue
+		}
 		if err := ignoreNotFound(s.engine.ContainerRemove(ctx, id)); err != nil {
 			return fmt.Errorf("image volumes: remove container %s: %w", id, err)
 		}

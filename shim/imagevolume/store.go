@@ -78,7 +78,8 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 }
 
 // prepare mounts the store's own file system, which an engine with user
-// namespaces need not get into: it opens what it mounts as root. It needs s.mu.
+// namespaces need not get into: its runtime (runc 1.1) opens what it mounts before
+// it enters them. It needs s.mu.
 func (s *Store) prepare() error {
 	if !filepath.IsAbs(string(s.dir)) {
 		return fmt.Errorf("%w: not absolute", errdefs.ErrInvalidArgument)
