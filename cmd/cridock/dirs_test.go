@@ -39,72 +39,78 @@ func TestDirsAreMade(t *testing.T) {
 	}
 }
 
+const nobody = 65534
+
+func made(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, mode)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func linked(t *testing.T, target, path string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.MkdirAll(filepath.Join(filepath.Dir(path), target), 0o755), os.Symlink(target, path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// spoiled are directories as cridock may find them, with words of the refusal.
+var spoiled = map[string]struct {
+	spoil func(t *testing.T, dir string, o *options)
+	want  []string // nil: it is taken
+}{
+	"others write to the root directory": {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o757) }, []string{"root-directory", "chmod go-w"}},
+	"its group does":                     {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o775) }, []string{"root-directory", "chmod go-w"}},
+	"a sticky bit does not help it":      {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, os.ModeSticky|0o777) }, []string{"root-directory", "chmod go-w"}},
+	"the runtime directory":              {func(t *testing.T, _ string, o *options) { made(t, o.runtimeDir, 0o777) }, []string{"runtime-directory", "chmod go-w"}},
+	"the CNI cache":                      {func(t *testing.T, _ string, o *options) { made(t, o.cniCacheDir, 0o777) }, []string{"cni-cache-dir", "chmod go-w"}},
+	"the socket's": {func(t *testing.T, dir string, o *options) {
+		o.endpoint = "unix://" + dir + "/sock/cri.sock"
+		made(t, dir+"/sock", 0o777)
+	}, []string{"container-runtime-endpoint", "/sock", "chmod go-w"}},
+	"one above":                 {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", 0o777) }, []string{"root-directory", "/lib can", "chmod go-w"}},
+	"one above with sticky bit": {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", os.ModeSticky|0o777) }, nil},
+	"one that all can read":     {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o755) }, nil},
+	"a link":                    {func(t *testing.T, _ string, o *options) { linked(t, "real", o.rootDir) }, []string{"root-directory", "symbolic link", "set root-directory"}},
+	"a link that leads nowhere": {func(t *testing.T, dir string, o *options) {
+		linked(t, "real", o.rootDir)
+		_ = os.Remove(dir + "/lib/real")
+	}, []string{"root-directory", "symbolic link"}},
+	"a link above":               {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib") }, nil},
+	"a link to what others have": {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib"); made(t, dir+"/real", 0o777) }, []string{"/real can", "chmod go-w"}},
+	"links in a circle": {func(t *testing.T, dir string, _ *options) {
+		if err := os.Symlink("lib", dir+"/lib"); err != nil {
+			t.Fatal(err)
+		}
+	}, []string{"root-directory", "symbolic links"}},
+	"the socket's over a link": {func(t *testing.T, dir string, o *options) {
+		o.endpoint = "unix://" + dir + "/sock/cri.sock"
+		linked(t, "real", dir+"/sock")
+	}, nil},
+	"a file": {func(t *testing.T, dir string, o *options) {
+		made(t, dir+"/lib", 0o755)
+		if err := os.WriteFile(o.rootDir, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}, []string{"root-directory", "not a directory"}},
+	"another user's": {func(t *testing.T, _ string, o *options) {
+		made(t, o.rootDir, 0o755)
+		chown(t, o.rootDir, nobody)
+	}, []string{"root-directory", "user 65534", "chown"}},
+	"one above is another user's": {func(t *testing.T, dir string, _ *options) {
+		made(t, dir+"/lib", 0o755)
+		chown(t, dir+"/lib", nobody)
+	}, []string{"root-directory", "/lib belongs to user 65534", "chown"}},
+	"a link above is another user's": {func(t *testing.T, dir string, _ *options) {
+		linked(t, "real", dir+"/lib")
+		chown(t, dir+"/lib", nobody)
+	}, []string{"root-directory", "/lib belongs to user 65534", "chown"}},
+	"no absolute path": {func(_ *testing.T, _ string, o *options) { o.runtimeDir = "run" }, []string{"runtime-directory run", "absolute"}},
+}
+
 func TestDirsThatOthersChange(t *testing.T) {
-	const nobody = 65534
-	made := func(t *testing.T, path string, mode os.FileMode) {
-		t.Helper()
-		if err := errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, mode)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	linked := func(t *testing.T, target, path string) {
-		t.Helper()
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.MkdirAll(filepath.Join(filepath.Dir(path), target), 0o755), os.Symlink(target, path)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, c := range map[string]struct {
-		spoil func(t *testing.T, dir string, o *options)
-		want  []string // "": it is taken
-	}{
-		"others write to the root directory": {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o757) }, []string{"root-directory", "chmod go-w"}},
-		"its group does":                     {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o775) }, []string{"root-directory", "chmod go-w"}},
-		"a sticky bit does not help it":      {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, os.ModeSticky|0o777) }, []string{"root-directory", "chmod go-w"}},
-		"the runtime directory":              {func(t *testing.T, _ string, o *options) { made(t, o.runtimeDir, 0o777) }, []string{"runtime-directory", "chmod go-w"}},
-		"the CNI cache":                      {func(t *testing.T, _ string, o *options) { made(t, o.cniCacheDir, 0o777) }, []string{"cni-cache-dir", "chmod go-w"}},
-		"the socket's": {func(t *testing.T, dir string, o *options) {
-			o.endpoint = "unix://" + dir + "/sock/cri.sock"
-			made(t, dir+"/sock", 0o777)
-		}, []string{"container-runtime-endpoint", "/sock", "chmod go-w"}},
-		"one above":                 {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", 0o777) }, []string{"root-directory", "/lib can", "chmod go-w"}},
-		"one above with sticky bit": {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", os.ModeSticky|0o777) }, nil},
-		"one that all can read":     {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o755) }, nil},
-		"a link":                    {func(t *testing.T, _ string, o *options) { linked(t, "real", o.rootDir) }, []string{"root-directory", "symbolic link", "set root-directory"}},
-		"a link that leads nowhere": {func(t *testing.T, dir string, o *options) {
-			linked(t, "real", o.rootDir)
-			_ = os.Remove(dir + "/lib/real")
-		}, []string{"root-directory", "symbolic link"}},
-		"a link above":               {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib") }, nil},
-		"a link to what others have": {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib"); made(t, dir+"/real", 0o777) }, []string{"/real can", "chmod go-w"}},
-		"links in a circle": {func(t *testing.T, dir string, _ *options) {
-			if err := os.Symlink("lib", dir+"/lib"); err != nil {
-				t.Fatal(err)
-			}
-		}, []string{"root-directory", "symbolic links"}},
-		"the socket's over a link": {func(t *testing.T, dir string, o *options) {
-			o.endpoint = "unix://" + dir + "/sock/cri.sock"
-			linked(t, "real", dir+"/sock")
-		}, nil},
-		"a file": {func(t *testing.T, dir string, o *options) {
-			made(t, dir+"/lib", 0o755)
-			if err := os.WriteFile(o.rootDir, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}, []string{"root-directory", "not a directory"}},
-		"another user's": {func(t *testing.T, _ string, o *options) {
-			made(t, o.rootDir, 0o755)
-			chown(t, o.rootDir, nobody)
-		}, []string{"root-directory", "user 65534", "chown"}},
-		"one above is another user's": {func(t *testing.T, dir string, _ *options) {
-			made(t, dir+"/lib", 0o755)
-			chown(t, dir+"/lib", nobody)
-		}, []string{"root-directory", "/lib belongs to user 65534", "chown"}},
-		"a link above is another user's": {func(t *testing.T, dir string, _ *options) {
-			linked(t, "real", dir+"/lib")
-			chown(t, dir+"/lib", nobody)
-		}, []string{"root-directory", "/lib belongs to user 65534", "chown"}},
-		"no absolute path": {func(_ *testing.T, _ string, o *options) { o.runtimeDir = "run" }, []string{"runtime-directory run", "absolute"}},
-	} {
+	for name, c := range spoiled {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			o := dirsIn(dir)

@@ -262,8 +262,55 @@ func TestRel(t *testing.T) {
 	}
 }
 
+// swapping exchanges two files below a root until stop is closed.
+func swapping(r Root, a, b string, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			_ = unix.Renameat2(unix.AT_FDCWD, r.Path(a), unix.AT_FDCWD, r.Path(b), unix.RENAME_EXCHANGE)
+		}
+	}
+}
+
+// tally counts the operations that have succeeded.
+type tally struct {
+	mu   sync.Mutex
+	done map[string]int
+}
+
+func (c *tally) repeat(r Root, op string, stop <-chan struct{}) {
+	for {
+		for _, name := range []string{"way/file", "way/dir/file", "dir/file"} {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if operations[op](r, name) == nil {
+				c.mu.Lock()
+				c.done[op]++
+				c.mu.Unlock()
+			}
+		}
+	}
+}
+
+// idle are those that never have. Two need other files.
+func (c *tally) idle() (ops []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for op := range operations {
+		if c.done[op] == 0 && op != "names" && op != "readlink" {
+			ops = append(ops, op)
+		}
+	}
+	return ops
+}
+
 // TestRaces: while a component changes between a directory and a link, and a file
-// between a plain one, a link and another's, nothing outside is touched.
+// between a plain one and a link, nothing outside is touched.
 func TestRaces(t *testing.T) {
 	r, outside := newRoot(t)
 	before := contents(t, outside)
@@ -272,56 +319,14 @@ func TestRaces(t *testing.T) {
 	must(t, os.Symlink(filepath.Join(outside, "file"), r.Path("bait-file")))
 	stop := make(chan struct{})
 	var work sync.WaitGroup
-	swap := func(a, b string) {
-		work.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					_ = unix.Renameat2(unix.AT_FDCWD, r.Path(a), unix.AT_FDCWD, r.Path(b), unix.RENAME_EXCHANGE)
-				}
-			}
-		})
-	}
-	swap("way", "bait")
-	swap("dir/file", "bait-file")
-	done := map[string]int{}
+	work.Go(func() { swapping(r, "way", "bait", stop) })
+	work.Go(func() { swapping(r, "dir/file", "bait-file", stop) })
+	count := tally{done: map[string]int{}}
 	for op := range operations {
-		done[op] = 0
-	}
-	var mu sync.Mutex
-	for op, do := range operations {
-		work.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				for _, name := range []string{"way/file", "way/dir/file", "dir/file"} {
-					if do(r, name) == nil {
-						mu.Lock()
-						done[op]++
-						mu.Unlock()
-					}
-				}
-			}
-		})
-	}
-	// What has never succeeded would show nothing; these two need other files.
-	idle := func() (ops []string) {
-		mu.Lock()
-		defer mu.Unlock()
-		for op, times := range done {
-			if times == 0 && op != "names" && op != "readlink" {
-				ops = append(ops, op)
-			}
-		}
-		return ops
+		work.Go(func() { count.repeat(r, op, stop) })
 	}
 	time.Sleep(time.Second) // the length of the attack; more finds more
-	for end := time.Now().Add(30 * time.Second); len(idle()) > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); len(count.idle()) > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	close(stop)
@@ -329,7 +334,8 @@ func TestRaces(t *testing.T) {
 	if diff := cmp.Diff(before, contents(t, outside)); diff != "" {
 		t.Errorf("outside (-before +after):\n%s", diff)
 	}
-	if ops := idle(); len(ops) > 0 {
+	// What has never succeeded shows nothing.
+	if ops := count.idle(); len(ops) > 0 {
 		t.Errorf("%q have never succeeded", ops)
 	}
 }
