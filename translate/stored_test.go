@@ -44,7 +44,8 @@ func checkStored(t *testing.T, what string, r *resources, ok bool) {
 	if in.Config.Labels[LabelConfig], err = encodeRecord(*rec, cfg); err != nil {
 		t.Fatal(err)
 	}
-	got, err := ReadContainer(in, fullHost)
+	seal(in)
+	got, err := ReadContainer(in, nil, fullHost)
 	if ok != (err == nil) || !ok && (!errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err)) {
 		t.Errorf("a record with %q: %v, %v", what, got, err)
 	}

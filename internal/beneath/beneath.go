@@ -220,9 +220,9 @@ func (r Root) in(name string, do func(dir *os.Root, base string) error) error {
 	return err
 }
 
-// walk opens a directory below the root, component by component; make, if not
+// walk opens a directory below the root, component by component; create, if not
 // nil, is the mode of those that it makes.
-func (r Root) walk(name string, make *fs.FileMode) (*os.File, error) {
+func (r Root) walk(name string, create *fs.FileMode) (*os.File, error) {
 	if !isClean(name) {
 		return nil, r.refused(name, "is not a clean relative path")
 	}
@@ -239,7 +239,7 @@ func (r Root) walk(name string, make *fs.FileMode) (*os.File, error) {
 	done := ""
 	for part := range strings.SplitSeq(name, "/") {
 		done = filepath.Join(done, part)
-		next, err := r.enter(dir, part, done, make)
+		next, err := r.enter(dir, part, done, create)
 		_ = dir.Close()
 		if err != nil {
 			return nil, err
@@ -250,11 +250,11 @@ func (r Root) walk(name string, make *fs.FileMode) (*os.File, error) {
 }
 
 // enter opens a directory in another one.
-func (r Root) enter(dir *os.File, part, name string, make *fs.FileMode) (*os.File, error) {
+func (r Root) enter(dir *os.File, part, name string, create *fs.FileMode) (*os.File, error) {
 	const flag = unix.O_PATH | unix.O_DIRECTORY
 	next, err := r.openat(dir, part, name, flag, 0)
-	if make != nil && errors.Is(err, fs.ErrNotExist) {
-		if err := unix.Mkdirat(int(dir.Fd()), part, uint32(make.Perm())); err != nil && !errors.Is(err, unix.EEXIST) {
+	if create != nil && errors.Is(err, fs.ErrNotExist) {
+		if err := unix.Mkdirat(int(dir.Fd()), part, uint32(create.Perm())); err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, &fs.PathError{Op: "mkdir", Path: r.Path(name), Err: err}
 		}
 		next, err = r.openat(dir, part, name, flag, 0)

@@ -208,9 +208,9 @@ func TestFiles(t *testing.T) {
 	want := map[string]string{
 		"dir": "d---------", "a": "d---------", "a/b": "d---------", "a/b/file": "xx", "a/b/other": "2", "a/b/link": "L---------", "a/b/was-link": "3",
 	}
-	real, err := filepath.EvalSymlinks(string(r))
+	resolved, err := filepath.EvalSymlinks(string(r))
 	must(t, err)
-	if diff := cmp.Diff(want, contents(t, real)); diff != "" {
+	if diff := cmp.Diff(want, contents(t, resolved)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if info, err := r.Lstat("a/b/other"); err != nil || info.Mode() != 0o640 || info.Size() != 1 {
