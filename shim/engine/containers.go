@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -202,29 +203,46 @@ func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64
 // follows all links of the path for that, as the container's programs would:
 // the text of a link is not enough, its directory may be reached by links too.
 func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, target string, err error) {
-	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) error {
-		r, stat, err := cl.CopyFromContainer(ctx, id, name)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, r.Close()) }()
-		t := tar.NewReader(r)
-		h, err := t.Next()
+	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) (err error) {
+		// Before it is read: dockerd opens a FIFO, and waits for a writer for ever
+		// with the container locked.
+		stat, err := cl.ContainerStatPath(ctx, id, name)
 		switch {
 		case err != nil:
 			return err
-		case h.Typeflag == tar.TypeSymlink:
+		case stat.Mode.Type() == fs.ModeSymlink:
 			if target = stat.LinkTarget; target == "" {
 				return fmt.Errorf("%s in container %s: %w: a link, and Docker does not say where to", name, id, errdefs.ErrInvalidArgument)
 			}
 			return nil
-		case h.Typeflag != tar.TypeReg:
+		case !stat.Mode.IsRegular():
 			return fmt.Errorf("%s in container %s: %w: not a regular file", name, id, errdefs.ErrInvalidArgument)
-		case h.Size > limit:
-			return fmt.Errorf("%s in container %s: %w: %d bytes, more than %d", name, id, errdefs.ErrOutOfRange, h.Size, limit)
 		}
-		data, err = io.ReadAll(t)
+		r, _, err := cl.CopyFromContainer(ctx, id, name)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.Close()) }()
+		data, err = readEntry(r, limit)
+		if err != nil {
+			err = fmt.Errorf("%s in container %s: %w", name, id, err)
+		}
 		return err
 	})
 	return data, target, err
+}
+
+// readEntry reads the one file of an archive.
+func readEntry(archive io.Reader, limit int64) ([]byte, error) {
+	t := tar.NewReader(archive)
+	h, err := t.Next()
+	switch {
+	case err != nil:
+		return nil, err
+	case h.Typeflag != tar.TypeReg:
+		return nil, fmt.Errorf("%w: not a regular file", errdefs.ErrInvalidArgument)
+	case h.Size > limit:
+		return nil, fmt.Errorf("%w: %d bytes, more than %d", errdefs.ErrOutOfRange, h.Size, limit)
+	}
+	return io.ReadAll(t)
 }
