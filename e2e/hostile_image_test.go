@@ -129,7 +129,7 @@ func healthcheck(t *testing.T, p *pod) {
 func stopSignals(t *testing.T, p *pod) {
 	for i, signal := range []string{"SIGHOSTILE", "999", "-1", "0", "SIGWINCH", "9; reboot"} {
 		image := p.load(t, fmt.Sprint("stop-signal-", i), imageConfig{"StopSignal": signal})
-		cfg := p.ctrConfig(fmt.Sprint("stop-signal-", i), "trap '' TERM; echo up; while :; do sleep 0.1; done", ofImage(image))
+		cfg := p.ctrConfig(fmt.Sprint("stop-signal-", i), "trap '' TERM; echo up; exec sleep 100000", ofImage(image))
 		id, err := p.tryCreate(cfg)
 		if err == nil {
 			_, err = try(p.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: id})
