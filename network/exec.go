@@ -114,14 +114,20 @@ func pluginError(err error, stdout []byte, stderr string) error {
 	}
 	reported := &types.Error{}
 	if json.Unmarshal(stdout, reported) == nil && (reported.Msg != "" || reported.Code != 0) {
+		reported.Msg, reported.Details = shortened(reported.Msg), shortened(reported.Details)
 		return reported
 	}
 	said := strings.TrimSpace(string(stdout) + " " + stderr)
 	if said == "" {
 		return fmt.Errorf("%w, without an error message", err)
 	}
+	return fmt.Errorf("%w: %s", err, shortened(said))
+}
+
+// shortened makes text of what a plugin said, fit for an error and an event.
+func shortened(said string) string {
 	if len(said) > maxSaid {
-		said = strings.ToValidUTF8(said[:maxSaid], "") + " …"
+		said = said[:maxSaid] + " …"
 	}
-	return fmt.Errorf("%w: %s", err, said)
+	return strings.ToValidUTF8(said, "")
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
 )
 
 // stateDirName is the folder of this package inside libcni's cache root.
@@ -63,9 +64,15 @@ func (c *CNI) records(containerID string) ([]record, error) {
 	}
 	byName := map[string]record{}
 	for _, a := range notes {
+		if !namesFile(a) {
+			continue
+		}
 		byName[entryName(a.Network, a.ContainerID, a.IfName)] = record{NetworkAttachment: *a, begun: true}
 	}
 	for _, a := range results {
+		if !namesFile(a) {
+			continue
+		}
 		name := entryName(a.Network, a.ContainerID, a.IfName)
 		byName[name] = record{NetworkAttachment: *a, begun: byName[name].begun}
 	}
@@ -78,6 +85,13 @@ func (c *CNI) records(containerID string) ([]record, error) {
 			cmp.Compare(a.Network, b.Network), cmp.Compare(a.IfName, b.IfName))
 	})
 	return all, nil
+}
+
+// namesFile reports whether an attachment can have been made by libcni, which
+// makes a file name of what it refuses otherwise.
+func namesFile(a *libcni.NetworkAttachment) bool {
+	return utils.ValidateContainerID(a.ContainerID) == nil && utils.ValidateNetworkName(a.Network) == nil &&
+		utils.ValidateInterfaceName(a.IfName) == nil
 }
 
 // writeNote records an ADD that is about to run.

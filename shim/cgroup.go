@@ -67,7 +67,7 @@ func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFi
 	}
 	paths := make([]cgroupFile, len(files))
 	for i, f := range files {
-		paths[i], _ = s.cgroupFile(string(membership), f.Name)
+		paths[i], _ = findCgroupFile(s.cfg.CgroupRoot, string(membership), f.Name, s.Host().CgroupV2)
 	}
 	return paths, nil
 }
@@ -116,12 +116,16 @@ func writeKernelFile(root beneath.Root, name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// cgroupFile finds a file by the text of /proc/PID/cgroup (cgroups(7)): one line
-// for version 2, one a hierarchy for version 1, whose directories may be links to
-// that of several controllers.
-func (s *Service) cgroupFile(membership, file string) (cgroupFile, bool) {
-	v2 := s.Host().CgroupV2
+// findCgroupFile finds a cgroup's file in the text of /proc/PID/cgroup
+// (cgroups(7)): one line for version 2, one a hierarchy for version 1, whose
+// directories may be links to that of several controllers. The file is below root
+// whatever the text is: the path of a group outside this process's cgroup
+// namespace begins with "..".
+func findCgroupFile(root, membership, file string, v2 bool) (cgroupFile, bool) {
 	controller, _, _ := strings.Cut(file, ".")
+	if controller == "" || strings.Contains(file, "/") {
+		return cgroupFile{}, false
+	}
 	for line := range strings.Lines(membership) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(parts) != 3 {
@@ -131,9 +135,9 @@ func (s *Service) cgroupFile(membership, file string) (cgroupFile, bool) {
 		switch {
 		case !filepath.IsLocal(name): // "/..": above our cgroup namespace, not to be seen
 		case v2 && parts[1] == "":
-			return cgroupFile{beneath.Root(s.cfg.CgroupRoot), name}, true
+			return cgroupFile{beneath.Root(root), name}, true
 		case !v2 && slices.Contains(strings.Split(parts[1], ","), controller):
-			return cgroupFile{beneath.Root(filepath.Join(s.cfg.CgroupRoot, controller)), name}, true
+			return cgroupFile{beneath.Root(filepath.Join(root, controller)), name}, true
 		}
 	}
 	return cgroupFile{}, false

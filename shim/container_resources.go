@@ -177,7 +177,7 @@ func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
 	}
-	file, ok := s.cgroupFile(string(membership), "memory.")
+	file, ok := findCgroupFile(s.cfg.CgroupRoot, string(membership), "memory.stat", s.Host().CgroupV2)
 	if !ok {
 		return []string{strconv.Itoa(c.Pid)}, nil
 	}

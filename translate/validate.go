@@ -91,19 +91,24 @@ func validateKeys(labels, annotations map[string]string) error {
 
 func validateDNS(dns *runtimeapi.DNSConfig) error {
 	for i, server := range dns.GetServers() {
-		if _, err := netip.ParseAddr(server); err != nil {
+		// ParseAddr takes any text for a zone.
+		if _, err := netip.ParseAddr(server); err != nil || !singleWord(server) {
 			return invalid(fmt.Sprintf("dns_config.servers[%d]", i), "%q is not an IP address", server)
 		}
 	}
 	for field, words := range map[string][]string{"searches": dns.GetSearches(), "options": dns.GetOptions()} {
 		for i, word := range words {
-			// A line break would add lines of its own to resolv.conf.
-			if word == "" || unprintable(word) || strings.Contains(word, " ") {
+			if !singleWord(word) {
 				return invalid(fmt.Sprintf("dns_config.%s[%d]", field, i), "%q is not a single word", word)
 			}
 		}
 	}
 	return nil
+}
+
+// singleWord: a line break would add lines of its own to resolv.conf.
+func singleWord(s string) bool {
+	return s != "" && !unprintable(s) && !strings.Contains(s, " ")
 }
 
 func validatePortMapping(field string, m *runtimeapi.PortMapping) error {

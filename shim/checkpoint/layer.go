@@ -72,6 +72,9 @@ func (l *layer) add(path, name string) error {
 	case info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0:
 		return l.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(filepath.Dir(name), whiteout+filepath.Base(name))})
 	}
+	if strings.HasPrefix(info.Name(), whiteout) {
+		return fmt.Errorf("%w: in a layer a file of that name removes another", errdefs.ErrFailedPrecondition)
+	}
 	h, opaque, err := header(path, name, info)
 	if err != nil {
 		return err
@@ -133,6 +136,8 @@ func header(path, name string, info fs.FileInfo) (h *tar.Header, opaque bool, er
 			opaque = true
 		case kind == "redirect", kind == "metacopy":
 			return nil, false, fmt.Errorf("%w: the overlay has only a part of it here (%s)", errdefs.ErrFailedPrecondition, key)
+		case strings.Contains(key, "="):
+			return nil, false, fmt.Errorf("%w: a tar has no word for its attribute %q", errdefs.ErrFailedPrecondition, key)
 		case !isOverlay && (key == "security.capability" || strings.HasPrefix(key, "user.")):
 			value, err := readXattr(path, key)
 			if err != nil {

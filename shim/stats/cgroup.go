@@ -147,7 +147,7 @@ func newHierarchies(root, procRoot string) *hierarchies {
 // directory of the group name in the hierarchy mounted at mountPoint.
 func (h *hierarchies) directory(mountPoint, name string) string {
 	if root := h.mountRoots[mountPoint]; root != "" && root != "/" {
-		if rest, ok := strings.CutPrefix(name, root); ok {
+		if rest, ok := strings.CutPrefix(name, root); ok && (rest == "" || rest[0] == '/') {
 			name = rest
 		}
 	}
@@ -202,7 +202,8 @@ func containerGroup(id, name string) (string, bool) {
 	if end := strings.IndexByte(name[i:], '/'); end >= 0 {
 		name = name[:i+end]
 	}
-	return path.Clean(name), true
+	// A path that leads out of this process's cgroup namespace begins with "..".
+	return path.Clean("/" + name), true
 }
 
 // readTasks reads the pids controller's files in dir.

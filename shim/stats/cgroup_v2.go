@@ -3,6 +3,7 @@ package stats
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -183,7 +184,7 @@ func setPSI(to *runtimeapi.PsiData, line []byte) {
 			continue
 		}
 		avg, err := strconv.ParseFloat(string(value), 64)
-		if err != nil {
+		if err != nil || math.IsNaN(avg) || math.IsInf(avg, 0) {
 			continue
 		}
 		switch string(key) {

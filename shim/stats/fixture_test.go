@@ -407,26 +407,6 @@ func TestCPUShares(t *testing.T) {
 	}
 }
 
-func FuzzParsers(f *testing.F) {
-	f.Add([]byte("1203 1100 0:121 / / rw master:4 - overlay overlay rw,upperdir=/a\\040b\n"), "12")
-	f.Add([]byte("4:memory:/x/abc\n0::/"), "max")
-	f.Fuzz(func(t *testing.T, line []byte, number string) {
-		parseMount(line)
-		h := &hierarchies{controllers: map[string]string{}, mountRoots: map[string]string{}}
-		if g, err := h.find("abc", line); err == nil && !strings.Contains(g.path(), "abc") {
-			t.Errorf("group %q of %q", g.path(), line)
-		}
-		setPSI(&runtimeapi.PsiData{}, line)
-		var d devices
-		d.get(line)
-		if v, ok := parseUint([]byte(number)); ok && number != "max" && strings.TrimLeft(number, "0") != "" {
-			if want := strings.TrimLeft(number, "0"); decimal(v) != want {
-				t.Errorf("parseUint(%q) = %d", number, v)
-			}
-		}
-	})
-}
-
 func TestMetricsOfFixtures(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		t.Run(version, func(t *testing.T) {

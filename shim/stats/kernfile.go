@@ -113,10 +113,11 @@ func parseUint(b []byte) (uint64, bool) {
 	}
 	var v uint64
 	for _, c := range b {
-		if c < '0' || c > '9' || v > math.MaxUint64/10 {
+		digit := uint64(c - '0')
+		if c < '0' || c > '9' || v > (math.MaxUint64-digit)/10 {
 			return 0, false
 		}
-		v = v*10 + uint64(c-'0')
+		v = v*10 + digit
 	}
 	return v, true
 }

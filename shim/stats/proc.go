@@ -123,7 +123,9 @@ func (p *process) interfaces() (list []netInterface, err error) {
 					n++
 				}
 			}
-			i := netInterface{name: string(bytes.TrimSpace(name)),
+			// The pod chooses the names, and the kernel takes any bytes; what is not
+			// UTF-8 could not be sent.
+			i := netInterface{name: strings.ToValidUTF8(string(bytes.TrimSpace(name)), "\ufffd"),
 				rxBytes: v[0], rxPackets: v[1], rxErrors: v[2], rxDropped: v[3],
 				txBytes: v[8], txPackets: v[9], txErrors: v[10], txDropped: v[11]}
 			if i.name != "lo" {

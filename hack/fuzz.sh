@@ -1,0 +1,61 @@
+#!/bin/bash
+# Runs fuzz targets, each for a while, as many at a time as there are processors.
+#
+#   hack/fuzz.sh [DURATION] [PACKAGE/TARGET...]
+#
+#   hack/fuzz.sh                            every target for 5s
+#   hack/fuzz.sh 2s                         every target for 2s
+#   hack/fuzz.sh 8h shim/logs/FuzzAnyLine   one for a night
+#
+# It fails if a target fails. The input that did it is then in the package's
+# testdata/fuzz/TARGET, where go test runs it: commit it with the fix. What led
+# to new code is kept in Go's cache for the next run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. hack/lib.sh
+find_go
+
+duration=5s
+if [[ ${1-} =~ ^[0-9]+(s|m|h)$ ]]; then
+	duration=$1
+	shift
+fi
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+# build makes the test program of a package, with the fuzzer's instruments.
+build() { # PACKAGE
+	mkdir -p "$dir/$1"
+	go test -c -fuzz . -o "$dir/$1/test" "./$1"
+}
+
+# fuzz runs one target. The program fails if there is none of that name.
+fuzz() { # PACKAGE/TARGET
+	local package=${1%/*} target=${1##*/} out="$dir/$1.log" status=0
+	(cd "$package" && "$dir/$package/test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$duration" \
+		-test.parallel 1 -test.fuzzcachedir "$cache/$package") >"$out" 2>&1 || status=1
+	if [ $status -ne 0 ] || ! grep -q '^fuzz: elapsed' "$out"; then
+		{ cat "$out"; echo "FAIL $1"; } >&2
+		return 1
+	fi
+	echo "ok $1 $(grep -o 'execs: [0-9]*' "$out" | tail -n 1)"
+}
+
+cache=$(go env GOCACHE)/fuzz/cridock
+targets=("$@")
+if [ $# -eq 0 ]; then
+	mapfile -t packages < <(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sed 's|^\./||' | sort -u)
+else
+	mapfile -t packages < <(dirname "$@" | sort -u)
+fi
+[ ${#packages[@]} -gt 0 ] || die "there are no fuzz targets"
+for package in "${packages[@]}"; do
+	build "$package"
+	[ $# -gt 0 ] || while read -r target; do targets+=("$package/$target"); done < <(cd "$package" && "$dir/$package/test" -test.list '^Fuzz')
+done
+
+log "fuzzing ${#targets[@]} targets, $duration each"
+export -f fuzz
+export dir cache duration
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I {} bash -c 'fuzz {}'
