@@ -42,6 +42,7 @@ done
 
 dir=$(mktemp -d /var/tmp/cribench.XXXXXX)
 a=$dir/${dir##*.}-a b=$dir/${dir##*.}-b
+# shellcheck disable=SC2154 # the trap sets status
 trap 'status=$?; engine_remove "$b" || status=1; engine_remove "$a" || status=1; rm -rf --one-file-system -- "$dir"; exit "$status"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

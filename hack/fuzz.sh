@@ -7,6 +7,10 @@
 #   hack/fuzz.sh 2s                         every target for 2s
 #   hack/fuzz.sh 8h shim/logs/FuzzAnyLine   one for a night
 #
+# A run of seconds uses the tests' own programs, with the race detector: inputs
+# are changed blindly. For minutes and hours the programs get the fuzzer's
+# instruments, which find what leads to new code and take minutes to build.
+#
 # It fails if a target fails. The input that did it is then in the package's
 # testdata/fuzz/TARGET, where go test runs it: commit it with the fix. What led
 # to new code is kept in Go's cache for the next run.
@@ -21,14 +25,10 @@ if [[ ${1-} =~ ^[0-9]+(s|m|h)$ ]]; then
 	shift
 fi
 
+build=(-fuzz .)
+[[ $duration != *s ]] || build=(-race)
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-
-# build makes the test program of a package, with the fuzzer's instruments.
-build() { # PACKAGE
-	mkdir -p "$dir/$1"
-	go test -c -fuzz . -o "$dir/$1/test" "./$1"
-}
 
 # fuzz runs one target. The program fails if there is none of that name.
 fuzz() { # PACKAGE/TARGET
@@ -51,7 +51,8 @@ else
 fi
 [ ${#packages[@]} -gt 0 ] || die "there are no fuzz targets"
 for package in "${packages[@]}"; do
-	build "$package"
+	mkdir -p "$dir/$package"
+	go test -c "${build[@]}" -o "$dir/$package/test" "./$package"
 	[ $# -gt 0 ] || while read -r target; do targets+=("$package/$target"); done < <(cd "$package" && "$dir/$package/test" -test.list '^Fuzz')
 done
 

@@ -123,12 +123,12 @@ engine_init() { # DIR DOCKERD_ARG...
 	# As systemd does: bidirectional mounts of containers need shared ones.
 	mount --make-rshared /
 	ip link set lo up
-	pid= killed=1
+	pid='' killed=1
 	trap 'kill -TERM "$pid"' TERM
 	while [ "$killed" ]; do
 		dockerd --config-file "$dir/daemon.json" --cgroup-parent "$(engine_cgroup "$dir")" --data-root "$dir/root" --exec-root "$dir/exec" \
 			--pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" "$@" &
-		pid=$! killed=
+		pid=$! killed=''
 		# A trapped signal ends wait early; dockerd is still shutting down then.
 		while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
 		# That of a process that has ended is still there to be asked for.

@@ -1,18 +1,58 @@
 #!/bin/bash
-# Runs golangci-lint with .golangci.yml. The version is pinned; it is built by
-# the Go tool outside this module the first time (a minute or two) and kept.
+# Runs golangci-lint with .golangci.yml, govulncheck, and shellcheck on the
+# scripts. The first two are built by the Go tool outside this module at pinned
+# versions the first time (some minutes) and kept.
 #
 #   hack/lint.sh [packages]      the default is ./...
+#
+# govulncheck needs the database at https://vuln.go.dev, or a copy of it that
+# CRIDOCK_VULNDB names (a file:// or https:// address). Without either it is left
+# out, and that said; so is shellcheck where it is not installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
-
-version=v2.15.0
 find_go
-bin=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/golangci-lint-$version
-if [ ! -x "$bin/golangci-lint" ]; then
-	log "building golangci-lint $version"
-	GOBIN=$bin GOFLAGS='' go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$version"
-fi
+
+# tool prints the path of a program, which it builds if it is not there.
+tool() { # NAME VERSION PACKAGE
+	local bin=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2
+	if [ ! -x "$bin/$1" ]; then
+		log "building $1 $2"
+		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2
+	fi
+	echo "$bin/$1"
+}
+
+skipped() { printf '\n!!!! LEFT OUT: %s\n\n' "$*" >&2; }
+
+# vulnerabilities fails on a vulnerability that this code reaches and that a
+# newer version fixes. What no version fixes is listed.
+vulnerabilities() { # PACKAGES
+	local db=${CRIDOCK_VULNDB:-https://vuln.go.dev} check found
+	if [ -z "${CRIDOCK_VULNDB-}" ] && ! curl -sfo /dev/null --max-time 10 "$db/index/db.json"; then
+		skipped "govulncheck, as $db cannot be reached: nobody has looked for known vulnerabilities"
+		return
+	fi
+	check=$(tool govulncheck v1.9.0 golang.org/x/vuln/cmd/govulncheck)
+	log "govulncheck"
+	found=$("$check" -format json -db "$db" "$@" | jq -r 'select(.finding.trace[0].function) | .finding |
+		"\(.osv) \(.trace[0].module) \(.trace[0].version), \(if .fixed_version then "fixed in " + .fixed_version else "not fixed" end)"' | sort -u)
+	[ -z "$found" ] || printf '%s\n' "$found" >&2
+	! grep -q ', fixed in ' <<<"$found" || die "update the modules above"
+}
+
+scripts() {
+	if ! command -v shellcheck >/dev/null; then
+		skipped "shellcheck: apt-get install shellcheck"
+		return
+	fi
+	log "shellcheck"
+	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh
+}
+
 [ $# -gt 0 ] || set -- ./...
-exec "$bin/golangci-lint" run "$@"
+scripts
+lint=$(tool golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+log "golangci-lint"
+"$lint" run "$@"
+vulnerabilities "$@"

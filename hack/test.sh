@@ -37,6 +37,7 @@ log "go vet ./..."
 go vet ./...
 
 dir=$(mktemp -d /var/tmp/cridock-test.XXXXXX)
+# shellcheck disable=SC2154 # the trap sets status
 trap 'status=$?; engine_remove "$dir" || status=1; exit "$status"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"path"
@@ -76,7 +77,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil || !proto.Equal(cfg, cfgAgain) {
 			t.Fatalf("%q became %q: %v", text, again, err)
 		}
-		if recAgain.RuntimeHandler != rec.RuntimeHandler || (recAgain.User == nil) != (rec.User == nil) {
+		if recAgain.ImageName != rec.ImageName || recAgain.ImageRef != rec.ImageRef || recAgain.RuntimeHandler != rec.RuntimeHandler || (recAgain.User == nil) != (rec.User == nil) {
 			t.Fatalf("%+v became %+v", rec, recAgain)
 		}
 	})
@@ -120,47 +121,63 @@ func FuzzCRILabels(f *testing.F) {
 	})
 }
 
-// FuzzForeignInspect: a container that cridock did not make is read as of one
-// kind at most, keeps its ID and name, and can be sent to the kubelet.
+// FuzzForeignInspect: a container without a seal is read as of one kind at most,
+// as its name says; what its labels and its image's have in common decides
+// nothing, and its log is where logs of pods are.
 func FuzzForeignInspect(f *testing.F) {
-	f.Add("/k8s_POD_web-0_shop_u-1_3", "podsandbox", []byte(`{"io.kubernetes.pod.name":"web-0"}`), []byte(`{"NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`))
-	f.Add("/k8s_c_web-0_shop_u-1_3", "container", []byte(`{"io.kubernetes.container.logpath":"/etc/passwd"}`), []byte(`{"Binds":["/a:/b:ro,rshared","c"],"Mounts":[{"Source":"/x"}]}`))
-	f.Add("/web", "container", []byte(`{"annotation.a":"b"}`), []byte(`{"NanoCpus":-1}`))
-	f.Fuzz(func(t *testing.T, name, kind string, rawLabels, rawHost []byte) {
+	f.Add("/k8s_POD_web-0_shop_u-1_3", "podsandbox", "", []byte(`{"io.kubernetes.pod.name":"web-0"}`), []byte(`{"NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`))
+	f.Add("/k8s_c_web-0_shop_u-1_3", "container", sandboxID, []byte(`{"io.kubernetes.container.logpath":"/var/log/pods/../../../etc/passwd"}`), []byte(`{"Binds":["/a:/b:ro,rshared","c"],"Mounts":[{"Source":"/x"}]}`))
+	f.Add("/k8s_c_web-0_shop_u-1_3", "container", sandboxID, []byte(`{"io.kubernetes.container.logpath":"/var/log/pods/x/0.log","io.cridock.config":"{}","io.cridock.seal":"x"}`), []byte(`{}`))
+	f.Add("/web", "container", sandboxID, []byte(`{"annotation.a":"b"}`), []byte(`{"NanoCpus":-1}`))
+	f.Fuzz(func(t *testing.T, name, kind, sandbox string, rawLabels, rawHost []byte) {
 		labels, hc := map[string]string{}, &container.HostConfig{}
 		if json.Unmarshal(rawLabels, &labels) != nil || json.Unmarshal(rawHost, hc) != nil || labels == nil {
 			return
 		}
-		delete(labels, LabelConfig)
-		if labels[LabelType] = kind; !allUTF8(name, kind) {
+		image := &Image{ID: imageID, Labels: maps.Clone(labels)}
+		labels[LabelType], labels[LabelSandboxID] = kind, sandbox
+		if !allUTF8(name, kind, sandbox) {
 			return // JSON, in which Docker's answers are, has no such strings
 		}
 		in := container.InspectResponse{
 			ContainerJSONBase: &container.ContainerJSONBase{ID: containerID, Name: name, State: &container.State{Status: "running", Running: true}, HostConfig: hc},
 			Config:            &container.Config{Labels: labels, Image: imageID},
 		}
-		s, sandboxErr := readSandbox(in)
-		c, containerErr := readContainer(in)
-		if sandboxErr == nil && containerErr == nil {
-			t.Fatalf("%q with %q is a sandbox and a container", name, labels)
-		}
-		if _, err := ParseName(name); err != nil && (sandboxErr == nil || containerErr == nil) {
-			t.Fatalf("%q with %q is a pod's", name, labels)
-		}
-		if sandboxErr == nil {
-			sentAs(t, s.ID, s.Name, name, CRISandboxStatus(s, true, s.DockerIPs), CRISandbox(s, false))
-		}
-		if containerErr == nil {
+		parsed, nameErr := ParseName(name)
+		for _, image := range []*Image{nil, {ID: imageID}, image} {
+			s, sandboxErr := ReadSandbox(in, image, fullHost)
+			c, containerErr := ReadContainer(in, image, fullHost)
+			if sandboxErr == nil && containerErr == nil || nameErr != nil && (sandboxErr == nil || containerErr == nil) {
+				t.Fatalf("%q with %q: sandbox %v, container %v", name, labels, sandboxErr, containerErr)
+			}
+			if sandboxErr == nil {
+				sentAs(t, s.ID, s.Name, name, CRISandboxStatus(s, true, s.DockerIPs), CRISandbox(s, false))
+				ofName(t, s.Metadata, parsed)
+			}
+			if containerErr != nil {
+				continue
+			}
 			sentAs(t, c.ID, c.Name, name, CRIContainerStatus(c), CRIContainer(c))
+			ofName(t, c.SandboxMetadata, parsed)
+			below := c.LogPath == path.Clean(c.LogPath) && strings.HasPrefix(c.LogPath, fullHost.PodLogsDir+"/")
+			if c.LogPath != "" && (!below || image == nil || image.Labels[LabelLogPath] == c.LogPath) {
+				t.Fatalf("%q with %q: log %q", name, labels, c.LogPath)
+			}
+			if !isFullID(c.SandboxID) {
+				t.Fatalf("%q with %q: sandbox %q", name, labels, c.SandboxID)
+			}
 		}
 	})
 }
 
-// readSandbox and readContainer read without an image.
-func readSandbox(in container.InspectResponse) (*Sandbox, error) { return ReadSandbox(in, &Image{}, fullHost) }
-
-func readContainer(in container.InspectResponse) (*Container, error) {
-	return ReadContainer(in, &Image{}, fullHost)
+// ofName checks that a pod is the one that the Docker name says.
+func ofName(t *testing.T, m *runtimeapi.PodSandboxMetadata, name Name) {
+	t.Helper()
+	for label, part := range map[string]string{m.Name: name.Pod, m.Namespace: name.Namespace, m.Uid: name.UID} {
+		if label != part && namePart(label) != part {
+			t.Fatalf("%v of the name %+v", m, name)
+		}
+	}
 }
 
 func sentAs(t *testing.T, id, got, name string, messages ...proto.Message) {

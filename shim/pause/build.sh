@@ -25,6 +25,7 @@ CFLAGS=(-std=c11 -Wall -Wextra -Werror -O2 -ffreestanding -fno-pie -fno-stack-pr
 	-fno-unwind-tables -fno-asynchronous-unwind-tables -fno-ident -mgeneral-regs-only)
 # One read-only, executable segment: with -z noseparate-code the text shares a
 # page with the ELF header, so that even 64 KiB pages cost no padding.
+# shellcheck disable=SC2054 # -Wl has commas
 LDFLAGS=(-static -nostdlib -nostartfiles -no-pie -s -Wl,--build-id=none
 	-Wl,-z,noseparate-code -Wl,-z,noexecstack)
 ARCHS=(amd64 arm64)
