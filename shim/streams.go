@@ -2,12 +2,17 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/streaming"
+	"github.com/cridock/cridock/translate"
 )
 
 // Exec returns the URL of a streaming session that runs a command.
@@ -64,11 +69,46 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 	})
 }
 
-// NetNS is where the pod's ports are.
-func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (string, error) {
+// NetNS opens the network namespace with the pod's ports: the one that CNI has
+// set up, or that of the sandbox's process.
+func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (*os.File, error) {
 	sb, err := r.s.readySandbox(ctx, podSandboxID)
 	if err != nil || sb.HostNetwork {
-		return "", err
+		return nil, err
 	}
-	return processNetNS(sb.Pid), nil
+	if pin := r.s.netnsPath(sb.ID); network.IsPinned(pin) {
+		return openNetNS(pin)
+	}
+	return r.s.openSandboxNetNS(ctx, sb)
+}
+
+// openSandboxNetNS opens the network namespace of a sandbox that has no pin,
+// which is so with Docker's own networks. The process ID is another's if the
+// sandbox has ended, so Docker is asked once the file is open.
+func (s *Service) openSandboxNetNS(ctx context.Context, sb *translate.Sandbox) (*os.File, error) {
+	netns, openErr := openNetNS(processNetNS(sb.Pid))
+	c, err := s.engine.ContainerInspect(ctx, sb.ID)
+	switch {
+	case err == nil && (!c.State.Running || c.State.Pid != sb.Pid):
+		err = fmt.Errorf("sandbox %s has ended: %w", sb.ID, errdefs.ErrFailedPrecondition)
+	case err == nil && openErr == nil:
+		return netns, nil
+	}
+	if openErr == nil {
+		_ = netns.Close()
+	}
+	return nil, errors.Join(err, openErr)
+}
+
+// openNetNS opens a network namespace. A pin without its mount is a plain file.
+func openNetNS(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is no network namespace: %w", path, errdefs.ErrFailedPrecondition)
+	}
+	return f, nil
 }

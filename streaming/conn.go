@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,11 +57,14 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
 }
 
-// finish closes the connection, if there is one, after the handler has ended.
+// finish closes the connection, if there is one, after the handler has ended. If
+// not, the server closes it, and what the client has not sent is not waited for.
 func (u *upgrade) finish() {
 	if c := u.conn.Load(); c != nil {
 		c.finish()
+		return
 	}
+	_ = http.NewResponseController(u.ResponseWriter).SetReadDeadline(time.Now())
 }
 
 // over is called when the Runtime's call has returned.
@@ -70,10 +74,10 @@ func (u *upgrade) over() {
 	}
 }
 
-// abort closes the connection, if there is one, at once.
+// abort closes the connection, if there is one, at once, and ends its call.
 func (u *upgrade) abort() {
 	if c := u.conn.Load(); c != nil {
-		c.lost.Store(true)
+		c.lose()
 		_ = c.Conn.Close()
 	}
 }
@@ -127,7 +131,7 @@ func peerClosed(conn net.Conn) bool {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()
 	}
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := conn.(syscall.Conn)
 	if !ok {
 		return false
 	}

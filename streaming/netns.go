@@ -20,8 +20,8 @@ import (
 const dialTimeout = 10 * time.Second
 
 // dialLocalhost connects to a TCP port on IPv4, then IPv6 localhost inside a
-// network namespace; "" is the host's. errdefs.ErrUnavailable: nothing listens.
-func dialLocalhost(ctx context.Context, netns string, port int32) (*net.TCPConn, error) {
+// network namespace; nil is the host's. errdefs.ErrUnavailable: nothing listens.
+func dialLocalhost(ctx context.Context, netns *os.File, port int32) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var conn net.Conn
@@ -54,16 +54,11 @@ func dialFirst(ctx context.Context, port int32, addrs ...string) (net.Conn, erro
 }
 
 // inNetNS calls fn on a thread inside a network namespace, or right here if
-// path is empty. fn must make its sockets in the goroutine that calls it.
-func inNetNS(path string, fn func() error) error {
-	if path == "" {
+// that is nil. fn must make its sockets in the goroutine that calls it.
+func inNetNS(target *os.File, fn func() error) error {
+	if target == nil {
 		return fn()
 	}
-	target, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("network namespace: %w", err)
-	}
-	defer func() { _ = target.Close() }()
 	result := make(chan error, 1)
 	go func() { result <- enter(target, fn) }()
 	return <-result

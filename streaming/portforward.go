@@ -3,14 +3,19 @@ package streaming
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
+	"sync"
+	"sync/atomic"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/net/websocket"
+	"golang.org/x/sync/semaphore"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/klog/v2"
@@ -20,30 +25,51 @@ import (
 )
 
 func (s *Server) servePortForward(up *upgrade, r *http.Request, request *runtimeapi.PortForwardRequest) {
-	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
-		s.serveTunnel(up, r, request)
-		return
-	}
-	s.forwardPorts(up, up, r, request)
-}
-
-// forwardPorts serves a port-forward connection that w hands out.
-func (s *Server) forwardPorts(up *upgrade, w http.ResponseWriter, r *http.Request, request *runtimeapi.PortForwardRequest) {
 	ctx, cancel := context.WithCancel(r.Context())
-	f := &forwarder{ctx: ctx, runtime: s.runtime}
+	f := &forwarder{ctx: ctx, runtime: s.runtime, sandboxID: request.PodSandboxId, files: s.files, limit: int64(max(1, s.config.MaxSessionFiles/forwardShare))}
 	defer f.open.close()
 	defer cancel()
-	// cri-streaming serves until the connection ends, whatever the context says.
-	stop := context.AfterFunc(r.Context(), up.abort)
+	// The protocols' own reading ends with the connection, not with a context.
+	stop := context.AfterFunc(ctx, up.abort)
 	defer stop()
-	portforward.ServePortForward(w, r, f, request.PodSandboxId, "", &portforward.V4Options{Ports: request.Port},
-		s.config.IdleTimeout, s.config.CreationTimeout, portforward.SupportedProtocols)
+	r = r.WithContext(ctx)
+	switch {
+	case wsstream.IsWebSocketRequestWithTunnelingProtocol(r):
+		s.serveTunnel(up, r, f)
+	case wsstream.IsWebSocketRequest(r):
+		s.serveChannels(up, r, f, request.Port)
+	default:
+		s.serveStreams(up, r, f, up.abort)
+	}
+}
+
+// serveStreams serves a SPDY connection, which w hands out: each forwarded
+// connection has a pair of streams.
+func (s *Server) serveStreams(w http.ResponseWriter, r *http.Request, f *forwarder, abort func()) {
+	if _, err := httpstream.Handshake(r, w, portforward.SupportedProtocols); err != nil {
+		return // the client has been told
+	}
+	pairs := &streamPairs{f: f, abort: abort, timeout: s.config.CreationTimeout, waiting: make(map[string]*streamPair)}
+	defer pairs.close()
+	// Streams can come before the connection is known here.
+	pairs.mu.Lock()
+	pairs.conn = spdy.NewResponseUpgrader().UpgradeResponse(spdyUpgrade{w, abort}, r, pairs.add)
+	pairs.mu.Unlock()
+	if pairs.conn == nil {
+		return // likewise
+	}
+	defer func() { _ = pairs.conn.Close() }()
+	pairs.conn.SetIdleTimeout(s.config.IdleTimeout)
+	select {
+	case <-pairs.conn.CloseChan():
+	case <-f.ctx.Done():
+	}
 }
 
 // serveTunnel serves SPDY inside a WebSocket connection, as kubectl
 // port-forward speaks it: the messages' contents in order are a SPDY
 // connection.
-func (s *Server) serveTunnel(up *upgrade, r *http.Request, request *runtimeapi.PortForwardRequest) {
+func (s *Server) serveTunnel(up *upgrade, r *http.Request, f *forwarder) {
 	server := websocket.Server{
 		Handshake: func(c *websocket.Config, _ *http.Request) error {
 			if !slices.Contains(c.Protocol, portforward.WebsocketsSPDYTunnelingPortForwardV1) {
@@ -59,7 +85,7 @@ func (s *Server) serveTunnel(up *upgrade, r *http.Request, request *runtimeapi.P
 			inner.Header.Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
 			inner.Header.Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
 			inner.Header.Set(httpstream.HeaderProtocolVersion, portforward.ProtocolV1Name)
-			s.forwardPorts(up, &tunnel{conn: ws, header: http.Header{}}, inner, request)
+			s.serveStreams(&tunnel{conn: ws, header: http.Header{}}, inner, f, up.abort)
 		},
 	}
 	server.ServeHTTP(up, r)
@@ -81,35 +107,110 @@ func (t *tunnel) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return t.conn, bufio.NewReadWriter(bufio.NewReader(t.conn), bufio.NewWriter(t.conn)), nil
 }
 
-// forwarder connects the streams of one client to ports of its pod.
-type forwarder struct {
-	// ctx is that of the client's connection; cri-streaming passes none.
-	ctx     context.Context
-	runtime Runtime
-	open    sessions
+// maxChannelPorts is how many ports have room in the numbers of channels.
+const maxChannelPorts = 100
+
+// serveChannels serves a WebSocket connection with two channels for each port of
+// the CRI request, for data and errors. The first message on each is the port's
+// number.
+func (s *Server) serveChannels(up *upgrade, r *http.Request, f *forwarder, ports []int32) {
+	if len(ports) > maxChannelPorts {
+		http.Error(up, fmt.Sprintf("%d ports, want at most %d", len(ports), maxChannelPorts), http.StatusBadRequest)
+		return
+	}
+	var channels []wsstream.ChannelType
+	for range ports {
+		channels = append(channels, wsstream.ReadWriteChannel, wsstream.WriteChannel)
+	}
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
+		"": {Binary: true, Channels: channels},
+		"v4." + wsstream.ChannelWebSocketProtocol:       {Binary: true, Channels: channels},
+		"v4." + wsstream.Base64ChannelWebSocketProtocol: {Binary: false, Channels: channels},
+	})
+	conn.SetIdleTimeout(s.config.IdleTimeout)
+	_, streams, err := conn.Open(webSocketUpgrade{up, up.abort}, r)
+	if err != nil {
+		klog.FromContext(r.Context()).V(2).Info("WebSocket request was not upgraded", "err", err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	var forwards sync.WaitGroup
+	for i, port := range ports {
+		data, errs := streams[2*i], streams[2*i+1]
+		number := binary.LittleEndian.AppendUint16(nil, uint16(port)) //nolint:gosec // it was checked
+		for _, channel := range []io.Writer{data, errs} {
+			if _, err := channel.Write(number); err != nil {
+				return
+			}
+		}
+		forwards.Go(func() {
+			defer func() { _, _ = data.Close(), errs.Close() }()
+			if err := f.forward(port, data); err != nil {
+				_, _ = io.WriteString(errs, err.Error())
+			}
+		})
+	}
+	forwards.Wait()
 }
 
-// PortForward implements [portforward.PortForwarder].
-func (f *forwarder) PortForward(_ context.Context, podSandboxID, _ string, port int32, stream io.ReadWriteCloser) error {
+// forwarder connects the streams of one client to ports of its pod.
+type forwarder struct {
+	// ctx is that of the client's connection.
+	ctx       context.Context
+	runtime   Runtime
+	sandboxID string
+	// files are the server's, of which this client may have as many as limit.
+	files *semaphore.Weighted
+	limit int64
+	used  atomic.Int64
+	open  sessions
+}
+
+var errTooManyConnections = fmt.Errorf("too many connections are open: %w", errdefs.ErrResourceExhausted)
+
+// forward connects a stream to a port until both have ended. The error is for
+// the client.
+func (f *forwarder) forward(port int32, stream io.ReadWriteCloser) error {
 	if !f.open.begin() {
 		return nil
 	}
 	defer f.open.end()
-	netns, err := f.runtime.NetNS(f.ctx, podSandboxID)
-	if err != nil {
-		return err
+	err := f.connect(port, stream)
+	if err == nil {
+		return nil
 	}
-	conn, err := dialLocalhost(f.ctx, netns, port)
+	logger := klog.FromContext(f.ctx)
+	if f.ctx.Err() != nil {
+		logger.V(4).Info("Port-forward ended with its client", "sandboxID", f.sandboxID, "port", port, "err", err)
+		return nil
+	}
+	logger.Info("Port was not forwarded", "sandboxID", f.sandboxID, "port", port, "err", err)
+	return fmt.Errorf("error forwarding port %d to pod %s: %w", port, f.sandboxID, err)
+}
+
+func (f *forwarder) connect(port int32, stream io.ReadWriteCloser) error {
+	defer f.used.Add(-1)
+	if f.used.Add(1) > f.limit || !f.files.TryAcquire(1) {
+		return errTooManyConnections
+	}
+	defer f.files.Release(1)
+	conn, err := f.dial(port)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	err = splice(f.ctx, conn, stream)
-	if f.ctx.Err() != nil {
-		klog.FromContext(f.ctx).V(4).Info("Port-forward ended with its client", "sandboxID", podSandboxID, "port", port, "err", err)
-		return nil
+	return splice(f.ctx, conn, stream)
+}
+
+func (f *forwarder) dial(port int32) (*net.TCPConn, error) {
+	netns, err := f.runtime.NetNS(f.ctx, f.sandboxID)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	if netns != nil {
+		defer func() { _ = netns.Close() }()
+	}
+	return dialLocalhost(f.ctx, netns, port)
 }
 
 // splice copies in both directions until both have ended, passing each end on,

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -13,111 +15,113 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/cridock/cridock/streaming/guard"
+)
+
+// callFiles are those of an exec or attach: the client's connection and
+// Docker's. A port-forward client has its connection.
+const (
+	callFiles    = 2
+	forwardFiles = 1
 )
 
 // handler serves the URLs that admit makes, as long as open admits requests.
 func (s *Server) handler(open *sessions) http.Handler {
-	mux := http.NewServeMux()
-	for _, kind := range []string{"exec", "attach", "portforward"} {
-		mux.HandleFunc("/"+kind+"/{token}", func(w http.ResponseWriter, r *http.Request) {
-			if open.begin() {
-				defer open.end()
-				s.serve(kind, w, r)
-			}
-		})
-	}
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !open.begin() {
+			return
+		}
+		defer open.end()
+		if r.Method != http.MethodGet && r.Method != http.MethodPost {
+			deny(w, "GET or POST only", http.StatusMethodNotAllowed)
+			return
+		}
+		kind, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		begin, files := s.session(kind, token)
+		if begin == nil {
+			deny(w, "404 page not found", http.StatusNotFound)
+			return
+		}
+		s.serve(kind, files, w, r, begin)
+	})
 }
 
-// serve runs one request to its end. A token that is used for something else is
-// answered as one that does not exist.
-func (s *Server) serve(kind string, w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodPost {
-		http.Error(w, "GET or POST only", http.StatusMethodNotAllowed)
+// deny answers a request that begins no session, and has the connection closed
+// without waiting for what the client has not sent.
+func deny(w http.ResponseWriter, message string, code int) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+	http.Error(w, message, code)
+}
+
+// serve runs one session, of a client that has shown its token, to its end.
+func (s *Server) serve(kind string, files int64, w http.ResponseWriter, r *http.Request, begin func(*upgrade, *http.Request)) {
+	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok && !guard.Vouch(conn) {
+		return // it was closed while the token was looked up
+	}
+	if !s.files.TryAcquire(files) {
+		klog.FromContext(r.Context()).Info("Streaming session was refused, too many are open", "kind", kind, "maxFiles", s.config.MaxSessionFiles)
+		deny(w, "too many streaming sessions are open, try again later", http.StatusServiceUnavailable)
 		return
+	}
+	defer s.files.Release(files)
+	if s.config.Opened != nil {
+		defer s.config.Opened(kind)()
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	up := &upgrade{ResponseWriter: w, server: r.Context(), gone: cancel}
 	defer up.finish()
-	r = r.WithContext(ctx)
-	session := s.session(kind, up, r)
-	if session == nil {
-		http.NotFound(w, r)
-		return
-	}
-	if s.config.Opened != nil {
-		defer s.config.Opened(kind)()
-	}
-	session()
+	begin(up, r.WithContext(ctx))
 }
 
-// session is what a request's token stands for; nil if that is nothing, or
-// another kind.
-func (s *Server) session(kind string, up *upgrade, r *http.Request) func() {
-	switch request := s.tokens.take(r.PathValue("token")).(type) {
+// session is what a token stands for, and the files that it takes; nil if that
+// is nothing, or of another kind. The token is used up.
+func (s *Server) session(kind, token string) (begin func(*upgrade, *http.Request), files int64) {
+	switch request := s.tokens.take(token).(type) {
 	case *runtimeapi.ExecRequest:
 		if kind == "exec" {
-			return func() { s.serveExec(up, r, request) }
+			return func(up *upgrade, r *http.Request) { s.serveExec(up, r, request) }, callFiles
 		}
 	case *runtimeapi.AttachRequest:
 		if kind == "attach" {
-			return func() { s.serveAttach(up, r, request) }
+			return func(up *upgrade, r *http.Request) { s.serveAttach(up, r, request) }, callFiles
 		}
 	case *runtimeapi.PortForwardRequest:
 		if kind == "portforward" {
-			return func() { s.servePortForward(up, r, request) }
+			return func(up *upgrade, r *http.Request) { s.servePortForward(up, r, request) }, forwardFiles
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 func (s *Server) serveExec(up *upgrade, r *http.Request, request *runtimeapi.ExecRequest) {
 	opts := &remotecommand.Options{Stdin: request.Stdin, Stdout: request.Stdout, Stderr: request.Stderr, TTY: request.Tty}
-	c := &call{up: up, opts: opts, run: func(ctx context.Context, streams Streams) error {
+	s.serveCall(r, &call{up: up, opts: opts, run: func(ctx context.Context, streams Streams) error {
 		return s.runtime.Exec(ctx, request.ContainerId, request.Cmd, streams)
-	}}
-	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
-		c.serveV5(up, r, s.config.IdleTimeout)
-		return
-	}
-	remotecommand.ServeExec(up, r, c, "", "", request.ContainerId, request.Cmd, opts,
-		s.config.IdleTimeout, s.config.CreationTimeout, remotecommand.SupportedStreamingProtocols)
+	}})
 }
 
 func (s *Server) serveAttach(up *upgrade, r *http.Request, request *runtimeapi.AttachRequest) {
 	opts := &remotecommand.Options{Stdin: request.Stdin, Stdout: request.Stdout, Stderr: request.Stderr, TTY: request.Tty}
-	c := &call{up: up, opts: opts, run: func(ctx context.Context, streams Streams) error {
+	s.serveCall(r, &call{up: up, opts: opts, run: func(ctx context.Context, streams Streams) error {
 		return s.runtime.Attach(ctx, request.ContainerId, streams)
-	}}
-	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
-		c.serveV5(up, r, s.config.IdleTimeout)
-		return
-	}
-	remotecommand.ServeAttach(up, r, c, "", "", request.ContainerId, opts,
-		s.config.IdleTimeout, s.config.CreationTimeout, remotecommand.SupportedStreamingProtocols)
+	}})
 }
 
-// call is one exec or attach as cri-streaming wants it.
+func (s *Server) serveCall(r *http.Request, c *call) {
+	if wsstream.IsWebSocketRequest(r) {
+		c.serveWebSocket(r, s.config.IdleTimeout)
+		return
+	}
+	c.serveSPDY(r, s.config)
+}
+
+// call is one exec or attach.
 type call struct {
 	up   *upgrade
 	opts *remotecommand.Options
 	run  func(context.Context, Streams) error
-}
-
-var (
-	_ remotecommand.Executor = (*call)(nil)
-	_ remotecommand.Attacher = (*call)(nil)
-)
-
-// ExecInContainer implements [remotecommand.Executor].
-func (c *call) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	return c.do(ctx, in, out, errs, resize)
-}
-
-// AttachContainer implements [remotecommand.Attacher].
-func (c *call) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
-	return c.do(ctx, in, out, errs, resize)
 }
 
 // do runs the call with the streams that the CRI request named: over WebSocket
@@ -142,9 +146,8 @@ func (c *call) do(ctx context.Context, in io.Reader, out, errs io.WriteCloser, r
 		klog.FromContext(ctx).V(2).Info("Streaming client went away", "err", err)
 		return nil
 	}
-	if code, ok := exitCode(err); ok {
-		// cri-streaming does not look into wrapped errors.
-		return utilexec.CodeExitError{Err: err, Code: code}
+	if _, ok := exitCode(err); err != nil && !ok {
+		klog.FromContext(ctx).Info("Streaming session failed", "err", err)
 	}
 	return err
 }

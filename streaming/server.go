@@ -1,22 +1,28 @@
 package streaming
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/semaphore"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/streaming/guard"
 )
 
 const (
@@ -26,8 +32,21 @@ const (
 	// (streamingConnectionIdleTimeout).
 	DefaultIdleTimeout = 4 * time.Hour
 
-	// headerTimeout bounds how long a client may take to send its request.
-	headerTimeout = 10 * time.Second
+	// DefaultRequestTimeout is what a request may take to come, and its answer
+	// to go.
+	DefaultRequestTimeout = 10 * time.Second
+
+	// maxHeader bounds a request, in bytes. Nobody sends a body.
+	maxHeader = 32 << 10
+)
+
+// Bounds where the configuration has none. Whatever the limit of open files is,
+// most of it stays free for the CRI and its Docker connections.
+const (
+	mostWaiting, waitingShare   = 256, 16
+	mostSessions, sessionsShare = 4096, 2
+	// forwardShare is what one port-forward client can have of all sessions.
+	forwardShare = 4
 )
 
 // Config says how the server is reached.
@@ -47,6 +66,19 @@ type Config struct {
 	// CreationTimeout bounds how long a SPDY client may take to open its
 	// streams, 30 s if zero.
 	CreationTimeout time.Duration
+	// RequestTimeout bounds the TLS handshake, the coming of a whole request and
+	// the sending of an answer that is no session, each;
+	// [DefaultRequestTimeout] if zero.
+	RequestTimeout time.Duration
+	// MaxWaiting bounds the connections that have not shown a token yet. More
+	// cost the user or address with the most of them its oldest. If zero, 256 or
+	// a sixteenth of the open files that the process may have.
+	MaxWaiting int
+	// MaxSessionFiles bounds the files that sessions have open: an exec or attach
+	// has two, a port-forward client one and one for each of its connections.
+	// What would be above it is refused. If zero, 4096 or half of the open files
+	// that the process may have.
+	MaxSessionFiles int
 	// Opened is told of each session that begins, with its kind: exec, attach or
 	// portforward, one for all ports of a client. What it returns is called at
 	// the session's end. nil: nobody is told.
@@ -76,8 +108,9 @@ type Runtime interface {
 	Exec(ctx context.Context, containerID string, cmd []string, s Streams) error
 	// Attach connects to a container's main process until that ends.
 	Attach(ctx context.Context, containerID string, s Streams) error
-	// NetNS is the path of a pod's network namespace, "" for the host's.
-	NetNS(ctx context.Context, podSandboxID string) (path string, err error)
+	// NetNS opens a pod's network namespace; the caller closes it. nil is the
+	// host's.
+	NetNS(ctx context.Context, podSandboxID string) (*os.File, error)
 }
 
 // Server serves streaming requests. Its methods are safe for concurrent use.
@@ -86,6 +119,8 @@ type Server struct {
 	runtime Runtime
 	tokens  tokens
 	tls     *tls.Config
+	// files are those that sessions may have open.
+	files *semaphore.Weighted
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -103,7 +138,16 @@ func New(config Config, runtime Runtime) (*Server, error) {
 	if config.CreationTimeout == 0 {
 		config.CreationTimeout = remotecommand.DefaultStreamCreationTimeout
 	}
-	s := &Server{config: config, runtime: runtime}
+	if config.RequestTimeout == 0 {
+		config.RequestTimeout = DefaultRequestTimeout
+	}
+	if config.MaxWaiting == 0 {
+		config.MaxWaiting = min(mostWaiting, guard.FileLimit()/waitingShare)
+	}
+	if config.MaxSessionFiles == 0 {
+		config.MaxSessionFiles = min(mostSessions, guard.FileLimit()/sessionsShare)
+	}
+	s := &Server{config: config, runtime: runtime, files: semaphore.NewWeighted(int64(config.MaxSessionFiles))}
 	if (config.CertFile == "") != (config.KeyFile == "") {
 		return nil, fmt.Errorf("streaming server: %w: TLS needs both a certificate and a key file", errdefs.ErrInvalidArgument)
 	}
@@ -133,11 +177,14 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("streaming server: %w", err)
 	}
-	s.listener = l
+	s.listener = guard.Listen(l.(*net.TCPListener), s.config.MaxWaiting)
 	base := &url.URL{Scheme: "http", Host: reachable(l.Addr().(*net.TCPAddr))}
 	if s.tls != nil {
 		base.Scheme = "https"
-		s.listener = tls.NewListener(l, s.tls)
+		s.listener = tls.NewListener(s.listener, s.tls)
+	} else if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		klog.FromContext(ctx).Info("Streaming sessions are readable and open to whoever sees their URL on the network: set a certificate and key, or a loopback address",
+			"address", l.Addr().String(), "settings", []string{"streaming-tls-cert", "streaming-tls-key", "streaming-bind-addr"})
 	}
 	s.base.Store(base)
 	return nil
@@ -164,16 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var open sessions
-	server := &http.Server{
-		Handler:           s.handler(&open),
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       headerTimeout,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          klog.NewStandardLogger("WARNING"),
-		Protocols:         new(http.Protocols),
-	}
-	// An HTTP/2 connection cannot be upgraded.
-	server.Protocols.SetHTTP1(true)
+	server := s.httpServer(ctx, s.handler(&open))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	klog.FromContext(ctx).Info("Streaming server listens", "url", s.URL().String())
@@ -184,6 +222,43 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("streaming server: %w", err)
+}
+
+// httpServer is a server whose connections serve one request each: either it
+// becomes a session, or the connection has no further use.
+func (s *Server) httpServer(ctx context.Context, handler http.Handler) *http.Server {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: s.config.RequestTimeout,
+		ReadTimeout:       s.config.RequestTimeout,
+		WriteTimeout:      s.config.RequestTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ErrorLog:          log.New(serverLog{klog.FromContext(ctx)}, "", 0),
+		Protocols:         new(http.Protocols),
+	}
+	server.SetKeepAlivesEnabled(false)
+	// An HTTP/2 connection cannot be upgraded.
+	server.Protocols.SetHTTP1(true)
+	return server
+}
+
+// connKey is where a request's context has its connection.
+type connKey struct{}
+
+// serverLog takes what the HTTP server logs. Any peer can cause lines about its
+// own handshake, as many as it likes: those are not for every log.
+type serverLog struct{ logger klog.Logger }
+
+// Write implements [io.Writer].
+func (l serverLog) Write(line []byte) (int, error) {
+	logger := l.logger
+	if bytes.Contains(line, []byte("TLS handshake error")) {
+		logger = logger.V(4)
+	}
+	logger.Info("Streaming server", "message", string(bytes.TrimSpace(line)))
+	return len(line), nil
 }
 
 // Exec answers a URL that runs the command once. It does not know whether the

@@ -23,7 +23,7 @@ import (
 type fakeRuntime struct {
 	exec   func(context.Context, string, []string, Streams) error
 	attach func(context.Context, string, Streams) error
-	netns  func(context.Context, string) (string, error)
+	netns  func(context.Context, string) (*os.File, error)
 }
 
 func (f *fakeRuntime) Exec(ctx context.Context, id string, cmd []string, s Streams) error {
@@ -32,7 +32,9 @@ func (f *fakeRuntime) Exec(ctx context.Context, id string, cmd []string, s Strea
 func (f *fakeRuntime) Attach(ctx context.Context, id string, s Streams) error {
 	return f.attach(ctx, id, s)
 }
-func (f *fakeRuntime) NetNS(ctx context.Context, id string) (string, error) { return f.netns(ctx, id) }
+func (f *fakeRuntime) NetNS(ctx context.Context, id string) (*os.File, error) {
+	return f.netns(ctx, id)
+}
 
 // start runs a server until the test ends, and proves that it then ends.
 func start(t *testing.T, config Config, rt Runtime) *Server {

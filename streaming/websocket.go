@@ -13,26 +13,58 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
-// serveV5 runs a call over WebSocket in version 5 of the remote command
-// protocol: each message begins with the number of its channel; 255 and a
-// number close that channel.
-func (c *call) serveV5(w http.ResponseWriter, r *http.Request, idle time.Duration) {
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
-		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: c.channels()},
-	})
+// webSocketProtocols are the versions of the remote command protocol over
+// WebSocket; "" is that of clients that name none. Each message begins with the
+// number of its channel; from version 5 on, 255 and a number close that channel.
+// True: messages are binary, else base64.
+var webSocketProtocols = map[string]bool{
+	remotecommand.StreamProtocolV5Name:              true,
+	remotecommand.StreamProtocolV4Name:              true,
+	"v4." + wsstream.Base64ChannelWebSocketProtocol: false,
+	wsstream.ChannelWebSocketProtocol:               true,
+	wsstream.Base64ChannelWebSocketProtocol:         false,
+	"":                                              true,
+}
+
+// serveWebSocket runs a call over WebSocket.
+func (c *call) serveWebSocket(r *http.Request, idle time.Duration) {
+	ctx := r.Context()
+	protocols := make(map[string]wsstream.ChannelProtocolConfig)
+	for name, binary := range webSocketProtocols {
+		protocols[name] = wsstream.ChannelProtocolConfig{Binary: binary, Channels: c.channels()}
+	}
+	conn := wsstream.NewConn(protocols)
 	conn.SetIdleTimeout(idle)
-	_, streams, err := conn.Open(w, r)
+	protocol, streams, err := conn.Open(webSocketUpgrade{c.up, c.up.abort}, r)
 	if err != nil {
-		klog.FromContext(r.Context()).V(2).Info("WebSocket request was not upgraded", "err", err)
+		klog.FromContext(ctx).V(2).Info("WebSocket request was not upgraded", "err", err)
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	resize := make(chan Size)
-	go decodeSizes(r.Context(), streams[remotecommand.StreamResize], resize)
-	err = c.do(r.Context(), streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], resize)
-	if err := json.NewEncoder(streams[remotecommand.StreamErr]).Encode(statusOf(err)); err != nil {
-		klog.FromContext(r.Context()).V(2).Info("Streaming client did not take its result", "err", err)
+	if protocol != remotecommand.StreamProtocolV5Name {
+		// So clients know that they are connected.
+		_, _ = streams[c.firstOutput()].Write(nil)
 	}
+	resize := make(chan Size)
+	go decodeSizes(ctx, streams[remotecommand.StreamResize], resize)
+	err = c.do(ctx, streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], resize)
+	if protocol == "v4."+wsstream.Base64ChannelWebSocketProtocol {
+		protocol = remotecommand.StreamProtocolV4Name
+	}
+	if err := writeStatus(streams[remotecommand.StreamErr], protocol, err); err != nil {
+		klog.FromContext(ctx).V(2).Info("Streaming client did not take its result", "err", err)
+	}
+}
+
+// firstOutput is the number of the first channel that a client reads.
+func (c *call) firstOutput() int {
+	switch {
+	case c.opts.Stdout:
+		return remotecommand.StreamStdOut
+	case c.opts.Stderr:
+		return remotecommand.StreamStdErr
+	}
+	return remotecommand.StreamErr
 }
 
 // channels are those of the remote command protocol, in the order of their
