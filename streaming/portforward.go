@@ -176,30 +176,33 @@ func (f *forwarder) forward(port int32, stream io.ReadWriteCloser) error {
 	}
 	defer f.open.end()
 	err := f.connect(port, stream)
-	if err == nil {
+	if err == nil || f.ctx.Err() != nil {
 		return nil
 	}
-	logger := klog.FromContext(f.ctx)
-	if f.ctx.Err() != nil {
-		logger.V(4).Info("Port-forward ended with its client", "sandboxID", f.sandboxID, "port", port, "err", err)
-		return nil
-	}
-	logger.Info("Port was not forwarded", "sandboxID", f.sandboxID, "port", port, "err", err)
 	return fmt.Errorf("error forwarding port %d to pod %s: %w", port, f.sandboxID, err)
 }
 
 func (f *forwarder) connect(port int32, stream io.ReadWriteCloser) error {
+	logger := klog.FromContext(f.ctx).WithValues("sandboxID", f.sandboxID, "port", port)
 	defer f.used.Add(-1)
 	if f.used.Add(1) > f.limit || !f.files.TryAcquire(1) {
+		logger.Info("Port was not forwarded, too many connections are open", "maxConnections", f.limit)
 		return errTooManyConnections
 	}
 	defer f.files.Release(1)
 	conn, err := f.dial(port)
 	if err != nil {
+		if f.ctx.Err() == nil {
+			logger.Info("Port was not forwarded", "err", err)
+		}
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	return splice(f.ctx, conn, stream)
+	err = splice(f.ctx, conn, stream)
+	if err != nil {
+		logger.V(2).Info("Forwarded connection was cut off", "err", err)
+	}
+	return err
 }
 
 func (f *forwarder) dial(port int32) (*net.TCPConn, error) {

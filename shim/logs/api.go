@@ -260,7 +260,7 @@ func (s *apiStream) nextLine() error {
 func (s *apiStream) add(record []byte, stream string) {
 	stamp, text, _ := bytes.Cut(record, []byte(" "))
 	t, err := time.Parse(time.RFC3339Nano, string(stamp))
-	if err != nil {
+	if t = t.UTC(); err != nil || t.Year() < 1 || t.Year() > 9999 {
 		s.malformed++
 		return
 	}
@@ -273,10 +273,18 @@ func (s *apiStream) add(record []byte, stream string) {
 	case t.Equal(s.pos.last):
 		s.pos.same++
 	}
-	text, whole := bytes.CutSuffix(text, []byte("\n"))
 	// The API pads the fraction with zeroes, Docker's files do not: one form for both.
-	s.out = appendLine(s.out, t.UTC().AppendFormat(nil, time.RFC3339Nano), stream, whole, text)
-	s.lines++
+	stamp = t.AppendFormat(nil, time.RFC3339Nano)
+	// Drivers other than json-file may keep a message of several lines as one record.
+	for whole := true; whole; {
+		var line []byte
+		line, text, whole = bytes.Cut(text, []byte("\n"))
+		s.out = appendLine(s.out, stamp, stream, whole, line)
+		s.lines++
+		if len(text) == 0 {
+			return
+		}
+	}
 }
 
 // known reports whether a record of time t was delivered before the stream was
