@@ -12,6 +12,14 @@
 #     --build-arg BUILD_IMAGE=local/go --build-arg RUN_IMAGE=local/base --build-arg RUN_PACKAGES= \
 #     --build-arg GOPROXY=http://127.0.0.1:8081 .
 #
+# A tag can come to name another image. For a build that can be repeated, pin both
+# base images by digest; classic builder and BuildKit take NAME@sha256:... alike:
+#
+#   docker pull golang:1.26-bookworm
+#   docker image inspect --format '{{index .RepoDigests 0}}' golang:1.26-bookworm
+#   docker build -t cridock \
+#     --build-arg BUILD_IMAGE=golang@sha256:... --build-arg RUN_IMAGE=debian@sha256:... .
+#
 # Run, on a machine that keeps Docker's data in the usual place:
 #
 #   docker run -d --name cridock --restart always \

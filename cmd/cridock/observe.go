@@ -17,10 +17,22 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/streaming/guard"
 )
 
-// observeShutdown bounds what is flushed and answered at the end.
-const observeShutdown = 5 * time.Second
+const (
+	// observeShutdown bounds what is flushed and answered at the end, and how
+	// long a request may take to come.
+	observeShutdown = 5 * time.Second
+	// observeWrite bounds how long a client may take for its answer.
+	observeWrite = 30 * time.Second
+	// observeIdle is longer than scrapers usually pause.
+	observeIdle = 2 * time.Minute
+	// observeHeader bounds a request, in bytes, observeConnections the clients.
+	observeHeader      = 16 << 10
+	observeConnections = 64
+)
 
 // observeAddr makes loopback the host of an address that has only a port.
 func observeAddr(addr string) string {
@@ -59,8 +71,9 @@ func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health
 	if err != nil {
 		return fmt.Errorf("metrics-bind-address: %w", err)
 	}
+	l = guard.Listen(l.(*net.TCPListener), metricsConnections())
 	klog.FromContext(ctx).Info("Metrics are served", "address", l.Addr().String(), "profiling", o.profiling)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: observeShutdown}
+	srv := metricsServer(mux)
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
 		defer cancel()
@@ -72,6 +85,23 @@ func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health
 	}
 	return nil
 }
+
+// metricsServer bounds what a client can hold of the server. A profile or trace
+// may take as long as its request says.
+func metricsServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: observeShutdown,
+		ReadTimeout:       observeShutdown,
+		WriteTimeout:      observeWrite,
+		IdleTimeout:       observeIdle,
+		MaxHeaderBytes:    observeHeader,
+	}
+}
+
+// metricsConnections bounds the connections to the metrics server. Whoever has
+// the most of them loses the oldest when there are more.
+func metricsConnections() int { return max(1, min(observeConnections, guard.FileLimit()/32)) }
 
 // startTracing sends traces to an OTLP collector, if one is set: CRI calls with
 // the Docker and CNI calls below them, joined to the kubelet's own. The returned
