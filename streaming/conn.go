@@ -82,6 +82,15 @@ func (u *upgrade) abort() {
 	}
 }
 
+// refuse aborts the connection of a client that breaks the protocol, while the
+// call runs. After that finish reads too, and what it leaves to the protocol's
+// reader makes no sense.
+func (u *upgrade) refuse() {
+	if c := u.conn.Load(); c != nil && !c.ended() {
+		u.abort()
+	}
+}
+
 // clientConn is an upgraded connection. It tells when the client goes away and
 // it closes in an order that loses nothing.
 type clientConn struct {
@@ -171,6 +180,12 @@ func (c *clientConn) over() {
 		c.isOver = true
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(statusTimeout))
 	}
+}
+
+func (c *clientConn) ended() bool {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	return c.isOver
 }
 
 // hurry leaves everything on the connection a moment to end.

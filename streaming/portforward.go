@@ -39,7 +39,7 @@ func (s *Server) servePortForward(up *upgrade, r *http.Request, request *runtime
 	case wsstream.IsWebSocketRequest(r):
 		s.serveChannels(up, r, f, request.Port)
 	default:
-		s.serveStreams(up, r, f, up.abort)
+		s.serveStreams(up, r, f, up.refuse)
 	}
 }
 
@@ -85,7 +85,7 @@ func (s *Server) serveTunnel(up *upgrade, r *http.Request, f *forwarder) {
 			inner.Header.Set(httpstream.HeaderConnection, httpstream.HeaderUpgrade)
 			inner.Header.Set(httpstream.HeaderUpgrade, spdy.HeaderSpdy31)
 			inner.Header.Set(httpstream.HeaderProtocolVersion, portforward.ProtocolV1Name)
-			s.serveStreams(&tunnel{conn: ws, header: http.Header{}}, inner, f, up.abort)
+			s.serveStreams(&tunnel{conn: ws, header: http.Header{}}, inner, f, up.refuse)
 		},
 	}
 	server.ServeHTTP(up, r)
@@ -128,7 +128,7 @@ func (s *Server) serveChannels(up *upgrade, r *http.Request, f *forwarder, ports
 		"v4." + wsstream.Base64ChannelWebSocketProtocol: {Binary: false, Channels: channels},
 	})
 	conn.SetIdleTimeout(s.config.IdleTimeout)
-	_, streams, err := conn.Open(webSocketUpgrade{up, up.abort}, r)
+	_, streams, err := conn.Open(webSocketUpgrade{up, up.refuse}, r)
 	if err != nil {
 		klog.FromContext(r.Context()).V(2).Info("WebSocket request was not upgraded", "err", err)
 		return

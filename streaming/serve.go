@@ -142,9 +142,9 @@ func (c *call) do(ctx context.Context, in io.Reader, out, errs io.WriteCloser, r
 	}
 	err := c.run(ctx, streams)
 	c.up.over()
-	if cause := context.Cause(ctx); errors.Is(cause, errClientGone) {
-		klog.FromContext(ctx).V(2).Info("Streaming client went away", "err", err)
-		return nil
+	if ctx.Err() != nil {
+		klog.FromContext(ctx).V(2).Info("Streaming session ended with its client or the server", "err", err)
+		return err
 	}
 	if _, ok := exitCode(err); err != nil && !ok {
 		klog.FromContext(ctx).Info("Streaming session failed", "err", err)

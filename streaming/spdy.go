@@ -28,8 +28,8 @@ func (c *call) serveSPDY(r *http.Request, config Config) {
 	if err != nil {
 		return // the client has been told
 	}
-	streams := &callStreams{wanted: c.wanted(protocol), abort: c.up.abort, complete: make(chan struct{})}
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(spdyUpgrade{c.up, c.up.abort}, r, streams.add)
+	streams := &callStreams{wanted: c.wanted(protocol), abort: c.up.refuse, complete: make(chan struct{})}
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(spdyUpgrade{c.up, c.up.refuse}, r, streams.add)
 	if conn == nil {
 		return // likewise
 	}

@@ -35,7 +35,7 @@ func (c *call) serveWebSocket(r *http.Request, idle time.Duration) {
 	}
 	conn := wsstream.NewConn(protocols)
 	conn.SetIdleTimeout(idle)
-	protocol, streams, err := conn.Open(webSocketUpgrade{c.up, c.up.abort}, r)
+	protocol, streams, err := conn.Open(webSocketUpgrade{c.up, c.up.refuse}, r)
 	if err != nil {
 		klog.FromContext(ctx).V(2).Info("WebSocket request was not upgraded", "err", err)
 		return
