@@ -57,7 +57,8 @@ func start(t *testing.T, config Config, rt Runtime) *Server {
 				t.Errorf("Run: %v", err)
 			}
 		case <-time.After(20 * time.Second):
-			t.Error("Run does not end with its context")
+			stacks := make([]byte, 1<<20)
+			t.Errorf("Run does not end with its context\n%s", stacks[:runtime.Stack(stacks, true)])
 		}
 	})
 	return s
