@@ -22,12 +22,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveConta
 	if err != nil {
 		return resp, ignoreNotFound(err)
 	}
-	unlock, err := s.lockContainer(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		c, err := s.index.Container(ctx, c.ID)
 		if err != nil {
 			return struct{}{}, ignoreNotFound(err)
@@ -70,7 +65,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) e
 // containerGone sees to what somebody else has removed; after a removal of
 // cridock's own it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.lockContainer(ctx, c)
+	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // at the end; the next start collects it
 	}

@@ -19,12 +19,7 @@ func (s *Service) StartContainer(ctx context.Context, r *runtimeapi.StartContain
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.lockContainer(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.startContainer(ctx, c.ID)
 	})
 	return &runtimeapi.StartContainerResponse{}, err

@@ -29,12 +29,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 	if err := s.index.Ready(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := s.locks.lock(ctx, podKey(r.GetConfig().GetMetadata()))
-	if err != nil {
-		return nil, err
-	}
-	id, err := detach(ctx, s, func(ctx context.Context) (string, error) {
-		defer unlock()
+	id, err := withLock(ctx, s, podKey(r.GetConfig().GetMetadata()), func(ctx context.Context) (string, error) {
 		return s.runSandbox(ctx, r)
 	})
 	if err != nil {

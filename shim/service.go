@@ -26,11 +26,6 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// operationTimeout bounds an operation that has been detached from its caller.
-// It is longer than the kubelet's own request timeout (two minutes), so that a
-// retry meets a result and not a half-done one.
-const operationTimeout = 4 * time.Minute
-
 // Engine is what the service needs of Docker.
 type Engine interface {
 	engine.Containers
@@ -282,76 +277,18 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 	return h
 }
 
-// detach runs op to its end in the background, whatever happens to the caller:
-// Docker does not take back what a client has asked for, so an operation that
-// stopped half-way would leave something behind. The caller gets op's result,
-// or its own context's end; see withinDeadline for what ends with the caller's
-// deadline.
-func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done, caller := make(chan result, 1), ctx
-	if err := s.work.start(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
-		defer cancel()
-		if deadline, ok := caller.Deadline(); ok {
-			ctx = context.WithValue(ctx, callerDeadline{}, deadline)
-		}
-		var v T
-		err := recovered(ctx, func() (err error) {
-			v, err = op(ctx)
-			return err
-		})
-		if err != nil && caller.Err() != nil {
-			klog.FromContext(ctx).Error(err, "An operation that went on without its caller has failed")
-		}
-		done <- result{v, err}
-	}); err != nil {
-		return *new(T), err
-	}
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		return *new(T), fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
-	}
-}
-
-// callerDeadline is the key of the deadline that a detached operation's caller
-// has.
-type callerDeadline struct{}
-
-// maxReport is the most of a caller's time that is kept for telling it what has
-// not ended.
-const maxReport = 10 * time.Second
-
-// withinDeadline is the context of a step of a detached operation that may hang
-// and that can be taken back or repeated, unlike Docker's: it ends shortly
-// before its caller's deadline, so that the caller learns what did not end, and
-// its retry does not have to wait for that.
-func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Value(callerDeadline{}).(time.Time)
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxReport)))
-}
-
 // podKey names a pod's lock.
 func podKey(m *runtimeapi.PodSandboxMetadata) string {
 	return m.GetNamespace() + "/" + m.GetName() + "/" + m.GetUid()
 }
 
-// lockContainer takes the lock of the pod that a container belongs to. A
-// container that has outlived its sandbox has that sandbox's ID for a key.
-func (s *Service) lockContainer(ctx context.Context, c *translate.Container) (func(), error) {
-	key := "sandbox/" + c.SandboxID
+// containerKey names the lock of the pod that a container belongs to. The key
+// of a container that has outlived its sandbox is that sandbox's ID.
+func (s *Service) containerKey(ctx context.Context, c *translate.Container) string {
 	if sb, err := s.index.Sandbox(ctx, c.SandboxID); err == nil {
-		key = podKey(sb.Metadata)
+		return podKey(sb.Metadata)
 	}
-	return s.locks.lock(ctx, key)
+	return "sandbox/" + c.SandboxID
 }
 
 // sandboxDir holds a sandbox's files. Its name comes from the sandbox's
