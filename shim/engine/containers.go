@@ -207,7 +207,7 @@ func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64
 
 // containerFile reads one entry: its content, or where it points to.
 func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
-	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) error {
+	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) (err error) {
 		r, _, err := cl.CopyFromContainer(ctx, id, name)
 		if err != nil {
 			return err
