@@ -280,8 +280,13 @@ func (c *CNI) claim(containerID string) {
 // either case: a namespace that is gone (or empty) makes a DEL without one.
 //
 // It is idempotent. With nothing recorded and no configuration there is nothing
-// to detach from, which is success. A plug-in's failure is an error, and the
-// next call tries again.
+// to detach from, which is success.
+//
+// Where the result of an ADD is recorded, a plugin's failure is an error and the
+// next call tries again, for as long as it takes: the address would otherwise
+// never come back. Without a result the failure is logged and the call succeeds,
+// so that a plugin that has never worked does not keep the pod from going.
+// containerd draws the same line.
 func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -296,14 +301,39 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 		return err
 	}
 	if len(records) == 0 {
-		err = c.deleteUnrecorded(ctx, rt)
-	} else {
-		err = c.deleteEach(ctx, records, rt.NetNS)
+		err = giveUpDEL(ctx, rt.ContainerID, c.deleteUnrecorded(ctx, rt))
+	}
+	for _, r := range records {
+		err = errors.Join(err, c.deleteOrGiveUp(ctx, r, rt.NetNS))
 	}
 	if err != nil {
 		return err
 	}
 	c.forget(rt.ContainerID)
+	return nil
+}
+
+// deleteOrGiveUp is deleteRecord, but a record without a result goes whether or
+// not DEL succeeds.
+func (c *CNI) deleteOrGiveUp(ctx context.Context, r record, netns string) error {
+	err := c.deleteRecord(ctx, r, netns)
+	if err == nil || r.result {
+		return err
+	}
+	if err := giveUpDEL(ctx, r.ContainerID, err); err != nil {
+		return err
+	}
+	// A result that was only partly written is not read, but it has a file.
+	return errors.Join(c.removeResult(r), c.removeNote(r.Network, r.ContainerID, r.IfName))
+}
+
+// giveUpDEL logs the failure of a DEL, also one that took too long. The caller's
+// own end is no failure of the plugin.
+func giveUpDEL(ctx context.Context, containerID string, err error) error {
+	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
+		return err
+	}
+	klog.FromContext(ctx).Error(err, "CNI DEL failed for a container without a recorded ADD; it is not tried again", "containerID", containerID)
 	return nil
 }
 
@@ -324,18 +354,10 @@ func (c *CNI) forget(containerID string) {
 // deleteRecords deletes what the disk knows of a container. Its lock is held.
 func (c *CNI) deleteRecords(ctx context.Context, rt *libcni.RuntimeConf) error {
 	records, err := c.records(rt.ContainerID)
-	if err != nil {
-		return err
-	}
-	return c.deleteEach(ctx, records, rt.NetNS)
-}
-
-func (c *CNI) deleteEach(ctx context.Context, records []record, netns string) error {
-	var errs []error
 	for _, r := range records {
-		errs = append(errs, c.deleteRecord(ctx, r, netns))
+		err = errors.Join(err, c.deleteRecord(ctx, r, rt.NetNS))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // deleteUnrecorded runs DEL of the default network for a container that the

@@ -121,8 +121,10 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	if recorded, err := c.Recorded(rt.ContainerID); !recorded || err != nil {
 		t.Errorf("an ADD that was not taken back is recorded: %t, %v", recorded, err)
 	}
-	if err := c.Teardown(t.Context(), rt); !errors.Is(err, errDel) {
-		t.Fatalf("Teardown error = %v, want %v", err, errDel)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Teardown(ended, rt); err == nil {
+		t.Error("a Teardown that was cancelled succeeds")
 	}
 	n.exec.answer(nil)
 	if err := c.Teardown(t.Context(), rt); err != nil {
@@ -136,6 +138,58 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	}
 	if len(n.files()) != 0 {
 		t.Errorf("left behind: %v", n.files())
+	}
+}
+
+// A DEL that fails is tried again where ADD has a result, and given up where it
+// has none: a plugin that has never worked must not keep the pod.
+func TestTeardownGivesUpWithoutResult(t *testing.T) {
+	errDel := errors.New("busy")
+	for _, tc := range []struct {
+		name   string
+		attach func(n *node, c *CNI, rt *libcni.RuntimeConf)
+		del    error
+		want   error
+	}{
+		{"nothing is recorded", func(*node, *CNI, *libcni.RuntimeConf) {}, errDel, nil},
+		{"ADD failed", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
+				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
+			}
+		}, errDel, nil},
+		{"ADD failed and DEL hangs", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
+				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
+			}
+		}, context.DeadlineExceeded, nil},
+		{"ADD has a result", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			n.exec.answer(nil)
+			if _, err := c.Setup(n.t.Context(), rt); err != nil {
+				n.t.Fatal(err)
+			}
+		}, errDel, errDel},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newNode(t)
+			n.writeConf("10-one.conflist", oneConf)
+			c := n.start()
+			rt := n.pod("a")
+			n.exec.answer(func(context.Context, call) (string, error) { return "", errDel })
+			tc.attach(n, c, rt)
+			n.exec.answer(func(context.Context, call) (string, error) { return "", tc.del })
+			ctx := t.Context()
+			if tc.del == context.DeadlineExceeded {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, 0)
+				defer cancel()
+			}
+			if err := c.Teardown(ctx, rt); !errors.Is(err, tc.want) {
+				t.Errorf("Teardown error = %v, want %v", err, tc.want)
+			}
+			if kept := len(n.files()) > 0; kept != (tc.want != nil) {
+				t.Errorf("left behind: %v", n.files())
+			}
+		})
 	}
 }
 

@@ -124,8 +124,9 @@ func (n *node) networkReady() bool {
 	return r.Status.Conditions[1].Status
 }
 
-// TestRollbackWithoutDEL: while an address cannot be given back its sandbox
-// stays, not ready, for the kubelet to stop it again.
+// TestRollbackWithoutDEL: a sandbox whose address could not be given back stays,
+// not ready, for the kubelet to stop it. A network that was never set up does
+// not keep it from going.
 func TestRollbackWithoutDEL(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -137,14 +138,29 @@ func TestRollbackWithoutDEL(t *testing.T) {
 	if got := n.plugins.attached(); len(got) != 1 {
 		t.Fatalf("attached: %v, want the one that could not be given back", got)
 	}
+	id := n.onlyNotReady(t)
+	n.must(n.removePod(id))
+	n.unchanged(t, before)
+
+	n.plugins.respond(func(_ context.Context, _, _ string) error { return errBroken })
+	_, err = n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	wantCode(t, err, codes.Unknown, "ADD", "DEL")
+	id = n.onlyNotReady(t)
+	n.must(n.stopPod(id))
+	n.must(n.removePod(id))
+	if r := n.remains(); len(r.Containers)+len(r.Mounts) != len(before.Containers)+len(before.Mounts) {
+		t.Errorf("left behind: %+v", r)
+	}
+}
+
+// onlyNotReady returns the ID of the only sandbox, which is not ready.
+func (n *node) onlyNotReady(t *testing.T) string {
+	t.Helper()
 	list, err := n.runtime.ListPodSandbox(n.ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(list.Items) != 1 || list.Items[0].State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Fatalf("sandboxes: %v, %v, want one that is not ready", list, err)
 	}
-	if _, err := n.runtime.RemovePodSandbox(n.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: list.Items[0].Id}); err != nil {
-		t.Fatal(err)
-	}
-	n.unchanged(t, before)
+	return list.Items[0].Id
 }
 
 // TestRollbackOfCreateContainer does the same for CreateContainer.
