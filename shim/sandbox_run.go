@@ -73,6 +73,7 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if !s.sandboxReady(sb) {
 		return "", fmt.Errorf("sandbox %s ended while it was set up: %w", id, errdefs.ErrAborted)
 	}
+	s.index.Announce(id)
 	return id, nil
 }
 

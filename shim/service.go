@@ -134,7 +134,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: oomKilled,
-		SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
 	var err error
 	cfg.Streaming.Opened = m.session

@@ -62,6 +62,10 @@ type Options struct {
 	// by whomever, with what it was last. Calls run at once.
 	SandboxGone   func(ctx context.Context, s *translate.Sandbox)
 	ContainerGone func(ctx context.Context, c *translate.Container)
+	// Complete tells whether a running sandbox has its network; nil if all have.
+	// Subscribers hear of a sandbox when it is complete, at the latest when it
+	// exits: see [Index.Announce]. It is called often and must not block.
+	Complete func(s *translate.Sandbox) bool
 	// Observer is told what the metrics count.
 	Observer Observer
 

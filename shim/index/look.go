@@ -23,6 +23,8 @@ type record struct {
 	// object is what readers see; nil before the first look, for what is not a pod
 	// member, and once it is gone. last is what it was then.
 	object, last object
+	// told is what subscribers know; nil if they have not heard of it.
+	told object
 	// status is Docker's, of the last inspect that was applied; "" before it.
 	status string
 	// applied is the number of that inspect.
