@@ -59,6 +59,14 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 			n.docker.FailNext("container start", 1, http.StatusInternalServerError, "cgroup is busy")
 			return nil
 		}, codes.Unknown, "cgroup is busy"},
+		{"containerd restarts", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
+			n.docker.FailNext("container start", 1, http.StatusInternalServerError, "failed to retrieve labels: transport is closing: unavailable")
+			return nil
+		}, codes.Unavailable, "transport is closing"},
+		{"start is refused with a name that ends like that", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
+			n.docker.FailNext("container start", 1, http.StatusBadRequest, "no such device: /dev/x: unavailable")
+			return nil
+		}, codes.Unknown, "no such device"},
 		{"start is refused as of a missing file", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
 			n.docker.FailNext("container start", 1, http.StatusNotFound, "no such file or directory")
 			return nil
