@@ -69,6 +69,7 @@ func TestEvents(t *testing.T) {
 	c := sharedCridock(t, "cni")
 	events := subscribe(t, c)
 	p := c.runPod(t)
+	ip := p.status().GetNetwork().GetIp()
 	main := p.start("main", "exit 3")
 	main.exited()
 	p.remove()
@@ -93,7 +94,7 @@ func TestEvents(t *testing.T) {
 		last = e.CreatedAt
 		if e.ContainerEventType == created || e.ContainerEventType == started {
 			s := e.GetPodSandboxStatus()
-			if ip := p.status().GetNetwork().GetIp(); s.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || s.GetNetwork().GetIp() == "" {
+			if s.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || s.GetNetwork().GetIp() != ip {
 				t.Errorf("the pod of event %v is %v; its address is %s", e.ContainerEventType, s, ip)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -284,9 +285,9 @@ func (c *CNI) claim(containerID string) {
 //
 // Where the result of an ADD is recorded, a plugin's failure is an error and the
 // next call tries again, for as long as it takes: the address would otherwise
-// never come back. Without a result the failure is logged and the call succeeds,
-// so that a plugin that has never worked does not keep the pod from going.
-// containerd draws the same line.
+// never come back. Without a result each plugin is run once, a failure is logged
+// and the call succeeds, so that a plugin that has never worked does not keep
+// the pod from going. containerd draws the same line.
 func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -316,15 +317,32 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 // deleteOrGiveUp is deleteRecord, but a record without a result goes whether or
 // not DEL succeeds.
 func (c *CNI) deleteOrGiveUp(ctx context.Context, r record, netns string) error {
-	err := c.deleteRecord(ctx, r, netns)
-	if err == nil || r.result {
-		return err
+	if r.result {
+		return c.deleteRecord(ctx, r, netns)
+	}
+	list, rt, err := c.recordedADD(r, netns)
+	if err == nil {
+		err = c.deletePlugins(ctx, list, rt)
 	}
 	if err := giveUpDEL(ctx, r.ContainerID, err); err != nil {
 		return err
 	}
 	// A result that was only partly written is not read, but it has a file.
 	return errors.Join(c.removeResult(r), c.removeNote(r.Network, r.ContainerID, r.IfName))
+}
+
+// deletePlugins runs DEL of every plugin of a network, the last first. libcni
+// stops at the first that fails, and what the others hold would stay.
+func (c *CNI) deletePlugins(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	var errs []error
+	for i := range slices.Backward(list.Plugins) {
+		one := *list
+		one.Plugins = list.Plugins[i : i+1]
+		if err := c.libcni.DelNetworkList(ctx, &one, rt); err != nil {
+			errs = append(errs, fmt.Errorf("network %q: CNI DEL: %w", list.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // giveUpDEL logs the failure of a DEL, also one that took too long. The caller's
@@ -370,10 +388,7 @@ func (c *CNI) deleteUnrecorded(ctx context.Context, rt *libcni.RuntimeConf) erro
 	}
 	del := *c.withIPRanges(conf.list, rt)
 	del.NetNS = c.usableNetNS(rt.NetNS, "")
-	if err := c.libcni.DelNetworkList(ctx, conf.list, &del); err != nil {
-		return fmt.Errorf("network %q: CNI DEL: %w", conf.list.Name, err)
-	}
-	return nil
+	return c.deletePlugins(ctx, conf.list, &del)
 }
 
 // adoptedLoopback is the network that dockershim and cri-dockerd bring lo up
@@ -396,21 +411,30 @@ func (c *CNI) deleteRecord(ctx context.Context, r record, netns string) error {
 }
 
 func (c *CNI) runDelete(ctx context.Context, r record, netns string) error {
+	list, rt, err := c.recordedADD(r, netns)
+	if err != nil {
+		return err
+	}
+	return c.libcni.DelNetworkList(ctx, list, rt)
+}
+
+// recordedADD is what ADD was called with, for DEL.
+func (c *CNI) recordedADD(r record, netns string) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := listFromCache(r.Config)
 	if err != nil {
 		conf, confErr := c.active()
 		if confErr != nil || conf.list.Name != r.Network {
-			return err
+			return nil, nil, err
 		}
 		list = conf.list
 	}
-	return c.libcni.DelNetworkList(ctx, list, &libcni.RuntimeConf{
+	return list, &libcni.RuntimeConf{
 		ContainerID:    r.ContainerID,
 		NetNS:          c.usableNetNS(netns, r.NetNS),
 		IfName:         r.IfName,
 		Args:           r.CniArgs,
 		CapabilityArgs: r.CapabilityArgs,
-	})
+	}, nil
 }
 
 // usableNetNS returns the namespace to run DEL in: the caller's, or the pinned
