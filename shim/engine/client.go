@@ -155,7 +155,7 @@ func classify(ctx context.Context, endpoint string, timeout time.Duration, err e
 		// The caller's own end: say just that, whatever the transport made of it.
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("docker at %s did not answer within %v: %w", endpoint, timeout, errdefs.ErrUnavailable)
+		return fmt.Errorf("docker at %s did not answer within %v: %w: %w", endpoint, timeout, errdefs.ErrUnavailable, context.DeadlineExceeded)
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &netErr):

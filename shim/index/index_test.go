@@ -683,3 +683,45 @@ func TestRunEnds(t *testing.T) {
 		t.Errorf("sync of images after the end: %v", err)
 	}
 }
+
+// TestLockedContainersHoldUpNobody: inspects that wait in Docker for the locks of
+// containers, as many as may be under way at once, do not delay that of another.
+func TestLockedContainersHoldUpNobody(t *testing.T) {
+	const locked = 12
+	f := newFixture(t)
+	var ids []string
+	for i := range locked + 1 {
+		ids = append(ids, f.sandbox(i))
+	}
+	f.ready()
+	f.docker.LoseEvents(true)
+	var came []<-chan struct{}
+	var free []func()
+	for i := range locked {
+		held, release := f.docker.HoldNext("container inspect", i+1)
+		came, free = append(came, held), append(free, release)
+	}
+	var wg sync.WaitGroup
+	var answered atomic.Int32
+	for _, id := range ids[:locked] {
+		wg.Go(func() {
+			_ = f.Sync(context.Background(), id)
+			answered.Add(1)
+		})
+	}
+	for _, held := range came {
+		<-held
+	}
+	f.run(ids[locked])
+	f.sync(ids[locked])
+	if n := answered.Load(); n != 0 {
+		t.Errorf("it waited for %d of the locked ones", n)
+	}
+	if s, err := f.Sandbox(t.Context(), ids[locked]); err != nil || !s.Running {
+		t.Errorf("the other one: %+v, %v", s, err)
+	}
+	for _, release := range free {
+		release()
+	}
+	wg.Wait()
+}

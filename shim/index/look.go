@@ -2,7 +2,9 @@ package index
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,6 +17,9 @@ import (
 const (
 	firstLookRetry = time.Second
 	lastLookRetry  = 30 * time.Second
+	// slotTime is how long an inspect counts as work for dockerd. One that takes
+	// longer waits there for the container's lock, which a start holds.
+	slotTime = time.Second
 )
 
 // record is what the index knows of one Docker container. Index.mu guards it.
@@ -129,8 +134,11 @@ func (ix *Index) inspect(ctx context.Context, r *record) {
 			close(t.done)
 			continue // another turn may wait for its end
 		}
+		release := sync.OnceFunc(func() { ix.release(ctx) })
+		late := time.AfterFunc(slotTime, release)
 		answer, err := ix.engine.ContainerInspect(ctx, r.id)
-		ix.release(ctx)
+		late.Stop()
+		release()
 		t.err = ix.apply(ctx, r, number, answer, err)
 		close(t.done)
 	}
@@ -212,17 +220,23 @@ func (ix *Index) absent(r *record) {
 	}
 }
 
-// failed looks again later. The last state stays: a container whose lock is
-// held, by a start or an exit that takes its time, does not answer an inspect.
+// failed looks again later, and the last state stays. That Docker does not answer
+// in time is no error of a container: it is locked, by a start or an exit that
+// takes its time, or Docker is away, which the ping tells.
 func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
 	ix.mu.Lock()
+	first := r.failures == 0
 	pause := min(firstLookRetry<<min(r.failures, 8), lastLookRetry)
 	r.failures++
 	ix.mu.Unlock()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
+	} else if first {
+		klog.FromContext(ctx).V(2).Info("Docker is slow to describe a container, its last state stays", "containerID", r.id)
+	}
 	time.AfterFunc(pause, func() { ix.look(r.id) })
 	if errdefs.IsUnavailable(err) {
 		select {
