@@ -53,6 +53,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) e
 		// The container is gone, so nobody would try again before the next start.
 		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
 	}
+	s.oom.Forget(c.ID)
 	if err := s.updates.forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
 	}

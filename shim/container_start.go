@@ -57,6 +57,7 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return ignoreNotFound(err)
 	}
+	s.watchOOM(ctx, c)
 	resources := c.Config.GetLinux().GetResources()
 	files := translate.CgroupFiles(resources, s.Host())
 	if now := s.withUpdates(c); now != c {

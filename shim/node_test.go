@@ -104,7 +104,7 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 		"/etc/passwd": "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
 		"/etc/group":  "root:x:0:\nextra:x:7000:web\n",
 	}})
-	n.cfg = shim.Config{Version: "test", RootDir: filepath.Join(dir, "root"), NetNSDir: filepath.Join(dir, "netns"), DockerNetwork: "bridge"}
+	n.cfg = shim.Config{Version: "test", RootDir: filepath.Join(dir, "root"), NetNSDir: filepath.Join(dir, "netns"), DockerNetwork: "bridge", CgroupRoot: filepath.Join(dir, "cgroup")}
 	for _, c := range change {
 		c(n)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/streaming"
@@ -100,6 +101,7 @@ type Service struct {
 	process *process.Runner
 	streams *streaming.Server
 	volumes *imagevolume.Store
+	oom     *oom.Watcher
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
@@ -133,12 +135,15 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
-		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: oomKilled,
+		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
+		return nil, err
+	}
+	if s.oom, err = oom.New(); err != nil {
 		return nil, err
 	}
 	m.registry.MustRegister(s.gauges()...)
@@ -178,6 +183,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
 	g.Go(func() error { return s.process.Run(gctx) })
+	g.Go(func() error { return s.oom.Run(gctx) })
 	g.Go(func() error { return s.streams.Run(gctx) })
 	if s.cni != nil {
 		g.Go(func() error { return s.cni.Run(gctx) })
@@ -203,6 +209,7 @@ func (s *Service) start(ctx context.Context) error {
 		failed string
 	}{
 		{s.resumeLogs, "Some container logs are not followed"},
+		{s.watchRunning, "What the OOM killer does is known from Docker alone"},
 		{s.resumeCheckpointed, "Containers that were being checkpointed may be paused; it is tried again at the next start"},
 		{s.adoptNetworks, "Some network namespaces are not pinned; it is tried again before they are released"},
 		{s.collectRemains, "What pods that are gone have left is not all released; it is tried again at the next start"},

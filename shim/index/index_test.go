@@ -640,8 +640,7 @@ func TestOOMIsLookedForAgain(t *testing.T) {
 	}
 }
 
-// TestOOMThatDockerMissed: only of killed containers, and with cgroup v2, the
-// kernel is asked.
+// TestOOMThatDockerMissed: only of killed containers the kernel is asked.
 func TestOOMThatDockerMissed(t *testing.T) {
 	for name, v2 := range map[string]bool{"v1": false, "v2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -655,7 +654,7 @@ func TestOOMThatDockerMissed(t *testing.T) {
 			for id, want := range map[string]struct {
 				code int
 				oom  bool
-			}{first: {137, v2}, second: {137, false}, third: {3, false}} {
+			}{first: {137, true}, second: {137, false}, third: {3, false}} {
 				if id != second {
 					victim.Store(id)
 				}

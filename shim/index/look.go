@@ -173,7 +173,7 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 		return err
 	}
 	host := ix.opts.Host()
-	ix.completeOOM(answer, host)
+	ix.completeOOM(answer)
 	now, err := read(answer, host)
 	if err != nil {
 		// It would be the same next time: nothing to retry until it changes.
@@ -195,8 +195,8 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 }
 
 // completeOOM sets what Docker may have missed.
-func (ix *Index) completeOOM(answer container.InspectResponse, host translate.Host) {
-	if ix.opts.OOMKilled == nil || !host.CgroupV2 || answer.ContainerJSONBase == nil || answer.State == nil {
+func (ix *Index) completeOOM(answer container.InspectResponse) {
+	if ix.opts.OOMKilled == nil || answer.ContainerJSONBase == nil || answer.State == nil {
 		return
 	}
 	state := answer.State
