@@ -172,6 +172,24 @@ func TestImageVolumesOverRestart(t *testing.T) {
 	}
 }
 
+// TestImageVolumeLabel: an image hands its labels down, so the label alone makes
+// no container one of ours to remove.
+func TestImageVolumeLabel(t *testing.T) {
+	n := volumeNode(t)
+	owner := strings.Repeat("0a", 10)
+	for name, label := range map[string]string{
+		"mine": owner, "climbs": "../" + owner, "cridock_image-volume_" + owner: owner, "cridock_image-volume_other_" + owner: owner,
+	} {
+		n.foreign(name, map[string]string{"io.cridock.image-volume": label})
+	}
+	before := n.docker.Containers()
+	n.stop()
+	n.start()
+	if diff := cmp.Diff(before, n.docker.Containers()); diff != "" {
+		t.Errorf("containers (-before +after):\n%s", diff)
+	}
+}
+
 // TestImageVolumeNative: an engine with image mounts makes the mount; a sub-path
 // is still checked here.
 func TestImageVolumeNative(t *testing.T) {

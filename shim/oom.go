@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -26,11 +27,12 @@ const (
 func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
 	if err == nil {
-		dir, ok := s.cgroupDir(string(membership), "memory.events")
+		name := oom.CounterFile(s.Host().CgroupV2)
+		file, ok := s.cgroupFile(string(membership), name)
 		if !ok {
 			return // a node without the memory controller limits no memory
 		}
-		err = s.oom.Watch(c.ID, dir, s.Host().CgroupV2)
+		err = s.oom.Watch(c.ID, file.root, file.name)
 	}
 	if err != nil && !processGone(err) && !errors.Is(err, fs.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "What the OOM killer does is known from Docker alone", "containerID", c.ID)

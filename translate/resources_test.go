@@ -62,6 +62,7 @@ func TestDockerResources(t *testing.T) {
 		"a cpu quota too small":                 {in: &resources{CpuQuota: 1}, refused: errdefs.IsInvalidArgument},
 		"negative cpu shares":                   {in: &resources{CpuShares: -1}, refused: errdefs.IsInvalidArgument},
 		"an oom score out of range":             {in: &resources{OomScoreAdj: 1001}, refused: errdefs.IsInvalidArgument},
+		"a unified key that climbs":             {in: &resources{Unified: map[string]string{"cpu./../../x": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
 		"a unified key with a slash":            {in: &resources{Unified: map[string]string{"memory/../x.y": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
 		"a unified key of cgroup itself":        {in: &resources{Unified: map[string]string{"cgroup.kill": "1"}}, host: v2Host, refused: errdefs.IsInvalidArgument},
 		"a unified value that is no number":     {in: &resources{Unified: map[string]string{"pids.max": "x"}}, host: v2Host, refused: errdefs.IsInvalidArgument},

@@ -62,6 +62,8 @@ func TestRefusedSettings(t *testing.T) {
 		want string
 	}{
 		"unknown key":            {file: "no-such-key: 1", want: `unknown key "no-such-key"`},
+		"relative pod logs":      {args: []string{"--pod-logs-dir=pods"}, want: "pod-logs-dir"},
+		"all files are pod logs": {args: []string{"--pod-logs-dir=/var/.."}, want: "pod-logs-dir"},
 		"key given twice":        {file: "profiling: true\nprofiling: true", want: "profiling"},
 		"no YAML":                {file: "\tx", want: "cridock.yaml"},
 		"a file in a file":       {file: "config: other.yaml", want: `unknown key "config"`},

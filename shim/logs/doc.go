@@ -59,6 +59,14 @@
 // replaced by a CRI log that begins with what Docker has, as if it had been written
 // all along; of a log without bounds only the newest part is carried over.
 //
+// # Hostile pods
+//
+// A pod may have its log directory, or that of all pods, for a volume. So CRI logs
+// are worked on through package beneath: what leads over a link, or is no plain
+// file, is refused. A log that is refused is retried like one on a full disk, but
+// no exit waits for it. Only a link in place of the log itself is replaced, see
+// above; what it leads to stays as it is.
+//
 // # Cost
 //
 // An idle container has three open files and one inotify watch, no goroutine and

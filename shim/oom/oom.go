@@ -9,13 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 const (
@@ -58,13 +60,21 @@ func New() (*Watcher, error) {
 	return &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), groups: map[string]*group{}, events: map[int32]*group{}}, nil
 }
 
-// Watch begins with the control group of a container that runs, at dir; an
-// earlier run of the container is forgotten. A group that is gone is
-// [os.ErrNotExist].
-func (w *Watcher) Watch(containerID, dir string, v2 bool) error {
-	g, err := open(dir, v2)
+// CounterFile is the file of a memory control group that has the kernel's count.
+func CounterFile(v2 bool) string {
+	if v2 {
+		return counterV2
+	}
+	return counterV1
+}
+
+// Watch begins with the control group of a container that runs, by the name of
+// its [CounterFile] below root; an earlier run of the container is forgotten. A
+// group that is gone is [os.ErrNotExist].
+func (w *Watcher) Watch(containerID string, root beneath.Root, name string) error {
+	g, err := open(root, name)
 	if err != nil {
-		return fmt.Errorf("watch for the OOM killer in %s: %w", dir, err)
+		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -74,29 +84,30 @@ func (w *Watcher) Watch(containerID, dir string, v2 bool) error {
 		return nil
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(g.notice)}
-	if v2 {
+	if g.notice == g.counter {
 		event.Events = unix.EPOLLPRI | unix.EPOLLET
 	}
 	if err := w.control(unix.EPOLL_CTL_ADD, g.notice, &event); err != nil {
 		g.close()
-		return fmt.Errorf("watch for the OOM killer in %s: %w", dir, err)
+		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
 	w.groups[containerID], w.events[int32(g.notice)] = g, g
 	g.look() // what has happened until now had no notice
 	return nil
 }
 
-func open(dir string, v2 bool) (*group, error) {
-	name := counterV1
-	if v2 {
-		name = counterV2
-	}
-	counter, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func open(root beneath.Root, name string) (*group, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
+	// A descriptor that Go's poller does not have.
+	counter, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
 	g := &group{counter: counter, notice: counter}
-	if v2 {
+	if path.Base(name) == counterV2 {
 		return g, nil
 	}
 	if g.notice, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
@@ -104,7 +115,7 @@ func open(dir string, v2 bool) (*group, error) {
 		g.close()
 		return nil, err
 	}
-	if err := register(dir, g); err != nil {
+	if err := register(root, path.Dir(name), g); err != nil {
 		g.close()
 		return nil, err
 	}
@@ -112,8 +123,8 @@ func open(dir string, v2 bool) (*group, error) {
 }
 
 // register asks for notices on cgroup v1.
-func register(dir string, g *group) error {
-	f, err := os.OpenFile(filepath.Join(dir, "cgroup.event_control"), os.O_WRONLY, 0)
+func register(root beneath.Root, dir string, g *group) error {
+	f, err := root.OpenFile(path.Join(dir, "cgroup.event_control"), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // newGroup makes a control group of version 1 with a limit, or skips.
@@ -81,7 +83,7 @@ func TestWatcher(t *testing.T) {
 	for i := range 2 * each {
 		id := fmt.Sprint(i)
 		dir := newGroup(t, id)
-		if err := w.Watch(id, dir, false); err != nil {
+		if err := w.Watch(id, beneath.Root(dir), CounterFile(false)); err != nil {
 			t.Fatal(err)
 		}
 		runs.Go(func() {
@@ -112,7 +114,7 @@ func TestWatcher(t *testing.T) {
 func TestWatchOfNothing(t *testing.T) {
 	w := newWatcher(t)
 	for _, v2 := range []bool{false, true} {
-		if err := w.Watch("a", t.TempDir(), v2); !errors.Is(err, fs.ErrNotExist) {
+		if err := w.Watch("a", beneath.Root(t.TempDir()), CounterFile(v2)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("v2 %v: %v, want that it does not exist", v2, err)
 		}
 	}
