@@ -69,6 +69,7 @@ func TestEvents(t *testing.T) {
 	c := sharedCridock(t, "cni")
 	events := subscribe(t, c)
 	p := c.runPod(t)
+	ip := p.status().GetNetwork().GetIp()
 	main := p.start("main", "exit 3")
 	main.exited()
 	p.remove()
@@ -91,6 +92,12 @@ func TestEvents(t *testing.T) {
 			t.Errorf("event %v is older than the one before, or of another pod", e)
 		}
 		last = e.CreatedAt
+		if e.ContainerEventType == created || e.ContainerEventType == started {
+			s := e.GetPodSandboxStatus()
+			if s.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || s.GetNetwork().GetIp() != ip {
+				t.Errorf("the pod of event %v is %v; its address is %s", e.ContainerEventType, s, ip)
+			}
+		}
 		if e.ContainerId == main.id && e.ContainerEventType == stopped {
 			if s := e.GetContainersStatuses(); len(s) != 1 || s[0].ExitCode != 3 || s[0].State != runtimeapi.ContainerState_CONTAINER_EXITED {
 				t.Errorf("the stop event has the statuses %v", s)

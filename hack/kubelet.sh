@@ -29,6 +29,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # build builds a command of e2e/kubelet, of the release that its go.mod requires,
 # unless it has been built, and prints where it is.
 build() { # COMMAND MODULE
+	set -e # a command substitution does not inherit it
 	local version minor binary package=k8s.io/component-base/version
 	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' "$2")
 	minor=${version#v*.}
@@ -39,7 +40,7 @@ build() { # COMMAND MODULE
 		# Under another name until it is whole.
 		(cd e2e/kubelet && CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath \
 			-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" \
-			-o "$binary.$$" "./cmd/$1")
+			-o "$binary.$$" "./cmd/$1") || die "$1 $version is not built"
 		mv "$binary.$$" "$binary"
 	fi
 	echo "$binary"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -280,8 +281,13 @@ func (c *CNI) claim(containerID string) {
 // either case: a namespace that is gone (or empty) makes a DEL without one.
 //
 // It is idempotent. With nothing recorded and no configuration there is nothing
-// to detach from, which is success. A plug-in's failure is an error, and the
-// next call tries again.
+// to detach from, which is success.
+//
+// Where the result of an ADD is recorded, a plugin's failure is an error and the
+// next call tries again, for as long as it takes: the address would otherwise
+// never come back. Without a result each plugin is run once, a failure is logged
+// and the call succeeds, so that a plugin that has never worked does not keep
+// the pod from going. containerd draws the same line.
 func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -296,14 +302,56 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 		return err
 	}
 	if len(records) == 0 {
-		err = c.deleteUnrecorded(ctx, rt)
-	} else {
-		err = c.deleteEach(ctx, records, rt.NetNS)
+		err = giveUpDEL(ctx, rt.ContainerID, c.deleteUnrecorded(ctx, rt))
+	}
+	for _, r := range records {
+		err = errors.Join(err, c.deleteOrGiveUp(ctx, r, rt.NetNS))
 	}
 	if err != nil {
 		return err
 	}
 	c.forget(rt.ContainerID)
+	return nil
+}
+
+// deleteOrGiveUp is deleteRecord, but a record without a result goes whether or
+// not DEL succeeds.
+func (c *CNI) deleteOrGiveUp(ctx context.Context, r record, netns string) error {
+	if r.result {
+		return c.deleteRecord(ctx, r, netns)
+	}
+	list, rt, err := c.recordedADD(r, netns)
+	if err == nil {
+		err = c.deletePlugins(ctx, list, rt)
+	}
+	if err := giveUpDEL(ctx, r.ContainerID, err); err != nil {
+		return err
+	}
+	// A result that was only partly written is not read, but it has a file.
+	return errors.Join(c.removeResult(r), c.removeNote(r.Network, r.ContainerID, r.IfName))
+}
+
+// deletePlugins runs DEL of every plugin of a network, the last first. libcni
+// stops at the first that fails, and what the others hold would stay.
+func (c *CNI) deletePlugins(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	var errs []error
+	for i := range slices.Backward(list.Plugins) {
+		one := *list
+		one.Plugins = list.Plugins[i : i+1]
+		if err := c.libcni.DelNetworkList(ctx, &one, rt); err != nil {
+			errs = append(errs, fmt.Errorf("network %q: CNI DEL: %w", list.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// giveUpDEL logs the failure of a DEL, also one that took too long. The caller's
+// own end is no failure of the plugin.
+func giveUpDEL(ctx context.Context, containerID string, err error) error {
+	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
+		return err
+	}
+	klog.FromContext(ctx).Error(err, "CNI DEL failed for a container without a recorded ADD; it is not tried again", "containerID", containerID)
 	return nil
 }
 
@@ -324,18 +372,10 @@ func (c *CNI) forget(containerID string) {
 // deleteRecords deletes what the disk knows of a container. Its lock is held.
 func (c *CNI) deleteRecords(ctx context.Context, rt *libcni.RuntimeConf) error {
 	records, err := c.records(rt.ContainerID)
-	if err != nil {
-		return err
-	}
-	return c.deleteEach(ctx, records, rt.NetNS)
-}
-
-func (c *CNI) deleteEach(ctx context.Context, records []record, netns string) error {
-	var errs []error
 	for _, r := range records {
-		errs = append(errs, c.deleteRecord(ctx, r, netns))
+		err = errors.Join(err, c.deleteRecord(ctx, r, rt.NetNS))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // deleteUnrecorded runs DEL of the default network for a container that the
@@ -348,10 +388,7 @@ func (c *CNI) deleteUnrecorded(ctx context.Context, rt *libcni.RuntimeConf) erro
 	}
 	del := *c.withIPRanges(conf.list, rt)
 	del.NetNS = c.usableNetNS(rt.NetNS, "")
-	if err := c.libcni.DelNetworkList(ctx, conf.list, &del); err != nil {
-		return fmt.Errorf("network %q: CNI DEL: %w", conf.list.Name, err)
-	}
-	return nil
+	return c.deletePlugins(ctx, conf.list, &del)
 }
 
 // adoptedLoopback is the network that dockershim and cri-dockerd bring lo up
@@ -374,21 +411,30 @@ func (c *CNI) deleteRecord(ctx context.Context, r record, netns string) error {
 }
 
 func (c *CNI) runDelete(ctx context.Context, r record, netns string) error {
+	list, rt, err := c.recordedADD(r, netns)
+	if err != nil {
+		return err
+	}
+	return c.libcni.DelNetworkList(ctx, list, rt)
+}
+
+// recordedADD is what ADD was called with, for DEL.
+func (c *CNI) recordedADD(r record, netns string) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := listFromCache(r.Config)
 	if err != nil {
 		conf, confErr := c.active()
 		if confErr != nil || conf.list.Name != r.Network {
-			return err
+			return nil, nil, err
 		}
 		list = conf.list
 	}
-	return c.libcni.DelNetworkList(ctx, list, &libcni.RuntimeConf{
+	return list, &libcni.RuntimeConf{
 		ContainerID:    r.ContainerID,
 		NetNS:          c.usableNetNS(netns, r.NetNS),
 		IfName:         r.IfName,
 		Args:           r.CniArgs,
 		CapabilityArgs: r.CapabilityArgs,
-	})
+	}, nil
 }
 
 // usableNetNS returns the namespace to run DEL in: the caller's, or the pinned

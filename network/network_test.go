@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -121,8 +122,10 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	if recorded, err := c.Recorded(rt.ContainerID); !recorded || err != nil {
 		t.Errorf("an ADD that was not taken back is recorded: %t, %v", recorded, err)
 	}
-	if err := c.Teardown(t.Context(), rt); !errors.Is(err, errDel) {
-		t.Fatalf("Teardown error = %v, want %v", err, errDel)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Teardown(ended, rt); err == nil {
+		t.Error("a Teardown that was cancelled succeeds")
 	}
 	n.exec.answer(nil)
 	if err := c.Teardown(t.Context(), rt); err != nil {
@@ -136,6 +139,88 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	}
 	if len(n.files()) != 0 {
 		t.Errorf("left behind: %v", n.files())
+	}
+}
+
+// A DEL that fails is tried again where ADD has a result, and given up where it
+// has none: a plugin that has never worked must not keep the pod.
+func TestTeardownGivesUpWithoutResult(t *testing.T) {
+	errDel := errors.New("busy")
+	for _, tc := range []struct {
+		name   string
+		attach func(n *node, c *CNI, rt *libcni.RuntimeConf)
+		limit  time.Duration // of Teardown; a short one is what DEL takes
+		want   error
+	}{
+		{"nothing is recorded", func(*node, *CNI, *libcni.RuntimeConf) {}, time.Minute, nil},
+		{"ADD failed", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
+				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
+			}
+		}, time.Minute, nil},
+		{"ADD failed and DEL hangs", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
+				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
+			}
+		}, time.Second, nil},
+		{"ADD has a result", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
+			n.exec.answer(nil)
+			if _, err := c.Setup(n.t.Context(), rt); err != nil {
+				n.t.Fatal(err)
+			}
+		}, time.Minute, errDel},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newNode(t)
+			n.writeConf("10-one.conflist", oneConf)
+			c := n.start()
+			rt := n.pod("a")
+			n.exec.answer(func(context.Context, call) (string, error) { return "", errDel })
+			tc.attach(n, c, rt)
+			ctx, cancel := context.WithTimeout(t.Context(), tc.limit)
+			defer cancel()
+			n.exec.answer(func(ctx context.Context, _ call) (string, error) {
+				if tc.limit < time.Minute {
+					<-ctx.Done()
+				}
+				return "", errDel
+			})
+			if err := c.Teardown(ctx, rt); !errors.Is(err, tc.want) {
+				t.Errorf("Teardown error = %v, want %v", err, tc.want)
+			}
+			if kept := len(n.files()) > 0; kept != (tc.want != nil) {
+				t.Errorf("left behind: %v", n.files())
+			}
+		})
+	}
+}
+
+// What the other plugins of a network hold is released, although one fails.
+func TestTeardownRunsEveryPlugin(t *testing.T) {
+	n := newNode(t)
+	n.writeConf("10-two.conflist", `{"cniVersion":"1.0.0","name":"two","plugins":[{"type":"first"},{"type":"broken"},{"type":"last"}]}`)
+	c := n.start()
+	rt := n.pod("a")
+	errBroken := errors.New("out of order")
+	n.exec.answer(func(_ context.Context, c call) (string, error) {
+		if c.plugin == "broken" {
+			return "", errBroken
+		}
+		return goodResult, nil
+	})
+	if _, err := c.Setup(t.Context(), rt); !errors.Is(err, errBroken) {
+		t.Fatalf("Setup error = %v, want %v", err, errBroken)
+	}
+	before := len(n.exec.of("DEL"))
+	if err := c.Teardown(t.Context(), rt); err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, c := range n.exec.of("DEL")[before:] {
+		order = append(order, c.plugin+" "+fmt.Sprint(c.conf["name"]))
+	}
+	if want := []string{"last two", "broken two", "first two"}; !slices.Equal(order, want) {
+		t.Errorf("DEL of %v, want %v", order, want)
 	}
 }
 

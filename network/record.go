@@ -23,6 +23,8 @@ type record struct {
 	// begun is true while there is a note: ADD started and its end was not
 	// recorded.
 	begun bool
+	// result is true when the cache has the result of ADD.
+	result bool
 }
 
 // note is libcni's cache entry without a result. Being in libcni's format, it
@@ -74,7 +76,7 @@ func (c *CNI) records(containerID string) ([]record, error) {
 			continue
 		}
 		name := entryName(a.Network, a.ContainerID, a.IfName)
-		byName[name] = record{NetworkAttachment: *a, begun: byName[name].begun}
+		byName[name] = record{NetworkAttachment: *a, begun: byName[name].begun, result: true}
 	}
 	all := make([]record, 0, len(byName))
 	for _, r := range byName {

@@ -47,12 +47,7 @@ func (s *Service) CheckpointContainer(ctx context.Context, r *runtimeapi.Checkpo
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(r.GetTimeout(), int64(maxGrace/time.Second)))*time.Second)
 		defer cancel()
 	}
-	unlock, err := s.locks.lock(ctx, "checkpoint/"+c.ID)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(op context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, "checkpoint/"+c.ID, func(op context.Context) (struct{}, error) {
 		return struct{}{}, s.checkpointContainer(op, ctx, c.ID, r.GetLocation())
 	})
 	return &runtimeapi.CheckpointContainerResponse{}, err

@@ -23,12 +23,7 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
-	if err != nil {
-		return nil, err
-	}
-	id, err := detach(ctx, s, func(ctx context.Context) (string, error) {
-		defer unlock()
+	id, err := withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (string, error) {
 		return s.createContainer(ctx, r, sb.ID)
 	})
 	if err != nil {

@@ -20,12 +20,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveConta
 	if err != nil {
 		return resp, ignoreNotFound(err)
 	}
-	unlock, err := s.lockContainer(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		c, err := s.index.Container(ctx, c.ID)
 		if err != nil {
 			return struct{}{}, ignoreNotFound(err)
@@ -56,6 +51,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.releaseMounts(ctx, c.Name); err != nil {
 		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
 	}
+	s.oom.Forget(c.ID)
 	if err := s.updates.forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
 	}
@@ -70,7 +66,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 // containerGone sees to what somebody else has removed; after a removal of
 // cridock's own it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.lockContainer(ctx, c)
+	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // at the end; the next start collects it
 	}

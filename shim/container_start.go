@@ -19,12 +19,7 @@ func (s *Service) StartContainer(ctx context.Context, r *runtimeapi.StartContain
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.lockContainer(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.startContainer(ctx, c.ID)
 	})
 	return &runtimeapi.StartContainerResponse{}, err
@@ -62,6 +57,7 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return ignoreNotFound(err)
 	}
+	s.watchOOM(ctx, c)
 	resources := c.Config.GetLinux().GetResources()
 	files := translate.CgroupFiles(resources, s.Host())
 	if now := s.withUpdates(c); now != c {

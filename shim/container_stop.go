@@ -42,7 +42,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
 	if first {
 		if err := s.work.start(func() {
-			// A stop goes on without its caller, as it would in Docker.
+			// A stop continues without its caller, as it would in Docker.
 			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
 			s.stops.finish(c.ID, stop, err)
 		}); err != nil {
@@ -108,7 +108,7 @@ func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, er
 		case <-s.ending:
 			// The period may be hours. The next process begins it anew.
 			timer.Stop()
-			return true, fmt.Errorf("the grace period of the stop is not over and cridock ends: %w", errdefs.ErrUnavailable)
+			return true, fmt.Errorf("cridock is shutting down before the grace period of the stop is over: %w", errdefs.ErrUnavailable)
 		}
 	}
 	return false, nil

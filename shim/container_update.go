@@ -18,12 +18,7 @@ func (s *Service) UpdateContainerResources(ctx context.Context, r *runtimeapi.Up
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.lockContainer(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.updateContainer(ctx, c.ID, r.GetLinux())
 	})
 	return &runtimeapi.UpdateContainerResourcesResponse{}, err

@@ -15,8 +15,10 @@ import (
 const eventBacklog = 10_000
 
 // GetContainerEvents streams what happens to containers and sandboxes from now
-// on, each event with the status of the pod after it. A subscriber that is too
-// slow is cut off with ResourceExhausted.
+// on, each event with the status of the pod after it. A sandbox is created and
+// started when its network is up, so its first event says READY and has its
+// addresses; one that fails before sends no event, or all of them when it exits.
+// A subscriber that is too slow is cut off with ResourceExhausted.
 func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	events, err := s.index.Subscribe(out.Context(), eventBacklog)
 	if err != nil {

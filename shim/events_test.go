@@ -84,6 +84,10 @@ func checkEvent(t *testing.T, step string, e *runtimeapi.ContainerEventResponse)
 	}
 	state := members["main"].GetState()
 	switch step {
+	case "pod CREATED", "pod STARTED":
+		if e.PodSandboxStatus.State != runtimeapi.PodSandboxState_SANDBOX_READY || e.PodSandboxStatus.Network.GetIp() == "" {
+			t.Errorf("%s: pod is %v", step, e.PodSandboxStatus)
+		}
 	case "main STARTED":
 		if state != runtimeapi.ContainerState_CONTAINER_RUNNING || e.PodSandboxStatus.State != runtimeapi.PodSandboxState_SANDBOX_READY || e.PodSandboxStatus.Network.GetIp() == "" {
 			t.Errorf("%s: container is %v, pod %v", step, state, e.PodSandboxStatus)

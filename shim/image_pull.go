@@ -17,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -158,7 +159,7 @@ func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
 			return "", err
 		}
 		if message := cmp.Or(m.Detail.Message, m.Error); message != "" {
-			return "", errors.New(message)
+			return "", engine.ClassifyText(errors.New(message))
 		}
 		if d, ok := strings.CutPrefix(m.Status, "Digest: "); ok {
 			digest = d

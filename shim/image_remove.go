@@ -22,12 +22,7 @@ func (s *Service) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequ
 	if err != nil || !ok {
 		return resp, err
 	}
-	unlock, err := s.locks.lock(ctx, "image/"+image.ID)
-	if err != nil {
-		return nil, err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, "image/"+image.ID, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.removeImage(ctx, image.ID)
 	})
 	return resp, err

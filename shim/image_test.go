@@ -137,10 +137,11 @@ func TestPullErrors(t *testing.T) {
 		{"no access", "pull access denied for app, repository does not exist or may require 'docker login'", "", codes.Unknown},
 		{"no such tag", "manifest unknown: manifest unknown", "", codes.NotFound},
 		{"too many", "toomanyrequests: You have reached your pull rate limit", "", codes.ResourceExhausted},
-		{"registry down", "Get https://registry.test/v2/: dial tcp 10.0.0.1:443: connect: connection refused", "RegistryUnavailable: ", codes.Unavailable},
-		{"registry broken", "received unexpected HTTP status: 503 Service Unavailable", "RegistryUnavailable: ", codes.Unavailable},
+		{"registry down", "Get https://registry.test/v2/: dial tcp 10.0.0.1:443: connect: connection refused", "RegistryUnavailable: ", codes.Unknown},
+		{"registry broken", "received unexpected HTTP status: 503 Service Unavailable", "RegistryUnavailable: ", codes.Unknown},
 		{"no signature", "remote trust data does not exist for registry.test/app", "SignatureValidationFailed: ", codes.Unknown},
-		{"disk full", "write /var/lib/docker/tmp/x: no space left on device", "", codes.Unknown},
+		{"disk full", "write /var/lib/docker/tmp/x: no space left on device", "", codes.ResourceExhausted},
+		{"engine restarts", "error creating temporary lease: transport is closing: unavailable", "", codes.Unavailable},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n.docker.Publish(appImage, enginetest.Image{Pull: func(func(string), string) error { return errors.New(tc.text) }})
@@ -155,7 +156,7 @@ func TestPullErrors(t *testing.T) {
 	wantCode(t, err, codes.NotFound, "registry.test/not/published:1")
 	n.docker.FailNext("image pull", 1, http.StatusInternalServerError, "Get https://registry.test/v2/: net/http: TLS handshake timeout")
 	_, err = n.pull(n.ctx, appImage, nil)
-	wantCode(t, err, codes.Unavailable, "RegistryUnavailable: ")
+	wantCode(t, err, codes.Unknown, "RegistryUnavailable: ")
 }
 
 func TestPullStallsAndEnds(t *testing.T) {

@@ -106,7 +106,7 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 		"/etc/group":  "root:x:0:\nextra:x:7000:web\n",
 	}})
 	n.cfg = shim.Config{Version: "test", RootDir: filepath.Join(dir, "root"), NetNSDir: filepath.Join(dir, "netns"), DockerNetwork: "bridge",
-		PodLogsDir: filepath.Join(dir, "pods"), Seal: testSeal(t)}
+		PodLogsDir: filepath.Join(dir, "pods"), Seal: testSeal(t), CgroupRoot: filepath.Join(dir, "cgroup")}
 	for _, c := range change {
 		c(n)
 	}

@@ -2,9 +2,18 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/oom"
+	"github.com/cridock/cridock/translate"
 )
 
 const (
@@ -13,9 +22,44 @@ const (
 	maxKernelRecord = 8192
 )
 
-// oomKilled looks for a container in what the kernel's log still has of the OOM
+// watchOOM has a running container's control group watched for the OOM killer:
+// Docker misses some of many kills at once.
+func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
+	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
+	if err == nil {
+		name := oom.CounterFile(s.Host().CgroupV2)
+		file, ok := findCgroupFile(s.cfg.CgroupRoot, string(membership), name, s.Host().CgroupV2)
+		if !ok {
+			return // a node without the memory controller limits no memory
+		}
+		err = s.oom.Watch(c.ID, file.root, file.name)
+	}
+	if err != nil && !processGone(err) && !errors.Is(err, fs.ErrNotExist) {
+		klog.FromContext(ctx).Error(err, "What the OOM killer does is known from Docker alone", "containerID", c.ID)
+	}
+}
+
+// watchRunning is watchOOM for the containers of an earlier process.
+func (s *Service) watchRunning(ctx context.Context) error {
+	containers, err := s.index.Containers(ctx)
+	for _, c := range containers {
+		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			s.watchOOM(ctx, c)
+		}
+	}
+	return err
+}
+
+// oomKilled tells whether the OOM killer has hit a container that has exited. On
+// cgroup v2 systemd may have removed the group before its count was read; then
+// the kernel's log is asked.
+func (s *Service) oomKilled(containerID string) bool {
+	return s.oom.Killed(containerID) || s.Host().CgroupV2 && loggedOOM(containerID)
+}
+
+// loggedOOM looks for a container in what the kernel's log still has of the OOM
 // killer. A log that cannot be read, for lack of CAP_SYSLOG, has nothing.
-func oomKilled(containerID string) bool {
+func loggedOOM(containerID string) bool {
 	fd, err := unix.Open(kernelLog, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false

@@ -1,28 +1,41 @@
 package shim
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"k8s.io/klog/v2"
 )
 
-// operations are what goes on without the caller that asked for it. The zero
-// value is ready.
+const (
+	// operationTimeout bounds an operation that is detached from its caller. It
+	// is longer than the kubelet's own request timeout (two minutes), so that a
+	// retry finds a result and not half of one.
+	operationTimeout = 4 * time.Minute
+	// maxReport is the most of a caller's time that is kept for telling it what
+	// has not finished.
+	maxReport = 10 * time.Second
+)
+
+// operations counts the work that continues without the caller that asked for
+// it. The zero value is ready.
 type operations struct {
 	mu      sync.Mutex
 	running int
-	ended   chan struct{} // made by wait, closed when the last one has ended
+	ended   chan struct{} // made by wait, closed when the last operation ends
 }
 
-// start runs f on a goroutine of its own. Once wait is through it is
-// ErrUnavailable and f does not run; as long as one operation runs, it can
-// start others.
+// start runs f on its own goroutine. After wait has returned it fails with
+// ErrUnavailable and f does not run; a running operation can always start
+// others.
 func (o *operations) start(f func()) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.ended != nil && o.running == 0 {
-		return fmt.Errorf("cridock is ending: %w", errdefs.ErrUnavailable)
+		return fmt.Errorf("cridock is shutting down: %w", errdefs.ErrUnavailable)
 	}
 	o.running++
 	go func() {
@@ -40,8 +53,8 @@ func (o *operations) done() {
 	}
 }
 
-// wait returns when no operation runs any more; none starts after that. It is
-// called once. Requests have to cease for it to return.
+// wait returns when no operation is running; none starts after that. Call it
+// once. It does not return while requests keep starting operations.
 func (o *operations) wait() {
 	o.mu.Lock()
 	o.ended = make(chan struct{})
@@ -50,4 +63,66 @@ func (o *operations) wait() {
 	}
 	o.mu.Unlock()
 	<-o.ended
+}
+
+// withLock takes the lock of key and runs op under it in the background, to its
+// end whatever happens to the caller: Docker does not take back what a client
+// has asked for, so an operation that stopped half-way would leave something
+// behind. The caller gets op's result, or the error of its own context; see
+// withinDeadline for the steps that end with the caller's deadline. The lock is
+// free when op has returned or panicked, or could not be started because
+// cridock is shutting down (ErrUnavailable).
+func withLock[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
+	var value T
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return value, err
+	}
+	done := make(chan error, 1) // value may be read after it
+	if err := s.work.start(func() {
+		done <- detached(ctx, func(ctx context.Context) (err error) {
+			defer unlock()
+			value, err = op(ctx)
+			return err
+		})
+	}); err != nil {
+		unlock()
+		return value, err
+	}
+	select {
+	case err := <-done:
+		return value, err
+	case <-ctx.Done():
+		return *new(T), fmt.Errorf("the operation continues in the background: %w", context.Cause(ctx))
+	}
+}
+
+// detached runs op with a context that outlives the caller's.
+func detached(caller context.Context, op func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(caller), operationTimeout)
+	defer cancel()
+	if deadline, ok := caller.Deadline(); ok {
+		ctx = context.WithValue(ctx, callerDeadline{}, deadline)
+	}
+	err := recovered(ctx, func() error { return op(ctx) })
+	if err != nil && caller.Err() != nil {
+		klog.FromContext(ctx).Error(err, "An operation has failed after its caller left")
+	}
+	return err
+}
+
+// callerDeadline is the context key of the deadline of a detached operation's
+// caller.
+type callerDeadline struct{}
+
+// withinDeadline returns the context of a step of a detached operation that may
+// hang and that, unlike Docker's, can be undone or repeated. It ends shortly
+// before the caller's deadline, so that the caller learns what did not finish
+// and its retry does not have to wait for that.
+func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Value(callerDeadline{}).(time.Time)
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxReport)))
 }

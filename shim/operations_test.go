@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -61,4 +62,54 @@ func TestOperationsStartAsTheyEnd(t *testing.T) {
 		}
 		callers.Wait()
 	}
+}
+
+// TestWithLockFreesLock: the lock is free after an operation, however it ends,
+// and when none could start because cridock is shutting down.
+func TestWithLockFreesLock(t *testing.T) {
+	s := &Service{}
+	free := func(after string) {
+		t.Helper()
+		s.locks.mu.Lock()
+		defer s.locks.mu.Unlock()
+		if n := len(s.locks.held); n != 0 {
+			t.Errorf("after %s %d keys are still locked", after, n)
+		}
+	}
+	got, err := withLock(t.Context(), s, "pod", func(context.Context) (string, error) { return "id", nil })
+	if got != "id" || err != nil {
+		t.Errorf("withLock = %q, %v; want id", got, err)
+	}
+	free("an operation")
+	if _, err := withLock(t.Context(), s, "pod", func(context.Context) (string, error) { panic("a bug") }); !errdefs.IsInternal(err) {
+		t.Errorf("a panic: %v, want internal", err)
+	}
+	free("a panic")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	running, finish := make(chan struct{}), make(chan struct{})
+	go func() {
+		<-running
+		cancel()
+	}()
+	_, err = withLock(ctx, s, "pod", func(ctx context.Context) (string, error) {
+		close(running)
+		<-finish
+		return "late", ctx.Err()
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller left: %v, want canceled", err)
+	}
+	close(finish)
+	s.work.wait()
+	free("an operation whose caller left")
+
+	_, err = withLock(t.Context(), s, "pod", func(context.Context) (string, error) {
+		t.Error("the operation runs")
+		return "", nil
+	})
+	if !errdefs.IsUnavailable(err) {
+		t.Errorf("during the shutdown: %v, want unavailable", err)
+	}
+	free("a refusal")
 }

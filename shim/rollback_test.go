@@ -59,6 +59,14 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 			n.docker.FailNext("container start", 1, http.StatusInternalServerError, "cgroup is busy")
 			return nil
 		}, codes.Unknown, "cgroup is busy"},
+		{"containerd restarts", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
+			n.docker.FailNext("container start", 1, http.StatusInternalServerError, "failed to retrieve labels: transport is closing: unavailable")
+			return nil
+		}, codes.Unavailable, "transport is closing"},
+		{"start is refused with a name that ends like that", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
+			n.docker.FailNext("container start", 1, http.StatusBadRequest, "no such device: /dev/x: unavailable")
+			return nil
+		}, codes.Unknown, "no such device"},
 		{"start is refused as of a missing file", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
 			n.docker.FailNext("container start", 1, http.StatusNotFound, "no such file or directory")
 			return nil
@@ -124,8 +132,9 @@ func (n *node) networkReady() bool {
 	return r.Status.Conditions[1].Status
 }
 
-// TestRollbackWithoutDEL: while an address cannot be given back its sandbox
-// stays, not ready, for the kubelet to stop it again.
+// TestRollbackWithoutDEL: a sandbox whose address could not be given back stays,
+// not ready, for the kubelet to stop it. A network that was never set up does
+// not keep it from going.
 func TestRollbackWithoutDEL(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -137,14 +146,29 @@ func TestRollbackWithoutDEL(t *testing.T) {
 	if got := n.plugins.attached(); len(got) != 1 {
 		t.Fatalf("attached: %v, want the one that could not be given back", got)
 	}
+	id := n.onlyNotReady(t)
+	n.must(n.removePod(id))
+	n.unchanged(t, before)
+
+	n.plugins.respond(func(_ context.Context, _, _ string) error { return errBroken })
+	_, err = n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	wantCode(t, err, codes.Unknown, "ADD", "DEL")
+	id = n.onlyNotReady(t)
+	n.must(n.stopPod(id))
+	n.must(n.removePod(id))
+	if r := n.remains(); len(r.Containers)+len(r.Mounts) != len(before.Containers)+len(before.Mounts) {
+		t.Errorf("left behind: %+v", r)
+	}
+}
+
+// onlyNotReady returns the ID of the only sandbox, which is not ready.
+func (n *node) onlyNotReady(t *testing.T) string {
+	t.Helper()
 	list, err := n.runtime.ListPodSandbox(n.ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(list.Items) != 1 || list.Items[0].State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Fatalf("sandboxes: %v, %v, want one that is not ready", list, err)
 	}
-	if _, err := n.runtime.RemovePodSandbox(n.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: list.Items[0].Id}); err != nil {
-		t.Fatal(err)
-	}
-	n.unchanged(t, before)
+	return list.Items[0].Id
 }
 
 // TestRollbackOfCreateContainer does the same for CreateContainer.

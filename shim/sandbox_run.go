@@ -29,12 +29,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 	if err := s.index.Ready(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := s.locks.lock(ctx, podKey(r.GetConfig().GetMetadata()))
-	if err != nil {
-		return nil, err
-	}
-	id, err := detach(ctx, s, func(ctx context.Context) (string, error) {
-		defer unlock()
+	id, err := withLock(ctx, s, podKey(r.GetConfig().GetMetadata()), func(ctx context.Context) (string, error) {
 		return s.runSandbox(ctx, r)
 	})
 	if err != nil {
@@ -78,17 +73,25 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if !s.sandboxReady(sb) {
 		return "", fmt.Errorf("sandbox %s ended while it was set up: %w", id, errdefs.ErrAborted)
 	}
+	s.index.Announce(id)
 	return id, nil
 }
 
 // discardSandbox takes back a sandbox that could not be completed; sb is nil if
-// it was not begun to be networked. One whose network cannot be released stays,
+// its network was not begun. One whose network cannot be released stays,
 // stopped, for StopPodSandbox to try again: without it nobody would.
 func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.Sandbox) error {
 	if sb == nil || s.cni == nil {
 		return s.removeObject(ctx, id)
 	}
-	if err := s.releaseRecorded(ctx, sb); err != nil {
+	recorded, err := s.cni.Recorded(id)
+	if _, attached := s.cni.Attachment(id); recorded && !attached {
+		return s.killSandbox(ctx, sb) // Setup has failed, and so has its own DEL
+	}
+	if err == nil && recorded {
+		err = s.releaseAddresses(ctx, sb)
+	}
+	if err != nil {
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
 	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))

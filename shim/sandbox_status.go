@@ -29,6 +29,12 @@ func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
 	return attached
 }
 
+// networkComplete is sandboxReady for the index, which must not wait for a look
+// into the network of a sandbox that another adapter has made.
+func (s *Service) networkComplete(sb *translate.Sandbox) bool {
+	return sb.Config == nil || s.sandboxReady(sb)
+}
+
 // attachment is a sandbox's to its network. CNI's cache may not know those that
 // another adapter has made, and a pod that works must not be replaced for that.
 func (s *Service) attachment(sb *translate.Sandbox) (*network.Attachment, bool) {

@@ -39,12 +39,7 @@ func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Co
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
-	if err != nil {
-		return err
-	}
-	_, err = detach(ctx, s, func(ctx context.Context) (struct{}, error) {
-		defer unlock()
+	_, err = withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
 		// It may have changed while the lock was waited for.
 		sb, err := s.index.Sandbox(ctx, sb.ID)
 		if err != nil {

@@ -21,16 +21,12 @@ import (
 	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
 )
-
-// operationTimeout bounds an operation that has been detached from its caller.
-// It is longer than the kubelet's own request timeout (two minutes), so that a
-// retry meets a result and not a half-done one.
-const operationTimeout = 4 * time.Minute
 
 // Engine is what the service needs of Docker.
 type Engine interface {
@@ -113,6 +109,7 @@ type Service struct {
 	process *process.Runner
 	streams *streaming.Server
 	volumes *imagevolume.Store
+	oom     *oom.Watcher
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
@@ -148,12 +145,15 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
-		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: oomKilled,
-		SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
+		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
+		return nil, err
+	}
+	if s.oom, err = oom.New(); err != nil {
 		return nil, err
 	}
 	m.registry.MustRegister(s.gauges()...)
@@ -193,6 +193,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
 	g.Go(func() error { return s.process.Run(gctx) })
+	g.Go(func() error { return s.oom.Run(gctx) })
 	g.Go(func() error { return s.streams.Run(gctx) })
 	if s.cni != nil {
 		g.Go(func() error { return s.cni.Run(gctx) })
@@ -218,6 +219,7 @@ func (s *Service) start(ctx context.Context) error {
 		failed string
 	}{
 		{s.resumeLogs, "Some container logs are not followed"},
+		{s.watchRunning, "What the OOM killer does is known from Docker alone"},
 		{s.resumeCheckpointed, "Containers that were being checkpointed may be paused; it is tried again at the next start"},
 		{s.adoptNetworks, "Some network namespaces are not pinned; it is tried again before they are released"},
 		{s.collectRemains, "What pods that are gone have left is not all released; it is tried again at the next start"},
@@ -294,76 +296,18 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 	return h
 }
 
-// detach runs op to its end in the background, whatever happens to the caller:
-// Docker does not take back what a client has asked for, so an operation that
-// stopped half-way would leave something behind. The caller gets op's result,
-// or its own context's end; see withinDeadline for what ends with the caller's
-// deadline.
-func detach[T any](ctx context.Context, s *Service, op func(context.Context) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done, caller := make(chan result, 1), ctx
-	if err := s.work.start(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationTimeout)
-		defer cancel()
-		if deadline, ok := caller.Deadline(); ok {
-			ctx = context.WithValue(ctx, callerDeadline{}, deadline)
-		}
-		var v T
-		err := recovered(ctx, func() (err error) {
-			v, err = op(ctx)
-			return err
-		})
-		if err != nil && caller.Err() != nil {
-			klog.FromContext(ctx).Error(err, "An operation that went on without its caller has failed")
-		}
-		done <- result{v, err}
-	}); err != nil {
-		return *new(T), err
-	}
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		return *new(T), fmt.Errorf("the operation goes on without its caller: %w", context.Cause(ctx))
-	}
-}
-
-// callerDeadline is the key of the deadline that a detached operation's caller
-// has.
-type callerDeadline struct{}
-
-// maxReport is the most of a caller's time that is kept for telling it what has
-// not ended.
-const maxReport = 10 * time.Second
-
-// withinDeadline is the context of a step of a detached operation that may hang
-// and that can be taken back or repeated, unlike Docker's: it ends shortly
-// before its caller's deadline, so that the caller learns what did not end, and
-// its retry does not have to wait for that.
-func withinDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Value(callerDeadline{}).(time.Time)
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxReport)))
-}
-
 // podKey names a pod's lock.
 func podKey(m *runtimeapi.PodSandboxMetadata) string {
 	return m.GetNamespace() + "/" + m.GetName() + "/" + m.GetUid()
 }
 
-// lockContainer takes the lock of the pod that a container belongs to. A
-// container that has outlived its sandbox has that sandbox's ID for a key.
-func (s *Service) lockContainer(ctx context.Context, c *translate.Container) (func(), error) {
-	key := "sandbox/" + c.SandboxID
+// containerKey names the lock of the pod that a container belongs to. The key
+// of a container that has outlived its sandbox is that sandbox's ID.
+func (s *Service) containerKey(ctx context.Context, c *translate.Container) string {
 	if sb, err := s.index.Sandbox(ctx, c.SandboxID); err == nil {
-		key = podKey(sb.Metadata)
+		return podKey(sb.Metadata)
 	}
-	return s.locks.lock(ctx, key)
+	return "sandbox/" + c.SandboxID
 }
 
 // sandboxDir is the directory below the root directory that holds a sandbox's

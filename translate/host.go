@@ -85,22 +85,27 @@ func RuntimeHandler(requested string, host Host) (dockerRuntime string, err erro
 		return "", nil
 	}
 	return "", invalid("runtime_handler", "unknown runtime %q; this engine has %q: register the runtime with the engine or correct the RuntimeClass",
-		requested, runtimeNames(host))
+		requested, handlerNames(host))
 }
 
 // CRIRuntimeHandlers lists the runtime handlers RunPodSandbox accepts: the
 // default (""), "docker" and every runtime of the engine, sorted by name.
 func CRIRuntimeHandlers(host Host) []*runtimeapi.RuntimeHandler {
 	handlers := []*runtimeapi.RuntimeHandler{criRuntimeHandler("", host)}
+	for _, name := range handlerNames(host) {
+		handlers = append(handlers, criRuntimeHandler(name, host))
+	}
+	return handlers
+}
+
+// handlerNames are the runtime handlers with a name, sorted.
+func handlerNames(host Host) []string {
 	names := runtimeNames(host)
 	if !slices.Contains(names, dockerHandler) {
 		names = append(names, dockerHandler)
 		slices.Sort(names)
 	}
-	for _, name := range names {
-		handlers = append(handlers, criRuntimeHandler(name, host))
-	}
-	return handlers
+	return names
 }
 
 // CRIRuntimeFeatures says which optional features of the CRI requests may use.

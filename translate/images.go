@@ -3,6 +3,7 @@ package translate
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -329,6 +330,10 @@ func decodeAuth(auth string) (user, password string, err error) {
 // pullErrors tells pull failures apart by Docker's text, which is all a stream
 // of progress messages gives. The first match counts. Seen on Docker 20.10 (API
 // 1.41), 26.1 (1.45), 28.5 (1.51) and 29 (1.52).
+//
+// What the kubelet tells apart by the reason is Unknown: of any other code it
+// sees "rpc error: code = ..." before the reason and does not find it. A refusal
+// by the registry is Unknown with containerd too.
 var pullErrors = []struct {
 	text   string // in lower case
 	class  error
@@ -351,43 +356,65 @@ var pullErrors = []struct {
 	{"no matching manifest", errdefs.ErrNotFound, ""},
 	{"repository name not known", errdefs.ErrNotFound, ""},
 	{": not found", errdefs.ErrNotFound, ""},
-	{"connection refused", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"connection reset", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"i/o timeout", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"tls handshake timeout", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"client.timeout", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"request canceled while waiting for connection", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"context deadline exceeded", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"no such host", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"server misbehaving", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"no route to host", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"network is unreachable", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"unexpected eof", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"500 internal server error", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"502 bad gateway", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"503 service unavailable", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
-	{"504 gateway time", errdefs.ErrUnavailable, ReasonRegistryUnavailable},
+	{"connection refused", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"connection reset", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"i/o timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"tls handshake timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"client.timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"request canceled while waiting for connection", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"context deadline exceeded", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"no such host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"server misbehaving", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"no route to host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"network is unreachable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"unexpected eof", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"500 internal server error", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"502 bad gateway", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"503 service unavailable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
+	{"504 gateway time", errdefs.ErrUnknown, ReasonRegistryUnavailable},
 }
 
 // PullError classifies the failure of an image pull and keeps its text; nil
-// stays nil. The end of the caller's own context is passed through, as is an
-// error that already has a class and matches nothing.
+// stays nil. The end of the caller's own context is passed through, as are an
+// engine that is away, a full disk, and an error that matches nothing.
 func PullError(err error) error {
-	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
+	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) {
 		return err
 	}
-	text := strings.ToLower(err.Error())
+	message := readRegistryAnswer(err.Error())
+	text := strings.ToLower(message)
 	for _, e := range pullErrors {
 		if !strings.Contains(text, e.text) {
 			continue
 		}
-		classified := fmt.Errorf("%s: %w", err.Error(), e.class)
+		classified := fmt.Errorf("%s: %w", message, e.class)
 		if e.reason != "" {
 			return &ReasonError{Reason: e.reason, Err: classified}
 		}
 		return classified
 	}
 	return err
+}
+
+// readRegistryAnswer makes words of a registry's JSON at the end of a message.
+// Docker 26.1 and later pass it on as it is if the registry did not say that it
+// is JSON.
+func readRegistryAnswer(message string) string {
+	i := strings.Index(message, `{"errors":`)
+	if i < 0 {
+		return message
+	}
+	var answer struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal([]byte(message[i:]), &answer) != nil || len(answer.Errors) == 0 {
+		return message
+	}
+	code := strings.ToLower(strings.ReplaceAll(answer.Errors[0].Code, "_", " "))
+	return strings.TrimSuffix(message[:i], "unknown: ") + code + ": " + answer.Errors[0].Message
 }
 
 // sortedKeys are a map's keys in order.

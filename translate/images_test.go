@@ -160,9 +160,9 @@ func TestPullError(t *testing.T) {
 		"pull access denied for web, repository does not exist or may require 'docker login'":             {errdefs.IsUnknown, ""},
 		"Get \"https://r.io/v2/web/manifests/1\": unauthorized: authentication required":                  {errdefs.IsUnknown, ""},
 		"toomanyrequests: You have reached your pull rate limit":                                          {errdefs.IsResourceExhausted, ""},
-		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnavailable, ReasonRegistryUnavailable},
-		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnavailable, ReasonRegistryUnavailable},
-		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnavailable, ReasonRegistryUnavailable},
+		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnknown, ReasonRegistryUnavailable},
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnknown, ReasonRegistryUnavailable},
+		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnknown, ReasonRegistryUnavailable},
 		"Error: remote trust data does not exist for docker.io/library/web: notary.docker.io has no data": {errdefs.IsUnknown, ReasonSignatureValidationFailed},
 	} {
 		got := PullError(fmt.Errorf("pull: %w", errors.New(text)))
@@ -172,6 +172,18 @@ func TestPullError(t *testing.T) {
 		var reason *ReasonError
 		if errors.As(got, &reason) != (tc.reason != "") {
 			t.Errorf("%q: reason %v", text, reason)
+		}
+	}
+	raw := errors.New(`Error response from daemon: unknown: {"errors":[{"code":"NAME_UNKNOWN","message":"Unknown name"}]}`)
+	if err := PullError(raw); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "daemon: name unknown: Unknown name") {
+		t.Errorf("a registry's JSON became %v", err)
+	}
+	for _, err := range []error{
+		fmt.Errorf("docker broke the connection: %w: connection reset by peer", errdefs.ErrUnavailable),
+		fmt.Errorf("%w: unexpected EOF: no space left on device", errdefs.ErrResourceExhausted),
+	} {
+		if got := PullError(err); got != err {
+			t.Errorf("%v became %v", err, got)
 		}
 	}
 	if PullError(nil) != nil {

@@ -196,7 +196,7 @@ var allowed = []struct{ pattern, reason string }{
 	{`"Skipping pod synchronization" err="\[?(container runtime status check may not have completed yet)?(, )?(PLEG is not healthy: pleg has yet to be successful)?\]?"`, "the kubelet's first second"},
 	{`"Failed to read data from checkpoint" err="checkpoint is not found"`, "a node's first kubelet"},
 	{`"Failed to find cgroups of kubelet"`, "the kubelet runs in a cgroup of the machine's, not of the node's"},
-	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "its cAdvisor has not looked yet"},
+	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "the kubelet knows such a label for CRI-O's socket alone"},
 	{`conn.go:\d+\] "Error on socket receive".*use of closed network connection`, "the kubelet's way to end a WebSocket session"},
 	{`"failed to check if node is newer; using informer node"`, "there is no API server"},
 	{`rpc error: code = Canceled desc = context canceled`, "calls under way when the kubelet was told to end"},

@@ -155,19 +155,39 @@ func classify(ctx context.Context, endpoint string, timeout time.Duration, err e
 		// The caller's own end: say just that, whatever the transport made of it.
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("docker at %s did not answer within %v: %w", endpoint, timeout, errdefs.ErrUnavailable)
+		return fmt.Errorf("docker at %s did not answer within %v: %w: %w", endpoint, timeout, errdefs.ErrUnavailable, context.DeadlineExceeded)
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &netErr):
 		return fmt.Errorf("docker at %s broke the connection: %w: %w", endpoint, errdefs.ErrUnavailable, err)
-	case strings.Contains(err.Error(), diskFull):
-		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
 	default:
-		return err
+		return ClassifyText(err)
 	}
 }
 
-// diskFull is how dockerd says that there is no space, in an answer of 500 that
-// has no more telling status (seen from API 1.41). It is the system's
-// text for ENOSPC, in dockerd's own errors and in those of what it runs.
-const diskFull = "no space left on device"
+const (
+	// diskFull is the system's text for ENOSPC, in dockerd's own errors and in
+	// those of what it runs. Seen on Docker 20.10, 26.1 and 28.5.
+	diskFull = "no space left on device"
+	// containerdAway ends what dockerd says while its containerd restarts. Seen
+	// on Docker 20.10 (transport is closing: unavailable), on 26.1 (error reading
+	// from server: EOF: unavailable) and on both (connection error: desc =
+	// "transport: ... connection refused": unavailable).
+	containerdAway = ": unavailable"
+)
+
+// ClassifyText adds the class of an error for which dockerd has words only: it
+// answers with status 500, or inside a stream of messages. nil stays nil.
+func ClassifyText(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), diskFull):
+		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
+	case errdefs.IsInvalidArgument(err), errdefs.IsNotFound(err), errdefs.IsConflict(err):
+		return err // about the request, whose names could end like the text below
+	case strings.HasSuffix(err.Error(), containerdAway):
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	return err
+}

@@ -95,7 +95,7 @@ func streamError(r io.Reader) error {
 		case err != nil:
 			return err
 		case m.Error != "" || m.Detail.Message != "":
-			return errors.New(cmp.Or(m.Detail.Message, m.Error))
+			return ClassifyText(errors.New(cmp.Or(m.Detail.Message, m.Error)))
 		}
 	}
 }

@@ -54,14 +54,18 @@ type Options struct {
 	// is found exited. The exit is published when it returns, or after ten
 	// seconds, when ctx ends too. Calls for different containers run at once.
 	Exited func(ctx context.Context, c *translate.Container)
-	// OOMKilled is asked about containers that were killed, with cgroup v2, and
-	// not by the OOM killer for all that Docker knows: it takes notice of the
-	// killer in a race with the removal of the container's cgroup, by systemd.
+	// OOMKilled is asked about containers that were killed, and not by the OOM
+	// killer for all that Docker knows: it reads of the killer in a race with the
+	// removal of the container's cgroup.
 	OOMKilled func(containerID string) bool
 	// SandboxGone and ContainerGone are called after something has been removed,
 	// by whomever, with what it was last. Calls run at once.
 	SandboxGone   func(ctx context.Context, s *translate.Sandbox)
 	ContainerGone func(ctx context.Context, c *translate.Container)
+	// Complete tells whether a running sandbox has its network; nil if all have.
+	// Subscribers hear of a sandbox when it is complete, at the latest when it
+	// exits: see [Index.Announce]. It is called often and must not block.
+	Complete func(s *translate.Sandbox) bool
 	// Observer is told what the metrics count.
 	Observer Observer
 

@@ -643,8 +643,7 @@ func TestOOMIsLookedForAgain(t *testing.T) {
 	}
 }
 
-// TestOOMThatDockerMissed: only of killed containers, and with cgroup v2, the
-// kernel is asked.
+// TestOOMThatDockerMissed: only of killed containers the kernel is asked.
 func TestOOMThatDockerMissed(t *testing.T) {
 	for name, v2 := range map[string]bool{"v1": false, "v2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -658,7 +657,7 @@ func TestOOMThatDockerMissed(t *testing.T) {
 			for id, want := range map[string]struct {
 				code int
 				oom  bool
-			}{first: {137, v2}, second: {137, false}, third: {3, false}} {
+			}{first: {137, true}, second: {137, false}, third: {3, false}} {
 				if id != second {
 					victim.Store(id)
 				}
@@ -685,4 +684,46 @@ func TestRunEnds(t *testing.T) {
 	if err := f.SyncImages(t.Context()); !errdefs.IsUnavailable(err) {
 		t.Errorf("sync of images after the end: %v", err)
 	}
+}
+
+// TestLockedContainersHoldUpNobody: inspects that wait in Docker for the locks of
+// containers, as many as may be under way at once, do not delay that of another.
+func TestLockedContainersHoldUpNobody(t *testing.T) {
+	const locked = 12
+	f := newFixture(t)
+	var ids []string
+	for i := range locked + 1 {
+		ids = append(ids, f.sandbox(i))
+	}
+	f.ready()
+	f.docker.LoseEvents(true)
+	var came []<-chan struct{}
+	var free []func()
+	for i := range locked {
+		held, release := f.docker.HoldNext("container inspect", i+1)
+		came, free = append(came, held), append(free, release)
+	}
+	var wg sync.WaitGroup
+	var answered atomic.Int32
+	for _, id := range ids[:locked] {
+		wg.Go(func() {
+			_ = f.Sync(context.Background(), id)
+			answered.Add(1)
+		})
+	}
+	for _, held := range came {
+		<-held
+	}
+	f.run(ids[locked])
+	f.sync(ids[locked])
+	if n := answered.Load(); n != 0 {
+		t.Errorf("it waited for %d of the locked ones", n)
+	}
+	if s, err := f.Sandbox(t.Context(), ids[locked]); err != nil || !s.Running {
+		t.Errorf("the other one: %+v, %v", s, err)
+	}
+	for _, release := range free {
+		release()
+	}
+	wg.Wait()
 }

@@ -2,7 +2,9 @@ package index
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,6 +17,9 @@ import (
 const (
 	firstLookRetry = time.Second
 	lastLookRetry  = 30 * time.Second
+	// slotTime is how long an inspect counts as work for dockerd. One that takes
+	// longer waits there for the container's lock, which a start holds.
+	slotTime = time.Second
 )
 
 // record is what the index knows of one Docker container. Index.mu guards it.
@@ -23,6 +28,8 @@ type record struct {
 	// object is what readers see; nil before the first look, for what is not a pod
 	// member, and once it is gone. last is what it was then.
 	object, last object
+	// told is what subscribers know; nil if they have not heard of it.
+	told object
 	// status is Docker's, of the last inspect that was applied; "" before it.
 	status string
 	// applied is the number of that inspect.
@@ -127,8 +134,11 @@ func (ix *Index) inspect(ctx context.Context, r *record) {
 			close(t.done)
 			continue // another turn may wait for its end
 		}
+		release := sync.OnceFunc(func() { ix.release(ctx) })
+		late := time.AfterFunc(slotTime, release)
 		a, err := ix.ask(ctx, r.id)
-		ix.release(ctx)
+		late.Stop()
+		release()
 		t.err = ix.apply(ctx, r, number, a, err)
 		close(t.done)
 	}
@@ -178,7 +188,7 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, 
 		return err
 	}
 	host := ix.opts.Host()
-	ix.completeOOM(a.InspectResponse, host)
+	ix.completeOOM(a.InspectResponse)
 	now, err := read(a, host)
 	if err != nil {
 		// It would be the same next time: nothing to retry until it changes.
@@ -200,8 +210,8 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, 
 }
 
 // completeOOM sets what Docker may have missed.
-func (ix *Index) completeOOM(answer container.InspectResponse, host translate.Host) {
-	if ix.opts.OOMKilled == nil || !host.CgroupV2 || answer.ContainerJSONBase == nil || answer.State == nil {
+func (ix *Index) completeOOM(answer container.InspectResponse) {
+	if ix.opts.OOMKilled == nil || answer.ContainerJSONBase == nil || answer.State == nil {
 		return
 	}
 	state := answer.State
@@ -225,17 +235,23 @@ func (ix *Index) absent(r *record) {
 	}
 }
 
-// failed looks again later. The last state stays: a container whose lock is
-// held, by a start or an exit that takes its time, does not answer an inspect.
+// failed looks again later, and the last state stays. That Docker does not answer
+// in time is no error of a container: it is locked, by a start or an exit that
+// takes its time, or Docker is away, which the ping tells.
 func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
 	ix.mu.Lock()
+	first := r.failures == 0
 	pause := min(firstLookRetry<<min(r.failures, 8), lastLookRetry)
 	r.failures++
 	ix.mu.Unlock()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
+	} else if first {
+		klog.FromContext(ctx).V(2).Info("Docker is slow to describe a container, its last state stays", "containerID", r.id)
+	}
 	time.AfterFunc(pause, func() { ix.look(r.id) })
 	if errdefs.IsUnavailable(err) {
 		select {

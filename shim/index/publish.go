@@ -102,10 +102,9 @@ func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
 
 // publish makes an object visible and tells subscribers. It needs ix.mu.
 func (ix *Index) publish(r *record, now object) {
-	before := r.object
 	r.object = now
 	ix.changedLocked(r)
-	ix.tell(before, now)
+	ix.tell(r, now)
 }
 
 func (ix *Index) changedLocked(r *record) {
@@ -140,7 +139,7 @@ func (ix *Index) Removed(id string) {
 	}
 	if r.object != nil {
 		r.object, r.last = nil, r.object
-		ix.tell(r.last, nil)
+		ix.tell(r, nil)
 		ix.gone(r.last)
 	}
 	ix.changedLocked(r)

@@ -83,15 +83,37 @@ func (ix *Index) endSubscriptions(err error) {
 	}
 }
 
-// tell sends what lies between two visible states, under ix.mu: in order.
-func (ix *Index) tell(before, now object) {
+// Announce tells subscribers of a sandbox whose network has been set up. Call it
+// when Options.Complete has become true; a second call does nothing.
+func (ix *Index) Announce(id string) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if r := ix.records[id]; r != nil && r.object != nil {
+		ix.tell(r, r.object)
+	}
+}
+
+// incomplete tells whether subscribers are to hear of an object later.
+func (ix *Index) incomplete(o object) bool {
+	s, ok := o.(sandbox)
+	return ok && ix.announce && ix.opts.Complete != nil && !s.exited() && !ix.opts.Complete(s.Sandbox)
+}
+
+// tell sends what lies between the state that subscribers know and a newer one,
+// under ix.mu: in order.
+func (ix *Index) tell(r *record, now object) {
+	before := r.told
+	if ix.incomplete(now) || before == nil && now == nil {
+		return
+	}
+	r.told = now
 	if !ix.announce || len(ix.watchers) == 0 {
 		return
 	}
 	for _, kind := range changes(before, now) {
 		o := now
 		if o == nil {
-			o = before
+			o = r.last
 		}
 		t := ix.transition(kind, o)
 		for s := range ix.watchers {

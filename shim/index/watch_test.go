@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/translate"
 )
 
 const (
@@ -241,5 +243,48 @@ func TestDeletedWhileDraining(t *testing.T) {
 	}
 	if got.Type != deleted {
 		t.Errorf("transition %v", got.Type)
+	}
+}
+
+// Subscribers hear of a sandbox when its network is up, or when it exits, and of
+// one that goes before not at all.
+func TestTransitionsOfIncompleteSandbox(t *testing.T) {
+	var complete sync.Map // by sandbox ID
+	f := newFixture(t, func(o *index.Options) {
+		o.Complete = func(s *translate.Sandbox) bool {
+			_, ok := complete.Load(s.ID)
+			return ok
+		}
+	})
+	f.ready()
+	f.docker.LoseEvents(true) // nothing happens by itself
+	s := f.subscribe(100)
+	up, fails, goes := f.run(f.sandbox(1)), f.run(f.sandbox(2)), f.run(f.sandbox(3))
+	for _, id := range []string{up, fails, goes} {
+		f.sync(id)
+		f.Announce(id)
+	}
+	if n := len(s.C); n != 0 {
+		t.Fatalf("%d transitions of sandboxes without a network", n)
+	}
+	f.remove(goes)
+	f.Removed(goes)
+	complete.Store(up, true)
+	f.Announce(up)
+	f.expect(s, up, created, started)
+	f.Announce(up)
+	f.docker.Exit(fails, 137)
+	f.sync(fails)
+	f.expect(s, fails, created, started, stopped)
+	complete.Delete(up) // its network is released
+	f.sync(up)
+	f.Announce(up)
+	f.docker.Exit(up, 137)
+	f.sync(up)
+	f.expect(s, up, stopped)
+	f.remove(up)
+	f.Removed(up)
+	if got := f.expect(s, up, deleted); got.Pod == nil || got.Pod.Running {
+		t.Errorf("the removed sandbox: %+v", got.Pod)
 	}
 }

@@ -37,8 +37,11 @@ type DiskOptions struct {
 	// Share of one CPU, in (0, 1], that walking may take; default 0.05.
 	Share float64
 	// LayerAge and TreeAge are how old a result may get before it is measured
-	// again, the walker permitting; default 1 and 5 minutes.
+	// again, the walker permitting; default 20 seconds and 5 minutes.
 	LayerAge, TreeAge time.Duration
+	// LayerLimit is how old the result of a small layer may get when the walker
+	// is late; default 30 seconds. Then the caller measures.
+	LayerLimit time.Duration
 }
 
 // Disk measures directory trees in the background, those that are asked for.
@@ -56,6 +59,7 @@ type diskEntry struct {
 	roots   []string
 	except  func() []string
 	layer   bool
+	large   bool // a layer that takes longer than a caller waits
 	usage   DiskUsage
 	known   bool
 	walking bool
@@ -66,33 +70,40 @@ type diskEntry struct {
 // NewDisk makes a Disk. It starts nothing; see [Disk.Run].
 func NewDisk(o DiskOptions) *Disk {
 	o.Share = cmp.Or(o.Share, 0.05)
-	o.LayerAge = cmp.Or(o.LayerAge, time.Minute)
+	o.LayerAge = cmp.Or(o.LayerAge, 20*time.Second)
+	o.LayerLimit = cmp.Or(o.LayerLimit, 30*time.Second)
 	o.TreeAge = cmp.Or(o.TreeAge, 5*time.Minute)
 	return &Disk{opts: o, wake: make(chan struct{}, 1), entries: map[string]*diskEntry{}}
 }
 
-// firstLook is how many entries of a new layer are looked at while the caller
-// waits. The writable layer of a container that just started has fewer, so its
-// size is known from the first request on.
-const firstLook = 256
+// quickLook is how many entries of a layer are looked at while the caller waits.
+// The writable layer of most containers has fewer, so its size is known from the
+// first request on, and recent although the walker has the lowest priority.
+const quickLook = 256
 
-// Usage of a writable layer. It is false until the layer was measured: small
-// ones are measured by the first call. Asking keeps the layer in the walker's
-// rounds.
+// Usage of a writable layer. It is false until the layer was measured: the
+// caller measures a small one that is new or that the walker is late for. Asking
+// keeps the layer in the walker's rounds.
 func (d *Disk) Usage(layer string) (DiskUsage, bool) {
-	usage, known, isNew := d.ask(layer, &diskEntry{roots: []string{layer}, layer: true})
-	if !isNew {
+	usage, known, look := d.ask(layer, &diskEntry{roots: []string{layer}, layer: true})
+	if !look {
 		return usage, known
 	}
 	w := newWalk([]string{layer}, nil)
 	defer w.close()
-	if !w.step(firstLook) || w.inodes == 0 {
-		return DiskUsage{}, false
-	}
+	complete := w.step(quickLook)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.entries[layer]
-	if e == nil || e.known {
+	switch {
+	case !complete:
+		if e != nil {
+			e.large = true
+		}
+		return usage, known
+	case w.inodes == 0:
+		return usage, known // it is not there
+	case e == nil:
 		return DiskUsage{Bytes: w.bytes, Inodes: w.inodes, At: time.Now()}, true
 	}
 	d.finish(e, w)
@@ -127,18 +138,20 @@ func (d *Disk) Forget(layer string) {
 // treeKey cannot be a layer's name.
 func treeKey(roots []string) string { return "tree\x00" + strings.Join(roots, "\x00") }
 
-// ask finds an entry, or adds the one given.
-func (d *Disk) ask(key string, add *diskEntry) (usage DiskUsage, known, isNew bool) {
+// ask finds an entry, or adds the one given. look: it is a layer that its caller
+// should measure.
+func (d *Disk) ask(key string, add *diskEntry) (usage DiskUsage, known, look bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.entries[key]
 	if e == nil {
-		e, isNew = add, true
+		e, look = add, add.layer
 		d.entries[key] = e
 		d.kick()
 	}
 	e.asked = time.Now()
-	return e.usage, e.known, isNew
+	late := e.layer && e.known && e.asked.Sub(e.usage.At) > d.opts.LayerLimit
+	return e.usage, e.known, look || late && !e.large
 }
 
 func (d *Disk) kick() {

@@ -217,7 +217,7 @@ func TestSmallLayersAreKnownAtOnce(t *testing.T) {
 		t.Errorf("missing layer: %+v", u)
 	}
 	large := t.TempDir()
-	for i := range 2 * firstLook {
+	for i := range 2 * quickLook {
 		write(t, fmt.Sprintf("%s/%d/file", large, i), 0)
 	}
 	if u, ok := d.Usage(large); ok {
@@ -317,5 +317,33 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A result does not get older than the limit, although the walker does not come
+// to it: here it does not run. What would take long is left to the walker.
+func TestSmallLayersAreRecentWithoutTheWalker(t *testing.T) {
+	d := NewDisk(DiskOptions{LayerLimit: time.Nanosecond})
+	dir := t.TempDir()
+	write(t, dir+"/file", 100)
+	first, ok := d.Usage(dir)
+	if !ok || first.Inodes != 2 {
+		t.Fatalf("usage = %+v, %v", first, ok)
+	}
+	write(t, dir+"/another", 1<<20)
+	second, ok := d.Usage(dir)
+	if !ok || second.Inodes != 3 || second.Bytes < first.Bytes+1<<20 || !second.At.After(first.At) {
+		t.Errorf("after a write: %+v, %v; before it %+v", second, ok, first)
+	}
+	for i := range 2 * quickLook {
+		write(t, fmt.Sprintf("%s/%d/file", dir, i), 0)
+	}
+	for range 2 {
+		if u, ok := d.Usage(dir); !ok || u != second {
+			t.Errorf("large by now: %+v, %v; want what was known, %+v", u, ok, second)
+		}
+	}
+	if e := d.entries[dir]; !e.large {
+		t.Error("the next caller walks it again")
 	}
 }

@@ -1,0 +1,45 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestOOMStorm: of containers that go over their memory limits all at once each
+// reads OOMKilled; one that is killed otherwise does not.
+func TestOOMStorm(t *testing.T) {
+	t.Parallel()
+	const victims = 16
+	c := sharedCridock(t, "cni")
+	for round := range 3 {
+		p := c.runPod(t)
+		dir := t.TempDir() // gets a file when it is time
+		limited := func(cfg *runtimeapi.ContainerConfig) {
+			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
+			cfg.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/signal", Readonly: true}}
+		}
+		const wait = "while [ ! -e /signal/go ]; do sleep 0.05; done; "
+		var gluttons []*ctr
+		for i := range victims {
+			gluttons = append(gluttons, p.start(fmt.Sprint("glutton", i), wait+"exec dd if=/dev/zero of=/dev/null bs=64M count=1", limited))
+		}
+		bystander := p.start("bystander", "sleep 1000", limited)
+		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for i, g := range gluttons {
+			if s := g.exited(); s.Reason != "OOMKilled" || s.ExitCode != 137 {
+				t.Errorf("round %d, container %d: reason %q, exit code %d; want OOMKilled, 137", round, i, s.Reason, s.ExitCode)
+			}
+		}
+		bystander.stop(0)
+		if s := bystander.status(); s.ExitCode != 137 || s.Reason == "OOMKilled" {
+			t.Errorf("round %d: the one without an OOM reads %q, exit code %d", round, s.Reason, s.ExitCode)
+		}
+		p.remove()
+	}
+}

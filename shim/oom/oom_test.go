@@ -1,0 +1,121 @@
+package oom
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cridock/cridock/internal/beneath"
+)
+
+// newGroup makes a control group of version 1 with a limit, or skips.
+func newGroup(t *testing.T, name string) string {
+	t.Helper()
+	membership, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ""
+	for line := range strings.Lines(string(membership)) {
+		if _, path, ok := strings.Cut(strings.TrimSpace(line), ":memory:"); ok {
+			own = path
+		}
+	}
+	if own == "" || os.Getuid() != 0 {
+		t.Skip("needs root and the memory controller of cgroup v1")
+	}
+	dir := filepath.Join("/sys/fs/cgroup/memory", own, fmt.Sprintf("cridock-oom-%d-%s", os.Getpid(), name))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("no control group can be made: %v", err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	if err := os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte("8388608"), 0); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// run runs a shell script in a group, which is removed right after it.
+func run(dir, script string) {
+	_ = exec.Command("sh", "-c", "echo $$ >"+dir+"/cgroup.procs && "+script).Run()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if err := os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
+}
+
+// overLimit keeps a line that is longer than the group's memory.
+const overLimit = "head -c 100000000 /dev/zero | tail >/dev/null"
+
+func newWatcher(t *testing.T) *Watcher {
+	t.Helper()
+	w, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// TestWatcher: of many groups that go right after the exit, those are known that
+// the killer hit.
+func TestWatcher(t *testing.T) {
+	w := newWatcher(t)
+	var runs sync.WaitGroup
+	const each = 16
+	for i := range 2 * each {
+		id := fmt.Sprint(i)
+		dir := newGroup(t, id)
+		if err := w.Watch(id, beneath.Root(dir), CounterFile(false)); err != nil {
+			t.Fatal(err)
+		}
+		runs.Go(func() {
+			if i < each {
+				run(dir, overLimit)
+			} else {
+				run(dir, "kill -9 $$")
+			}
+		})
+	}
+	runs.Wait()
+	for i := range 2 * each {
+		if got, want := w.Killed(fmt.Sprint(i)), i < each; got != want {
+			t.Errorf("group %d: killed %v, want %v", i, got, want)
+		}
+	}
+	w.Forget("0")
+	if w.Killed("0") || w.Killed("never watched") {
+		t.Error("what is not watched was killed")
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.events); n != 0 {
+		t.Errorf("%d descriptors are open", n)
+	}
+}
+
+func TestWatchOfNothing(t *testing.T) {
+	w := newWatcher(t)
+	for _, v2 := range []bool{false, true} {
+		if err := w.Watch("a", beneath.Root(t.TempDir()), CounterFile(v2)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("v2 %v: %v, want that it does not exist", v2, err)
+		}
+	}
+}
