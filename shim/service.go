@@ -54,6 +54,12 @@ type Config struct {
 	// CDISpecDirs are searched for CDI devices where Docker does not know CDI;
 	// a later one goes before an earlier one.
 	CDISpecDirs []string
+	// SeccompDefaultProfile is a file with the profile that RuntimeDefault stands
+	// for; empty for the engine's. It is read for each sandbox and container.
+	SeccompDefaultProfile string
+	// AbsentMountSourcesToReject are host paths that no directory is made at or
+	// below when a container is to mount them and they do not exist.
+	AbsentMountSourcesToReject []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is Docker's config.json, with credentials for pulls that come
@@ -261,6 +267,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		CgroupDriver: c.CgroupDriver, CgroupV2: c.CgroupV2,
 		Seccomp: c.Seccomp, AppArmor: c.AppArmor, SELinux: c.SELinux, UsernsRemap: c.UsernsRemap,
 		SeccompBuiltin:       c.AtLeast("1.42"),
+		SeccompCustom:        c.SeccompCustom,
 		Annotations:          c.AtLeast("1.43"),
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),

@@ -34,8 +34,8 @@ type ContainerRequest struct {
 	Mounts []ResolvedMount
 	// Devices are Config.Devices with directories expanded; nil: take them as they are.
 	Devices []container.DeviceMapping
-	// CDI is what the caller made of the CDI devices for an engine without CDI;
-	// nil: the engine resolves them.
+	// CDI is what the caller made of the CDI devices; nil for none. An engine with
+	// CDI makes their devices and mounts itself.
 	CDI *CDIEdits
 	// SeccompProfile is the content of the file [SeccompProfilePath] names.
 	SeccompProfile []byte
@@ -340,7 +340,7 @@ func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []stri
 	if err != nil {
 		return err
 	}
-	if req.CDI != nil {
+	if req.CDI != nil && !host.CDI {
 		hc.Devices = append(hc.Devices, req.CDI.Devices...)
 		hc.Mounts = append(hc.Mounts, req.CDI.Mounts...)
 		names = nil

@@ -20,6 +20,8 @@ type Host struct {
 	Seccomp, AppArmor, SELinux bool
 	// SeccompBuiltin: the engine knows "seccomp=builtin" (API 1.42).
 	SeccompBuiltin bool
+	// SeccompCustom: the engine's default profile is its operator's.
+	SeccompCustom bool
 	// Annotations: the engine hands annotations to the OCI runtime (API 1.43).
 	Annotations bool
 	// ReadOnlyNonRecursive: read-only binds are recursive unless told otherwise (API 1.44).

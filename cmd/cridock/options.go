@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
 // options are the settings. Each is a flag; the configuration file has the same
@@ -50,6 +51,9 @@ type options struct {
 	restrictOOM  string
 	shimGrouping string
 	logLevel     string
+
+	cdiSpecDirs        []string
+	absentMountSources []string
 
 	metricsAddr     string
 	profiling       bool
@@ -99,6 +103,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to what the node allows: auto, true or false")
 
 	f.StringVar(&o.shimGrouping, "shim-grouping", "auto", "one containerd shim for each pod instead of each container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
+
+	f.StringSliceVar(&o.cdiSpecDirs, "cdi-spec-dirs", cdi.DefaultSpecDirs, "directories of CDI specifications, for an engine without CDI; a later one wins. An engine with CDI has its own")
+	f.StringSliceVar(&o.absentMountSources, "absent-mount-sources-to-reject", nil, "host paths that no directory is made at or below where they do not exist and a container mounts them")
 
 	f.StringVar(&o.metricsAddr, "metrics-bind-address", "", "address for /metrics, /healthz and /readyz; a port alone is on loopback (default: off)")
 	f.BoolVar(&o.profiling, "profiling", false, "serve /debug/pprof on the metrics address")
