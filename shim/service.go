@@ -60,6 +60,10 @@ type Config struct {
 	// AbsentMountSourcesToReject are host paths that no directory is made at or
 	// below when a container is to mount them and they do not exist.
 	AbsentMountSourcesToReject []string
+	// PodAnnotations, ContainerAnnotations and CRIAnnotations are as in
+	// [translate.Host].
+	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
+	CRIAnnotations                       []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is Docker's config.json, with credentials for pulls that come
@@ -279,6 +283,9 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
+		PodAnnotations:       s.cfg.PodAnnotations,
+		ContainerAnnotations: s.cfg.ContainerAnnotations,
+		CRIAnnotations:       s.cfg.CRIAnnotations,
 	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = translate.RuntimeFeatures{

@@ -140,7 +140,9 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // what it joins belongs to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
-	hc.Annotations = containerAnnotations(req, annotations, host)
+	if hc.Annotations, err = containerAnnotations(req, annotations, host); err != nil {
+		return nil, err
+	}
 	hc.LogConfig = logConfig(logPath(req), host)
 	hc.Runtime = runtime
 	if err := confine(hc, req, host); err != nil {
@@ -213,22 +215,6 @@ func joinNamespaces(hc *container.HostConfig, sandbox *Sandbox, ns *runtimeapi.N
 	case runtimeapi.NamespaceMode_TARGET:
 		hc.PidMode = container.PidMode("container:" + ns.GetTargetId())
 	}
-}
-
-func containerAnnotations(req ContainerRequest, annotations map[string]string, host Host) map[string]string {
-	if !host.Annotations {
-		return nil
-	}
-	if shimGrouping(req.runtimeHandler(), host) {
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[shimGroupAnnotation] = shimGroup(req.sandboxMetadata())
-	}
-	if len(annotations) == 0 {
-		return nil
-	}
-	return annotations
 }
 
 // logPath is the absolute path of the CRI log; "" when the CRI wants none.

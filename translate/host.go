@@ -38,6 +38,13 @@ type Host struct {
 	// UsernsRemap: the daemon maps all containers into a user namespace.
 	UsernsRemap bool
 
+	// PodAnnotations and ContainerAnnotations are those of pods and of containers
+	// that the OCI runtime gets.
+	PodAnnotations, ContainerAnnotations []AnnotationPattern
+	// CRIAnnotations are the Docker runtimes that are told which pod a container
+	// is of, by the annotations that other CRI runtimes use.
+	CRIAnnotations []string
+
 	// DefaultRuntime is the Docker runtime used when none is asked for.
 	DefaultRuntime string
 	// Runtimes are the engine's runtimes by Docker name.

@@ -131,10 +131,10 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
-		DockerConfig:               o.dockerConfig,
-		CDISpecDirs:                o.cdiSpecDirs,
-		AbsentMountSourcesToReject: o.absentMountSources,
-		MinOOMScoreAdj:             o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
+		DockerConfig: o.dockerConfig,
+		CDISpecDirs:  o.cdiSpecDirs, AbsentMountSourcesToReject: o.absentMountSources, SeccompDefaultProfile: o.seccompDefault,
+		PodAnnotations: o.podAnnotations, ContainerAnnotations: o.containerAnnotations, CRIAnnotations: o.criAnnotations,
+		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
 		PullProgressTimeout: o.pullDeadline, Tracing: o.tracingEndpoint != "",
 		Streaming: streaming.Config{
