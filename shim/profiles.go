@@ -48,6 +48,9 @@ func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated, standard stri
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile %q: %w: %w", path, errdefs.ErrFailedPrecondition, err)
 	}
+	if len(b) == 0 {
+		return nil, fmt.Errorf("seccomp profile %q: %w: the file is empty", path, errdefs.ErrInvalidArgument)
+	}
 	return b, nil
 }
 

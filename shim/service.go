@@ -262,6 +262,11 @@ func (s *Service) connected(ctx context.Context) error {
 	for _, w := range caps.Warnings {
 		klog.FromContext(ctx).Info("Docker warns", "warning", w)
 	}
+	for _, name := range s.cfg.CRIAnnotations {
+		if caps.Runtimes[name].RuncShim() {
+			klog.FromContext(ctx).Info("A runtime of cri-annotations runs in runc's shim, which does not see a container exit that shares its pod's process; give it a shim of its own (runtimeType in daemon.json)", "runtime", name)
+		}
+	}
 	return nil
 }
 

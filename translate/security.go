@@ -143,14 +143,14 @@ func seccompOpt(c confinement, host Host) (string, error) {
 	if !host.Seccomp {
 		return "", unmet(c.in+"seccomp", "this engine has no seccomp; only Unconfined can be served")
 	}
-	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault && c.seccompProfile == nil {
+	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault && len(c.seccompProfile) == 0 {
 		return defaultSeccompOpt(host), nil
 	}
 	switch {
 	case json.Valid(c.seccompProfile):
 		return "seccomp=" + string(c.seccompProfile), nil
 	case profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault:
-		return "", unmet(c.in+"seccomp", "the file of the setting seccomp-default-profile is empty or not JSON")
+		return "", unmet(c.in+"seccomp", "the file of the setting seccomp-default-profile is not JSON")
 	}
 	return "", invalid(c.in+"seccomp.localhost_ref", "%q is empty or not JSON", profile.GetLocalhostRef())
 }

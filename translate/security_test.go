@@ -38,7 +38,7 @@ func TestSecurityOpt(t *testing.T) {
 			host: Host{Seccomp: true, SeccompBuiltin: true, SeccompCustom: true}, want: []string{"no-new-privileges=false"}},
 		"RuntimeDefault is the file of the settings": {in: confinement{seccomp: profile(def, ""), seccompProfile: json}, host: all,
 			want: []string{"no-new-privileges=false", "seccomp=" + string(json)}},
-		"an empty file of the settings fails closed": {in: confinement{seccomp: profile(def, ""), seccompProfile: []byte{}}, host: all, refused: errdefs.IsFailedPrecondition},
+		"a broken file of the settings fails closed": {in: confinement{seccomp: profile(def, ""), seccompProfile: []byte("{")}, host: all, refused: errdefs.IsFailedPrecondition},
 		"Localhost passes the file through": {in: confinement{seccomp: profile(file, "/p.json"), seccompProfile: json}, host: all,
 			want: []string{"no-new-privileges=false", "seccomp=" + string(json)}},
 		"the deprecated seccomp path counts without the new field": {in: confinement{seccompPath: "localhost//p.json", seccompProfile: json}, host: all,
