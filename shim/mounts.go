@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	securejoin "github.com/cyphar/filepath-securejoin"
-	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -48,31 +46,36 @@ func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return source, err
 	}
-	if err := s.checkAbsentSource(path); err != nil {
+	real, err := realAbsentPath(path)
+	if err != nil {
 		return "", err
 	}
-	// Below "/" its answer to a link is the kernel's, and unlike os.MkdirAll it
-	// follows none that appears meanwhile, nor one that leads nowhere.
-	if err := pathrs.MkdirAll("/", path, 0o755); err != nil {
-		return "", fmt.Errorf("make the missing directory: %w", err)
-	}
-	klog.FromContext(ctx).Info("Made a directory for a host path that did not exist", "path", path)
-	return filepath.EvalSymlinks(path)
-}
-
-// checkAbsentSource refuses to make a directory at or below a path that the
-// settings reject, by whatever links the request gets there.
-func (s *Service) checkAbsentSource(path string) error {
-	real, err := securejoin.SecureJoin("/", path)
-	if err != nil {
-		return err
-	}
 	for _, rejected := range s.cfg.AbsentMountSourcesToReject {
-		if slices.ContainsFunc([]string{filepath.Clean(path), real}, func(p string) bool { return within(p, filepath.Clean(rejected)) }) {
-			return fmt.Errorf("it %w, and absent-mount-sources-to-reject has %s", fs.ErrNotExist, rejected)
+		if top := filepath.Clean(rejected); within(filepath.Clean(path), top) || within(real, top) {
+			return "", fmt.Errorf("%w, and absent-mount-sources-to-reject has %s", fs.ErrNotExist, rejected)
 		}
 	}
-	return nil
+	// It follows no link: not one that leads nowhere, and none that is new.
+	if err := beneath.Root("/").MkdirAll(strings.TrimPrefix(real, "/"), 0o755); err != nil {
+		return "", fmt.Errorf("make the missing directory: %w", err)
+	}
+	klog.FromContext(ctx).Info("Made a directory for a host path that did not exist", "path", real)
+	return real, nil
+}
+
+// realAbsentPath is a path that does not exist, with the links followed of the
+// part that does.
+func realAbsentPath(path string) (string, error) {
+	path = filepath.Clean(path)
+	for dir, rest := filepath.Dir(path), filepath.Base(path); ; dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return "", err
+		}
+	}
 }
 
 // within tells whether a clean path is another one or below it.

@@ -48,8 +48,8 @@ func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated, standard stri
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile %q: %w: %w", path, errdefs.ErrFailedPrecondition, err)
 	}
-	if len(b) == 0 {
-		return nil, fmt.Errorf("seccomp profile %q: %w: the file is empty", path, errdefs.ErrInvalidArgument)
+	if len(b) == 0 && path == standard { // the translation would take it for none
+		return nil, fmt.Errorf("seccomp-default-profile %q: %w: the file is empty", path, errdefs.ErrFailedPrecondition)
 	}
 	return b, nil
 }

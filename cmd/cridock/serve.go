@@ -30,11 +30,18 @@ func serve(cmd *cobra.Command, o *options) error {
 	unix.Umask(0o022)
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
+	if err := o.prepareDirs(); err != nil {
+		return err
+	}
 	unlock, err := lockRoot(ctx, o.rootDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	seal, err := loadSeal(o.rootDir)
+	if err != nil {
+		return err
+	}
 	data := &engineData{refuse: refuse}
 	defer data.release()
 	flush, err := o.startTracing(ctx)
@@ -60,6 +67,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	}
 	cfg := o.serviceConfig()
 	cfg.ClaimEngine = data.claim
+	cfg.Seal = seal
 	service, err := shim.New(cfg, docker, cni, metrics)
 	if err != nil {
 		return err
@@ -134,6 +142,7 @@ func (o *options) serviceConfig() shim.Config {
 		DockerConfig: o.dockerConfig,
 		CDISpecDirs:  o.cdiSpecDirs, AbsentMountSourcesToReject: o.absentMountSources, SeccompDefaultProfile: o.seccompDefault,
 		PodAnnotations: o.podAnnotations, ContainerAnnotations: o.containerAnnotations, CRIAnnotations: o.criAnnotations,
+		PodLogsDir:     o.podLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
 		PullProgressTimeout: o.pullDeadline, Tracing: o.tracingEndpoint != "",
