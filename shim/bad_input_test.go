@@ -117,6 +117,7 @@ func TestBadContainers(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	n.must(os.WriteFile(file, nil, 0o600))
+	n.must(os.Symlink("nowhere", filepath.Join(dir, "dangling")))
 
 	security := func(change func(*runtimeapi.LinuxContainerSecurityContext)) func(*config) {
 		return func(c *config) { change(c.Linux.SecurityContext) }
@@ -161,7 +162,7 @@ func TestBadContainers(t *testing.T) {
 		{"a relative container path", mount(&runtimeapi.Mount{ContainerPath: "data", HostPath: dir}), codes.InvalidArgument, "mounts[0].container_path"},
 		{"a mount over the root", mount(&runtimeapi.Mount{ContainerPath: "/x/..", HostPath: dir}), codes.InvalidArgument, "mounts[0].container_path"},
 		{"a relative host path", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: "data"}), codes.InvalidArgument, "mounts[0].host_path"},
-		{"a host path that is not there", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: dir + "/no"}), codes.FailedPrecondition, "mounts[0].host_path"},
+		{"a host path whose link leads nowhere", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: dir + "/dangling"}), codes.FailedPrecondition, "mounts[0].host_path"},
 		{"a host path below a file", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: file + "/no"}), codes.FailedPrecondition, "mounts[0].host_path"},
 		{"an unknown propagation", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: dir, Propagation: 7}), codes.InvalidArgument, "mounts[0].propagation"},
 		{"recursive read-only and writable", mount(&runtimeapi.Mount{ContainerPath: "/data", HostPath: dir, RecursiveReadOnly: true}), codes.InvalidArgument, "mounts[0].recursive_read_only"},

@@ -135,17 +135,20 @@ func (s *Service) collectMountSpecs(ctx context.Context) error {
 	return err
 }
 
-// resolveCDI finds what the CDI devices of a container stand for, where the
-// engine does not; nil if there are none or the engine does.
+// resolveCDI finds what the CDI devices of a container stand for; nil if there
+// are none. Where the engine injects them, only their environment is needed,
+// which the engine would keep from exec sessions, and that they exist, which it
+// would find out at the start.
 func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfig) (*translate.CDIEdits, error) {
-	if s.Host().CDI {
-		return nil, nil
-	}
 	names, err := translate.CDIDevices(cfg)
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	cache, err := cdi.NewCache(cdi.WithSpecDirs(s.cfg.CDISpecDirs...), cdi.WithAutoRefresh(false))
+	dirs, injects := s.cfg.CDISpecDirs, s.Host().CDI
+	if injects {
+		dirs = s.engine.Capabilities().CDISpecDirs
+	}
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
 	if err != nil {
 		return nil, fmt.Errorf("CDI specifications: %w", err)
 	}
@@ -154,7 +157,7 @@ func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfi
 	for _, name := range names {
 		device := cache.GetDevice(name)
 		if device == nil {
-			return nil, fmt.Errorf("CDI device %s: %w: in no valid specification in %q", name, errdefs.ErrFailedPrecondition, s.cfg.CDISpecDirs)
+			return nil, fmt.Errorf("CDI device %s: %w: in no valid specification in %q", name, errdefs.ErrFailedPrecondition, dirs)
 		}
 		parts := []*specs.ContainerEdits{&device.ContainerEdits}
 		if spec := device.GetSpec(); !used[spec] {
@@ -163,14 +166,23 @@ func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfi
 			parts = append([]*specs.ContainerEdits{&spec.ContainerEdits}, parts...)
 		}
 		for _, part := range parts {
-			without, err := edits.Append(name, part)
-			if err != nil {
-				return nil, err
+			if injects {
+				edits.Env = append(edits.Env, part.Env...)
+				continue
 			}
-			if len(without) > 0 {
-				klog.FromContext(ctx).Info("Mounts of a CDI device lack options that Docker does not have", "device", name, "options", without)
+			if err := appendEdits(ctx, edits, name, part); err != nil {
+				return nil, err
 			}
 		}
 	}
 	return edits, nil
+}
+
+// appendEdits adds a part of a CDI device, for an engine without CDI.
+func appendEdits(ctx context.Context, edits *translate.CDIEdits, device string, part *specs.ContainerEdits) error {
+	without, err := edits.Append(device, part)
+	if len(without) > 0 {
+		klog.FromContext(ctx).Info("Mounts of a CDI device lack options that Docker does not have", "device", device, "options", without)
+	}
+	return err
 }

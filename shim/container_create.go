@@ -2,10 +2,7 @@ package shim
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -82,7 +79,7 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {
 		return nil, err
 	}
-	if req.SeccompProfile, err = containerProfiles(security); err != nil {
+	if req.SeccompProfile, err = s.containerProfiles(security); err != nil {
 		return nil, err
 	}
 	if req.User, err = s.resolveUser(ctx, security, image); err != nil {
@@ -102,32 +99,6 @@ func (s *Service) image(ctx context.Context, ref string) (translate.Image, error
 		err = fmt.Errorf("image %q: %w; pull it first", ref, errdefs.ErrNotFound)
 	}
 	return image, err
-}
-
-// resolveMounts finds the real source of each mount. CRI wants an error for a
-// host path that does not exist, and a link to be followed. name is Docker's of
-// the container.
-func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount, name string) ([]translate.ResolvedMount, error) {
-	resolved := make([]translate.ResolvedMount, len(mounts))
-	for i, m := range mounts {
-		if m.GetImage().GetImage() != "" {
-			r, err := s.resolveImageMount(ctx, m, name)
-			if err != nil {
-				return nil, &translate.ReasonError{Reason: translate.ReasonImageVolumeMountFailed, Err: fmt.Errorf("mounts[%d].image: %w", i, err)}
-			}
-			resolved[i] = r
-			continue
-		}
-		source, err := filepath.EvalSymlinks(m.GetHostPath())
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("mounts[%d].host_path %q does not exist on the node: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("mounts[%d].host_path %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
-		}
-		resolved[i].Source = source
-	}
-	return resolved, nil
 }
 
 // checkTargetPID makes sure that a container shares processes only with a

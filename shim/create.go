@@ -121,7 +121,7 @@ func (s *Service) settleSandbox(ctx context.Context, holder container.InspectRes
 	}
 	if s.sandboxReady(sb) {
 		// The call that made it may have ended just before this last step.
-		return true, s.setInterfaceSysctls(sb, podConfig(sb))
+		return true, s.finishNetwork(ctx, sb, podConfig(sb))
 	}
 	return false, s.releaseNetwork(ctx, sb)
 }

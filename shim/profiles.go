@@ -18,26 +18,26 @@ import (
 const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
 
 // sandboxProfiles checks and reads the security profiles a sandbox asks for.
-func sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext) ([]byte, error) {
+func (s *Service) sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext) ([]byte, error) {
 	if err := checkAppArmor(c.GetApparmor(), ""); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath())
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), s.cfg.SeccompDefaultProfile)
 }
 
 // containerProfiles checks and reads the security profiles a container asks for.
-func containerProfiles(c *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+func (s *Service) containerProfiles(c *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
 	if err := checkAppArmor(c.GetApparmor(), c.GetApparmorProfile()); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath())
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), s.cfg.SeccompDefaultProfile)
 }
 
 // readSeccompProfile reads the profile of a request that names one of the
-// node's. A profile that is not there fails the request: running without it
+// node's, or wants the default one where that is a file (standard). A profile that is not there fails the request: running without it
 // would be the opposite of what was asked.
-func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated string) ([]byte, error) {
-	path, err := translate.SeccompProfilePath(p, deprecated)
+func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated, standard string) ([]byte, error) {
+	path, err := translate.SeccompProfilePath(p, deprecated, standard)
 	if err != nil || path == "" {
 		return nil, err
 	}
@@ -47,6 +47,9 @@ func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated string) ([]byt
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile %q: %w: %w", path, errdefs.ErrFailedPrecondition, err)
+	}
+	if len(b) == 0 && path == standard { // the translation would take it for none
+		return nil, fmt.Errorf("seccomp-default-profile %q: %w: the file is empty", path, errdefs.ErrFailedPrecondition)
 	}
 	return b, nil
 }

@@ -104,7 +104,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	if err != nil {
 		return nil, err
 	}
-	profile, err := sandboxProfiles(cfg.GetLinux().GetSecurityContext())
+	profile, err := s.sandboxProfiles(cfg.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 		return nil
 	}
 	if s.cni == nil {
-		return s.setInterfaceSysctls(sb, cfg)
+		return s.finishNetwork(ctx, sb, cfg)
 	}
 	pin := s.netnsPath(sb.ID)
 	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
@@ -201,7 +201,7 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	if err != nil {
 		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
 	}
-	return s.setInterfaceSysctls(sb, cfg)
+	return s.finishNetwork(ctx, sb, cfg)
 }
 
 // setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
@@ -220,11 +220,7 @@ func (s *Service) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.Pod
 	if len(late) == 0 {
 		return nil
 	}
-	netns := s.netnsPath(sb.ID)
-	if s.cni == nil {
-		netns = fmt.Sprintf("/proc/%d/ns/net", sb.Pid)
-	}
-	if err := network.SetSysctls(netns, late); err != nil {
+	if err := network.SetSysctls(s.netnsOf(sb), late); err != nil {
 		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
 	}
 	return nil

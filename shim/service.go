@@ -58,6 +58,16 @@ type Config struct {
 	// CDISpecDirs are searched for CDI devices where Docker does not know CDI;
 	// a later one goes before an earlier one.
 	CDISpecDirs []string
+	// SeccompDefaultProfile is a file with the profile that RuntimeDefault stands
+	// for; empty for the engine's. It is read for each sandbox and container.
+	SeccompDefaultProfile string
+	// AbsentMountSourcesToReject are host paths that no directory is made at or
+	// below when a container is to mount them and they do not exist.
+	AbsentMountSourcesToReject []string
+	// PodAnnotations, ContainerAnnotations and CRIAnnotations are as in
+	// [translate.Host].
+	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
+	CRIAnnotations                       []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is Docker's config.json, with credentials for pulls that come
@@ -264,6 +274,11 @@ func (s *Service) connected(ctx context.Context) error {
 	for _, w := range caps.Warnings {
 		klog.FromContext(ctx).Info("Docker warns", "warning", w)
 	}
+	for _, name := range s.cfg.CRIAnnotations {
+		if caps.Runtimes[name].RuncShim() {
+			klog.FromContext(ctx).Info("A runtime of cri-annotations runs in runc's shim, which does not see a container exit that shares its pod's process; give it a shim of its own (runtimeType in daemon.json)", "runtime", name)
+		}
+	}
 	return nil
 }
 
@@ -273,6 +288,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		CgroupDriver: c.CgroupDriver, CgroupV2: c.CgroupV2,
 		Seccomp: c.Seccomp, AppArmor: c.AppArmor, SELinux: c.SELinux, UsernsRemap: c.UsernsRemap,
 		SeccompBuiltin:       c.AtLeast("1.42"),
+		SeccompCustom:        c.SeccompCustom,
 		Annotations:          c.AtLeast("1.43"),
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
@@ -284,6 +300,9 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
+		PodAnnotations:       s.cfg.PodAnnotations,
+		ContainerAnnotations: s.cfg.ContainerAnnotations,
+		CRIAnnotations:       s.cfg.CRIAnnotations,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,
 	}

@@ -38,8 +38,8 @@ type ContainerRequest struct {
 	Mounts []ResolvedMount
 	// Devices are Config.Devices with directories expanded; nil: take them as they are.
 	Devices []container.DeviceMapping
-	// CDI is what the caller made of the CDI devices for an engine without CDI;
-	// nil: the engine resolves them.
+	// CDI is what the caller made of the CDI devices; nil for none. An engine with
+	// CDI makes their devices and mounts itself.
 	CDI *CDIEdits
 	// SeccompProfile is the content of the file [SeccompProfilePath] names.
 	SeccompProfile []byte
@@ -167,7 +167,9 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // what it joins belongs to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
-	hc.Annotations = containerAnnotations(req, annotations, host)
+	if hc.Annotations, err = containerAnnotations(req, annotations, host); err != nil {
+		return nil, err
+	}
 	hc.LogConfig = logConfig(logPath(req), host)
 	hc.Runtime = runtime
 	if err := confine(hc, req, host); err != nil {
@@ -240,22 +242,6 @@ func joinNamespaces(hc *container.HostConfig, sandbox *Sandbox, ns *runtimeapi.N
 	case runtimeapi.NamespaceMode_TARGET:
 		hc.PidMode = container.PidMode("container:" + ns.GetTargetId())
 	}
-}
-
-func containerAnnotations(req ContainerRequest, annotations map[string]string, host Host) map[string]string {
-	if !host.Annotations {
-		return nil
-	}
-	if shimGrouping(req.runtimeHandler(), host) {
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[shimGroupAnnotation] = shimGroup(req.sandboxMetadata())
-	}
-	if len(annotations) == 0 {
-		return nil
-	}
-	return annotations
 }
 
 // logPath is the absolute path of the CRI log; "" when the CRI wants none.
@@ -367,7 +353,7 @@ func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []stri
 	if err != nil {
 		return err
 	}
-	if req.CDI != nil {
+	if req.CDI != nil && !host.CDI {
 		hc.Devices = append(hc.Devices, req.CDI.Devices...)
 		hc.Mounts = append(hc.Mounts, req.CDI.Mounts...)
 		names = nil

@@ -333,7 +333,7 @@ func ofImage(m proto.Message) {
 // fileOf stands for what the caller reads from a profile's file.
 func fileOf(t *testing.T, p *runtimeapi.SecurityProfile, deprecated string) []byte {
 	t.Helper()
-	path, err := SeccompProfilePath(p, deprecated)
+	path, err := SeccompProfilePath(p, deprecated, "")
 	if err != nil || path == "" {
 		return nil
 	}

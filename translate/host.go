@@ -20,6 +20,8 @@ type Host struct {
 	Seccomp, AppArmor, SELinux bool
 	// SeccompBuiltin: the engine knows "seccomp=builtin" (API 1.42).
 	SeccompBuiltin bool
+	// SeccompCustom: the engine's default profile is its operator's.
+	SeccompCustom bool
 	// Annotations: the engine hands annotations to the OCI runtime (API 1.43).
 	Annotations bool
 	// ReadOnlyNonRecursive: read-only binds are recursive unless told otherwise (API 1.44).
@@ -35,6 +37,13 @@ type Host struct {
 	DockerRootDir string
 	// UsernsRemap: the daemon maps all containers into a user namespace.
 	UsernsRemap bool
+
+	// PodAnnotations and ContainerAnnotations are those of pods and of containers
+	// that the OCI runtime gets.
+	PodAnnotations, ContainerAnnotations []AnnotationPattern
+	// CRIAnnotations are the Docker runtimes that are told which pod a container
+	// is of, by the annotations that other CRI runtimes use.
+	CRIAnnotations []string
 
 	// DefaultRuntime is the Docker runtime used when none is asked for.
 	DefaultRuntime string

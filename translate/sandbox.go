@@ -23,10 +23,6 @@ const (
 	sandboxCPUShares = 2
 	// shmSize is Docker's usual size of /dev/shm, made independent of the daemon.
 	shmSize = 64 << 20
-
-	// shimGroupAnnotation makes containerd's runc shim serve all containers with
-	// the same value from one process.
-	shimGroupAnnotation = "io.containerd.runc.v2.group"
 )
 
 // Create is one POST /containers/create.
@@ -138,9 +134,9 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	hc.OomScoreAdj = max(sandboxOOMScoreAdj, host.MinOOMScoreAdj)
 	hc.CPUShares = sandboxCPUShares
 	hc.CgroupParent = parent
-	hc.Annotations = sandboxAnnotations(req, host)
 	hc.Mounts = resolvConfMount(req.ResolvConf, host)
-	return hc, nil
+	hc.Annotations, err = sandboxAnnotations(req, host)
+	return hc, err
 }
 
 // baseHostConfig is what sandboxes and containers share: everything that would
@@ -246,33 +242,6 @@ func cgroupParent(parent string, host Host) (string, error) {
 func shimGroup(m *runtimeapi.PodSandboxMetadata) string {
 	sum := sha256.Sum256([]byte(SandboxName(m)))
 	return "pod-" + hex.EncodeToString(sum[:16])
-}
-
-// sandboxAnnotations are for the OCI runtime: shim grouping, and the pod's size
-// under the names runtimes with virtual machines read.
-func sandboxAnnotations(req SandboxRequest, host Host) map[string]string {
-	if !host.Annotations {
-		return nil
-	}
-	annotations := map[string]string{}
-	if shimGrouping(req.RuntimeHandler, host) {
-		annotations[shimGroupAnnotation] = shimGroup(req.Config.GetMetadata())
-	}
-	resources, overhead := req.Config.GetLinux().GetResources(), req.Config.GetLinux().GetOverhead()
-	for name, value := range map[string]int64{
-		"cpu-period": max(resources.GetCpuPeriod(), overhead.GetCpuPeriod()),
-		"cpu-quota":  resources.GetCpuQuota() + overhead.GetCpuQuota(),
-		"cpu-shares": resources.GetCpuShares() + overhead.GetCpuShares(),
-		"memory":     resources.GetMemoryLimitInBytes() + overhead.GetMemoryLimitInBytes(),
-	} {
-		if value > 0 {
-			annotations["io.kubernetes.cri.sandbox-"+name] = strconv.FormatInt(value, 10)
-		}
-	}
-	if len(annotations) == 0 {
-		return nil
-	}
-	return annotations
 }
 
 // InterfaceSysctls splits sysctls into those a sandbox can be created with and

@@ -73,12 +73,19 @@ func validateSELinux(in string, o *runtimeapi.SELinuxOption) error {
 
 // SeccompProfilePath names the file on the node whose content a request needs
 // as its SeccompProfile; "" when it needs none. profile decides when it is set,
-// otherwise deprecated (seccomp_profile_path). A relative path is
+// otherwise deprecated (seccomp_profile_path). standard is the file of
+// RuntimeDefault, "" for the engine's profile. A relative path is
 // ErrInvalidArgument, as is a form that is not known.
-func SeccompProfilePath(profile *runtimeapi.SecurityProfile, deprecated string) (string, error) {
+func SeccompProfilePath(profile *runtimeapi.SecurityProfile, deprecated, standard string) (string, error) {
 	profile, err := seccompRequest(profile, deprecated)
-	if err != nil || profile.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+	if err != nil {
 		return "", err
+	}
+	switch profile.GetProfileType() {
+	case runtimeapi.SecurityProfile_RuntimeDefault:
+		return standard, nil
+	case runtimeapi.SecurityProfile_Unconfined:
+		return "", nil
 	}
 	file := profile.GetLocalhostRef()
 	if !path.IsAbs(file) {
@@ -136,16 +143,25 @@ func seccompOpt(c confinement, host Host) (string, error) {
 	if !host.Seccomp {
 		return "", unmet(c.in+"seccomp", "this engine has no seccomp; only Unconfined can be served")
 	}
-	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
-		if host.SeccompBuiltin {
-			return "seccomp=builtin", nil
-		}
-		return "", nil
+	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault && len(c.seccompProfile) == 0 {
+		return defaultSeccompOpt(host), nil
 	}
-	if !json.Valid(c.seccompProfile) {
-		return "", invalid(c.in+"seccomp.localhost_ref", "%q is empty or not JSON", profile.GetLocalhostRef())
+	switch {
+	case json.Valid(c.seccompProfile):
+		return "seccomp=" + string(c.seccompProfile), nil
+	case profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault:
+		return "", unmet(c.in+"seccomp", "the file of the setting seccomp-default-profile is not JSON")
 	}
-	return "seccomp=" + string(c.seccompProfile), nil
+	return "", invalid(c.in+"seccomp.localhost_ref", "%q is empty or not JSON", profile.GetLocalhostRef())
+}
+
+// defaultSeccompOpt is the operator's profile of the engine, or else Docker's
+// own, also where the engine would confine nothing.
+func defaultSeccompOpt(host Host) string {
+	if host.SeccompBuiltin && !host.SeccompCustom {
+		return "seccomp=builtin"
+	}
+	return ""
 }
 
 // AppArmorProfile names the profile that must be loaded on the node for the

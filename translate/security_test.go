@@ -30,10 +30,15 @@ func TestSecurityOpt(t *testing.T) {
 			want: []string{"no-new-privileges=false", "seccomp=unconfined"}},
 		"no new privileges is said both ways": {in: confinement{noNewPrivileges: true}, host: all,
 			want: []string{"no-new-privileges=true", "seccomp=unconfined"}},
-		"RuntimeDefault is Docker's own profile whatever the daemon's flag": {in: confinement{seccomp: profile(def, "")}, host: all,
+		"RuntimeDefault is Docker's own profile": {in: confinement{seccomp: profile(def, "")}, host: all,
 			want: []string{"no-new-privileges=false", "seccomp=builtin"}},
 		"RuntimeDefault without the word builtin is the daemon's": {in: confinement{seccomp: profile(def, "")}, host: old,
 			want: []string{"no-new-privileges=false"}},
+		"RuntimeDefault is the engine's profile where its operator has one": {in: confinement{seccomp: profile(def, "")},
+			host: Host{Seccomp: true, SeccompBuiltin: true, SeccompCustom: true}, want: []string{"no-new-privileges=false"}},
+		"RuntimeDefault is the file of the settings": {in: confinement{seccomp: profile(def, ""), seccompProfile: json}, host: all,
+			want: []string{"no-new-privileges=false", "seccomp=" + string(json)}},
+		"a broken file of the settings fails closed": {in: confinement{seccomp: profile(def, ""), seccompProfile: []byte("{")}, host: all, refused: errdefs.IsFailedPrecondition},
 		"Localhost passes the file through": {in: confinement{seccomp: profile(file, "/p.json"), seccompProfile: json}, host: all,
 			want: []string{"no-new-privileges=false", "seccomp=" + string(json)}},
 		"the deprecated seccomp path counts without the new field": {in: confinement{seccompPath: "localhost//p.json", seccompProfile: json}, host: all,
@@ -78,16 +83,19 @@ func TestSecurityOpt(t *testing.T) {
 
 func TestProfilesTheCallerLooksUp(t *testing.T) {
 	local := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/a/../p.json"}
-	if got, err := SeccompProfilePath(local, ""); err != nil || got != "/p.json" {
+	if got, err := SeccompProfilePath(local, "", "/default.json"); err != nil || got != "/p.json" {
 		t.Errorf("seccomp: %q, %v", got, err)
 	}
-	if got, err := SeccompProfilePath(nil, "localhost//x"); err != nil || got != "/x" {
+	if got, err := SeccompProfilePath(nil, "localhost//x", "/default.json"); err != nil || got != "/x" {
 		t.Errorf("deprecated seccomp: %q, %v", got, err)
 	}
-	if got, err := SeccompProfilePath(nil, "localhost/x"); !errdefs.IsInvalidArgument(err) {
+	if got, err := SeccompProfilePath(nil, "localhost/x", "/default.json"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("relative seccomp: %q, %v", got, err)
 	}
-	if got, err := SeccompProfilePath(nil, ""); err != nil || got != "" {
+	if got, err := SeccompProfilePath(nil, "runtime/default", "/default.json"); err != nil || got != "/default.json" {
+		t.Errorf("the default profile's file: %q, %v", got, err)
+	}
+	if got, err := SeccompProfilePath(nil, "", "/default.json"); err != nil || got != "" {
 		t.Errorf("no seccomp: %q, %v", got, err)
 	}
 	if got, err := AppArmorProfile(nil, "localhost/web"); err != nil || got != "web" {

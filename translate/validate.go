@@ -171,7 +171,7 @@ func validateSandboxSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	if err := validateSELinux(in, sc.GetSelinuxOptions()); err != nil {
 		return err
 	}
-	if _, err := SeccompProfilePath(sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil {
+	if _, err := SeccompProfilePath(sc.GetSeccomp(), sc.GetSeccompProfilePath(), ""); err != nil {
 		return err
 	}
 	_, err := apparmorRequest(sc.GetApparmor(), "")
@@ -315,7 +315,7 @@ func validateContainerSecurity(sc *runtimeapi.LinuxContainerSecurityContext) err
 			}
 		}
 	}
-	if _, err := SeccompProfilePath(sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil {
+	if _, err := SeccompProfilePath(sc.GetSeccomp(), sc.GetSeccompProfilePath(), ""); err != nil {
 		return err
 	}
 	_, err := apparmorRequest(sc.GetApparmor(), sc.GetApparmorProfile())

@@ -14,6 +14,9 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/yaml"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"github.com/cridock/cridock/translate"
 )
 
 // options are the settings. Each is a flag; the configuration file has the same
@@ -51,6 +54,14 @@ type options struct {
 	restrictOOM  string
 	shimGrouping string
 	logLevel     string
+
+	cdiSpecDirs        []string
+	absentMountSources []string
+	seccompDefault     string
+
+	podAnnotations       annotationPatterns
+	containerAnnotations annotationPatterns
+	criAnnotations       []string
 
 	metricsAddr     string
 	profiling       bool
@@ -101,6 +112,15 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to what the node allows: auto, true or false")
 
 	f.StringVar(&o.shimGrouping, "shim-grouping", "auto", "one containerd shim for each pod instead of each container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
+
+	f.StringSliceVar(&o.cdiSpecDirs, "cdi-spec-dirs", cdi.DefaultSpecDirs, "directories of CDI specifications, for an engine without CDI; a later one wins. An engine with CDI has its own")
+	f.StringSliceVar(&o.absentMountSources, "absent-mount-sources-to-reject", nil, "host paths that no directory is made at or below where they do not exist and a container mounts them")
+
+	f.StringVar(&o.seccompDefault, "seccomp-default-profile", "", "file with the seccomp profile that RuntimeDefault stands for (default: the engine's)")
+
+	f.Var(&o.podAnnotations, "pod-annotations", "annotations of pods that the OCI runtime gets, as [HANDLER=]PATTERN: for one runtime handler or for all; * is anything but a slash; needs Docker 24 (API 1.43)")
+	f.Var(&o.containerAnnotations, "container-annotations", "the same for annotations of containers")
+	f.StringSliceVar(&o.criAnnotations, "cri-annotations", nil, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, by which gVisor and Kata Containers know pods; needs Docker 24 (API 1.43)")
 
 	f.StringVar(&o.metricsAddr, "metrics-bind-address", "", "address for /metrics, /healthz and /readyz; a port alone is on loopback (default: off)")
 	f.BoolVar(&o.profiling, "profiling", false, "serve /debug/pprof on the metrics address")
@@ -191,6 +211,31 @@ func (o *options) validate() error {
 	}
 	if _, err := strconv.ParseBool(o.shimGrouping); err != nil && o.shimGrouping != "auto" {
 		return fmt.Errorf("shim-grouping %q: want auto, true or false", o.shimGrouping)
+	}
+	return nil
+}
+
+// annotationPatterns is a flag that lists them.
+type annotationPatterns []translate.AnnotationPattern
+
+func (*annotationPatterns) Type() string { return "patterns" }
+
+func (p *annotationPatterns) String() string {
+	texts := make([]string, len(*p))
+	for i, a := range *p {
+		texts[i] = strings.TrimPrefix(a.Handler+"="+a.Pattern, "=")
+	}
+	return strings.Join(texts, ",")
+}
+
+// Set adds patterns, separated by commas.
+func (p *annotationPatterns) Set(list string) error {
+	for text := range strings.SplitSeq(list, ",") {
+		pattern, err := translate.ParseAnnotationPattern(strings.TrimSpace(text))
+		if err != nil {
+			return err
+		}
+		*p = append(*p, pattern)
 	}
 	return nil
 }

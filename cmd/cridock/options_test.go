@@ -39,6 +39,8 @@ metrics-bind-address: "9090"
 cni-bin-dir: [/a, /b]
 image-pull-progress-deadline: 90s
 shim-grouping: false
+pod-annotations: [dev.test.*, kata=io.test.*]
+cdi-spec-dirs: /cdi
 `, "--docker-log-max-file=3", "--cni-cache-dir=/c")
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +51,9 @@ shim-grouping: false
 	if o.networkPlugin != "docker" || !o.profiling || o.metricsAddr != "9090" || strings.Join(o.cniBinDirs, ",") != "/a,/b" ||
 		o.pullDeadline != 90*time.Second || o.groupsShims() {
 		t.Errorf("the file's are %+v", o)
+	}
+	if got := o.podAnnotations.String(); got != "dev.test.*,kata=io.test.*" || strings.Join(o.cdiSpecDirs, ",") != "/cdi" {
+		t.Errorf("the file's patterns are %q and directories %q", got, o.cdiSpecDirs)
 	}
 	if o.dockerNetwork != "bridge" || o.logMode != "cri" {
 		t.Errorf("the defaults are %+v", o)
@@ -78,6 +83,7 @@ func TestRefusedSettings(t *testing.T) {
 		"key without a cert":     {args: []string{"--streaming-tls-key=/k"}, want: "streaming-tls-cert"},
 		"profiling on no server": {args: []string{"--profiling"}, want: "metrics-bind-address"},
 		"oom score":              {args: []string{"--restrict-oom-score-adj=maybe"}, want: "restrict-oom-score-adj"},
+		"annotation pattern":     {args: []string{"--pod-annotations=a,kata=["}, want: "pod-annotations"},
 		"shim grouping":          {args: []string{"--shim-grouping=maybe"}, want: "shim-grouping"},
 	} {
 		t.Run(name, func(t *testing.T) {

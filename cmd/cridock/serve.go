@@ -12,8 +12,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
-	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim"
@@ -26,6 +26,8 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err := o.complete(cmd.Flags()); err != nil {
 		return err
 	}
+	// Containers of any user read what cridock makes for them.
+	unix.Umask(0o022)
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
 	if err := o.prepareDirs(); err != nil {
@@ -137,9 +139,10 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		DockerConfig: o.dockerConfig,
+		CDISpecDirs:  o.cdiSpecDirs, AbsentMountSourcesToReject: o.absentMountSources, SeccompDefaultProfile: o.seccompDefault,
+		PodAnnotations: o.podAnnotations, ContainerAnnotations: o.containerAnnotations, CRIAnnotations: o.criAnnotations,
 		PodLogsDir:     o.podLogsDir,
-		DockerConfig:   o.dockerConfig,
-		CDISpecDirs:    cdi.DefaultSpecDirs,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
 		PullProgressTimeout: o.pullDeadline, Tracing: o.tracingEndpoint != "",

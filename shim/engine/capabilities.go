@@ -27,8 +27,10 @@ type Capabilities struct {
 	CgroupV2     bool
 
 	Seccomp, AppArmor, SELinux bool
-	UsernsRemap, Rootless      bool
-	Experimental, LiveRestore  bool
+	// SeccompCustom: the daemon's default profile is a file of its operator's.
+	SeccompCustom             bool
+	UsernsRemap, Rootless     bool
+	Experimental, LiveRestore bool
 
 	// DefaultRuntime is the name that an empty runtime stands for.
 	DefaultRuntime string
@@ -86,10 +88,12 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 	}
 	for _, o := range info.SecurityOptions {
 		// Each is name=seccomp,profile=builtin or the like.
-		name, _, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
+		name, rest, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
 		switch name {
 		case "seccomp":
+			// Docker 20.10 calls its own profile default, later ones builtin.
 			c.Seccomp = true
+			c.SeccompCustom = !slices.Contains([]string{"", "default", "builtin", "unconfined"}, strings.TrimPrefix(rest, "profile="))
 		case "apparmor":
 			c.AppArmor = true
 		case "selinux":

@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// boundedRuntime are dockerd's flags for a runtime of that name that is runc
+// without CAP_SYS_RESOURCE: a machine that is a container itself may lack it, and
+// runc then cannot start what is to have all.
+func boundedRuntime(t *testing.T, name string) (flag string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	script := `#!/bin/sh
+bundle=
+for arg; do
+	if [ "$last" = --bundle ]; then bundle=$arg; fi
+	last=$arg
+done
+if [ "$bundle" ]; then
+	jq '(.process.capabilities[]?) -= ["CAP_SYS_RESOURCE"]' "$bundle/config.json" >"$bundle/config.tmp" && mv "$bundle/config.tmp" "$bundle/config.json"
+fi
+exec runc "$@"
+`
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return "--add-runtime=" + name + "=" + path
+}
+
+func privilegedPod(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.SecurityContext.Privileged = true }
+
+func privileged(cfg *runtimeapi.ContainerConfig) { cfg.Linux.SecurityContext.Privileged = true }
+
+// TestPrivilegedSysfs: /sys is writable for the privileged containers of a pod
+// with a network of its own and for nobody else in it, and the sandbox is as any
+// other pod's.
+func TestPrivilegedSysfs(t *testing.T) {
+	t.Parallel()
+	needEngine(t)
+	n := newNode(t, boundedRuntime(t, "bounded"))
+	for _, plugin := range []string{"cni", "docker"} {
+		t.Run(plugin, func(t *testing.T) {
+			c := newCridock(t, n, plugin)
+			plain, p := c.runPodWith(t, "bounded"), c.runPodWith(t, "bounded", privilegedPod)
+			const script = "echo 1400 >/sys/class/net/lo/mtu && echo writable; cat /sys/class/net/lo/mtu"
+			if got := p.output("main", script, privileged); got != "writable\n1400\n" {
+				t.Errorf("a privileged container prints %q", got)
+			}
+			first := p.output("unprivileged", "grep ' /sys sysfs ' /proc/mounts")
+			if !strings.Contains(first, " ro,") {
+				t.Errorf("the unprivileged container beside it has %s", first)
+			}
+			if got := p.output("second", script, privileged); got != "writable\n1400\n" {
+				t.Errorf("a later privileged container prints %q", got)
+			}
+			want, got := plain.sandboxProcess(), p.sandboxProcess()
+			if got != want || !strings.Contains(got, "/sys sysfs ro,") {
+				t.Errorf("the sandbox of a privileged pod has\n%s\nwant, as in another pod,\n%s", got, want)
+			}
+		})
+	}
+}
+
+// sandboxProcess is what confines a sandbox's process besides seccomp, which a
+// privileged pod does not have.
+func (p *pod) sandboxProcess() string {
+	p.t.Helper()
+	pid := p.docker.inspect(p.t, p.id).State.Pid
+	return p.run(p.t, "sh", "-c", fmt.Sprintf("grep -E '^(Cap|NoNewPrivs|Uid)' /proc/%d/status; grep -oE '/(sys|proc)[^ ]* [a-z]+ r[wo],' /proc/%[1]d/mounts", pid))
+}

@@ -1,0 +1,67 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// MakeSysfsWritable lets later mounts of sysfs in the network namespace at path
+// be writable. A network namespace has one sysfs, and its first mount decides
+// whether it is read-only for all. Mounts that are read-only themselves stay
+// so. It is idempotent. A kernel before 5.2 cannot do it: ErrNotImplemented.
+func MakeSysfsWritable(path string) error {
+	err := InNetNS(path, remountSysfs)
+	if errors.Is(err, unix.ENOSYS) {
+		err = fmt.Errorf("%w: needs Linux 5.2", errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return fmt.Errorf("make sysfs of network namespace %s writable: %w", path, err)
+	}
+	return nil
+}
+
+// remountSysfs mounts the sysfs of the thread's network namespace nowhere, for
+// as long as it takes to clear the file system's own read-only flag.
+func remountSysfs() error {
+	mount, err := mountSysfs("rw")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(mount) }()
+	fs, err := unix.Fspick(mount, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fspick: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigSetFlag(fs, "rw"); err != nil {
+		return fmt.Errorf("fsconfig rw: %w", err)
+	}
+	if err := unix.FsconfigReconfigure(fs); err != nil {
+		return fmt.Errorf("fsconfig: %w", err)
+	}
+	return nil
+}
+
+// mountSysfs is a descriptor of a mount that is not attached; it ends with the
+// descriptor. mode is ro or rw, and counts for the first mount.
+func mountSysfs(mode string) (int, error) {
+	fs, err := unix.Fsopen("sysfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigSetFlag(fs, mode); err != nil {
+		return -1, fmt.Errorf("fsconfig %s: %w", mode, err)
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("fsconfig: %w", err)
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount: %w", err)
+	}
+	return mount, nil
+}

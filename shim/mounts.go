@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/beneath"
+	"github.com/cridock/cridock/translate"
+)
+
+// resolveMounts finds the real source of each mount. name is Docker's of the
+// container.
+func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount, name string) ([]translate.ResolvedMount, error) {
+	resolved := make([]translate.ResolvedMount, len(mounts))
+	for i, m := range mounts {
+		if m.GetImage().GetImage() != "" {
+			r, err := s.resolveImageMount(ctx, m, name)
+			if err != nil {
+				return nil, &translate.ReasonError{Reason: translate.ReasonImageVolumeMountFailed, Err: fmt.Errorf("mounts[%d].image: %w", i, err)}
+			}
+			resolved[i] = r
+			continue
+		}
+		source, err := s.hostPath(ctx, m.GetHostPath())
+		if err != nil {
+			return nil, fmt.Errorf("mounts[%d].host_path %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
+		}
+		resolved[i].Source = source
+	}
+	return resolved, nil
+}
+
+// hostPath is a host path with its links followed. One that does not exist
+// becomes a directory: the CRI asks for an error, but every runtime makes it and
+// manifests count on that.
+func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
+	source, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return source, err
+	}
+	real, err := realAbsentPath(path)
+	if err != nil {
+		return "", err
+	}
+	for _, rejected := range s.cfg.AbsentMountSourcesToReject {
+		if top := filepath.Clean(rejected); within(filepath.Clean(path), top) || within(real, top) {
+			return "", fmt.Errorf("%w, and absent-mount-sources-to-reject has %s", fs.ErrNotExist, rejected)
+		}
+	}
+	// It follows no link: not one that leads nowhere, and none that is new.
+	if err := beneath.Root("/").MkdirAll(strings.TrimPrefix(real, "/"), 0o755); err != nil {
+		return "", fmt.Errorf("make the missing directory: %w", err)
+	}
+	klog.FromContext(ctx).Info("Made a directory for a host path that did not exist", "path", real)
+	return real, nil
+}
+
+// realAbsentPath is a path that does not exist, with the links followed of the
+// part that does.
+func realAbsentPath(path string) (string, error) {
+	path = filepath.Clean(path)
+	for dir, rest := filepath.Dir(path), filepath.Base(path); ; dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return "", err
+		}
+	}
+}
+
+// within tells whether a clean path is another one or below it.
+func within(path, top string) bool {
+	return path == top || strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/")
+}
