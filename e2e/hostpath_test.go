@@ -68,12 +68,12 @@ func TestAbsentHostPath(t *testing.T) {
 			main.stop(0)
 		})
 	}
-	before := tree(t, dir)
+	before := pathsBelow(t, dir)
 	for _, path := range []string{"dangling", "dangling/a", "loop/a", "file/a", "rejected", "rejected/below", "around/rejected"} {
 		_, err := p.tryCreate(p.ctrConfig("refused", "true", mount(path, plain)))
 		wantCode(t, err, codes.FailedPrecondition, "mounts[0].host_path")
 	}
-	if after := tree(t, dir); after != before {
+	if after := pathsBelow(t, dir); after != before {
 		t.Errorf("refused host paths have left\n%s\nbefore there was\n%s", after, before)
 	}
 }
@@ -90,8 +90,8 @@ func wantRootDirectory(t *testing.T, path string) {
 	}
 }
 
-// tree lists all paths below a directory.
-func tree(t *testing.T, dir string) string {
+// pathsBelow lists all paths below a directory.
+func pathsBelow(t *testing.T, dir string) string {
 	t.Helper()
 	var paths []string
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {

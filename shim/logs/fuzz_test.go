@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// criLine is what the kubelet reads: time, stream, tag and text.
-var criLine = regexp.MustCompile(`^[0-9T:.+Z-]{20,35} (stdout|stderr) [FP] [^\n]*\n`)
+// wholeLine is what the kubelet reads: time, stream, tag and text.
+var wholeLine = regexp.MustCompile(`^[0-9T:.+Z-]{20,35} (stdout|stderr) [FP] [^\n]*\n`)
 
 // FuzzConvertLines: whatever Docker's log holds, what is written are whole CRI
 // lines, as many as were counted at least, and every whole line was looked at.
@@ -25,7 +25,7 @@ func FuzzConvertLines(f *testing.F) {
 		}
 		lines, last := 0, -1
 		for rest := out; len(rest) > 0; lines++ {
-			line := criLine.Find(rest)
+			line := wholeLine.Find(rest)
 			if line == nil {
 				t.Fatalf("%q is not CRI's form", rest[:min(len(rest), 200)])
 			}
