@@ -118,8 +118,8 @@ func hostileSysctls(t *testing.T, p *pod) {
 	const file = "/proc/sys/kernel/core_pattern"
 	now := strings.TrimSpace(read(t, file))
 	for _, key := range []string{
-		"kernel.core_pattern", "kernel/core_pattern", "net/../kernel/core_pattern", "net.ipv4.conf.eth0/../../../../kernel/core_pattern", "net/ipv4/conf/eth0/../../../../kernel/core_pattern",
-		"net.core.somaxconn\nkernel.core_pattern", "net.core.somaxconn=1\nkernel.core_pattern", "../../.." + file, "net.core", "net/ipv4/conf/eth0", "",
+		"kernel.core_pattern", "net/../kernel/core_pattern", "net.ipv4.conf.eth0/../../../../kernel/core_pattern", "net/ipv4/conf/eth0/../../../../kernel/core_pattern",
+		"net.core.somaxconn\nkernel.core_pattern", "net.core.somaxconn=1\nkernel.core_pattern", "../../.." + file, "net/ipv4/conf/eth0", "",
 	} {
 		p.checkNoSandbox(t, map[string]string{key: now})
 	}

@@ -33,10 +33,10 @@ func forgedRecord(t *testing.T, image string, config any) string {
 
 // forged makes an image whose containers look like one of a pod's, with a log
 // of the author's choice.
-func forged(t *testing.T, n *node, name, log string) (image string) {
+func forged(t *testing.T, c *cridock, name, log string) (image string) {
 	t.Helper()
 	ref := "localhost/hostile/" + name + ":1"
-	return n.load(t, name, labelled(map[string]string{
+	return c.load(t, name, labelled(map[string]string{
 		"io.kubernetes.docker.type":       "container",
 		"io.kubernetes.container.logpath": log,
 		"io.kubernetes.container.name":    "forged",
@@ -52,7 +52,7 @@ func forgedContainer(t *testing.T, p *pod) {
 	dir, before := outside(t)
 	var ids []string
 	for name, log := range map[string]string{"preload": "ld.so.preload", "append": "secret"} {
-		id := p.dockerRun(t, forged(t, p.node, "forged-"+name, filepath.Join(dir, log)), "echo /evil.so; echo evil >&2")
+		id := p.dockerRun(t, forged(t, p.cridock, "forged-"+name, filepath.Join(dir, log)), "echo /evil.so; echo evil >&2")
 		p.docker.must(t, http.MethodPost, "/containers/"+id+"/wait", nil, nil)
 		ids = append(ids, id)
 	}
@@ -87,7 +87,7 @@ func checkForeign(t *testing.T, c *cridock, id string) {
 // forgedAtStart has the container run while cridock starts.
 func forgedAtStart(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
-	id := c.dockerRun(t, forged(t, c.node, "forged-start", filepath.Join(dir, "ld.so.preload")), "while :; do echo /evil.so; sleep 0.1; done")
+	id := c.dockerRun(t, forged(t, c, "forged-start", filepath.Join(dir, "ld.so.preload")), "while :; do echo /evil.so; sleep 0.1; done")
 	p := c.runPod(t)
 	return nil, func(t *testing.T) {
 		p.in(t).settled()

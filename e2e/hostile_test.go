@@ -189,8 +189,8 @@ type imageConfig map[string]any
 func labelled(labels map[string]string) imageConfig { return imageConfig{"Labels": labels} }
 
 // load makes an image of busybox and more files, as docker load does, and
-// returns its name. The files replace those of busybox.
-func (n *node) load(t *testing.T, name string, config imageConfig, files ...entry) string {
+// returns its name when cridock knows it. The files replace those of busybox.
+func (c *cridock) load(t *testing.T, name string, config imageConfig, files ...entry) string {
 	t.Helper()
 	base, err := busyboxLayer()
 	if err != nil {
@@ -218,7 +218,8 @@ func (n *node) load(t *testing.T, name string, config imageConfig, files ...entr
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.docker.stream(t, "/images/load?quiet=1", http.Header{"Content-Type": {"application/x-tar"}}, bytes.NewReader(saved))
+	c.docker.stream(t, "/images/load?quiet=1", http.Header{"Content-Type": {"application/x-tar"}}, bytes.NewReader(saved))
+	eventually(t, "cridock knows "+ref, time.Minute, func() bool { return c.imageStatus(t, ref) != nil })
 	return ref
 }
 
@@ -306,7 +307,7 @@ func tree(t *testing.T, dir string) map[string]string {
 		all[path] = d.Type().String()
 		if d.Type().IsRegular() {
 			b, err := os.ReadFile(path)
-			all[path] += " " + string(b)
+			all[path] += fmt.Sprintf(" %d bytes, %.200q", len(b), b)
 			return err
 		}
 		return nil
