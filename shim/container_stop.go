@@ -85,8 +85,10 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 	}
 }
 
+// stopSignal is the container's, or SIGTERM where its image names what is none:
+// Docker would refuse to send that, and the container could not be stopped.
 func stopSignal(c *translate.Container) string {
-	if c.StopSignal == "" {
+	if c.StopSignal == "" || translate.CRISignal(c.StopSignal) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
 		return "SIGTERM"
 	}
 	return c.StopSignal
