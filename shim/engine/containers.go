@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"time"
 
@@ -208,6 +209,15 @@ func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64
 // containerFile reads one entry: its content, or where it points to.
 func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
 	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) error {
+		// Before it is read: dockerd opens a FIFO, and waits for a writer for ever
+		// with the container locked.
+		stat, err := cl.ContainerStatPath(ctx, id, name)
+		if err != nil {
+			return err
+		}
+		if !stat.Mode.IsRegular() && stat.Mode.Type() != fs.ModeSymlink && !stat.Mode.IsDir() {
+			return fmt.Errorf("%s in container %s: %w: not a regular file", name, id, errdefs.ErrInvalidArgument)
+		}
 		r, _, err := cl.CopyFromContainer(ctx, id, name)
 		if err != nil {
 			return err
