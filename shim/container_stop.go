@@ -85,11 +85,14 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 	}
 }
 
-// stopSignal is the container's, or SIGTERM where its image names what is none:
-// Docker would refuse to send that, and the container could not be stopped.
+// stopSignal is SIGKILL for an adopted container whose image names what is no
+// signal: Docker sends it no other.
 func stopSignal(c *translate.Container) string {
-	if c.StopSignal == "" || translate.CRISignal(c.StopSignal) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+	switch {
+	case c.StopSignal == "":
 		return "SIGTERM"
+	case translate.CRISignal(c.StopSignal) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT:
+		return "SIGKILL"
 	}
 	return c.StopSignal
 }
