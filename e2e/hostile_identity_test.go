@@ -87,7 +87,7 @@ func checkForeign(t *testing.T, c *cridock, id string) {
 // forgedAtStart has the container run while cridock starts.
 func forgedAtStart(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
-	id := c.dockerRun(t, forged(t, c, "forged-start", filepath.Join(dir, "ld.so.preload")), "while :; do echo /evil.so; sleep 0.1; done")
+	id := c.dockerRun(t, forged(t, c, "forged-start", filepath.Join(dir, "ld.so.preload")), "while :; do echo /evil.so; sleep 1; done")
 	p := c.runPod(t)
 	return nil, func(t *testing.T) {
 		p.in(t).settled()
@@ -191,7 +191,7 @@ func adoptedFromHostileImage(t *testing.T, c *cridock) (func(), func(*testing.T)
 	a := &foreign{cridock: c, mounts: true, root: c.root()}
 	p := &pod{cridock: c, t: t, cfg: c.podConfig(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Metadata.Attempt = foreignAttempt })}
 	ctrs := map[string]*ctr{}
-	const script = "i=0; while :; do echo line $i; i=$((i+1)); usleep 20000; done"
+	const script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 1; done"
 	add := func(name, image, log string) {
 		c := &ctr{pod: p, cfg: p.ctrConfig(name, script, ofImage(image), func(cfg *runtimeapi.ContainerConfig) {
 			cfg.Metadata.Attempt, cfg.LogPath = 2, name+".log"

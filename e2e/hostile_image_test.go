@@ -36,7 +36,7 @@ func volumePaths(t *testing.T, p *pod) {
 		}
 		c := &ctr{pod: p, id: id, cfg: cfg}
 		c.exited()
-		if out := c.logText(); strings.Contains(out, "secret\n") && !strings.Contains(out, "No such file") || !strings.HasSuffix(out, "ran\n") {
+		if out := c.logText(); strings.Contains(out, "secret\n") && !strings.Contains(out, "No such file") || !strings.Contains(out, "ran\n") {
 			t.Errorf("VOLUME %s: %q", volume, out)
 		}
 	}
@@ -61,7 +61,7 @@ func linkedFiles(t *testing.T, p *pod) {
 		}
 		c := &ctr{pod: p, id: id, cfg: cfg}
 		c.exited()
-		if out := c.logText(); strings.Contains(out, "secret\n") || !strings.HasSuffix(out, "ran\n") {
+		if out := c.logText(); strings.Contains(out, "secret\n") || !strings.Contains(out, "ran\n") {
 			t.Errorf("links to %s: %q", target, out)
 		}
 	}
@@ -129,7 +129,7 @@ func healthcheck(t *testing.T, p *pod) {
 func stopSignals(t *testing.T, p *pod) {
 	for i, signal := range []string{"SIGHOSTILE", "999", "-1", "0", "SIGWINCH", "9; reboot"} {
 		image := p.load(t, fmt.Sprint("stop-signal-", i), imageConfig{"StopSignal": signal})
-		cfg := p.ctrConfig(fmt.Sprint("stop-signal-", i), "trap '' TERM; echo up; while :; do sleep 0.1; done", ofImage(image))
+		cfg := p.ctrConfig(fmt.Sprint("stop-signal-", i), "trap '' TERM; echo up; exec sleep 100000", ofImage(image))
 		id, err := p.tryCreate(cfg)
 		if err == nil {
 			_, err = try(p.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: id})

@@ -73,7 +73,7 @@ func newLogAttack(t *testing.T, c *cridock) *logAttack {
 		if name == "linked-above" {
 			of = above // its trick is on the directory
 		}
-		l.ctrs[name] = of.start(name, "trap 'exit 0' TERM; echo first; while :; do sleep 0.1; done", mounting(c.path("logs"), "/logs"))
+		l.ctrs[name] = of.start(name, "trap 'exit 0' TERM; echo first; sleep 100000 & wait", mounting(c.path("logs"), "/logs"))
 	}
 	for _, c := range l.ctrs {
 		eventuallyLog(t, c, "first")
