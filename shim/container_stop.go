@@ -42,7 +42,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
 	if first {
 		if err := s.work.start(func() {
-			// A stop continues without its caller, as it would in Docker.
+			// A stop goes on without its caller, as it would in Docker.
 			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
 			s.stops.finish(c.ID, stop, err)
 		}); err != nil {
@@ -85,11 +85,14 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 	}
 }
 
-// stopSignal is the container's, or SIGTERM where its image names what is none:
-// Docker would refuse to send that, and the container could not be stopped.
+// stopSignal is SIGKILL for an adopted container whose image names what is no
+// signal: Docker sends it no other.
 func stopSignal(c *translate.Container) string {
-	if c.StopSignal == "" || translate.CRISignal(c.StopSignal) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+	switch {
+	case c.StopSignal == "":
 		return "SIGTERM"
+	case translate.CRISignal(c.StopSignal) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT:
+		return "SIGKILL"
 	}
 	return c.StopSignal
 }
@@ -108,7 +111,7 @@ func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, er
 		case <-s.ending:
 			// The period may be hours. The next process begins it anew.
 			timer.Stop()
-			return true, fmt.Errorf("cridock is shutting down before the grace period of the stop is over: %w", errdefs.ErrUnavailable)
+			return true, fmt.Errorf("the grace period of the stop is not over and cridock ends: %w", errdefs.ErrUnavailable)
 		}
 	}
 	return false, nil

@@ -99,7 +99,7 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		Image:       req.Image.ID,
 		WorkingDir:  cfg.GetWorkingDir(),
 		Labels:      labels,
-		StopSignal:  DockerSignal(cfg.GetStopSignal()),
+		StopSignal:  containerStopSignal(cfg.GetStopSignal(), req.Image.StopSignal),
 	}
 	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
 	if err := stampRequest(create); err != nil {

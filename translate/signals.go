@@ -41,6 +41,16 @@ func DockerSignal(s runtimeapi.Signal) string {
 	return strings.Replace(name, "MINUS", "-", 1)
 }
 
+// containerStopSignal is the signal asked for, or "" for the image's. An image
+// may name what is none: Docker then sends no signal but SIGKILL, so SIGTERM
+// takes its place.
+func containerStopSignal(asked runtimeapi.Signal, image string) string {
+	if asked == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT && CRISignal(image) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return "SIGTERM"
+	}
+	return DockerSignal(asked)
+}
+
 // CRISignal gives the CRI signal of a Docker stop signal: a name with or
 // without "SIG", in any case, or a number. "" is SIGTERM, which Docker then
 // sends; what is no signal gives the runtime default.
