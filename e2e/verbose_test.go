@@ -97,7 +97,7 @@ func TestImageSpec(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "docker")
 	const image = "localhost/e2e/spec:1"
-	c.docker.build(t, image, "FROM "+c.image+"\nENV A=b\nUSER 7\nRUN echo >/file\nCMD [\"run\"]\n")
+	c.docker.build(t, image, "FROM "+c.image+"\nRUN echo >/file\nENV A=b\nUSER 7\nCMD [\"run\"]\n")
 	t.Cleanup(func() { c.docker.removeImage(t, image) })
 	r := rpc(t, c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}, Verbose: true})
 	var info struct {
