@@ -90,7 +90,7 @@ func (c *cridock) writeConf(content string) error {
 func (c *cridock) serve() []string {
 	return append([]string{
 		"serve", "--container-runtime-endpoint=unix://" + c.socket(), "--docker-endpoint=unix://" + c.node.dir + "/docker.sock",
-		"--root-directory=" + c.root(), "--runtime-directory=" + c.path("run"), "--network-plugin=" + c.plugin,
+		"--root-directory=" + c.root(), "--runtime-directory=" + c.path("run"), "--pod-logs-dir=" + c.path("logs"), "--network-plugin=" + c.plugin,
 		"--cni-conf-dir=" + c.confDir(), "--cni-bin-dir=" + c.binDir() + "," + cniBinDir, "--cni-cache-dir=" + c.cacheDir(), "--v=4",
 	}, c.flags...)
 }

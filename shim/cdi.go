@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +15,7 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	specs "tags.cncf.io/container-device-interface/specs-go"
 
+	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/translate"
 )
@@ -42,15 +42,10 @@ func mountSpecDir(c *engine.Capabilities) string {
 // on the node has another root directory.
 func (s *Service) mountSpecPrefix() string { return "cridock-" + shortHash(s.cfg.RootDir) + "-" }
 
-// mountSpec is the path of a container's specification, by Docker's name of it.
-// dockerd reads it when the container starts.
-func (s *Service) mountSpec(owner string) string {
-	dir := mountSpecDir(s.engine.Capabilities())
-	if dir == "" {
-		return ""
-	}
-	return filepath.Join(dir, s.mountSpecPrefix()+owner+".json")
-}
+// mountSpec is the name of a container's specification in a directory of
+// specifications, by Docker's name of the container. dockerd reads it when the
+// container starts.
+func (s *Service) mountSpec(owner string) string { return s.mountSpecPrefix() + owner + ".json" }
 
 // addOptionMounts makes a CDI device of each mount with mount_options, until
 // releaseMounts. Where the engine has no CDI it leaves the refusal to the
@@ -89,8 +84,9 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 	if err != nil {
 		return err
 	}
-	// writeFile's temporary name has another ending, so dockerd never reads half.
-	if err := writeFile(s.mountSpec(owner), content); err != nil {
+	// A draft's name has another ending, so dockerd never reads half.
+	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
+	if err := dir.WriteFile(s.mountSpec(owner), content, 0o644); err != nil {
 		return fmt.Errorf("mount_options: CDI specification: %w", err)
 	}
 	return nil
@@ -98,11 +94,11 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 
 // removeMountSpec removes the specification of a container; none is success.
 func (s *Service) removeMountSpec(owner string) error {
-	path := s.mountSpec(owner)
-	if path == "" {
+	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
+	if dir == "" {
 		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := dir.Remove(s.mountSpec(owner)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("CDI specification of mounts: %w", err)
 	}
 	return nil
@@ -111,12 +107,12 @@ func (s *Service) removeMountSpec(owner string) error {
 // collectMountSpecs removes the specifications of containers that went while no
 // cridock was there.
 func (s *Service) collectMountSpecs(ctx context.Context) error {
-	dir := mountSpecDir(s.engine.Capabilities())
+	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
 	if dir == "" {
 		return nil
 	}
 	// Those first, the containers then: what is made from now on is not looked at.
-	files, err := filepath.Glob(filepath.Join(dir, s.mountSpecPrefix()+"*.json"))
+	files, err := dir.Names(".")
 	if err != nil {
 		return err
 	}
@@ -124,10 +120,16 @@ func (s *Service) collectMountSpecs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		owner := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), s.mountSpecPrefix()), ".json")
+	for _, file := range files {
+		// Also the drafts of a process that was killed.
+		owner, _, _ := strings.Cut(strings.TrimPrefix(file, s.mountSpecPrefix()), ".")
+		if !strings.HasPrefix(file, s.mountSpecPrefix()) || !isShortHash(owner) {
+			continue
+		}
 		if _, ours := s.specs.Load(owner); !ours && !live[owner] {
-			err = errors.Join(err, s.removeMountSpec(owner))
+			if rerr := dir.Remove(file); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+				err = errors.Join(err, fmt.Errorf("CDI specification of mounts: %w", rerr))
+			}
 		}
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -26,8 +27,8 @@ func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.Cgr
 	}
 	for i, f := range files {
 		err := fs.ErrNotExist
-		if paths[i] != "" {
-			err = writeKernelFile(paths[i], f.Value)
+		if paths[i].name != "" {
+			err = paths[i].write(f.Value)
 		}
 		if err == nil || f.Optional && errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -37,9 +38,23 @@ func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.Cgr
 	return nil
 }
 
-// cgroupPaths are the paths of a running container's cgroup files, "" for one
+// cgroupFile is a file of a cgroup: its name below the directory of a hierarchy.
+// It must be there: nothing is made in a cgroup.
+type cgroupFile struct {
+	root beneath.Root
+	name string
+}
+
+func (f cgroupFile) read() (string, error) {
+	b, err := f.root.ReadFile(f.name)
+	return strings.TrimSpace(string(b)), err
+}
+
+func (f cgroupFile) write(value string) error { return writeKernelFile(f.root, f.name, value) }
+
+// cgroupPaths are a running container's cgroup files, the zero value for one
 // without a hierarchy; nil if there are no files or the container has exited.
-func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFile) ([]string, error) {
+func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFile) ([]cgroupFile, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
@@ -50,11 +65,9 @@ func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFi
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
 	}
-	paths := make([]string, len(files))
+	paths := make([]cgroupFile, len(files))
 	for i, f := range files {
-		if dir, ok := s.cgroupDir(string(membership), f.Name); ok {
-			paths[i] = filepath.Join(dir, f.Name)
-		}
+		paths[i], _ = s.cgroupFile(string(membership), f.Name)
 	}
 	return paths, nil
 }
@@ -66,18 +79,18 @@ func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.Cgro
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]string{}
-	for _, path := range paths {
-		if b, err := os.ReadFile(path); err == nil {
-			values[path] = string(b)
+	values := map[cgroupFile]string{}
+	for _, file := range paths {
+		if value, err := file.read(); err == nil {
+			values[file] = value
 		}
 	}
 	return func() error {
 		var err error
-		for path, value := range values {
+		for file, value := range values {
 			// The kernel takes one line at a time.
 			for line := range strings.Lines(value) {
-				if werr := writeKernelFile(path, strings.TrimSpace(line)); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
+				if werr := file.write(strings.TrimSpace(line)); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
 					err = errors.Join(err, fmt.Errorf("take back: %w", werr))
 				}
 			}
@@ -94,8 +107,8 @@ func processGone(err error) bool {
 
 // writeKernelFile writes to a file that must be there: to create one in a cgroup
 // fails otherwise than by its absence.
-func writeKernelFile(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+func writeKernelFile(root beneath.Root, name, value string) error {
+	f, err := root.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -103,21 +116,25 @@ func writeKernelFile(path, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// cgroupDir finds the directory of a cgroup file in the text of
-// /proc/PID/cgroup (cgroups(7)): one line for version 2, one a hierarchy for
-// version 1.
-func (s *Service) cgroupDir(membership, file string) (string, bool) {
+// cgroupFile finds a file by the text of /proc/PID/cgroup (cgroups(7)): one line
+// for version 2, one a hierarchy for version 1, whose directories may be links to
+// that of several controllers.
+func (s *Service) cgroupFile(membership, file string) (cgroupFile, bool) {
 	v2 := s.Host().CgroupV2
 	controller, _, _ := strings.Cut(file, ".")
 	for line := range strings.Lines(membership) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		name := strings.TrimLeft(parts[2]+"/"+file, "/")
 		switch {
-		case len(parts) != 3:
+		case !filepath.IsLocal(name): // "/..": above our cgroup namespace, not to be seen
 		case v2 && parts[1] == "":
-			return filepath.Join(s.cfg.CgroupRoot, parts[2]), true
+			return cgroupFile{beneath.Root(s.cfg.CgroupRoot), name}, true
 		case !v2 && slices.Contains(strings.Split(parts[1], ","), controller):
-			return filepath.Join(s.cfg.CgroupRoot, controller, parts[2]), true
+			return cgroupFile{beneath.Root(filepath.Join(s.cfg.CgroupRoot, controller)), name}, true
 		}
 	}
-	return "", false
+	return cgroupFile{}, false
 }

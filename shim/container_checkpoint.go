@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/shim/checkpoint"
+	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/translate"
 )
@@ -76,15 +77,16 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
 		return fmt.Errorf("location %q: %w: there is no such directory", location, errdefs.ErrFailedPrecondition)
 	}
-	dir := s.checkpointDir(c.ID)
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+	name := checkpointName(c.ID)
+	dir := s.state().Path(name)
+	if err := errors.Join(s.state().RemoveAll(name), s.state().MkdirAll(name, 0o700)); err != nil {
 		return err
 	}
-	if err := s.takeCheckpoint(ctx, c, dir); err != nil {
+	if err := s.takeCheckpoint(ctx, c); err != nil {
 		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
 	}
 	defer func() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := s.state().RemoveAll(name); err != nil {
 			klog.FromContext(ctx).Error(err, "A checkpoint's files are left until the next start", "containerID", c.ID)
 		}
 	}()
@@ -94,15 +96,17 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 	return nil
 }
 
-// takeCheckpoint writes all parts of a checkpoint to dir while the container is
-// paused, so that its memory, its files and its log are of the same moment. If
-// it fails dir is gone, unless it is still needed: see resumeCheckpointed.
-func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container, dir string) (err error) {
+// takeCheckpoint writes all parts of a checkpoint while the container is paused,
+// so that its memory, its files and its log are of the same moment. If it fails
+// the checkpoint's directory is gone, unless it is still needed: see resumeCheckpointed.
+func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container) (err error) {
+	name := checkpointName(c.ID)
+	dir := s.state().Path(name)
 	defer func() {
 		if uerr := s.unpause(ctx, c.ID); uerr != nil {
 			err = errors.Join(err, uerr)
 		} else if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, s.state().RemoveAll(name))
 		}
 	}()
 	if err := s.engine.ContainerPause(ctx, c.ID); err != nil {
@@ -114,6 +118,12 @@ func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container, di
 	parts, err := s.checkpointParts(c)
 	if err != nil {
 		return err
+	}
+	if parts.Log, err = s.openLog(c); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	if parts.Log != nil {
+		defer func() { _ = parts.Log.Close() }()
 	}
 	return checkpoint.Describe(ctx, dir, parts)
 }
@@ -139,8 +149,28 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 			ID: c.ID, Name: c.Name, Image: image, ImageName: image, ImageRef: c.ImageRef,
 			Runtime: cmp.Or(c.RuntimeHandler, s.Host().DefaultRuntime), CreatedAt: time.Unix(0, c.CreatedAt).UTC(), CheckpointedAt: time.Now().UTC(),
 		},
-		Status: status, Spec: spec, Log: c.LogPath, UpperDir: upper,
+		Status: status, Spec: spec, UpperDir: upper,
 	}, nil
+}
+
+// openLog opens a container's CRI log; nil if there is none. A link to Docker's
+// file, as it is in symlink mode, is not followed: that file is opened.
+func (s *Service) openLog(c *translate.Container) (*os.File, error) {
+	if !logged(c) {
+		return nil, nil
+	}
+	root, name, err := s.logFile(c)
+	if err != nil {
+		return nil, err
+	}
+	f, err := root.Open(name)
+	if linked, lerr := logs.IsSymlink(root, name); lerr == nil && linked && c.LogDriver == fileLog {
+		f, err = os.Open(s.dockerLog(c))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return f, err
 }
 
 // noCRIU is what runc says without CRIU, in a text of which Docker makes an
@@ -184,27 +214,25 @@ func (s *Service) tryUnpause(ctx context.Context, id string) error {
 	return nil
 }
 
-// checkpointDir is where a checkpoint is made; Docker writes there as well.
-// While there is one its container may be paused.
-func (s *Service) checkpointDir(containerID string) string {
-	return filepath.Join(s.checkpointsDir(), containerID)
-}
+// checkpointsDir is where checkpoints are made, below the root directory; Docker
+// writes there as well. While a container has one it may be paused.
+const checkpointsDir = "checkpoints"
 
-func (s *Service) checkpointsDir() string { return filepath.Join(s.cfg.RootDir, "checkpoints") }
+func checkpointName(containerID string) string { return filepath.Join(checkpointsDir, containerID) }
 
 // resumeCheckpointed ends the checkpoints that an earlier process of ours has
 // left half done.
 func (s *Service) resumeCheckpointed(ctx context.Context) error {
-	entries, err := os.ReadDir(s.checkpointsDir())
+	ids, err := s.state().Names(checkpointsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for _, e := range entries {
-		if uerr := s.tryUnpause(ctx, e.Name()); uerr != nil {
+	for _, id := range ids {
+		if uerr := s.tryUnpause(ctx, id); uerr != nil {
 			err = errors.Join(err, uerr)
 			continue
 		}
-		err = errors.Join(err, os.RemoveAll(s.checkpointDir(e.Name())))
+		err = errors.Join(err, s.state().RemoveAll(checkpointName(id)))
 	}
 	return err
 }

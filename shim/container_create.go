@@ -51,9 +51,6 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return "", err
 	}
-	if err := stampRequest(create); err != nil {
-		return "", err
-	}
 	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
 	if err != nil || existing {
 		return id, err

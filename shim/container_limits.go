@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"os"
 	"strings"
 	"time"
 
@@ -70,8 +69,8 @@ func (s *Service) limitsLost(c *translate.Container) bool {
 	if err != nil {
 		return false
 	}
-	for i, path := range paths {
-		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) != strings.TrimSpace(files[i].Value) {
+	for i, file := range paths {
+		if value, err := file.read(); err == nil && value != strings.TrimSpace(files[i].Value) {
 			return true
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -52,13 +51,17 @@ func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenCo
 // file where that was chosen. Either way takes over what the other has left, or
 // another adapter. It is idempotent.
 func (s *Service) followLog(c *translate.Container) error {
-	switch {
-	case !logged(c):
+	if !logged(c) {
 		return nil
-	case s.cfg.SymlinkLogs && c.LogDriver == fileLog:
-		return logs.Symlink(s.dockerLog(c), c.LogPath)
 	}
-	return s.logs.Start(s.logSource(c))
+	source, err := s.logSource(c)
+	if err != nil {
+		return err
+	}
+	if s.cfg.SymlinkLogs && c.LogDriver == fileLog {
+		return logs.Symlink(source.DockerLog, source.CRIRoot, source.CRILog)
+	}
+	return s.logs.Start(source)
 }
 
 // logged tells whether a container has a log. Adopted ones may have been run
@@ -67,9 +70,13 @@ func logged(c *translate.Container) bool {
 	return c.LogPath != "" && c.LogDriver != noLog
 }
 
-func (s *Service) logSource(c *translate.Container) logs.Source {
+func (s *Service) logSource(c *translate.Container) (logs.Source, error) {
+	root, name, err := s.logFile(c)
+	if err != nil {
+		return logs.Source{}, err
+	}
 	source := logs.Source{
-		ID: c.ID, CRILog: c.LogPath, Position: s.positionFile(c.ID), TTY: c.TTY,
+		ID: c.ID, CRIRoot: root, CRILog: name, Position: s.positionFile(c.ID), TTY: c.TTY,
 		Follow: func(ctx context.Context, since time.Time) (io.ReadCloser, error) {
 			return s.engine.ContainerLogs(ctx, c.ID, since, true)
 		},
@@ -81,7 +88,7 @@ func (s *Service) logSource(c *translate.Container) logs.Source {
 		// Its log may be of any size, and has to be written once more.
 		source.Backlog = s.logBacklog()
 	}
-	return source
+	return source, nil
 }
 
 // logBacklog is as much as Docker keeps in one file of a container of ours.
@@ -126,12 +133,16 @@ func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
 	if !logged(c) || c.StartFailed {
 		return nil
 	}
-	// A link, by choice or because it exited before it was adopted, is complete. A
-	// file that was begun is written to its end, whatever is chosen now.
-	if linked, err := logs.IsSymlink(c.LogPath); err != nil || linked {
+	source, err := s.logSource(c)
+	if err != nil {
 		return err
 	}
-	if err := s.logs.Start(s.logSource(c)); err != nil {
+	// A link, by choice or because it exited before it was adopted, is complete. A
+	// file that was begun is written to its end, whatever is chosen now.
+	if linked, err := logs.IsSymlink(source.CRIRoot, source.CRILog); err != nil || linked {
+		return err
+	}
+	if err := s.logs.Start(source); err != nil {
 		return err
 	}
 	return s.logs.Drain(ctx, c.ID)
@@ -145,6 +156,10 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 		return err
 	}
 	for _, c := range containers {
+		if c.Config == nil && c.LogPath == "" && c.LogDriver != noLog {
+			klog.FromContext(ctx).Info("Log of an adopted container is not written: its path is not below pod-logs-dir, or may be its image's choice",
+				"containerID", c.ID, "podLogsDir", s.cfg.PodLogsDir)
+		}
 		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
 			if e := s.followLog(c); e != nil {
 				err = errors.Join(err, fmt.Errorf("container %s: %w", c.ID, e))
@@ -156,15 +171,19 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 
 // positionFile holds how far a container's log has been converted.
 func (s *Service) positionFile(containerID string) string {
-	return filepath.Join(s.positionsDir(), shortHash(containerID))
+	return s.state().Path(positionName(containerID))
 }
 
-func (s *Service) positionsDir() string { return filepath.Join(s.cfg.RootDir, "logs") }
+const positionsDir = "logs"
+
+func positionName(containerID string) string {
+	return filepath.Join(positionsDir, shortHash(containerID))
+}
 
 // collectPositions removes the log positions of containers that were removed
 // while nobody looked. A container is in the index before it has one.
 func (s *Service) collectPositions(ctx context.Context) error {
-	entries, err := os.ReadDir(s.positionsDir())
+	files, err := s.state().Names(positionsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -177,11 +196,11 @@ func (s *Service) collectPositions(ctx context.Context) error {
 	}
 	live := make(map[string]bool, len(containers))
 	for _, c := range containers {
-		live[s.positionFile(c.ID)] = true
+		live[positionName(c.ID)] = true
 	}
-	for _, e := range entries {
-		if path := filepath.Join(s.positionsDir(), e.Name()); !live[path] {
-			err = errors.Join(err, os.Remove(path))
+	for _, file := range files {
+		if name := filepath.Join(positionsDir, file); !live[name] {
+			err = errors.Join(err, s.state().Remove(name))
 		}
 	}
 	return err

@@ -3,9 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -48,14 +46,14 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.removeObject(ctx, c.ID); err != nil {
 		return err
 	}
-	return s.forgetContainer(ctx, c)
+	s.forgetContainer(ctx, c)
+	return nil
 }
 
 // forgetContainer removes what a container that is gone has left. It is
-// idempotent.
-func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) error {
+// idempotent. The container is gone, so nobody would try again after an error.
+func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.releaseMounts(ctx, c.Name); err != nil {
-		// The container is gone, so nobody would try again before the next start.
 		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
 	}
 	if err := s.updates.forget(c.ID); err != nil {
@@ -64,7 +62,9 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) e
 	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
 		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)
 	}
-	return removeLogLink(c)
+	if err := s.removeLogLink(c); err != nil {
+		klog.FromContext(ctx).Error(err, "Log link is left behind", "containerID", c.ID)
+	}
 }
 
 // containerGone sees to what somebody else has removed; after a removal of
@@ -77,20 +77,25 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 	defer unlock()
 	s.drainAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
-	if err := s.forgetContainer(ctx, c); err != nil {
-		klog.FromContext(ctx).Error(err, "Something is left behind", "containerID", c.ID)
-	}
+	s.forgetContainer(ctx, c)
 }
 
 // removeLogLink removes a log that is only a link: its target went with the
 // container.
-func removeLogLink(c *translate.Container) error {
-	link, err := logs.IsSymlink(c.LogPath)
+func (s *Service) removeLogLink(c *translate.Container) error {
+	if !logged(c) {
+		return nil
+	}
+	root, name, err := s.logFile(c)
+	if err != nil {
+		return err
+	}
+	link, err := logs.IsSymlink(root, name)
 	if err == nil && link {
-		err = os.Remove(c.LogPath)
+		err = root.Remove(name)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("log link of container %s: %w", c.ID, err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }

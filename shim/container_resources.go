@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -24,32 +25,37 @@ import (
 // container keeps them for the next process; this one reads memory only, as
 // every status asks.
 type updates struct {
-	dir  string
-	load sync.Once
+	state beneath.Root
+	load  sync.Once
 
 	mu   sync.RWMutex
 	byID map[string]*runtimeapi.LinuxContainerResources
 }
 
-func (u *updates) file(containerID string) string { return filepath.Join(u.dir, containerID+".json") }
+const updatesDir = "resources"
+
+func updateFile(containerID string) string { return filepath.Join(updatesDir, containerID+".json") }
 
 // read takes over what an earlier process has kept, once.
 func (u *updates) read() {
 	u.load.Do(func() {
 		u.byID = map[string]*runtimeapi.LinuxContainerResources{}
-		entries, err := os.ReadDir(u.dir)
+		files, err := u.state.Names(updatesDir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			klog.Background().Error(err, "What containers' resources were updated to is lost in part")
 		}
-		for _, e := range entries {
-			id, ok := strings.CutSuffix(e.Name(), ".json")
+		for _, file := range files {
+			id, ok := strings.CutSuffix(file, ".json")
 			if !ok {
 				continue
 			}
 			kept := &runtimeapi.LinuxContainerResources{}
-			b, err := os.ReadFile(u.file(id))
+			b, err := u.state.ReadFile(updateFile(id))
 			if err == nil {
 				err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, kept)
+			}
+			if err == nil {
+				err = translate.ValidateCgroupFiles(updateFile(id), kept)
 			}
 			if err != nil {
 				// As good as none: it must not hide the container.
@@ -77,10 +83,10 @@ func (u *updates) keep(containerID string, r *runtimeapi.LinuxContainerResources
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(u.dir, 0o755); err != nil {
+	if err := u.state.MkdirAll(updatesDir, 0o700); err != nil {
 		return err
 	}
-	if err := writeFile(u.file(containerID), b); err != nil {
+	if err := u.state.WriteFile(updateFile(containerID), b, 0o600); err != nil {
 		return err
 	}
 	u.read()
@@ -96,7 +102,7 @@ func (u *updates) forget(containerID string) error {
 	u.mu.Lock()
 	delete(u.byID, containerID)
 	u.mu.Unlock()
-	if err := os.Remove(u.file(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := u.state.Remove(updateFile(containerID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -122,7 +128,7 @@ func (s *Service) encodedStatus(c *translate.Container) *runtimeapi.ContainerSta
 
 // collectUpdates forgets containers that went while no cridock was there.
 func (s *Service) collectUpdates(ctx context.Context) error {
-	entries, err := os.ReadDir(s.updates.dir)
+	files, err := s.state().Names(updatesDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -137,9 +143,9 @@ func (s *Service) collectUpdates(ctx context.Context) error {
 	for _, c := range containers {
 		live[c.ID] = true
 	}
-	for _, e := range entries {
-		if id := strings.TrimSuffix(e.Name(), ".json"); !live[id] {
-			err = errors.Join(err, s.updates.forget(id), os.RemoveAll(filepath.Join(s.updates.dir, e.Name())))
+	for _, file := range files {
+		if id := strings.TrimSuffix(file, ".json"); !live[id] {
+			err = errors.Join(err, s.updates.forget(id), s.state().RemoveAll(filepath.Join(updatesDir, file)))
 		}
 	}
 	return err
@@ -154,7 +160,7 @@ func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 		return err
 	}
 	for _, pid := range pids {
-		err := writeKernelFile(fmt.Sprintf("/proc/%s/oom_score_adj", pid), strconv.FormatInt(value, 10))
+		err := writeKernelFile("/proc", pid+"/oom_score_adj", strconv.FormatInt(value, 10))
 		if err != nil && !processGone(err) {
 			return fmt.Errorf("oom_score_adj %d of container %s: %w", value, c.ID, err)
 		}
@@ -171,11 +177,11 @@ func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
 	}
-	dir, ok := s.cgroupDir(string(membership), "memory.")
+	file, ok := s.cgroupFile(string(membership), "memory.")
 	if !ok {
 		return []string{strconv.Itoa(c.Pid)}, nil
 	}
-	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	procs, err := file.root.ReadFile(filepath.Join(filepath.Dir(file.name), "cgroup.procs"))
 	if err != nil {
 		// Where cgroups are not ours to see, the first process is what there is.
 		return []string{strconv.Itoa(c.Pid)}, nil //nolint:nilerr // see above

@@ -37,6 +37,10 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
 		return fmt.Errorf("container %s is %s: %w; only a created or running one has limits to change", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
+	// Its files are read before anything else is checked.
+	if err := translate.ValidateCgroupFiles("linux", want); err != nil {
+		return err
+	}
 	c = s.withUpdates(c)
 	merged := translate.MergeResources(c.Resources, want)
 	undo := undoStack{}

@@ -2,14 +2,12 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/translate"
@@ -20,8 +18,6 @@ const (
 	createAttempts = 3
 	// removalWait bounds the wait for a removal that somebody else has begun.
 	removalWait = time.Minute
-	// requestLabel holds the hash of the request that created a container.
-	requestLabel = "io.cridock.request"
 )
 
 // settle decides on the holder of a wanted name: keep it, or have it removed
@@ -60,13 +56,13 @@ func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle s
 
 // holder finds the container of an exact name; nil if there is none.
 func (s *Service) holder(ctx context.Context, name string) (*container.InspectResponse, error) {
-	list, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("name", "^/"+name+"$")))
-	if err != nil || len(list) == 0 {
-		return nil, err
-	}
-	c, err := s.engine.ContainerInspect(ctx, list[0].ID)
+	c, err := s.engine.ContainerInspect(ctx, name)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
+	}
+	if err == nil && c.Name != "/"+name {
+		// Docker takes what is no name for the beginning of an ID.
+		return nil, fmt.Errorf("container name %s: %w: Docker answers for %s", name, errdefs.ErrInternal, c.Name)
 	}
 	return &c, err
 }
@@ -115,7 +111,11 @@ func (s *Service) settleSandbox(ctx context.Context, holder container.InspectRes
 	if err := ours(holder, translate.KindSandbox); err != nil {
 		return false, err
 	}
-	sb, err := translate.ReadSandbox(holder, s.Host())
+	image, err := s.index.CreatedFrom(ctx, holder)
+	if err != nil {
+		return false, err
+	}
+	sb, err := translate.ReadSandbox(holder, image, s.Host())
 	if err != nil {
 		return false, err
 	}
@@ -130,34 +130,28 @@ func (s *Service) settleSandbox(ctx context.Context, holder container.InspectRes
 // the very same request: its answer was lost. Anything else that does not run
 // is the remains of an attempt that is over.
 func (s *Service) settleContainer(want *translate.Create) settle {
-	return func(_ context.Context, holder container.InspectResponse) (bool, error) {
+	return func(ctx context.Context, holder container.InspectResponse) (bool, error) {
 		if err := ours(holder, translate.KindContainer); err != nil {
 			return false, err
 		}
-		c, err := translate.ReadContainer(holder, s.Host())
+		image, err := s.index.CreatedFrom(ctx, holder)
+		if err != nil {
+			return false, err
+		}
+		c, err := translate.ReadContainer(holder, image, s.Host())
 		if err != nil {
 			return false, err
 		}
 		switch c.State {
 		case runtimeapi.ContainerState_CONTAINER_RUNNING:
-			return false, fmt.Errorf("container %s runs under it: %w; count the attempt up", c.ID, errdefs.ErrAlreadyExists)
+			return false, fmt.Errorf("container %s already runs under this name: %w; use a higher attempt", c.ID, errdefs.ErrAlreadyExists)
 		case runtimeapi.ContainerState_CONTAINER_CREATED:
-			return holder.Config.Labels[requestLabel] == want.Config.Labels[requestLabel], nil
+			// One that was adopted has no request of ours, whatever its labels say.
+			return c.Config != nil && holder.Config.Labels[translate.LabelRequest] == want.Config.Labels[translate.LabelRequest], nil
 		default:
 			return false, nil
 		}
 	}
-}
-
-// stampRequest labels a create request with its own hash, so that a repetition
-// can be told from another request of the same name.
-func stampRequest(c *translate.Create) error {
-	b, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("container %s: %w", c.Name, err)
-	}
-	c.Config.Labels[requestLabel] = shortHash(string(b))
-	return nil
 }
 
 // ours refuses containers that are not Kubernetes', or not of the wanted kind.

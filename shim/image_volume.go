@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -17,10 +19,11 @@ import (
 )
 
 const (
-	// volumeLabel marks containers that are never started and keep an image's
-	// layers while a container has the image for a volume. Its value is the
-	// store's owner.
-	volumeLabel = "io.cridock.image-volume"
+	// volumePrefix begins the names of containers that are never started and keep
+	// an image's layers while a container has the image for a volume. The store's
+	// owner follows, and a hash of the image's ID. The name is what such a container
+	// is known by: labels can be the image's.
+	volumePrefix = "cridock_image-volume_"
 	// layerDriver is the only storage driver whose layers are plain directories
 	// for the kernel's overlay file system, and that tells where they are.
 	layerDriver = "overlay2"
@@ -107,8 +110,8 @@ func (s *Service) imageLayers(ctx context.Context, imageID string) ([]string, er
 // holdImage makes the container that keeps an image's layers. Even a forced
 // removal of the image leaves what a container is based on.
 func (s *Service) holdImage(ctx context.Context, imageID, owner string) error {
-	cfg, host := neverStarted(imageID, map[string]string{volumeLabel: owner})
-	_, err := s.engine.ContainerCreate(ctx, "cridock_image-volume_"+owner+"_"+shortHash(imageID), cfg, host, nil)
+	cfg, host := neverStarted(imageID)
+	_, err := s.engine.ContainerCreate(ctx, volumePrefix+owner+"_"+shortHash(imageID), cfg, host, nil)
 	if errdefs.IsConflict(err) {
 		return nil // by an earlier call of the same request: the name says all
 	}
@@ -116,8 +119,8 @@ func (s *Service) holdImage(ctx context.Context, imageID, owner string) error {
 }
 
 // neverStarted describes a container that only serves to have an image.
-func neverStarted(imageID string, labels map[string]string) (*container.Config, *container.HostConfig) {
-	return &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}, Labels: labels},
+func neverStarted(imageID string) (*container.Config, *container.HostConfig) {
+	return &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}},
 		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}
 }
 
@@ -165,16 +168,34 @@ func (s *Service) mountOwners(ctx context.Context) (map[string]bool, error) {
 // releaseOwner leaves the owner's directory for last: it says that there is
 // something to release.
 func (s *Service) releaseOwner(ctx context.Context, owner string) error {
-	holders, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", volumeLabel+"="+owner)))
+	holders, err := s.named(ctx, volumePrefix+owner+"_")
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}
-	for _, h := range holders {
-		if err := ignoreNotFound(s.engine.ContainerRemove(ctx, h.ID)); err != nil {
-			return fmt.Errorf("image volumes: remove container %s: %w", h.ID, err)
+	for id := range holders {
+		if err := ignoreNotFound(s.engine.ContainerRemove(ctx, id)); err != nil {
+			return fmt.Errorf("image volumes: remove container %s: %w", id, err)
 		}
 	}
 	return s.volumes.Unmount(owner)
+}
+
+// named lists the containers whose names begin with prefix, by ID, with what
+// follows it.
+func (s *Service) named(ctx context.Context, prefix string) (map[string]string, error) {
+	list, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("name", "^/"+regexp.QuoteMeta(prefix))))
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, c := range list {
+		for _, name := range c.Names {
+			if rest, ok := strings.CutPrefix(name, "/"+prefix); ok {
+				found[c.ID] = rest
+			}
+		}
+	}
+	return found, nil
 }
 
 // collectImageVolumes releases image volumes of containers that went while no
@@ -185,12 +206,13 @@ func (s *Service) collectImageVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	holders, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", volumeLabel)))
+	holders, err := s.named(ctx, volumePrefix)
 	if err != nil {
 		return err
 	}
-	for _, h := range holders {
-		if owner := h.Labels[volumeLabel]; !s.volumes.Has(owner) {
+	for _, rest := range holders {
+		owner, image, _ := strings.Cut(rest, "_")
+		if isShortHash(owner) && isShortHash(image) && !s.volumes.Has(owner) {
 			owners = append(owners, owner)
 		}
 	}

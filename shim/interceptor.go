@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"runtime/debug"
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/process"
 )
 
 // interceptUnary does for every RPC what would otherwise be done RPC by RPC: a
@@ -43,14 +46,24 @@ func finish(ctx context.Context, method string, start time.Time, err error, pani
 	if panicked != nil {
 		err = fmt.Errorf("%s: %w", method, panicError(ctx, panicked))
 	}
-	err = statusError(err)
+	answer := statusError(err)
 	took := time.Since(start)
-	if err != nil {
-		log.Info("Request failed", "method", method, "duration", took, "code", status.Code(err), "err", status.Convert(err).Message())
+	if answer != nil {
+		log.Info("Request failed", "method", method, "duration", took, "code", status.Code(answer), "err", loggable(err, answer))
 	} else {
 		log.V(verbosity(method)).Info("Request", "method", method, "duration", took)
 	}
-	return err
+	return answer
+}
+
+// loggable is the text of an answer without what only its caller may see: why a
+// process was not started quotes its command.
+func loggable(err, answer error) string {
+	var failed *process.StartError
+	if errors.As(err, &failed) {
+		return fmt.Sprintf("process was not started (exit code %d); Docker's reason is in the answer alone, as it quotes the command", failed.ExitCode)
+	}
+	return status.Convert(answer).Message()
 }
 
 // recovered runs op and makes a panic of it an error: in a goroutine beside the

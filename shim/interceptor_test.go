@@ -68,9 +68,15 @@ func TestLogsNameAndHide(t *testing.T) {
 	id := n.runContainer(pod, cfg)
 	_, err := n.tryCreate(pod, containerConfig("bad\n", secret))
 	wantCode(t, err, codes.InvalidArgument)
-	for _, cmd := range [][]string{{"echo", secret}, {"/no/such/program", secret}} {
+	// Docker quotes the first word of what it could not start.
+	for _, cmd := range [][]string{{"echo", secret}, {"/no/such/program", secret}, {"/" + secret, "x"}} {
 		_, _ = n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
 		_, _ = n.runtime.Exec(n.ctx, &runtimeapi.ExecRequest{ContainerId: id, Cmd: cmd, Stdout: true})
+	}
+	_, err = n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/" + secret}})
+	wantCode(t, err, codes.Unknown, "/"+secret, "executable file not found") // for the client alone
+	if lines := n.logs.lines(`method="ExecSync"`); !strings.Contains(lines, "process was not started (exit code 127)") {
+		t.Errorf("the log does not say how ExecSync has failed:\n%s", lines)
 	}
 	for _, auth := range []*runtimeapi.AuthConfig{
 		{Username: "u", Password: secret}, {Auth: base64.StdEncoding.EncodeToString([]byte("u:" + secret))}, {Auth: secret}, {RegistryToken: secret},

@@ -38,6 +38,7 @@ import (
 	"github.com/cridock/cridock/shim"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/engine/enginetest"
+	"github.com/cridock/cridock/translate"
 )
 
 const (
@@ -104,7 +105,8 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 		"/etc/passwd": "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
 		"/etc/group":  "root:x:0:\nextra:x:7000:web\n",
 	}})
-	n.cfg = shim.Config{Version: "test", RootDir: filepath.Join(dir, "root"), NetNSDir: filepath.Join(dir, "netns"), DockerNetwork: "bridge"}
+	n.cfg = shim.Config{Version: "test", RootDir: filepath.Join(dir, "root"), NetNSDir: filepath.Join(dir, "netns"), DockerNetwork: "bridge",
+		PodLogsDir: filepath.Join(dir, "pods"), Seal: testSeal(t)}
 	for _, c := range change {
 		c(n)
 	}
@@ -633,3 +635,13 @@ var sortStrings = cmp.Transformer("sort", func(s []string) []string {
 	slices.Sort(s)
 	return s
 })
+
+// testSeal is one that all processes of a test have in common.
+func testSeal(t testing.TB) *translate.Seal {
+	t.Helper()
+	seal, err := translate.NewSeal([]byte("the seal of cridock's own tests."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seal
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -62,16 +61,16 @@ func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdateP
 		return err
 	}
 	// Sandboxes of other adapters have no directory yet.
-	if err := os.MkdirAll(s.sandboxDir(sb.Metadata), 0o755); err != nil {
+	if err := s.state().MkdirAll(s.sandboxDir(sb.Metadata), 0o755); err != nil {
 		return err
 	}
-	return writeFile(s.sandboxUpdateFile(sb), b)
+	return s.state().WriteFile(s.sandboxUpdateFile(sb), b, 0o600)
 }
 
 // sandboxUpdate is what updates of a sandbox have set together; nil if there
 // was none.
 func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSandboxResourcesRequest, error) {
-	b, err := os.ReadFile(s.sandboxUpdateFile(sb))
+	b, err := s.state().ReadFile(s.sandboxUpdateFile(sb))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

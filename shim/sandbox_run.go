@@ -59,7 +59,7 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	}
 	created := id // a return sets id before the steps below are undone
 	// Also the directory of remains that this call has replaced.
-	undo.push(func(context.Context) error { return os.RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
+	undo.push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
 	var sb *translate.Sandbox // known from when it may have a network
 	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
@@ -109,7 +109,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	}
 	req := translate.SandboxRequest{
 		Config: cfg, RuntimeHandler: r.GetRuntimeHandler(), ImageID: imageID,
-		ResolvConf: filepath.Join(s.sandboxDir(cfg.GetMetadata()), "resolv.conf"),
+		ResolvConf: s.state().Path(filepath.Join(s.sandboxDir(cfg.GetMetadata()), "resolv.conf")),
 		Network:    s.cfg.DockerNetwork, SeccompProfile: profile,
 	}
 	content, err := s.resolvConfFor(cfg)
@@ -129,7 +129,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 			return nil, err
 		}
 	}
-	return create, s.makeSandboxDir(cfg, content, undo)
+	return create, s.makeSandboxDir(ctx, cfg, content, undo)
 }
 
 // resolvConfFor is the content of the pod's resolv.conf: what the kubelet
@@ -151,44 +151,28 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 	return content, nil
 }
 
-func (s *Service) makeSandboxDir(cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
+func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
 	dir := s.sandboxDir(cfg.GetMetadata())
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	if err := s.state().MkdirAll(sandboxesDir, 0o755); err != nil {
 		return fmt.Errorf("directory of the sandbox: %w", err)
 	}
-	switch err := os.Mkdir(dir, 0o755); {
+	switch err := s.state().Mkdir(dir, 0o755); {
 	case err == nil:
-		undo.push(func(context.Context) error { return os.RemoveAll(dir) })
+		undo.push(func(context.Context) error { return s.state().RemoveAll(dir) })
 	case !errors.Is(err, os.ErrExist):
 		// One that exists may be in use by the sandbox that this call repeats.
 		return fmt.Errorf("directory of the sandbox: %w", err)
 	}
 	if resolv != nil {
-		if err := writeFile(filepath.Join(dir, "resolv.conf"), resolv); err != nil {
+		// Containers of any user read it.
+		if err := s.state().WriteFile(filepath.Join(dir, "resolv.conf"), resolv, 0o644); err != nil {
 			return fmt.Errorf("resolv.conf of the sandbox: %w", err)
 		}
 	}
-	if logs := cfg.GetLogDirectory(); logs != "" {
-		if err := os.MkdirAll(logs, 0o755); err != nil {
-			return fmt.Errorf("log_directory: %w", err)
-		}
+	if err := s.makeLogDir(ctx, cfg); err != nil {
+		return fmt.Errorf("log_directory: %w", err)
 	}
 	return nil
-}
-
-// writeFile replaces a file's content at once, readable for the containers it
-// is mounted into.
-func writeFile(path string, content []byte) error {
-	tmp := path + ".tmp"
-	err := os.WriteFile(tmp, content, 0o644) //nolint:gosec // resolv.conf is read by containers of any user
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		// A full disk leaves a part of it.
-		_ = os.Remove(tmp)
-	}
-	return err
 }
 
 // setupNetwork gives a started sandbox its network.
@@ -267,4 +251,10 @@ func (s *Service) netnsPath(sandboxID string) string {
 func shortHash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])
+}
+
+// isShortHash reports whether a string may be one of [shortHash]'s.
+func isShortHash(v string) bool {
+	b, err := hex.DecodeString(v)
+	return err == nil && len(b) == 10 && v == strings.ToLower(v)
 }

@@ -147,7 +147,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := s.removeObject(ctx, sb.ID); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.sandboxDir(sb.Metadata)); err != nil {
+	if err := s.collectDir(ctx, sb); err != nil {
 		return fmt.Errorf("directory of sandbox %s: %w", sb.ID, err)
 	}
 	return nil
@@ -182,8 +182,9 @@ func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) er
 	return s.releaseAddresses(ctx, sb)
 }
 
-// collectDir removes a sandbox's directory, which another one of its name may
-// have taken over.
+// collectDir removes the directory of a sandbox that is gone, unless another
+// sandbox has the same one: metadata name it, and a sandbox that another adapter
+// made may have those of one of ours.
 func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	if err != nil {
@@ -195,7 +196,7 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 			return nil
 		}
 	}
-	return os.RemoveAll(dir)
+	return s.state().RemoveAll(dir)
 }
 
 // collectRemains releases what sandboxes that are gone have left behind: those
@@ -240,7 +241,7 @@ var started = time.Now()
 // is being made has its directory before it is in the index, so only what was
 // last written by an earlier process goes.
 func (s *Service) collectDirs(ctx context.Context) error {
-	entries, err := os.ReadDir(s.sandboxesDir())
+	names, err := s.state().Names(sandboxesDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -252,10 +253,10 @@ func (s *Service) collectDirs(ctx context.Context) error {
 	for _, sb := range sandboxes {
 		keep[s.sandboxDir(sb.Metadata)] = true
 	}
-	for _, e := range entries {
-		dir := filepath.Join(s.sandboxesDir(), e.Name())
-		if info, infoErr := e.Info(); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
-			err = errors.Join(err, os.RemoveAll(dir))
+	for _, name := range names {
+		dir := filepath.Join(sandboxesDir, name)
+		if info, infoErr := s.state().Lstat(dir); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
+			err = errors.Join(err, s.state().RemoveAll(dir))
 		}
 	}
 	return err

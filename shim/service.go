@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -46,6 +47,13 @@ type Config struct {
 	Version string
 	// RootDir holds what must survive a reboot: resolv.conf files, log positions.
 	RootDir string
+	// PodLogsDir is the kubelet's directory of all pods' logs; empty for
+	// /var/log/pods. Below it no link is followed. The log of a container that
+	// another adapter made is written only there; a sandbox made here may have its
+	// log_directory elsewhere, and then no link is followed below that.
+	PodLogsDir string
+	// Seal tells the containers that cridock made from all others.
+	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
 	// ImageVolumeDir is where images are mounted that containers have for
@@ -126,13 +134,15 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if (cni == nil) == (cfg.DockerNetwork == "") {
 		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
 	}
-	if cfg.CgroupRoot == "" {
-		cfg.CgroupRoot = cgroupRoot
+	if cfg.Seal == nil {
+		return nil, fmt.Errorf("seal: %w: none given", errdefs.ErrInvalidArgument)
 	}
+	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
+	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
-	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj})
+	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
-	s.updates.dir = filepath.Join(cfg.RootDir, "resources")
+	s.updates.state = s.state()
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
@@ -272,6 +282,8 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
+		PodLogsDir:           s.cfg.PodLogsDir,
+		Seal:                 s.cfg.Seal,
 	}
 	for name, r := range c.Runtimes {
 		h.Runtimes[name] = translate.RuntimeFeatures{
@@ -354,10 +366,11 @@ func (s *Service) lockContainer(ctx context.Context, c *translate.Container) (fu
 	return s.locks.lock(ctx, key)
 }
 
-// sandboxDir holds a sandbox's files. Its name comes from the sandbox's
+// sandboxDir is the directory below the root directory that holds a sandbox's
+// files. Its name comes from the sandbox's
 // metadata, as it has to exist before Docker has given out an ID.
 func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
-	return filepath.Join(s.sandboxesDir(), shortHash(translate.SandboxName(m)))
+	return filepath.Join(sandboxesDir, shortHash(translate.SandboxName(m)))
 }
 
-func (s *Service) sandboxesDir() string { return filepath.Join(s.cfg.RootDir, "sandboxes") }
+const sandboxesDir = "sandboxes"

@@ -2,12 +2,13 @@ package shim
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/filters"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/translate"
@@ -16,9 +17,9 @@ import (
 // maxAccountFile bounds /etc/passwd and /etc/group of an image.
 const maxAccountFile = 1 << 20
 
-// probeLabel marks the containers that only serve to look into an image, with
-// the process that has made them.
-const probeLabel = "io.cridock.probe"
+// probePrefix begins the names of containers that only serve to look into an
+// image. The ID of the process that made them follows, and a random text.
+const probePrefix = "cridock_probe_"
 
 // accounts are the account files of an image; nil where it has none.
 type accounts struct{ passwd, group []byte }
@@ -54,14 +55,12 @@ func (a *accountCache) forget(imageID string) {
 	delete(a.byID, imageID)
 }
 
-// resolveUser finds user and groups of a container's process.
+// resolveUser finds user and groups of a container's process. The image's files
+// count for numbers too: see [translate.ResolveUser].
 func (s *Service) resolveUser(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext, image translate.Image) (translate.User, error) {
-	var a accounts
-	if translate.NeedsPasswd(sc, image.User) {
-		var err error
-		if a, err = s.imageAccounts(ctx, image.ID); err != nil {
-			return translate.User{}, fmt.Errorf("accounts of image %s: %w", image.ID, err)
-		}
+	a, err := s.imageAccounts(ctx, image.ID)
+	if err != nil {
+		return translate.User{}, fmt.Errorf("accounts of image %s: %w", image.ID, err)
 	}
 	return translate.ResolveUser(sc, image.User, a.passwd, a.group)
 }
@@ -97,8 +96,8 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 // lookInto gives look a container of an image that is never started, and
 // removes it again.
 func (s *Service) lookInto(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
-	cfg, host := neverStarted(imageID, map[string]string{probeLabel: s.processID})
-	id, err := s.engine.ContainerCreate(ctx, "", cfg, host, nil)
+	cfg, host := neverStarted(imageID)
+	id, err := s.engine.ContainerCreate(ctx, probePrefix+s.processID+"_"+rand.Text(), cfg, host, nil)
 	if err != nil {
 		return err
 	}
@@ -113,12 +112,12 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 
 // removeProbes removes what a killed process has left of its looks into images.
 func (s *Service) removeProbes(ctx context.Context) error {
-	probes, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("label", probeLabel)))
-	for _, p := range probes {
-		if p.Labels[probeLabel] == s.processID {
+	probes, err := s.named(ctx, probePrefix)
+	for id, rest := range probes {
+		if strings.HasPrefix(rest, s.processID+"_") {
 			continue // a request that came since the start looks into it
 		}
-		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, p.ID)))
+		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, id)))
 	}
 	return err
 }

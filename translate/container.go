@@ -1,6 +1,10 @@
 package translate
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -59,6 +63,12 @@ func (r ContainerRequest) sandboxMetadata() *runtimeapi.PodSandboxMetadata {
 	return r.SandboxConfig.GetMetadata()
 }
 
+// sandboxPrivileged reports whether the pod may have privileged containers. Docker
+// does not tell of every adopted sandbox.
+func (r ContainerRequest) sandboxPrivileged() bool {
+	return r.Sandbox.Privileged || r.Sandbox.Config == nil && r.SandboxConfig.GetLinux().GetSecurityContext().GetPrivileged()
+}
+
 // DockerContainer gives a container of a pod. The request is validated as by
 // [ValidateContainerConfig], and against its sandbox.
 func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
@@ -91,7 +101,24 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		Labels:      labels,
 		StopSignal:  DockerSignal(cfg.GetStopSignal()),
 	}
-	return &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}, nil
+	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
+	if err := stampRequest(create); err != nil {
+		return nil, err
+	}
+	host.Seal.stamp(create)
+	return create, nil
+}
+
+// stampRequest labels a request to create a container with its own hash, so that
+// a repeated request can be told from another one of the same name.
+func stampRequest(c *Create) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	sum := sha256.Sum256(b)
+	c.Config.Labels[LabelRequest] = hex.EncodeToString(sum[:10])
+	return nil
 }
 
 // validateInSandbox checks what a container's configuration says against its
@@ -111,7 +138,7 @@ func validateInSandbox(req ContainerRequest) error {
 		return invalid("image.image", "no image ID found for %q", req.Config.GetImage().GetImage())
 	case req.User.Docker == "":
 		return invalid(in+"run_as_user", "not resolved")
-	case sc.GetPrivileged() && !req.Sandbox.Privileged:
+	case sc.GetPrivileged() && !req.sandboxPrivileged():
 		return invalid(in+"privileged", "the sandbox is not privileged")
 	case isHost(ns.GetNetwork()) && !isHost(req.Sandbox.Namespaces.GetNetwork()):
 		return invalid(in+"namespace_options.network", "the sandbox does not have the host's network")
@@ -406,7 +433,6 @@ func recordContainer(req ContainerRequest, host Host) (map[string]string, error)
 	}
 	recorded, err := encodeRecord(record{
 		RuntimeHandler: req.runtimeHandler(),
-		ImageID:        req.Image.ID,
 		ImageName:      imageName(cfg.GetImage().GetImage(), req.Image),
 		ImageRef:       req.Image.Ref,
 		User:           &recordedUser{UID: req.User.UID, GID: req.User.GID, Groups: req.User.Groups},

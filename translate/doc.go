@@ -8,11 +8,11 @@
 //
 // The way in is Validate… → Docker…; the way out is Read… (a Docker inspect
 // answer becomes a [Sandbox], [Container] or [Image]) → CRI…. What a caller of
-// the CRI asked for is kept in Docker labels: dockershim's, so that pods of
-// dockershim and cri-dockerd are understood and ours by them, and one label of
-// our own, [LabelConfig], with the requested configuration. When that label is
-// present it decides; labels an image brings along can then never be mistaken
-// for the pod's.
+// the CRI asked for is kept in Docker labels: dockershim's, so that cridock
+// understands pods of dockershim and cri-dockerd and they understand cridock's,
+// and [LabelConfig], with the requested configuration. Docker mixes labels of
+// the image with them, so they count only under a [Seal]. A container without
+// one is adopted by its name and those labels that cannot be its image's.
 //
 // A request field either has an effect or is refused. Refusals are classified
 // with the sentinels of github.com/containerd/errdefs and name the CRI field.

@@ -29,11 +29,11 @@ func sent[M proto.Message](t *testing.T, m M) M {
 // TestEncoded: what is kept in wire form reads like what it was made of, alone
 // and as a part of an answer.
 func TestEncoded(t *testing.T) {
-	s, err := ReadSandbox(createdSandbox(t), fullHost)
+	s, err := ReadSandbox(createdSandbox(t), nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ReadContainer(createdContainer(t), fullHost)
+	c, err := ReadContainer(createdContainer(t), nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}

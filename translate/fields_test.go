@@ -351,7 +351,7 @@ func createExampleSandbox(t *testing.T, cfg *runtimeapi.PodSandboxConfig) (*Crea
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := ReadSandbox(inspect(created, sandboxID), exampleHost)
+	s, err := ReadSandbox(inspect(created, sandboxID), nil, exampleHost)
 	return created, s, err
 }
 
@@ -365,7 +365,7 @@ func sandboxEffect(t *testing.T, m proto.Message) (engine, status string, err er
 	shown := CRISandboxStatus(s, true, nil)
 	s.Config = nil
 	status = string(indent(t, []any{shown, s}))
-	delete(created.Config.Labels, LabelConfig)
+	dropProofs(created)
 	_, later := InterfaceSysctls(cfg.GetLinux().GetSysctls())
 	cni, err := CNIRuntimeConf(cfg, sandboxID, "")
 	return string(indent(t, []any{created, string(ResolvConf(cfg.GetDnsConfig())), later, cni})), status, err
@@ -396,7 +396,7 @@ func createExampleContainer(t *testing.T, cfg *runtimeapi.ContainerConfig) (*Cre
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := ReadContainer(inspect(created, containerID), exampleHost)
+	c, err := ReadContainer(inspect(created, containerID), nil, exampleHost)
 	return created, c, err
 }
 
@@ -408,7 +408,7 @@ func containerEffect(t *testing.T, m proto.Message) (engine, status string, err 
 		return "", "", err
 	}
 	status = string(indent(t, CRIContainerStatus(c)))
-	delete(created.Config.Labels, LabelConfig)
+	dropProofs(created)
 	return string(indent(t, []any{created, CgroupFiles(cfg.GetLinux().GetResources(), exampleHost)})), status, nil
 }
 
@@ -494,7 +494,7 @@ func TestEveryStatusFieldIsFilled(t *testing.T) {
 		answers = append(answers, CRIContainerStatus(c), CRIContainer(c))
 		over := inspect(created, containerID)
 		over.State = &container.State{Status: container.StateExited, ExitCode: 3, Error: "why", StartedAt: "2026-03-01T10:00:01Z", FinishedAt: "2026-03-01T10:00:02Z"}
-		if c, err = ReadContainer(over, exampleHost); err != nil {
+		if c, err = ReadContainer(over, nil, exampleHost); err != nil {
 			t.Fatal(err)
 		}
 		answers = append(answers, CRIContainerStatus(c), CRIContainer(c))

@@ -65,7 +65,7 @@ func FuzzLabels(f *testing.F) {
 		if _, ok := in.Config.Labels[imageLabel]; !ok {
 			in.Config.Labels[imageLabel] = "image"
 		}
-		s, err := ReadSandbox(in, fullHost)
+		s, err := ReadSandbox(in, nil, fullHost)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func FuzzSandbox(f *testing.F) {
 			return
 		}
 		sendable(t, created)
-		s, err := ReadSandbox(inspect(created, sandboxID), host)
+		s, err := ReadSandbox(inspect(created, sandboxID), nil, host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func FuzzSandbox(f *testing.F) {
 func FuzzContainer(f *testing.F) {
 	seed, _ := proto.Marshal(containerConfig)
 	f.Add(seed, "app:staff", []byte(testPasswd), []byte(testGroup), true)
-	sandbox, err := ReadSandbox(createdSandbox(f), fullHost)
+	sandbox, err := ReadSandbox(createdSandbox(f), nil, fullHost)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -121,7 +121,6 @@ func FuzzContainer(f *testing.F) {
 		host := fullHost
 		host.CgroupV2, host.CDI = v2, v2
 		sc := cfg.GetLinux().GetSecurityContext()
-		NeedsPasswd(sc, imageUser)
 		user, err := ResolveUser(sc, imageUser, passwd, group)
 		if err != nil {
 			classified(t, err)
@@ -140,7 +139,7 @@ func FuzzContainer(f *testing.F) {
 				t.Fatalf("%q would be written", file.Name)
 			}
 		}
-		c, err := ReadContainer(inspect(created, containerID), host)
+		c, err := ReadContainer(inspect(created, containerID), nil, host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,11 +185,11 @@ func FuzzInspect(f *testing.F) {
 		if json.Unmarshal(raw, &in) != nil {
 			return
 		}
-		if s, err := ReadSandbox(in, fullHost); err == nil {
+		if s, err := ReadSandbox(in, &Image{}, fullHost); err == nil {
 			CRISandboxStatus(s, true, s.DockerIPs)
 			CRISandbox(s, false)
 		}
-		if c, err := ReadContainer(in, fullHost); err == nil {
+		if c, err := ReadContainer(in, &Image{}, fullHost); err == nil {
 			CRIContainerStatus(c)
 			CRIContainer(c)
 		}
@@ -233,14 +232,14 @@ func BenchmarkReadContainer(b *testing.B) {
 	in := createdContainer(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := ReadContainer(in, fullHost); err != nil {
+		if _, err := ReadContainer(in, nil, fullHost); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkCRIContainerStatus(b *testing.B) {
-	c, err := ReadContainer(createdContainer(b), fullHost)
+	c, err := ReadContainer(createdContainer(b), nil, fullHost)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -49,6 +49,11 @@ type Host struct {
 	LogMaxSize string
 	LogMaxFile int
 
+	// PodLogsDir is where the logs of adopted containers must be.
+	PodLogsDir string
+	// Seal tells the containers that cridock made from all others.
+	Seal *Seal
+
 	// EngineVersion and APIVersion are used in messages only.
 	EngineVersion string
 	APIVersion    string

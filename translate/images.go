@@ -101,8 +101,10 @@ func normalizeNames(names []string, keep func(reference.Named) bool) []string {
 	return slices.Compact(out)
 }
 
-// CRIImage gives the CRI's image. USER's first part is a uid if it is a number,
-// else a user name; neither when the image names none.
+// CRIImage gives the CRI's image. USER's first part is a uid if [ResolveUser]
+// takes it for one, else a user name; neither when the image names none. A number
+// that is no uid is reported as a name: that is not a proven non-root user for the
+// kubelet, and ResolveUser refuses it.
 func CRIImage(in Image, pinned bool) *runtimeapi.Image {
 	out := &runtimeapi.Image{
 		Id:          in.ID,

@@ -13,7 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Docker labels of pod members. All but LabelConfig are dockershim's.
+// Docker labels of pod members. Those that begin with io.cridock are cridock's
+// own, the others are dockershim's.
 const (
 	// LabelType is "podsandbox" or "container".
 	LabelType = "io.kubernetes.docker.type"
@@ -26,8 +27,14 @@ const (
 	LabelPodName       = "io.kubernetes.pod.name"
 	LabelPodNamespace  = "io.kubernetes.pod.namespace"
 	LabelPodUID        = "io.kubernetes.pod.uid"
-	// LabelConfig is cridock's own: what was asked for, as JSON.
+	// LabelConfig is what was asked for, as JSON.
 	LabelConfig = "io.cridock.config"
+	// LabelRequest is, on containers, a hash of the whole request to Docker.
+	LabelRequest = "io.cridock.request"
+	// LabelSeal is the proof that cridock made the container, see [Seal].
+	LabelSeal = "io.cridock.seal"
+
+	ownPrefix = "io.cridock."
 
 	annotationPrefix = "annotation."
 )
@@ -51,7 +58,6 @@ type record struct {
 	Version        int             `json:"version"`
 	Config         json.RawMessage `json:"config"`
 	RuntimeHandler string          `json:"runtimeHandler,omitempty"`
-	ImageID        string          `json:"imageID,omitempty"`
 	ImageName      string          `json:"imageName,omitempty"`
 	ImageRef       string          `json:"imageRef,omitempty"`
 	User           *recordedUser   `json:"user,omitempty"`
@@ -63,17 +69,15 @@ type recordedUser struct {
 	Groups []int64 `json:"groups,omitempty"`
 }
 
-// IsKubernetes says whether the Docker container with these labels and name (or
-// one of its names) is a pod member, and of which kind. The type label alone is
-// not enough, as images hand their labels down: dockershim's name pattern or
-// our own label must be there too. [ReadSandbox] and [ReadContainer] look closer.
+// IsKubernetes reports whether a Docker container with these labels and this
+// name (or one of its names) may be a pod member, and of which kind. The label
+// alone is not enough, as images hand their labels down, so the name must be of
+// the same kind: an image cannot choose it. [ReadSandbox] and [ReadContainer]
+// look closer.
 func IsKubernetes(labels map[string]string, name string) (Kind, bool) {
 	kind := Kind(labels[LabelType])
 	if kind != KindSandbox && kind != KindContainer {
 		return "", false
-	}
-	if _, own := labels[LabelConfig]; own {
-		return kind, true
 	}
 	parsed, err := ParseName(name)
 	if err != nil || (kind == KindSandbox) != (parsed.Container == sandboxContainer) {
@@ -98,15 +102,10 @@ func encodeRecord(rec record, config proto.Message) (string, error) {
 	return string(text), nil
 }
 
-// decodeRecord reads LabelConfig into config. nil without an error: there is
-// none, as on containers of dockershim and cri-dockerd.
+// decodeRecord reads LabelConfig of a sealed container into config.
 func decodeRecord(labels map[string]string, config proto.Message) (*record, error) {
-	text, ok := labels[LabelConfig]
-	if !ok {
-		return nil, nil
-	}
 	rec := new(record)
-	if err := json.Unmarshal([]byte(text), rec); err != nil {
+	if err := json.Unmarshal([]byte(labels[LabelConfig]), rec); err != nil {
 		return nil, fmt.Errorf("label %s: %w: %w", LabelConfig, errdefs.ErrDataLoss, err)
 	}
 	if rec.Version != recordVersion {
@@ -132,7 +131,7 @@ func dockerLabels(labels, annotations, internal map[string]string) map[string]st
 	return out
 }
 
-// criLabels takes apart the Docker labels of a container without a record.
+// criLabels takes apart the Docker labels of an adopted container.
 func criLabels(docker map[string]string, kind Kind) (labels, annotations map[string]string) {
 	labels, annotations = map[string]string{}, map[string]string{}
 	for key, value := range docker {
@@ -141,7 +140,7 @@ func criLabels(docker map[string]string, kind Kind) (labels, annotations map[str
 			continue
 		}
 		switch key {
-		case LabelType, LabelSandboxID, LabelLogPath, LabelConfig:
+		case LabelType, LabelSandboxID, LabelLogPath:
 			continue
 		case LabelContainerName:
 			if kind == KindSandbox {

@@ -49,6 +49,14 @@ func validateResources(field string, r *runtimeapi.LinuxContainerResources) erro
 	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
 		return invalid(field+".oom_score_adj", "%d is not in -1000..1000", r.GetOomScoreAdj())
 	}
+	return ValidateCgroupFiles(field, r)
+}
+
+// ValidateCgroupFiles checks what of resources becomes the names of files in a
+// cgroup: unified and hugepages. Resources that were stored are checked like
+// those of a request, which field names (without a dot at its end). r may be nil.
+// An error is ErrInvalidArgument.
+func ValidateCgroupFiles(field string, r *runtimeapi.LinuxContainerResources) error {
 	if err := validateHugepages(field, r.GetHugepageLimits()); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	if req.ImageID == "" {
 		return nil, invalid("image", "no ID of the sandbox image given")
 	}
-	rec := record{RuntimeHandler: req.RuntimeHandler, ImageID: req.ImageID}
+	rec := record{RuntimeHandler: req.RuntimeHandler}
 	recorded, err := encodeRecord(rec, cfg)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,9 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 		config.Hostname = cfg.GetHostname()
 	}
 	publishPorts(req, config, hostConfig)
-	return &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}, nil
+	create := &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}
+	host.Seal.stamp(create)
+	return create, nil
 }
 
 func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, error) {

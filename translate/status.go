@@ -130,19 +130,13 @@ type Container struct {
 	encoded encodedContainer
 }
 
-// ReadSandbox reads GET /containers/{id}/json of a sandbox. A container that is
-// none is ErrNotFound; an answer without its parts is ErrDataLoss.
-func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
+// ReadSandbox reads GET /containers/{id}/json of a sandbox. image is the image
+// it was created from, nil if that is gone; it need not be known where
+// [NeedsImage] is false. A container that is no sandbox is ErrNotFound; an answer
+// without its parts is ErrDataLoss.
+func ReadSandbox(in container.InspectResponse, image *Image, host Host) (*Sandbox, error) {
 	if err := checkInspect(in, KindSandbox); err != nil {
 		return nil, err
-	}
-	cfg := new(runtimeapi.PodSandboxConfig)
-	rec, err := decodeRecord(in.Config.Labels, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox %s: %w", in.ID, err)
-	}
-	if copied(in, rec) {
-		return nil, notPodMember(in)
 	}
 	state, hc := in.State, in.HostConfig
 	out := &Sandbox{
@@ -165,8 +159,16 @@ func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
 	if in.NetworkSettings != nil {
 		out.NetNSPath = in.NetworkSettings.SandboxKey
 	}
-	if rec == nil {
-		return adoptSandbox(out, in, host).encode(), nil
+	if !host.Seal.made(in) {
+		if err := adoptSandbox(out, in, image, host); err != nil {
+			return nil, err
+		}
+		return out.encode(), nil
+	}
+	cfg := new(runtimeapi.PodSandboxConfig)
+	rec, err := decodeRecord(in.Config.Labels, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", in.ID, err)
 	}
 	out.Config = cfg
 	out.Metadata = cfg.GetMetadata()
@@ -181,10 +183,12 @@ func ReadSandbox(in container.InspectResponse, host Host) (*Sandbox, error) {
 }
 
 // adoptSandbox fills in what dockershim and cri-dockerd left in Docker.
-func adoptSandbox(out *Sandbox, in container.InspectResponse, host Host) *Sandbox {
-	labels := in.Config.Labels
+func adoptSandbox(out *Sandbox, in container.InspectResponse, image *Image, host Host) error {
+	labels, name, err := creatorLabels(in, image)
+	if err != nil {
+		return err
+	}
 	out.Labels, out.Annotations = criLabels(labels, KindSandbox)
-	name, _ := ParseName(in.Name)
 	out.Metadata = podMetadata(labels, name)
 	out.Metadata.Attempt = name.Attempt
 	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
@@ -195,7 +199,7 @@ func adoptSandbox(out *Sandbox, in container.InspectResponse, host Host) *Sandbo
 		Pid:     hostMode(in.HostConfig.PidMode.IsHost(), runtimeapi.NamespaceMode_CONTAINER),
 		Ipc:     hostMode(in.HostConfig.IpcMode.IsHost(), runtimeapi.NamespaceMode_POD),
 	}
-	return out
+	return nil
 }
 
 // adoptedPorts reads the host ports back. dockershim and cri-dockerd leave them
@@ -249,51 +253,55 @@ func podMetadata(labels map[string]string, name Name) *runtimeapi.PodSandboxMeta
 }
 
 // ReadContainer reads GET /containers/{id}/json of a pod's container, with the
-// errors of [ReadSandbox].
-func ReadContainer(in container.InspectResponse, host Host) (*Container, error) {
+// image and the errors of [ReadSandbox].
+func ReadContainer(in container.InspectResponse, image *Image, host Host) (*Container, error) {
 	if err := checkInspect(in, KindContainer); err != nil {
 		return nil, err
 	}
-	cfg := new(runtimeapi.ContainerConfig)
-	rec, err := decodeRecord(in.Config.Labels, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", in.ID, err)
-	}
-	if copied(in, rec) {
-		return nil, notPodMember(in)
-	}
-	labels, hc := in.Config.Labels, in.HostConfig
-	name, _ := ParseName(in.Name)
+	hc := in.HostConfig
 	out := &Container{
-		ID:              in.ID,
-		Name:            strings.TrimPrefix(in.Name, "/"),
-		SandboxID:       labels[LabelSandboxID],
-		SandboxMetadata: podMetadata(labels, name),
-		LogPath:         labels[LabelLogPath],
-		DockerLogPath:   in.LogPath,
-		LogDriver:       hc.LogConfig.Type,
-		TTY:             in.Config.Tty,
-		Stdin:           in.Config.OpenStdin,
-		StdinOnce:       in.Config.StdinOnce,
-		StopSignal:      in.Config.StopSignal,
-		Resources:       currentResources(cfg.GetLinux().GetResources(), hc),
-		ImageID:         in.Image,
-		CgroupParent:    hc.CgroupParent,
-		Privileged:      hc.Privileged,
-		PidMode:         string(hc.PidMode),
-		Driver:          in.Driver,
-		UpperDir:        in.GraphDriver.Data["UpperDir"],
+		ID:            in.ID,
+		Name:          strings.TrimPrefix(in.Name, "/"),
+		DockerLogPath: in.LogPath,
+		LogDriver:     hc.LogConfig.Type,
+		TTY:           in.Config.Tty,
+		Stdin:         in.Config.OpenStdin,
+		StdinOnce:     in.Config.StdinOnce,
+		StopSignal:    in.Config.StopSignal,
+		ImageID:       in.Image,
+		CgroupParent:  hc.CgroupParent,
+		Privileged:    hc.Privileged,
+		PidMode:       string(hc.PidMode),
+		Driver:        in.Driver,
+		UpperDir:      in.GraphDriver.Data["UpperDir"],
 	}
 	readState(out, in)
-	if rec == nil {
-		return adoptContainer(out, in, name, host).encode(), nil
+	read := adoptContainer
+	if host.Seal.made(in) {
+		read = readOwnContainer
 	}
-	readRecord(out, rec, cfg)
+	if err := read(out, in, image, host); err != nil {
+		return nil, err
+	}
 	return out.encode(), nil
 }
 
-// readRecord fills in what was asked for.
-func readRecord(out *Container, rec *record, cfg *runtimeapi.ContainerConfig) {
+// readOwnContainer fills in what was asked for.
+func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ Host) error {
+	cfg, labels := new(runtimeapi.ContainerConfig), in.Config.Labels
+	rec, err := decodeRecord(labels, cfg)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", in.ID, err)
+	}
+	if err := ValidateCgroupFiles("linux.resources", cfg.GetLinux().GetResources()); err != nil {
+		// No request is at fault: no create has let this pass.
+		return fmt.Errorf("container %s: label %s: %w: %s", in.ID, LabelConfig, errdefs.ErrDataLoss, err.Error())
+	}
+	name, _ := ParseName(in.Name)
+	out.SandboxID = labels[LabelSandboxID]
+	out.SandboxMetadata = podMetadata(labels, name)
+	out.LogPath = labels[LabelLogPath]
+	out.Resources = currentResources(cfg.GetLinux().GetResources(), in.HostConfig)
 	out.Config = cfg
 	out.Metadata = cfg.GetMetadata()
 	out.Labels, out.Annotations = orEmpty(cfg.GetLabels()), orEmpty(cfg.GetAnnotations())
@@ -312,13 +320,24 @@ func readRecord(out *Container, rec *record, cfg *runtimeapi.ContainerConfig) {
 			Uid: rec.User.UID, Gid: rec.User.GID, SupplementalGroups: rec.User.Groups,
 		}}
 	}
+	return nil
 }
 
 // adoptContainer fills in what dockershim and cri-dockerd left in Docker.
-func adoptContainer(out *Container, in container.InspectResponse, name Name, host Host) *Container {
-	out.Labels, out.Annotations = criLabels(in.Config.Labels, KindContainer)
+func adoptContainer(out *Container, in container.InspectResponse, image *Image, host Host) error {
+	labels, name, err := creatorLabels(in, image)
+	if err != nil {
+		return err
+	}
+	if out.SandboxID = labels[LabelSandboxID]; !isFullID(out.SandboxID) {
+		return notPodMember(in)
+	}
+	out.SandboxMetadata = podMetadata(labels, name)
+	out.LogPath = adoptedLogPath(labels[LabelLogPath], image, host)
+	out.Resources = currentResources(nil, in.HostConfig)
+	out.Labels, out.Annotations = criLabels(labels, KindContainer)
 	out.Metadata = &runtimeapi.ContainerMetadata{Name: name.Container, Attempt: name.Attempt}
-	if label, ok := in.Config.Labels[LabelContainerName]; ok {
+	if label, ok := labels[LabelContainerName]; ok {
 		out.Metadata.Name = label
 	}
 	out.RuntimeHandler = adoptedHandler(in.HostConfig.Runtime, host)
@@ -328,7 +347,7 @@ func adoptContainer(out *Container, in container.InspectResponse, name Name, hos
 		out.ImageRef = ref.String()
 	}
 	out.Mounts = adoptedMounts(in.HostConfig)
-	return out
+	return nil
 }
 
 // adoptedMounts reads the requested mounts back. Docker's own list of mounts
@@ -458,16 +477,6 @@ func checkInspect(in container.InspectResponse, kind Kind) error {
 		return notPodMember(in)
 	}
 	return nil
-}
-
-// copied recognises a container made from an image that was committed from a
-// pod's container: it inherits all labels, but neither image nor name.
-func copied(in container.InspectResponse, rec *record) bool {
-	if rec == nil || rec.ImageID == in.Image || rec.ImageID == in.Config.Image {
-		return false
-	}
-	_, err := ParseName(in.Name)
-	return err != nil
 }
 
 func notPodMember(in container.InspectResponse) error {

@@ -42,7 +42,7 @@ var containerConfig = &runtimeapi.ContainerConfig{
 }
 
 var fullHost = Host{CgroupV2: true, ReadOnlyNonRecursive: true, ImageMounts: true, Seccomp: true, DefaultRuntime: "runc",
-	Runtimes: map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true}, "crun": {}}, MinOOMScoreAdj: -500}
+	Runtimes: map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true}, "crun": {}}, MinOOMScoreAdj: -500, PodLogsDir: "/var/log/pods", Seal: testSeal}
 
 // createdSandbox is the sandbox of podConfig as Docker shows it.
 func createdSandbox(t testing.TB) container.InspectResponse {
@@ -56,7 +56,7 @@ func createdSandbox(t testing.TB) container.InspectResponse {
 
 func containerRequest(t testing.TB) ContainerRequest {
 	t.Helper()
-	sandbox, err := ReadSandbox(createdSandbox(t), fullHost)
+	sandbox, err := ReadSandbox(createdSandbox(t), nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestSandboxRoundTrip(t *testing.T) {
 	in.Config.Labels["annotation.maintainer"] = "image"
 	in.Config.Labels["vendor"] = "image"
 	in.HostConfig.Runtime = "crun"
-	s, err := ReadSandbox(in, fullHost)
+	s, err := ReadSandbox(in, nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestContainerRoundTrip(t *testing.T) {
 	in := createdContainer(t)
 	in.Config.Labels["annotation.maintainer"] = "image"
 	in.State = &container.State{Status: container.StateRunning, Running: true, Pid: 7, StartedAt: "2026-03-01T10:00:01Z", FinishedAt: zeroTime}
-	c, err := ReadContainer(in, fullHost)
+	c, err := ReadContainer(in, nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestContainerState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := createdContainer(t)
 			in.State = &tc.in
-			c, err := ReadContainer(in, fullHost)
+			c, err := ReadContainer(in, nil, fullHost)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -242,7 +242,7 @@ func TestAdoption(t *testing.T) {
 		"9/dccp":    {{HostPort: "9"}},
 		"7070/sctp": {{HostPort: "0"}, {HostPort: ""}, {HostPort: "70-80"}},
 	}
-	s, err := ReadSandbox(in, fullHost)
+	s, err := ReadSandbox(in, nil, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,13 +268,13 @@ func TestAdoption(t *testing.T) {
 	}
 
 	in = base(containerID, "/k8s_c_p_n_u_5", map[string]string{
-		LabelType: "container", LabelSandboxID: sandboxID, LabelLogPath: "/logs/c.log", LabelContainerName: "c", LabelPodName: "p",
+		LabelType: "container", LabelSandboxID: sandboxID, LabelLogPath: "/var/log/pods/c.log", LabelContainerName: "c", LabelPodName: "p",
 		"annotation.io.kubernetes.container.hash": "9",
 	})
 	in.HostConfig.Binds = []string{"/h:/c:ro,rslave", "/h2:/c2"}
 	in.HostConfig.Mounts = []mount.Mount{{Source: "/h3", Target: "/c3", ReadOnly: true, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRShared}}}
 	in.HostConfig.Memory = 9
-	c, err := ReadContainer(in, fullHost)
+	c, err := ReadContainer(in, &Image{}, fullHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestAdoption(t *testing.T) {
 			{HostPath: "/h2", ContainerPath: "/c2"},
 			{HostPath: "/h3", ContainerPath: "/c3", Readonly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL},
 		},
-		LogPath: "/logs/c.log", StopSignal: runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3,
+		LogPath: "/var/log/pods/c.log", StopSignal: runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3,
 		Resources: &runtimeapi.ContainerResources{Linux: &resources{MemoryLimitInBytes: 9}},
 	}
 	if diff := cmp.Diff(wantStatus, status, protocmp.Transform()); diff != "" {
@@ -306,7 +306,7 @@ func TestIsKubernetes(t *testing.T) {
 	}{
 		"dockershim's sandbox":                    {map[string]string{LabelType: "podsandbox"}, "/k8s_POD_p_n_u_0", KindSandbox},
 		"dockershim's container":                  {map[string]string{LabelType: "container"}, "k8s_c_p_n_u_0", KindContainer},
-		"ours after docker rename":                {map[string]string{LabelType: "container", LabelConfig: "{}"}, "other", KindContainer},
+		"another name":                            {map[string]string{LabelType: "container", LabelConfig: "{}", LabelSeal: "x"}, "other", ""},
 		"a user's container":                      {nil, "web", ""},
 		"a user's container with a copied label":  {map[string]string{LabelType: "container"}, "web", ""},
 		"a name alone":                            {nil, "k8s_c_p_n_u_0", ""},
@@ -324,8 +324,10 @@ func TestReadRefuses(t *testing.T) {
 	committed.Name, committed.Image, committed.Config.Image = "/happy_darwin", "sha256:other", "my-image"
 	newer := createdContainer(t)
 	newer.Config.Labels[LabelConfig] = `{"version":99}`
+	seal(newer)
 	broken := createdContainer(t)
 	broken.Config.Labels[LabelConfig] = `{`
+	seal(broken)
 	for name, tc := range map[string]struct {
 		in    container.InspectResponse
 		class func(error) bool
@@ -337,11 +339,11 @@ func TestReadRefuses(t *testing.T) {
 		"a record of a version from the future":      {newer, errdefs.IsFailedPrecondition},
 		"a record that is no JSON":                   {broken, errdefs.IsDataLoss},
 	} {
-		if got, err := ReadContainer(tc.in, fullHost); !tc.class(err) {
+		if got, err := ReadContainer(tc.in, nil, fullHost); !tc.class(err) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
-	if _, err := ReadSandbox(createdContainer(t), fullHost); !errdefs.IsNotFound(err) {
+	if _, err := ReadSandbox(createdContainer(t), nil, fullHost); !errdefs.IsNotFound(err) {
 		t.Errorf("a container read as a sandbox: %v", err)
 	}
 }

@@ -46,7 +46,7 @@ func TestUsernsRemap(t *testing.T) {
 	}
 	in := createdSandbox(t)
 	in.HostConfig.UsernsMode = "host"
-	if got, err := ReadSandbox(in, fullHost); err != nil || got.UsernsMode != "host" {
+	if got, err := ReadSandbox(in, nil, fullHost); err != nil || got.UsernsMode != "host" {
 		t.Errorf("read back: %+v, %v", got, err)
 	}
 }

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -22,8 +23,15 @@ type User struct {
 	Groups []int64
 }
 
-// maxID is the largest user or group id Docker accepts.
-const maxID = math.MaxInt32
+const (
+	// maxID is the largest user or group id Docker accepts.
+	maxID = math.MaxInt32
+	// maxGroups is Linux's limit on the groups of a process.
+	maxGroups = 65536
+	// maxGroupLookups bounds groups times lines of the image's /etc/group. Docker
+	// and runc compare each with each, at about 0.3 µs, while the container starts.
+	maxGroupLookups = 1 << 22
+)
 
 // account is a line of /etc/passwd.
 type account struct {
@@ -37,23 +45,13 @@ type requestedUser struct {
 	field       string // where user came from, for messages
 }
 
-// NeedsPasswd says whether [ResolveUser] must see the image's /etc/passwd and
-// /etc/group: unless user and group are numbers and the policy is Strict, names
-// or memberships have to be looked up.
-func NeedsPasswd(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string) bool {
-	want := userRequest(sc, imageUser)
-	_, userIsNumber := parseID(want.user)
-	_, groupIsNumber := parseID(want.group)
-	strict := sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Strict
-	return !strict || !userIsNumber || !groupIsNumber
-}
-
 // ResolveUser finds the user, primary group and supplementary groups of a
 // container. imageUser is the image's USER; it counts when the security context
 // names no user. passwd and group are the contents of the image's files, nil
-// when absent. With policy Merge, groups that list the user as a member in the
-// image are added; with Strict only the requested ones count. A user or group
-// name the image does not have is ErrInvalidArgument.
+// when absent. A number is a uid or gid and never a name. With policy Merge,
+// groups that list the user as a member in the image are added; with Strict only
+// the requested ones count. A user or group that the image does not have, or that
+// Docker would take for another, is ErrInvalidArgument.
 func ResolveUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, passwd, group []byte) (User, error) {
 	if err := validateUser(sc); err != nil {
 		return User{}, err
@@ -73,7 +71,13 @@ func ResolveUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string,
 	if sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Merge {
 		extra = append(extra, memberships(acct.name, group)...)
 	}
-	return newUser(acct.uid, gid, extra), nil
+	slices.Sort(extra)
+	extra = slices.Compact(extra)
+	user := newUser(acct.uid, gid, extra)
+	if err := checkGroups(user.Groups, group); err != nil {
+		return User{}, err
+	}
+	return user, nil
 }
 
 // validateUser checks the fields that name users and groups. sc may be nil.
@@ -84,9 +88,6 @@ func validateUser(sc *runtimeapi.LinuxContainerSecurityContext) error {
 	}
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "" {
 		return invalid(in+"run_as_group", "set without run_as_user or run_as_username")
-	}
-	if strings.ContainsAny(sc.GetRunAsUsername(), ":\x00\n") {
-		return invalid(in+"run_as_username", "%q is not a user name", sc.GetRunAsUsername())
 	}
 	return validateIDs(in, sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
 }
@@ -134,20 +135,23 @@ func userRequest(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string)
 	return want
 }
 
-// findAccount looks a user up by name or number, as Docker does: the first
-// line that has either. A number needs no line.
+// findAccount looks a user up. A number is the uid, whatever the image's file
+// says: the first line with that uid adds the primary group, and the name that
+// memberships are looked up by.
 func findAccount(want requestedUser, passwd []byte) (account, error) {
-	id, isNumber := parseID(want.user)
+	id, isNumber, err := parseReference(want.field, want.user)
+	if err != nil {
+		return account{}, err
+	}
 	for fields := range lines(passwd, 4) {
-		uid, ok := parseID(fields[2])
-		if !ok || (fields[0] != want.user && (!isNumber || uid != id)) {
+		uid, uidOK := parseID(fields[2])
+		gid, gidOK := parseID(fields[3])
+		if !uidOK || !gidOK {
 			continue
 		}
-		gid, ok := parseID(fields[3])
-		if !ok {
-			continue
+		if isNumber && uid == id || !isNumber && fields[0] == want.user {
+			return account{name: fields[0], uid: uid, gid: gid}, nil
 		}
-		return account{name: fields[0], uid: uid, gid: gid}, nil
 	}
 	switch {
 	case isNumber:
@@ -160,8 +164,9 @@ func findAccount(want requestedUser, passwd []byte) (account, error) {
 }
 
 func findGroup(want requestedUser, group []byte) (int64, error) {
-	if id, ok := parseID(want.group); ok {
-		return id, nil
+	id, isNumber, err := parseReference(want.field, want.group)
+	if isNumber || err != nil {
+		return id, err
 	}
 	for fields := range lines(group, 3) {
 		if gid, ok := parseID(fields[2]); ok && fields[0] == want.group {
@@ -182,15 +187,59 @@ func memberships(name string, group []byte) []int64 {
 	var gids []int64
 	for fields := range lines(group, 4) {
 		gid, ok := parseID(fields[2])
-		if ok && slices.Contains(strings.Split(fields[3], ","), name) {
+		if ok && hasMember(fields[3], name) {
 			gids = append(gids, gid)
 		}
 	}
 	return gids
 }
 
-// lines yields the fields of each line that has at least n of them. Comments,
-// NIS entries and malformed lines are passed over, as libc does.
+func hasMember(members, name string) bool {
+	for member := range strings.SplitSeq(members, ",") {
+		if member == name {
+			return true
+		}
+	}
+	return false
+}
+
+// checkGroups refuses groups that the process would not get. Docker, and runc
+// after it, look every group of a process up by name first, the primary one and
+// numbers too: a group of the image that is named like the number takes its
+// place. groups are sorted.
+func checkGroups(groups []int64, file []byte) error {
+	const field = "linux.security_context"
+	if len(groups) > maxGroups {
+		return invalid(field, "%d groups with those of the image, more than Linux's %d", len(groups), maxGroups)
+	}
+	if n := bytes.Count(file, []byte("\n")) + 1; n > maxGroupLookups/len(groups) {
+		return invalid(field, "%d groups are too many for the %d lines of the image's /etc/group", len(groups), n)
+	}
+	for fields := range lines(file, 1) {
+		id, ok := parseID(fields[0])
+		if !ok || fields[0] != strconv.FormatInt(id, 10) {
+			continue
+		}
+		if _, wanted := slices.BinarySearch(groups, id); wanted && !hasID(fields, id) {
+			return invalid(field, "group %d: Docker would take it for the group in the image's /etc/group that has this name and another number", id)
+		}
+	}
+	return nil
+}
+
+// hasID says whether a line of /etc/group is of the group with this number. A
+// number that can't be read is 0 for Docker.
+func hasID(fields []string, want int64) bool {
+	var gid int64
+	if len(fields) > 2 {
+		gid, _ = parseID(fields[2])
+	}
+	return gid == want
+}
+
+// lines yields the fields of each line that has at least n of them; what follows
+// the first four is one field. Comments, NIS entries and malformed lines are
+// passed over, as libc does.
 func lines(file []byte, n int) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		for line := range bytes.Lines(file) {
@@ -198,16 +247,15 @@ func lines(file []byte, n int) func(yield func([]string) bool) {
 			if text == "" || text[0] == '#' || text[0] == '+' || text[0] == '-' {
 				continue
 			}
-			if fields := strings.Split(text, ":"); len(fields) >= n && !yield(fields) {
+			if fields := strings.SplitN(text, ":", 5); len(fields) >= n && !yield(fields) {
 				return
 			}
 		}
 	}
 }
 
+// newUser takes the additional groups sorted and unique.
 func newUser(uid, gid int64, extra []int64) User {
-	slices.Sort(extra)
-	extra = slices.Compact(extra)
 	user := User{
 		Docker: strconv.FormatInt(uid, 10) + ":" + strconv.FormatInt(gid, 10),
 		UID:    uid,
@@ -220,6 +268,23 @@ func newUser(uid, gid int64, extra []int64) User {
 	slices.Sort(user.Groups)
 	user.Groups = slices.Compact(user.Groups)
 	return user
+}
+
+// parseReference reads a user or group that a request or an image names by
+// number or name. What Docker reads as a number, with a sign or leading zeros,
+// is never a name: out of range it is an error.
+func parseReference(field, text string) (id int64, isNumber bool, err error) {
+	id, err = strconv.ParseInt(text, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		if strings.ContainsAny(text, ":\x00\n") || text != strings.TrimSpace(text) {
+			return 0, false, invalid(field, "%q is neither a number nor a name", text)
+		}
+		return 0, false, nil
+	case err != nil || !validID(id):
+		return 0, true, invalid(field, "%s is not in 0..%d", text, maxID)
+	}
+	return id, true, nil
 }
 
 // parseID reads a user or group id.

@@ -1,6 +1,9 @@
 package translate
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -50,8 +53,8 @@ func TestResolveUser(t *testing.T) {
 			want: User{Docker: "1000:1001", GroupAdd: []string{"99"}, UID: 1000, GID: 1001, Groups: []int64{99, 1001}}},
 		"a number without an account has group 0": {sc: &sc{RunAsUser: id(4242)},
 			want: User{Docker: "4242:0", UID: 4242, Groups: []int64{0}}},
-		"a name of digits goes before the number": {sc: &sc{RunAsUsername: "1234"},
-			want: User{Docker: "50:51", UID: 50, GID: 51, Groups: []int64{51}}},
+		"a number is never the name of an account": {sc: &sc{RunAsUsername: "1234"},
+			want: User{Docker: "1234:0", UID: 1234, Groups: []int64{0}}},
 		"root exists without files": {image: "root:root", noFiles: true,
 			want: User{Docker: "0:0", Groups: []int64{0}}},
 		"an unknown user name is refused":     {sc: &sc{RunAsUsername: "ghost"}, err: true},
@@ -99,25 +102,163 @@ func TestResolveUserKeepsTheRequest(t *testing.T) {
 	}
 }
 
-func TestNeedsPasswd(t *testing.T) {
-	strict := runtimeapi.SupplementalGroupsPolicy_Strict
-	user, group := &runtimeapi.Int64Value{Value: 1}, &runtimeapi.Int64Value{Value: 2}
-	type sc = runtimeapi.LinuxContainerSecurityContext
-	for name, tc := range map[string]struct {
-		sc    *sc
-		image string
-		want  bool
+// TestNumbersAreNotNames has an image whose accounts and groups are named like
+// numbers, and whose USER is spelled in every way. What is reported of USER is
+// what runs.
+func TestNumbersAreNotNames(t *testing.T) {
+	passwd := []byte("root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n+7:x:0:0::/:/bin/sh\n0x10:x:16:17::/:/bin/sh\n:x:55:56::/:/bin/sh\n" +
+		"2147483648:x:0:0::/:/bin/sh\n99999999999999999999:x:0:0::/:/bin/sh\n-5:x:0:0::/:/bin/sh\n 5:x:0:0::/:/bin/sh\n6 :x:0:0::/:/bin/sh\n" +
+		"nul\x00:x:0:0::/:/bin/sh\nmember:x:1000:77::/:/bin/sh\n")
+	group := []byte("3000:x:0:\r\n400:x:400:\r\n90:x:90:1000\r\n91:x:91:member\r\nstaff:x:3001:\n4294967296:x:0:\n")
+	for _, tc := range []struct {
+		user     string
+		uid, gid int64
+		name     string // what is reported when it is not the uid
+		err      bool
 	}{
-		"nothing said: root's memberships":        {want: true},
-		"strict numbers need no file":             {sc: &sc{RunAsUser: user, RunAsGroup: group, SupplementalGroupsPolicy: strict}},
-		"strict numbers of the image":             {sc: &sc{SupplementalGroupsPolicy: strict}, image: "1:2"},
-		"strict without a group needs the user's": {sc: &sc{RunAsUser: user, SupplementalGroupsPolicy: strict}, want: true},
-		"strict with a name":                      {sc: &sc{RunAsUsername: "a", RunAsGroup: group, SupplementalGroupsPolicy: strict}, want: true},
-		"merge always looks for memberships":      {sc: &sc{RunAsUser: user, RunAsGroup: group}, want: true},
+		{user: "", uid: 0, gid: 0, name: "none"},
+		{user: ":3001", uid: 0, gid: 3001, name: "none"},
+		{user: "1000", uid: 1000, gid: 77},
+		{user: "1000:1000", uid: 1000, gid: 1000},
+		{user: "001000", uid: 1000, gid: 77},
+		{user: "+1000", uid: 1000, gid: 77},
+		{user: "+7", uid: 7},
+		{user: "55", uid: 55, gid: 56},
+		{user: "00", uid: 0},
+		{user: "-0", uid: 0},
+		{user: "+0", uid: 0},
+		{user: "0x0", name: "0x0", err: true},
+		{user: "0x10", uid: 16, gid: 17, name: "0x10"},
+		{user: "1_000", name: "1_000", err: true},
+		{user: "5:staff", uid: 5, gid: 3001},
+		{user: "5:+3001", uid: 5, gid: 3001},
+		{user: "5:400", uid: 5, gid: 400},
+		{user: "5:3000", uid: 5, err: true}, // Docker would add group 0
+		{user: "5:4294967296", uid: 5, err: true},
+		{user: "5:0:0", uid: 5, err: true},
+		{user: "5:nobody", uid: 5, err: true},
+		{user: " 5", name: " 5", err: true},
+		{user: "6 ", name: "6 ", err: true},
+		{user: "-5", name: "-5", err: true},
+		{user: "2147483647", uid: maxID},
+		{user: "2147483648", name: "2147483648", err: true},
+		{user: "4294967296", name: "4294967296", err: true},
+		{user: "99999999999999999999", name: "99999999999999999999", err: true},
+		{user: "nul\x00", name: "nul\x00", err: true},
+		{user: "member", uid: 1000, gid: 77, name: "member"},
+	} {
+		t.Run(tc.user, func(t *testing.T) {
+			image := CRIImage(Image{User: tc.user}, false)
+			reported := image.Username
+			if image.Uid == nil && reported == "" {
+				reported = "none"
+			}
+			if reported != tc.name || image.Uid != nil && image.Uid.Value != tc.uid {
+				t.Errorf("reported as uid %v, name %q", image.Uid, image.Username)
+			}
+			checkNumber(t, nil, tc.user, passwd, group, tc.uid, tc.gid, tc.err)
+			if user, _, isPair := strings.Cut(tc.user, ":"); !isPair && user != "" {
+				sc := &runtimeapi.LinuxContainerSecurityContext{RunAsUsername: user}
+				checkNumber(t, sc, "1000", passwd, group, tc.uid, tc.gid, tc.err)
+			}
+			if image.Uid != nil {
+				sc := &runtimeapi.LinuxContainerSecurityContext{RunAsUser: image.Uid, RunAsGroup: &runtimeapi.Int64Value{Value: 9}}
+				checkNumber(t, sc, "1000", passwd, group, tc.uid, 9, false)
+			}
+		})
+	}
+}
+
+// checkNumber resolves with either policy.
+func checkNumber(t *testing.T, sc *runtimeapi.LinuxContainerSecurityContext, image string, passwd, group []byte, uid, gid int64, wantErr bool) {
+	t.Helper()
+	for _, policy := range []runtimeapi.SupplementalGroupsPolicy{runtimeapi.SupplementalGroupsPolicy_Merge, runtimeapi.SupplementalGroupsPolicy_Strict} {
+		asked := &runtimeapi.LinuxContainerSecurityContext{
+			RunAsUser: sc.GetRunAsUser(), RunAsUsername: sc.GetRunAsUsername(), RunAsGroup: sc.GetRunAsGroup(), SupplementalGroupsPolicy: policy,
+		}
+		got, err := ResolveUser(asked, image, passwd, group)
+		if wantErr {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%v of USER %q: got %+v, %v; want ErrInvalidArgument", asked, image, got, err)
+			}
+			continue
+		}
+		want := User{Docker: fmt.Sprintf("%d:%d", uid, gid), UID: uid, GID: gid, Groups: []int64{gid}}
+		if uid == 1000 && policy == runtimeapi.SupplementalGroupsPolicy_Merge {
+			want.GroupAdd, want.Groups = []string{"91"}, append(want.Groups, 91) // member's; not "1000"'s, who has uid 0
+			slices.Sort(want.Groups)
+		}
+		if err != nil {
+			t.Errorf("%v of USER %q: %v", asked, image, err)
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v of USER %q (-want +got):\n%s", asked, image, diff)
+		}
+	}
+}
+
+// TestGroupsDockerWouldMistake: Docker looks the numbers of groups up by name.
+func TestGroupsDockerWouldMistake(t *testing.T) {
+	for name, tc := range map[string]struct {
+		line string
+		err  bool
+	}{
+		"another number":                 {line: "2000:x:0:", err: true},
+		"another number, other end":      {line: "\t2000:x:0:\r", err: true},
+		"no number, which is 0":          {line: "2000:x:zero:", err: true},
+		"no fields, which is 0":          {line: "2000", err: true},
+		"out of range":                   {line: "2000:x:4294969296:", err: true},
+		"the same number":                {line: "2000:x:2000:"},
+		"the same number, spelled out":   {line: "2000:x:02000:"},
+		"another spelling is not a name": {line: "02000:x:0:"},
+		"a comment":                      {line: "#2000:x:0:"},
+		"not asked for":                  {line: "2001:x:0:"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := NeedsPasswd(tc.sc, tc.image); got != tc.want {
-				t.Errorf("got %v", got)
+			two := &runtimeapi.Int64Value{Value: 2000}
+			for _, sc := range []*runtimeapi.LinuxContainerSecurityContext{
+				{SupplementalGroups: []int64{2000}}, {RunAsUser: two, RunAsGroup: two},
+				{SupplementalGroups: []int64{2000}, SupplementalGroupsPolicy: runtimeapi.SupplementalGroupsPolicy_Strict},
+			} {
+				got, err := ResolveUser(sc, "", nil, []byte("root:x:0:\n"+tc.line+"\nother:x:2000:\n"))
+				if (err != nil) != tc.err || err != nil && !errdefs.IsInvalidArgument(err) {
+					t.Errorf("%v: got %+v, %v", sc, got, err)
+				}
+			}
+		})
+	}
+}
+
+// TestManyGroups: neither more groups than Linux takes, nor more than Docker can
+// look up in the image's file in good time.
+func TestManyGroups(t *testing.T) {
+	for name, tc := range map[string]struct {
+		asked, members, lines int
+		err                   bool
+	}{
+		"as many as Linux takes":     {asked: maxGroups - 1},
+		"one more":                   {asked: maxGroups, err: true},
+		"many lines, few groups":     {asked: 20, members: 2, lines: 100_000},
+		"many lines, many groups":    {asked: 1000, lines: 100_000, err: true},
+		"a member of a great many":   {members: 3000, err: true},
+		"a member of many":           {members: 2000},
+		"as many as Linux, by lines": {asked: 30_000, members: 40_000, err: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sc := &runtimeapi.LinuxContainerSecurityContext{}
+			for i := range tc.asked {
+				sc.SupplementalGroups = append(sc.SupplementalGroups, int64(i+1))
+			}
+			var group strings.Builder
+			for i := range tc.members {
+				fmt.Fprintf(&group, "g:x:%d:root\n", 1_000_000+i)
+			}
+			group.WriteString(strings.Repeat("g:x:5:\n", tc.lines))
+			got, err := ResolveUser(sc, "root", nil, []byte(group.String()))
+			if (err != nil) != tc.err || err != nil && !errdefs.IsInvalidArgument(err) {
+				t.Fatalf("%d groups, %v", len(got.Groups), err)
+			}
+			if err == nil && len(got.Groups) != 1+tc.asked+tc.members {
+				t.Errorf("%d groups", len(got.Groups))
 			}
 		})
 	}

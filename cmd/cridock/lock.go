@@ -16,9 +16,6 @@ import (
 // lockRoot takes the root directory for this process alone: two adapters on one
 // state would undo each other's work.
 func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("root-directory: %w", err)
-	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)

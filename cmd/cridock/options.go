@@ -42,6 +42,7 @@ type options struct {
 	streamingClientCA string
 	streamingIdle     time.Duration
 
+	podLogsDir string
 	logMode    string
 	logMaxSize string
 	logMaxFile int
@@ -91,6 +92,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.streamingClientCA, "streaming-tls-client-ca", "", "require client certificates of these authorities")
 	f.DurationVar(&o.streamingIdle, "streaming-idle-timeout", 4*time.Hour, "end of streaming sessions that nothing moves on")
 
+	f.StringVar(&o.podLogsDir, "pod-logs-dir", "/var/log/pods", "the kubelet's podLogsDir; cridock follows no link below it, and writes logs of adopted containers nowhere else")
 	f.StringVar(&o.logMode, "container-log-mode", "cri", "cri: write container logs in CRI format; symlink: link to Docker's JSON files, which the kubelet cannot rotate")
 	f.StringVar(&o.logMaxSize, "docker-log-max-size", "128m", "size at which Docker rotates its own log of a container")
 	f.IntVar(&o.logMaxFile, "docker-log-max-file", 4, "files that Docker keeps of it")
@@ -162,6 +164,9 @@ func (o *options) validate() error {
 	}
 	if o.networkPlugin == "docker" && (o.dockerNetwork == "none" || o.dockerNetwork == "host" || o.dockerNetwork == "") {
 		return fmt.Errorf("docker-network %q: want a network that gives containers an address", o.dockerNetwork)
+	}
+	if !filepath.IsAbs(o.podLogsDir) || filepath.Clean(o.podLogsDir) == "/" {
+		return fmt.Errorf("pod-logs-dir %q: want the absolute path of a directory", o.podLogsDir)
 	}
 	if o.logMode != "cri" && o.logMode != "symlink" {
 		return fmt.Errorf("container-log-mode %q: want cri or symlink", o.logMode)

@@ -28,11 +28,18 @@ func serve(cmd *cobra.Command, o *options) error {
 	}
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
+	if err := o.prepareDirs(); err != nil {
+		return err
+	}
 	unlock, err := lockRoot(ctx, o.rootDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	seal, err := loadSeal(o.rootDir)
+	if err != nil {
+		return err
+	}
 	data := &engineData{refuse: refuse}
 	defer data.release()
 	flush, err := o.startTracing(ctx)
@@ -58,6 +65,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	}
 	cfg := o.serviceConfig()
 	cfg.ClaimEngine = data.claim
+	cfg.Seal = seal
 	service, err := shim.New(cfg, docker, cni, metrics)
 	if err != nil {
 		return err
@@ -129,6 +137,7 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		PodLogsDir:     o.podLogsDir,
 		DockerConfig:   o.dockerConfig,
 		CDISpecDirs:    cdi.DefaultSpecDirs,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),

@@ -38,8 +38,8 @@ type Container struct {
 	Status any
 	// Spec is a file with the OCI specification.
 	Spec string
-	// Log is the file of the container's output; empty, or gone: none.
-	Log string
+	// Log is the file of the container's output; nil: none.
+	Log *os.File
 	// UpperDir is the directory of its writable layer.
 	UpperDir string
 }
@@ -53,11 +53,16 @@ func Describe(ctx context.Context, dir string, c Container) error {
 	if err := writeJSON(filepath.Join(dir, "status.dump"), c.Status); err != nil {
 		return err
 	}
-	if err := copyFile(ctx, filepath.Join(dir, "spec.dump"), c.Spec); err != nil {
+	spec, err := os.Open(c.Spec)
+	if err != nil {
 		return fmt.Errorf("OCI specification: %w", err)
 	}
-	if c.Log != "" {
-		if err := copyFile(ctx, filepath.Join(dir, "container.log"), c.Log); err != nil && !errors.Is(err, os.ErrNotExist) {
+	defer func() { _ = spec.Close() }()
+	if err := copyFile(ctx, filepath.Join(dir, "spec.dump"), spec); err != nil {
+		return fmt.Errorf("OCI specification: %w", err)
+	}
+	if c.Log != nil {
+		if err := copyFile(ctx, filepath.Join(dir, "container.log"), c.Log); err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
@@ -94,12 +99,7 @@ func writeJSON(path string, v any) error {
 }
 
 // copyFile copies what a file has now, which may be growing.
-func copyFile(ctx context.Context, to, from string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }()
+func copyFile(ctx context.Context, to string, in *os.File) error {
 	info, err := in.Stat()
 	if err != nil {
 		return err

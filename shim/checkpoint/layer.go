@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 // writeLayer writes the upper directory of an overlay as an OCI layer. It is
 // ErrFailedPrecondition where the directory holds only a part of what a file is.
 func writeLayer(ctx context.Context, out io.Writer, upper string) error {
-	l := layer{tar: tar.NewWriter(&writer{ctx, out}), names: map[inode]string{}}
+	l := layer{tar: tar.NewWriter(&writer{ctx, out}), upper: beneath.Root(upper), names: map[inode]string{}}
 	err := filepath.WalkDir(upper, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || path == upper {
 			return err
@@ -47,7 +49,8 @@ func writeLayer(ctx context.Context, out io.Writer, upper string) error {
 }
 
 type layer struct {
-	tar *tar.Writer
+	tar   *tar.Writer
+	upper beneath.Root
 	// names are the first ones of files that have several.
 	names map[inode]string
 }
@@ -90,7 +93,8 @@ func (l *layer) add(path, name string) error {
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	f, err := os.Open(path)
+	// The container is paused; others that share its process namespace are not.
+	f, err := l.upper.Open(name)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,9 +17,6 @@ import (
 	"github.com/docker/docker/client"
 	"k8s.io/klog/v2"
 )
-
-// maxLinks bounds how many symbolic links ContainerFile follows.
-const maxLinks = 10
 
 // noDetachKeys is a sequence that no client sends: Docker's default, ctrl-p
 // ctrl-q, would swallow input.
@@ -191,24 +187,23 @@ func (c *Client) ContainerLogs(ctx context.Context, id string, since time.Time, 
 
 // ContainerFile implements [Containers].
 func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64) ([]byte, error) {
-	for range maxLinks {
-		data, link, err := c.containerFile(ctx, id, name, limit)
-		if err != nil || link == "" {
-			return data, err
-		}
-		if !path.IsAbs(link) {
-			link = path.Join(path.Dir(name), link)
-		}
-		// Clean on a rooted path never leaves the root.
-		name = path.Clean("/" + link)
+	data, target, err := c.containerFile(ctx, id, name, limit)
+	if err != nil || target == "" {
+		return data, err
 	}
-	return nil, fmt.Errorf("%s in container %s: %w: more than %d symbolic links", name, id, errdefs.ErrInvalidArgument, maxLinks)
+	data, again, err := c.containerFile(ctx, id, target, limit)
+	if errdefs.IsNotFound(err) || err == nil && again != "" {
+		return nil, fmt.Errorf("%s in container %s: %w: a link to %s, which is not there", name, id, errdefs.ErrInvalidArgument, target)
+	}
+	return data, err
 }
 
-// containerFile reads one entry: its content, or where it points to.
-func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
+// containerFile reads one entry: its content, or where it leads to. Docker
+// follows all links of the path for that, as the container's programs would:
+// the text of a link is not enough, its directory may be reached by links too.
+func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, target string, err error) {
 	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) error {
-		r, _, err := cl.CopyFromContainer(ctx, id, name)
+		r, stat, err := cl.CopyFromContainer(ctx, id, name)
 		if err != nil {
 			return err
 		}
@@ -219,7 +214,9 @@ func (c *Client) containerFile(ctx context.Context, id, name string, limit int64
 		case err != nil:
 			return err
 		case h.Typeflag == tar.TypeSymlink:
-			link = h.Linkname
+			if target = stat.LinkTarget; target == "" {
+				return fmt.Errorf("%s in container %s: %w: a link, and Docker does not say where to", name, id, errdefs.ErrInvalidArgument)
+			}
 			return nil
 		case h.Typeflag != tar.TypeReg:
 			return fmt.Errorf("%s in container %s: %w: not a regular file", name, id, errdefs.ErrInvalidArgument)
@@ -229,5 +226,5 @@ func (c *Client) containerFile(ctx context.Context, id, name string, limit int64
 		data, err = io.ReadAll(t)
 		return err
 	})
-	return data, link, err
+	return data, target, err
 }

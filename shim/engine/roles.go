@@ -55,8 +55,9 @@ type Containers interface {
 	// record. The reader is closed when ctx ends.
 	ContainerLogs(ctx context.Context, id string, since time.Time, follow bool) (io.ReadCloser, error)
 	// ContainerFile reads one regular file of the container's file system, at
-	// most limit bytes, following symbolic links inside it. It works on
-	// containers that were never started.
+	// most limit bytes, following symbolic links inside it. A link that leads
+	// nowhere is ErrInvalidArgument: what the path means once mounts are there
+	// can't be known. It works on containers that were never started.
 	ContainerFile(ctx context.Context, id, path string, limit int64) ([]byte, error)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // noLayer is the empty directory that goes below an image's layers: the kernel
@@ -23,23 +26,31 @@ const noLayer = ".empty"
 // maxOptions is what mount(2) takes of options: a page, with its final zero.
 const maxOptions = 4095
 
-// Store keeps mounts below one directory. A mount has an owner and a name; both
-// are file names. Calls for different owners may run in parallel, those for one
-// owner must not.
+// key is what an owner and a name look like: the beginning of a hash. Nothing
+// else becomes a path.
+var key = regexp.MustCompile("^[0-9a-f]{20}$")
+
+// Store keeps mounts below one directory. A mount has an owner and a name, 20
+// hexadecimal digits each; others are errdefs.ErrInvalidArgument. Calls for
+// different owners may run in parallel, those for one owner must not.
 type Store struct {
-	dir string
+	dir beneath.Root
 
 	mu  sync.Mutex
 	own map[string]bool // owners that this process has mounted for
 }
 
 // New makes a store below an absolute directory. It touches nothing.
-func New(dir string) *Store { return &Store{dir: dir, own: map[string]bool{}} }
+func New(dir string) *Store { return &Store{dir: beneath.Root(dir), own: map[string]bool{}} }
 
 // Mount shows layers, the uppermost first, and returns where. made is false if
 // that mount was there already. Layers that are not there are
-// errdefs.ErrNotFound.
+// errdefs.ErrNotFound. Only root gets to the mount by its path, and programs in it
+// are not set-user-ID.
 func (s *Store) Mount(owner, name string, layers []string) (path string, made bool, err error) {
+	if !key.MatchString(owner) || !key.MatchString(name) {
+		return "", false, fmt.Errorf("image volume %q of %q: %w: no hash", name, owner, errdefs.ErrInvalidArgument)
+	}
 	s.mu.Lock()
 	s.own[owner] = true
 	err = s.prepare()
@@ -47,42 +58,58 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 	if err != nil {
 		return "", false, fmt.Errorf("directory of image volumes %s: %w", s.dir, err)
 	}
-	path = filepath.Join(s.dir, owner, name)
-	if err := os.MkdirAll(path, 0o755); err != nil {
+	name = filepath.Join(owner, name)
+	path = s.dir.Path(name)
+	if err := s.dir.MkdirAll(name, 0o700); err != nil {
 		return "", false, err
 	}
-	if mounted, err := isMount(path); err != nil || mounted {
+	if mounted, err := isMount(s.dir, name); err != nil || mounted {
 		return path, false, err
 	}
-	if err := overlay(path, append(slices.Clone(layers), filepath.Join(s.dir, noLayer))); err != nil {
+	target, err := s.dir.OpenDir(name)
+	if err != nil {
+		return "", false, err
+	}
+	defer func() { _ = target.Close() }()
+	if err := overlay(target, append(slices.Clone(layers), s.dir.Path(noLayer))); err != nil {
 		return "", false, fmt.Errorf("mount %d image layers on %s: %w", len(layers), path, err)
 	}
 	return path, true, nil
 }
 
-// prepare mounts the store's own file system. It needs s.mu.
+// prepare mounts the store's own file system, which an engine with user
+// namespaces need not get into: it opens what it mounts as root. It needs s.mu.
 func (s *Store) prepare() error {
-	if !filepath.IsAbs(s.dir) {
+	if !filepath.IsAbs(string(s.dir)) {
 		return fmt.Errorf("%w: not absolute", errdefs.ErrInvalidArgument)
 	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+	above, base := beneath.Root(filepath.Dir(string(s.dir))), filepath.Base(string(s.dir))
+	if err := above.MkdirAll(base, 0o700); err != nil {
 		return err
 	}
-	mounted, err := isMount(s.dir)
+	mounted, err := isMount(above, base)
 	if err != nil {
 		return err
 	}
 	if !mounted {
-		// Containers of any user come through here.
-		if err := unix.Mount("tmpfs", s.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4m"); err != nil {
+		dir, err := above.OpenDir(base)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		if err := unix.Mount("tmpfs", procPath(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700,size=4m"); err != nil {
 			return err
 		}
 	}
-	return os.MkdirAll(filepath.Join(s.dir, noLayer), 0o755)
+	// One that an earlier cridock has mounted was open to all.
+	if err := os.Chmod(string(s.dir), 0o700); err != nil {
+		return err
+	}
+	return s.dir.MkdirAll(noLayer, 0o755)
 }
 
 // overlay mounts directories, the uppermost first, as one that is read-only.
-func overlay(target string, layers []string) error {
+func overlay(target *os.File, layers []string) error {
 	// By descriptor, as the paths of many layers do not fit into one page, and
 	// may hold the colon that parts them.
 	lower := make([]string, len(layers))
@@ -101,28 +128,33 @@ func overlay(target string, layers []string) error {
 	if len(options) > maxOptions {
 		return fmt.Errorf("%w: more than the kernel takes", errdefs.ErrOutOfRange)
 	}
-	return unix.Mount("overlay", target, "overlay", unix.MS_RDONLY, options)
+	return unix.Mount("overlay", procPath(target), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, options)
 }
 
 // Has tells whether there is anything to unmount for an owner.
 func (s *Store) Has(owner string) bool {
-	_, err := os.Lstat(filepath.Join(s.dir, owner))
+	if !key.MatchString(owner) {
+		return false
+	}
+	_, err := s.dir.Lstat(owner)
 	return err == nil
 }
 
 // Unmount takes away all mounts of an owner; one that has none is success.
 // Containers that have them mounted keep them.
 func (s *Store) Unmount(owner string) error {
-	dir := filepath.Join(s.dir, owner)
-	entries, err := os.ReadDir(dir)
+	if !key.MatchString(owner) {
+		return fmt.Errorf("image volumes of %q: %w: no hash", owner, errdefs.ErrInvalidArgument)
+	}
+	names, err := s.dir.Names(owner)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for _, e := range entries {
-		err = errors.Join(err, unmount(filepath.Join(dir, e.Name())))
+	for _, name := range names {
+		err = errors.Join(err, s.unmount(filepath.Join(owner, name)))
 	}
 	if err == nil {
-		err = os.Remove(dir)
+		err = s.dir.Remove(owner)
 	}
 	if err != nil {
 		return fmt.Errorf("image volumes of %s: %w", owner, err)
@@ -130,17 +162,22 @@ func (s *Store) Unmount(owner string) error {
 	return nil
 }
 
-func unmount(path string) error {
+func (s *Store) unmount(name string) error {
 	for {
-		mounted, err := isMount(path)
+		mounted, err := isMount(s.dir, name)
 		if err != nil {
 			return err
 		}
 		if !mounted {
-			return os.Remove(path) // fails, and removes nothing, if it is not empty
+			return s.dir.Remove(name) // fails, and removes nothing, if it is not empty
 		}
-		// Detached, as somebody may be looking into it.
-		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		dir, err := s.dir.OpenDir(name)
+		if err != nil {
+			return err
+		}
+		// Detached, as somebody may be looking into it; we are ourselves.
+		err = errors.Join(unix.Unmount(procPath(dir), unix.MNT_DETACH), dir.Close())
+		if err != nil {
 			return err
 		}
 	}
@@ -148,15 +185,15 @@ func unmount(path string) error {
 
 // Foreign lists the owners of mounts that this process has not asked for.
 func (s *Store) Foreign() ([]string, error) {
-	entries, err := os.ReadDir(s.dir)
+	names, err := s.dir.Names(".")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var owners []string
-	for _, e := range entries {
-		if name := e.Name(); name != noLayer && !s.own[name] {
+	for _, name := range names {
+		if key.MatchString(name) && !s.own[name] {
 			owners = append(owners, name)
 		}
 	}
@@ -181,13 +218,27 @@ func Resolve(root, subPath string) (string, error) {
 }
 
 // isMount tells whether a file system of its own is mounted on a directory.
-func isMount(path string) (bool, error) {
-	var here, above unix.Stat_t
-	if err := unix.Lstat(path, &here); err != nil {
-		return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+func isMount(root beneath.Root, name string) (bool, error) {
+	here, err := device(root, name)
+	if err != nil {
+		return false, err
 	}
-	if err := unix.Lstat(filepath.Dir(path), &above); err != nil {
-		return false, &fs.PathError{Op: "lstat", Path: filepath.Dir(path), Err: err}
-	}
-	return here.Dev != above.Dev, nil
+	above, err := device(root, filepath.Dir(name))
+	return here != above, err
 }
+
+func device(root beneath.Root, name string) (uint64, error) {
+	dir, err := root.OpenDir(name)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = dir.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: root.Path(name), Err: err}
+	}
+	return st.Dev, nil
+}
+
+// procPath leads to an open directory and nowhere else.
+func procPath(dir *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) }

@@ -1,11 +1,13 @@
 package index_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,9 +125,10 @@ func (f *fixture) sandbox(n int) string {
 	}, "pause")
 }
 
-// member creates a container of a sandbox.
+// member creates a container of a sandbox, "" for one that is gone.
 func (f *fixture) member(sandbox string, n int, argv ...string) string {
 	f.t.Helper()
+	sandbox = cmp.Or(sandbox, strings.Repeat("5", 64))
 	if len(argv) == 0 {
 		argv = []string{"sleep", "1000"}
 	}

@@ -127,11 +127,26 @@ func (ix *Index) inspect(ctx context.Context, r *record) {
 			close(t.done)
 			continue // another turn may wait for its end
 		}
-		answer, err := ix.engine.ContainerInspect(ctx, r.id)
+		a, err := ix.ask(ctx, r.id)
 		ix.release(ctx)
-		t.err = ix.apply(ctx, r, number, answer, err)
+		t.err = ix.apply(ctx, r, number, a, err)
 		close(t.done)
 	}
+}
+
+// answer is what Docker says of a container, and of the image it was created
+// from where that matters (see [Index.CreatedFrom]).
+type answer struct {
+	container.InspectResponse
+	image *translate.Image
+}
+
+func (ix *Index) ask(ctx context.Context, id string) (a answer, err error) {
+	if a.InspectResponse, err = ix.engine.ContainerInspect(ctx, id); err != nil {
+		return a, err
+	}
+	a.image, err = ix.CreatedFrom(ctx, a.InspectResponse)
+	return a, err
 }
 
 // release gives a slot back. After the end of ctx slots are not counted.
@@ -153,7 +168,7 @@ func (ix *Index) take(r *record) (*turn, uint64) {
 }
 
 // apply takes over what an inspect answered.
-func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer container.InspectResponse, err error) error {
+func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, err error) error {
 	switch {
 	case errdefs.IsNotFound(err):
 		ix.absent(r)
@@ -163,8 +178,8 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 		return err
 	}
 	host := ix.opts.Host()
-	ix.completeOOM(answer, host)
-	now, err := read(answer, host)
+	ix.completeOOM(a.InspectResponse, host)
+	now, err := read(a, host)
 	if err != nil {
 		// It would be the same next time: nothing to retry until it changes.
 		klog.FromContext(ctx).Error(err, "Container left out", "containerID", r.id)
@@ -175,8 +190,8 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, answer con
 		return notFound(r.id)
 	}
 	r.applied, r.failures = number, 0
-	if answer.ContainerJSONBase != nil && answer.State != nil {
-		r.status = answer.State.Status
+	if a.ContainerJSONBase != nil && a.State != nil {
+		r.status = a.State.Status
 	}
 	if now != nil {
 		ix.advance(r, now)
@@ -230,31 +245,54 @@ func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	}
 }
 
-// read gives the object that an answer describes; nil if it is no pod member.
-func read(in container.InspectResponse, host translate.Host) (object, error) {
-	if in.ContainerJSONBase == nil || in.Config == nil {
-		return nil, fmt.Errorf("docker's answer: %w: it has no configuration", errdefs.ErrDataLoss)
-	}
-	kind, ours := translate.IsKubernetes(in.Config.Labels, in.Name)
-	if !ours {
+// CreatedFrom returns the image that a container was created from, where reading
+// the container depends on it (see [translate.NeedsImage]); else nil, and nil too
+// if the image is gone. It asks Docker only for images that are not known.
+func (ix *Index) CreatedFrom(ctx context.Context, in container.InspectResponse) (*translate.Image, error) {
+	if !translate.NeedsImage(in, ix.opts.Host()) {
 		return nil, nil
 	}
-	o, err := readKind(kind, in, host)
+	for _, known := range ix.images.load() {
+		if known.ID == in.Image {
+			return &known, nil
+		}
+	}
+	answer, err := ix.engine.ImageInspect(ctx, in.Image)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %s of container %s: %w", in.Image, in.ID, err)
+	}
+	image := translate.ReadImage(answer)
+	return &image, nil
+}
+
+// read returns the object that an answer describes; nil if it is no pod member.
+func read(a answer, host translate.Host) (object, error) {
+	if a.ContainerJSONBase == nil || a.Config == nil {
+		return nil, fmt.Errorf("docker's answer: %w: it has no configuration", errdefs.ErrDataLoss)
+	}
+	kind, ok := translate.IsKubernetes(a.Config.Labels, a.Name)
+	if !ok {
+		return nil, nil
+	}
+	o, err := readKind(kind, a, host)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}
 	return o, err
 }
 
-func readKind(kind translate.Kind, in container.InspectResponse, host translate.Host) (object, error) {
+func readKind(kind translate.Kind, a answer, host translate.Host) (object, error) {
 	if kind == translate.KindSandbox {
-		s, err := translate.ReadSandbox(in, host)
+		s, err := translate.ReadSandbox(a.InspectResponse, a.image, host)
 		if err != nil {
 			return nil, err
 		}
 		return sandbox{s}, nil
 	}
-	c, err := translate.ReadContainer(in, host)
+	c, err := translate.ReadContainer(a.InspectResponse, a.image, host)
 	if err != nil {
 		return nil, err
 	}

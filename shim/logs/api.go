@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // serveAPI follows the Engine API's stream until the container is drained. A
@@ -26,8 +28,11 @@ func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 		if err != nil {
 			t.count.errors.Add(1)
 			f.trouble.report(klog.FromContext(ctx), f.src.ID, err)
-		} else if f.trouble.end(); draining {
-			f.finish(ctx)
+		} else {
+			f.trouble.end()
+		}
+		if draining && (err == nil || beneath.IsRefused(err)) {
+			f.finish(ctx, err)
 			return
 		}
 		if progressed {
@@ -37,13 +42,16 @@ func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 	}
 }
 
-func (f *follower) finish(ctx context.Context) {
+// finish is the end of the last stream. With an error the container is not done.
+func (f *follower) finish(ctx context.Context, err error) {
 	if f.lock(ctx) != nil {
 		return
 	}
 	defer f.unlock()
-	f.done = true
-	f.release()
+	if f.refused = err; err == nil {
+		f.done = true
+		f.release()
+	}
 }
 
 // drainAPI waits until a stream that was opened after the container had exited
@@ -64,6 +72,9 @@ func (t *Tailer) drainAPI(ctx context.Context, f *follower) error {
 		return err
 	}
 	defer f.unlock()
+	if f.refused != nil {
+		return f.refused
+	}
 	if !f.done {
 		return errors.New("stream of the container's log was not read to its end")
 	}
@@ -97,10 +108,10 @@ func (t *Tailer) followStream(ctx context.Context, f *follower) (progressed bool
 		err := s.next()
 		// Written when the next record is not here yet, so no line waits for another.
 		if s.lines > 0 && (err != nil || len(s.out) >= 64<<10 || !s.ready()) {
-			progressed = true
 			if err := t.deliver(ctx, f, &s); err != nil {
 				return progressed, err
 			}
+			progressed = true
 		}
 		if errors.Is(err, io.EOF) {
 			return progressed, nil
@@ -139,7 +150,7 @@ func (f *follower) prepareStream() error {
 }
 
 // deliver writes what the stream gave, however long that takes: the stream waits
-// meanwhile, the container does not.
+// meanwhile, the container does not. It gives up where the log's path is refused.
 func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	for {
@@ -156,6 +167,9 @@ func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 			t.count.malformed.Add(uint64(s.malformed))
 			s.out, s.lines, s.malformed = s.out[:0], 0, 0
 			return nil
+		}
+		if beneath.IsRefused(err) {
+			return err
 		}
 		t.count.errors.Add(1)
 		f.trouble.report(klog.FromContext(ctx), f.src.ID, err)

@@ -134,7 +134,7 @@ func TestAPIFallback(t *testing.T) {
 	a.add(recordTime, stderr, "same time\n")
 	a.add(recordTime, stdout, "half")
 	n.eventuallyHas("half")
-	must(os.Rename(n.src.CRILog, n.src.CRILog+".20240506-070809"))
+	must(os.Rename(n.criPath(), n.criPath()+".20240506-070809"))
 	n.reopen(tailer)
 	stop()
 	a.add(recordTime, stdout, "same time, later\n")
@@ -191,7 +191,7 @@ func TestAPIRecoveryAtEveryByte(t *testing.T) {
 	whole := n.cri()
 	n.wantNumbered(6)
 	for size := before; size <= len(whole); size++ {
-		must(os.Truncate(n.src.CRILog, int64(size)))
+		must(os.Truncate(n.criPath(), int64(size)))
 		must(os.WriteFile(n.src.Position, behind, 0o600))
 		carry()
 		if diff := cmp.Diff(whole, n.cri()); diff != "" {

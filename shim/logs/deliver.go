@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"k8s.io/klog/v2"
@@ -25,10 +24,10 @@ func (f *follower) openOutput() error {
 	}
 	known := err == nil
 	// The directory is made only here: one that goes away later was removed on purpose.
-	if err := os.MkdirAll(filepath.Dir(f.src.CRILog), 0o755); err != nil {
+	if err := f.src.CRIRoot.MkdirAll(filepath.Dir(f.src.CRILog), 0o755); err != nil {
 		return errors.Join(fmt.Errorf("container log directory: %w", err), posFile.close())
 	}
-	out, err := openCRI(f.src.CRILog)
+	out, err := f.src.openCRI(f.src.CRILog)
 	if err != nil {
 		return errors.Join(err, posFile.close())
 	}
@@ -52,14 +51,14 @@ func (f *follower) placeOutput(known bool) error {
 		f.skip = size - f.pos.base
 		return nil
 	case known && f.pos.criInode != f.out.id.ino:
-		old, err := rotatedCRI(f.src.CRILog, f.pos.criInode)
+		old, err := f.src.rotatedCRI(f.pos.criInode)
 		if err != nil {
 			return err
 		}
 		if old != nil {
 			return f.placeAside(old)
 		}
-	case !known && (size > 0 || len(rotatedNames(f.src.CRILog)) > 0):
+	case !known && (size > 0 || len(f.src.rotatedNames()) > 0):
 		f.lost = true
 		return nil
 	}
@@ -96,7 +95,7 @@ func (f *follower) moveAside(b *buffers) error {
 		}
 		f.skip = max(0, size-f.pos.base)
 	}
-	fresh, err := openCRI(f.src.CRILog)
+	fresh, err := f.src.openCRI(f.src.CRILog)
 	if err != nil {
 		return err
 	}
@@ -173,7 +172,7 @@ func (f *follower) checkOutput(out []byte) error {
 // replaceOutput makes a new file in place of one that was deleted. The directory
 // is not made again: until it is back, this fails.
 func (f *follower) replaceOutput() error {
-	fresh, err := openCRI(f.src.CRILog)
+	fresh, err := f.src.openCRI(f.src.CRILog)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // Source names one container's log, where it comes from and where it goes.
@@ -24,8 +26,11 @@ type Source struct {
 	// rotated away stand beside it, uncompressed, as DockerLog.1, .2, … It need not
 	// exist before the container runs, its directory must.
 	DockerLog string
-	// CRILog is the absolute path the kubelet named.
-	CRILog string
+	// CRIRoot is a directory below which others may write, and CRILog the name of
+	// the CRI log in it: no link is followed there, and nothing but a plain file
+	// written to. An error about that is a *beneath.RefusedError.
+	CRIRoot beneath.Root
+	CRILog  string
 	// Position is the path of the position file, which belongs to this package.
 	Position string
 	// Backlog bounds, in bytes, how much of Docker's log a CRI log begins with; 0
@@ -60,8 +65,9 @@ type follower struct {
 	// turn is the lock on all below; a channel, so that waiting ends with a context.
 	turn chan struct{}
 
-	done    bool // drained or removed: nothing is open
-	removed bool // not to be started again
+	done    bool  // drained or removed: nothing is open
+	removed bool  // not to be started again
+	refused error // why the last stream of the API could not be written
 	pos     position
 	posFile *positionFile // nil: output is not open
 	out     *criFile
@@ -315,8 +321,8 @@ func (f *follower) recoverPosition() error {
 	tail := f.out
 	if size, _, err := tail.state(); err != nil {
 		return err
-	} else if names := rotatedNames(f.src.CRILog); size == 0 && len(names) > 0 {
-		if tail, err = openCRI(names[len(names)-1]); err != nil {
+	} else if names := f.src.rotatedNames(); size == 0 && len(names) > 0 {
+		if tail, err = f.src.openCRI(names[len(names)-1]); err != nil {
 			return err
 		}
 		defer tail.Close()

@@ -100,7 +100,7 @@ func BenchmarkTailer(b *testing.B) {
 		if err := tailer.Remove(n.src.ID, n.src.Position); err != nil {
 			b.Fatal(err)
 		}
-		must(os.Remove(n.src.CRILog))
+		must(os.Remove(n.criPath()))
 	}
 	b.ReportMetric((cpuTime()-before).Seconds()/(float64(b.N)*float64(info.Size())/1e9), "cpu-s/GB")
 }

@@ -120,9 +120,9 @@ func TestExactlyOnceOverKills(t *testing.T) {
 		time.Sleep(time.Duration(rnd.IntN(40)) * time.Millisecond)
 		child.kill()
 		if round == 2 {
-			rotated := n.src.CRILog + ".20240506-999999"
-			must(os.Rename(n.src.CRILog, rotated))
-			must(os.Rename(rotated, n.src.CRILog))
+			rotated := n.criPath() + ".20240506-999999"
+			must(os.Rename(n.criPath(), rotated))
+			must(os.Rename(rotated, n.criPath()))
 		}
 		child = startProcess(t, root)
 	}
@@ -163,7 +163,7 @@ func TestManyKills(t *testing.T) {
 		}
 		child := startProcess(t, rootOf(n))
 		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond)
-		switch _, err := os.Stat(n.src.CRILog); {
+		switch _, err := os.Stat(n.criPath()); {
 		case pending: // the kubelet asks again before it rotates again
 			pending = !child.do("reopen")
 		case err == nil && rnd.IntN(3) == 0:

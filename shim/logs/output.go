@@ -11,7 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/errdefs"
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // criFile is an open CRI log file. It is read only to check what a cridock
@@ -24,13 +24,11 @@ type criFile struct {
 // logMode is a CRI log file's.
 const logMode = 0o640
 
-// openCRI opens or makes the file at path. It refuses a symbolic link: behind it
-// may be Docker's own file.
-func openCRI(path string) (*criFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, logMode)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("open container log: %w: %s is a symbolic link", errdefs.ErrFailedPrecondition, path)
-	}
+// openCRI opens or makes the CRI log file, or one beside it. It refuses a symbolic
+// link, behind which may be Docker's own file, and all else that is not a plain
+// file of this name alone.
+func (s *Source) openCRI(name string) (*criFile, error) {
+	f, err := s.CRIRoot.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, logMode)
 	if err != nil {
 		return nil, fmt.Errorf("open container log: %w", err)
 	}
@@ -104,47 +102,51 @@ func (c *criFile) cutTorn() (int64, error) {
 	return end, nil
 }
 
-// rotatedCRI opens the file with that inode among those the kubelet made of path
-// by renaming (PATH.20060102-150405); nil if there is none.
-func rotatedCRI(path string, inode uint64) (*criFile, error) {
-	for _, name := range rotatedNames(path) {
-		if info, err := os.Lstat(name); err == nil && idOf(info).ino == inode {
-			return openCRI(name)
+// rotatedCRI opens the file with that inode among those the kubelet made of the
+// CRI log by renaming (NAME.20060102-150405); nil if there is none.
+func (s *Source) rotatedCRI(inode uint64) (*criFile, error) {
+	for _, name := range s.rotatedNames() {
+		if info, err := s.CRIRoot.Lstat(name); err == nil && idOf(info).ino == inode {
+			return s.openCRI(name)
 		}
 	}
 	return nil, nil
 }
 
-// rotatedNames lists the uncompressed rotated files of path, oldest first: the
-// kubelet's suffix is a time.
-func rotatedNames(path string) []string {
-	entries, err := os.ReadDir(filepath.Dir(path))
+// rotatedNames lists the uncompressed rotated files of the CRI log, oldest first:
+// the kubelet's suffix is a time.
+func (s *Source) rotatedNames() []string {
+	dir := filepath.Dir(s.CRILog)
+	files, err := s.CRIRoot.Names(dir)
 	if err != nil {
 		return nil // the directory is gone, and the files with it
 	}
 	var names []string
-	for _, e := range entries {
-		rotated := strings.HasPrefix(e.Name(), filepath.Base(path)+".")
-		if rotated && e.Type().IsRegular() && !strings.HasSuffix(e.Name(), ".gz") && !strings.HasSuffix(e.Name(), ".tmp") {
-			names = append(names, filepath.Join(filepath.Dir(path), e.Name()))
+	for _, file := range files {
+		if !strings.HasPrefix(file, filepath.Base(s.CRILog)+".") || strings.HasSuffix(file, ".gz") || strings.HasSuffix(file, ".tmp") {
+			continue
+		}
+		name := filepath.Join(dir, file)
+		if info, err := s.CRIRoot.Lstat(name); err == nil && info.Mode().IsRegular() {
+			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// Symlink makes criLog a symbolic link to dockerLog, its directory included. A
-// link that is right is left alone; another one, or a CRI log file, is replaced:
-// what that had is in Docker's file. It must not be used on a container that a
-// Tailer follows.
-func Symlink(dockerLog, criLog string) error {
-	if err := os.MkdirAll(filepath.Dir(criLog), 0o755); err != nil {
+// Symlink makes the CRI log name below root a symbolic link to dockerLog, its
+// directory included. A link that is right is left alone; another one, or a CRI
+// log file, is replaced: what that had is in Docker's file. It must not be used on
+// a container that a Tailer follows. Errors: *beneath.RefusedError for a path that
+// leads over a link.
+func Symlink(dockerLog string, root beneath.Root, name string) error {
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("container log directory: %w", err)
 	}
-	if have, err := os.Readlink(criLog); err == nil && have == dockerLog {
+	if have, err := root.Readlink(name); err == nil && have == dockerLog {
 		return nil
 	}
-	err := replace(criLog, func(draft string) error { return os.Symlink(dockerLog, draft) })
-	if err != nil {
+	if err := root.Symlink(dockerLog, name); err != nil {
 		return fmt.Errorf("link container log: %w", err)
 	}
 	return nil
@@ -154,36 +156,24 @@ func Symlink(dockerLog, criLog string) error {
 // position is of an earlier file, if there is one, and goes first: the log
 // begins anew.
 func (s *Source) replaceLink() error {
-	link, err := IsSymlink(s.CRILog)
+	link, err := IsSymlink(s.CRIRoot, s.CRILog)
 	if err != nil || !link {
 		return err
 	}
-	if err := os.Remove(s.Position); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("log position: %w", err)
+	if err := removePosition(s.Position); err != nil {
+		return err
 	}
-	err = replace(s.CRILog, func(draft string) error { return os.WriteFile(draft, nil, logMode) })
-	if err != nil {
+	if err := s.CRIRoot.WriteFile(s.CRILog, nil, logMode); err != nil {
 		return fmt.Errorf("replace container log link: %w", err)
 	}
 	return nil
 }
 
-// replace has a reader of path find the old file or the one that create makes.
-func replace(path string, create func(draft string) error) error {
-	draft := path + ".tmp" // a name that the kubelet clears away, should it stay
-	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := create(draft); err != nil {
-		return err
-	}
-	return os.Rename(draft, path)
-}
-
-// IsSymlink reports whether criLog is a symbolic link, as dockershim and
-// cri-dockerd make them; a missing file is none.
-func IsSymlink(criLog string) (bool, error) {
-	info, err := os.Lstat(criLog)
+// IsSymlink reports whether the CRI log name below root is a symbolic link, as
+// dockershim and cri-dockerd make them; a missing file is none. Errors are those
+// of [Symlink].
+func IsSymlink(root beneath.Root, name string) (bool, error) {
+	info, err := root.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // position says how far a container's log has been turned into CRI form. What
@@ -105,10 +107,11 @@ type positionFile struct{ f *os.File }
 // openPosition opens or makes the file and returns what it holds, errNoPosition
 // beside a usable file if that is nothing.
 func openPosition(path string) (*positionFile, position, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	root, name := beneath.Root(filepath.Dir(path)), filepath.Base(path)
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-			f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err = root.MkdirAll(".", 0o700); err == nil {
+			f, err = root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 		}
 	}
 	if err != nil {
@@ -121,6 +124,15 @@ func openPosition(path string) (*positionFile, position, error) {
 	}
 	p, err := decodePosition(buf[:n])
 	return &positionFile{f: f}, p, err
+}
+
+// removePosition removes a position; none is success.
+func removePosition(path string) error {
+	err := beneath.Root(filepath.Dir(path)).Remove(filepath.Base(path))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove log position: %w", err)
+	}
+	return nil
 }
 
 func (pf *positionFile) store(p position) error {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -13,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // Options tune a Tailer. The zero value is right for production.
@@ -130,7 +130,7 @@ func (t *Tailer) Start(src Source) error {
 	defer cancel()
 	f, err := t.claim(ctx, src)
 	if err != nil {
-		return fmt.Errorf("log of container %s: %w: %s cannot be opened in time", src.ID, errdefs.ErrUnavailable, src.CRILog)
+		return fmt.Errorf("log of container %s: %w: %s cannot be opened in time", src.ID, errdefs.ErrUnavailable, src.CRIRoot.Path(src.CRILog))
 	}
 	f.done = false
 	f.draining.Store(false)
@@ -167,8 +167,10 @@ func (s *Source) validate() error {
 	switch {
 	case s.ID == "":
 		return fmt.Errorf("log source: %w: no container ID", errdefs.ErrInvalidArgument)
-	case !filepath.IsAbs(s.CRILog):
-		return fmt.Errorf("log of container %s: %w: CRI log path %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.CRILog)
+	case !filepath.IsAbs(string(s.CRIRoot)):
+		return fmt.Errorf("log of container %s: %w: directory of CRI logs %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.CRIRoot)
+	case !filepath.IsLocal(s.CRILog):
+		return fmt.Errorf("log of container %s: %w: CRI log %q is not below a directory", s.ID, errdefs.ErrInvalidArgument, s.CRILog)
 	case !filepath.IsAbs(s.Position):
 		return fmt.Errorf("log of container %s: %w: position path %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.Position)
 	case s.DockerLog == "" && s.Follow == nil, s.DockerLog != "" && !filepath.IsAbs(s.DockerLog):
@@ -209,9 +211,11 @@ func (t *Tailer) Reopen(ctx context.Context, id string) error {
 
 // Drain carries over what an exited container has left in Docker's log, to its
 // end: Docker closes the log before it reports the exit. When it returns nil every
-// line is in the CRI log and the files are closed. It retries until ctx ends; then
+// line is in the CRI log and the files are closed. It retries until ctx ends, but
+// not where the log's path is refused, which time does not change; after an error
 // the container is still followed. Draining twice is fine. Errors:
-// errdefs.ErrNotFound for a container that is not followed, the context's error.
+// errdefs.ErrNotFound for a container that is not followed, the context's error,
+// *beneath.RefusedError.
 func (t *Tailer) Drain(ctx context.Context, id string) error {
 	f, err := t.find(id)
 	if err != nil {
@@ -232,6 +236,9 @@ func (t *Tailer) Drain(ctx context.Context, id string) error {
 		}
 		if ctx.Err() == nil {
 			reason = err
+			if beneath.IsRefused(err) {
+				break
+			}
 			pause.wait(ctx, nil)
 		}
 	}
@@ -259,8 +266,8 @@ func (t *Tailer) Remove(id, position string) error {
 			return err
 		}
 	}
-	if err := os.Remove(position); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove log position of container %s: %w", id, err)
+	if err := removePosition(position); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
 	}
 	return nil
 }

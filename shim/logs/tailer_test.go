@@ -19,6 +19,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // node is a machine's directories for one container.
@@ -36,11 +38,14 @@ func newNode(tb testing.TB, maxSize int64, maxFile int) *node {
 	return &node{tb: tb, docker: d, src: sourceIn(root)}
 }
 
+func (n *node) criPath() string { return n.src.CRIRoot.Path(n.src.CRILog) }
+
 func sourceIn(root string) Source {
 	return Source{
 		ID:        "id",
 		DockerLog: filepath.Join(root, "docker", "id-json.log"),
-		CRILog:    filepath.Join(root, "pods", "pod", "0.log"),
+		CRIRoot:   beneath.Root(filepath.Join(root, "pods")),
+		CRILog:    "pod/0.log",
 		Position:  filepath.Join(root, "state", "id.position"),
 	}
 }
@@ -87,11 +92,11 @@ func (n *node) reopen(t *Tailer) {
 // cri returns everything the CRI log got, rotated files first, unpacked.
 func (n *node) cri() string {
 	n.tb.Helper()
-	names, err := filepath.Glob(n.src.CRILog + ".*")
+	names, err := filepath.Glob(n.criPath() + ".*")
 	must(err)
 	slices.Sort(names)
 	var all strings.Builder
-	for _, name := range append(names, n.src.CRILog) {
+	for _, name := range append(names, n.criPath()) {
 		data, err := os.ReadFile(name)
 		must(err)
 		if strings.HasSuffix(name, ".gz") {
@@ -153,7 +158,7 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 func (n *node) eventuallyHas(text string) {
 	n.tb.Helper()
 	eventually(n.tb, "CRI log has "+text, func() bool {
-		data, _ := os.ReadFile(n.src.CRILog)
+		data, _ := os.ReadFile(n.criPath())
 		return bytes.Contains(data, []byte(text))
 	})
 }
@@ -163,7 +168,7 @@ func TestFollow(t *testing.T) {
 	n.docker.now = func() time.Time { return recordTime }
 	tailer := New(Options{})
 	n.start(tailer)
-	if info, err := os.Stat(n.src.CRILog); err != nil || info.Mode().Perm() != 0o640 {
+	if info, err := os.Stat(n.criPath()); err != nil || info.Mode().Perm() != 0o640 {
 		t.Fatalf("no log file after Start: %v %v", info, err)
 	}
 	run(t, tailer)
@@ -196,7 +201,7 @@ func TestFollow(t *testing.T) {
 	if _, err := os.Stat(n.src.Position); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("position is left: %v", err)
 	}
-	if _, err := os.Stat(n.src.CRILog); err != nil {
+	if _, err := os.Stat(n.criPath()); err != nil {
 		t.Error(err)
 	}
 	for _, err := range []error{tailer.Drain(t.Context(), n.src.ID), tailer.Reopen(t.Context(), n.src.ID)} {
@@ -224,7 +229,9 @@ func TestStartRefusesBadSources(t *testing.T) {
 	tailer := New(Options{})
 	for name, spoil := range map[string]func(*Source){
 		"no ID":             func(s *Source) { s.ID = "" },
-		"relative CRI log":  func(s *Source) { s.CRILog = "x" },
+		"relative CRI root": func(s *Source) { s.CRIRoot = "x" },
+		"absolute CRI log":  func(s *Source) { s.CRILog = "/x" },
+		"CRI log outside":   func(s *Source) { s.CRILog = "pod/../../x" },
 		"relative position": func(s *Source) { s.Position = "" },
 		"no source":         func(s *Source) { s.DockerLog = "" },
 	} {
@@ -243,13 +250,13 @@ func TestAdoption(t *testing.T) {
 	const lines = 500
 	for round := range 2 {
 		n.numbered(round*lines, (round+1)*lines)
-		if err := Symlink(n.src.DockerLog, n.src.CRILog); err != nil {
+		if err := Symlink(n.src.DockerLog, n.src.CRIRoot, n.src.CRILog); err != nil {
 			t.Fatal(err)
 		}
 		docker, err := os.ReadFile(n.src.DockerLog)
 		must(err)
 		n.carry()
-		if is, err := IsSymlink(n.src.CRILog); is || err != nil {
+		if is, err := IsSymlink(n.src.CRIRoot, n.src.CRILog); is || err != nil {
 			t.Errorf("the log is a link: %t, %v", is, err)
 		}
 		n.wantNumbered((round + 1) * lines)
@@ -315,26 +322,26 @@ func TestBacklog(t *testing.T) {
 func TestSymlink(t *testing.T) {
 	src := sourceIn(t.TempDir())
 	for _, target := range []string{"/elsewhere", src.DockerLog, src.DockerLog} {
-		if err := Symlink(target, src.CRILog); err != nil {
+		if err := Symlink(target, src.CRIRoot, src.CRILog); err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := os.Readlink(src.CRILog); got != target {
+		if got, _ := src.CRIRoot.Readlink(src.CRILog); got != target {
 			t.Errorf("link to %s", got)
 		}
 	}
-	if is, err := IsSymlink(src.CRILog); !is || err != nil {
+	if is, err := IsSymlink(src.CRIRoot, src.CRILog); !is || err != nil {
 		t.Error(is, err)
 	}
-	file := src.CRILog + "x"
-	if is, err := IsSymlink(file); is || err != nil {
+	name := src.CRILog + "x"
+	file := src.CRIRoot.Path(name)
+	if is, err := IsSymlink(src.CRIRoot, name); is || err != nil {
 		t.Error(is, err)
 	}
 	must(os.WriteFile(file, []byte("a CRI log"), 0o600))
-	if is, err := IsSymlink(file); is || err != nil {
+	if is, err := IsSymlink(src.CRIRoot, name); is || err != nil {
 		t.Error(is, err)
 	}
-	must(os.WriteFile(file+".tmp", []byte("left by a process that was killed"), 0o600))
-	if err := Symlink(src.DockerLog, file); err != nil {
+	if err := Symlink(src.DockerLog, src.CRIRoot, name); err != nil {
 		t.Error(err)
 	}
 	if got, _ := os.Readlink(file); got != src.DockerLog {
@@ -465,7 +472,7 @@ func TestLossBehindPosition(t *testing.T) {
 	n.start(tailer)
 	n.drain(tailer)
 	must(os.WriteFile(n.src.Position, behind, 0o600))
-	must(os.Truncate(n.src.CRILog, int64(len(n.cri())-3)))
+	must(os.Truncate(n.criPath(), int64(len(n.cri())-3)))
 	n.docker.rotate()
 	n.docker.rotate()
 	n.docker.write(stdout, "new\n")
@@ -517,7 +524,7 @@ func TestRecoveryAtEveryByte(t *testing.T) {
 			n.drain(tailer)
 			whole := n.cri()
 			for size := before; size <= len(whole); size++ {
-				must(os.Truncate(n.src.CRILog, int64(size)))
+				must(os.Truncate(n.criPath(), int64(size)))
 				if havePosition {
 					must(os.WriteFile(n.src.Position, behind, 0o600))
 				} else {
@@ -547,12 +554,12 @@ func TestRestartBetweenRenameAndReopen(t *testing.T) {
 		n.numbered(3, 6)
 		n.start(tailer)
 		n.drain(tailer)
-		must(os.Truncate(n.src.CRILog, int64(len(n.cri()))-cut))
+		must(os.Truncate(n.criPath(), int64(len(n.cri()))-cut))
 		must(os.WriteFile(n.src.Position, behind, 0o600))
-		must(os.Rename(n.src.CRILog, n.src.CRILog+".20240506-070809"))
+		must(os.Rename(n.criPath(), n.criPath()+".20240506-070809"))
 		tailer = New(Options{})
 		n.start(tailer)
-		if _, err := os.Stat(n.src.CRILog); err != nil {
+		if _, err := os.Stat(n.criPath()); err != nil {
 			t.Fatal(err)
 		}
 		if cut == 40 { // and then it comes
@@ -572,11 +579,11 @@ func TestKubeletRenamesBack(t *testing.T) {
 	run(t, tailer)
 	n.numbered(0, 3)
 	n.eventuallyHas("line 2")
-	must(os.Rename(n.src.CRILog, n.src.CRILog+".20240506-070809"))
+	must(os.Rename(n.criPath(), n.criPath()+".20240506-070809"))
 	n.reopen(tailer)
 	n.numbered(3, 6)
 	n.eventuallyHas("line 5")
-	must(os.Rename(n.src.CRILog+".20240506-070809", n.src.CRILog))
+	must(os.Rename(n.criPath()+".20240506-070809", n.criPath()))
 	n.numbered(6, 9)
 	n.drain(tailer)
 	n.wantNumbered(9)
@@ -597,7 +604,7 @@ func TestReopenWithoutRename(t *testing.T) {
 
 // rotateLikeKubelet renames and compresses as kubelet's container log manager does.
 func (n *node) rotateLikeKubelet(serial int, reopen func()) {
-	rotated, _ := filepath.Glob(n.src.CRILog + ".*")
+	rotated, _ := filepath.Glob(n.criPath() + ".*")
 	for _, name := range rotated {
 		if strings.HasSuffix(name, ".gz") {
 			continue
@@ -613,7 +620,7 @@ func (n *node) rotateLikeKubelet(serial int, reopen func()) {
 		must(os.Rename(name+".tmp", name+".gz"))
 		must(os.Remove(name))
 	}
-	must(os.Rename(n.src.CRILog, fmt.Sprintf("%s.20240506-%06d", n.src.CRILog, serial)))
+	must(os.Rename(n.criPath(), fmt.Sprintf("%s.20240506-%06d", n.criPath(), serial)))
 	reopen()
 }
 
@@ -661,7 +668,7 @@ func mountTmpfs(t *testing.T, dir string, size string) {
 func TestDiskFull(t *testing.T) {
 	const lines = 20_000
 	n := newNode(t, 100_000, 1000)
-	dir := filepath.Dir(n.src.CRILog)
+	dir := filepath.Dir(n.criPath())
 	mountTmpfs(t, dir, "256k")
 	tailer := New(Options{RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond})
 	stop := run(t, tailer)
@@ -675,7 +682,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("Drain: %v", err)
 	}
 	// A rotation in this state must leave whole lines on both sides.
-	must(os.Rename(n.src.CRILog, n.src.CRILog+".20240506-070809"))
+	must(os.Rename(n.criPath(), n.criPath()+".20240506-070809"))
 	n.reopen(tailer)
 	// And so must a restart.
 	stop()
@@ -695,10 +702,10 @@ func TestLogDirectoryGone(t *testing.T) {
 	run(t, tailer)
 	n.docker.write(stdout, "before\n")
 	n.eventuallyHas("before")
-	must(os.RemoveAll(filepath.Dir(n.src.CRILog)))
+	must(os.RemoveAll(filepath.Dir(n.criPath())))
 	n.numbered(0, 10)
 	eventually(t, "trouble", func() bool { return tailer.Stats().Errors > 2 })
-	must(os.MkdirAll(filepath.Dir(n.src.CRILog), 0o755))
+	must(os.MkdirAll(filepath.Dir(n.criPath()), 0o755))
 	n.numbered(10, 20)
 	n.eventuallyHas("line 19")
 	n.drain(tailer)

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// ownDir is a directory whose content cridock trusts: what is in it decides what
+// cridock, as root, mounts, removes and tells the kubelet.
+type ownDir struct {
+	setting, path string
+	// mode is of one that cridock makes.
+	mode fs.FileMode
+	// shared: it may be reached over a link, as /var/run is.
+	shared bool
+}
+
+// ownDirs are cridock's directories with these settings.
+func (o *options) ownDirs() []ownDir {
+	dirs := []ownDir{
+		// Docker mounts files from here. Where it remaps users, old runtimes do that as
+		// another user, who may pass through but not list.
+		{setting: "root-directory", path: o.rootDir, mode: 0o711},
+		// The socket is in here by default, with a mode of its own.
+		{setting: "runtime-directory", path: o.runtimeDir, mode: 0o755},
+	}
+	if o.networkPlugin == "cni" {
+		// By its notes addresses are released.
+		dirs = append(dirs, ownDir{setting: "cni-cache-dir", path: o.cniCacheDir, mode: 0o700, shared: true})
+	}
+	// Who can write to its directory can put another socket in its place.
+	if path, ok := strings.CutPrefix(o.endpoint, "unix://"); ok {
+		dirs = append(dirs, ownDir{setting: "directory of container-runtime-endpoint", path: filepath.Dir(path), mode: 0o755, shared: true})
+	}
+	return dirs
+}
+
+// prepareDirs makes cridock's directories, and refuses those that somebody else
+// can change.
+func (o *options) prepareDirs() error {
+	for _, d := range o.ownDirs() {
+		if err := d.prepare(); err != nil {
+			return fmt.Errorf("%s %s: %w", d.setting, d.path, err)
+		}
+	}
+	return nil
+}
+
+func (d ownDir) prepare() error {
+	if !filepath.IsAbs(d.path) {
+		return errors.New("not an absolute path")
+	}
+	path := filepath.Clean(d.path)
+	// Above first: nothing is made where others could move it away.
+	if err := checkPath(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if info, err := os.Lstat(path); err != nil {
+		return err
+	} else if info.Mode().Type() == fs.ModeSymlink && !d.shared {
+		return fmt.Errorf("is a symbolic link; set %s to the directory it leads to", d.setting)
+	}
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return errors.New("is not a directory; remove it, or choose another")
+	case info.Mode().Perm()&0o022 != 0:
+		return writable(path, info)
+	}
+	return nil
+}
+
+func writable(path string, info fs.FileInfo) error {
+	return fmt.Errorf("%s can be written to by others than its owner (mode %#o); run: chmod go-w %s", path, info.Mode().Perm(), path)
+}
+
+// maxLinks is how many symbolic links a path may lead over, as in the kernel.
+const maxLinks = 40
+
+// checkPath makes sure that nobody but root and the user we are can change where
+// a path leads: no directory on the way, over links too, belongs to or can be
+// written by others. Where the sticky bit keeps them from what is not theirs, as
+// in /tmp, they may write. The path ends where nothing exists yet.
+func checkPath(path string) error {
+	at, rest := "/", strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
+	for links := 0; ; {
+		info, err := os.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := checkOwner(at, info); err != nil {
+			return err
+		}
+		if info.Mode().Type() == fs.ModeSymlink {
+			if links++; links > maxLinks {
+				return fmt.Errorf("%s: %w", at, syscall.ELOOP)
+			}
+			target, err := os.Readlink(at)
+			if err != nil {
+				return err
+			}
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			at, rest = "/", append(strings.Split(strings.TrimPrefix(filepath.Clean(target), "/"), "/"), rest...)
+			continue
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		if info.IsDir() && info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return writable(at, info)
+		}
+		at, rest = filepath.Join(at, rest[0]), rest[1:]
+	}
+}
+
+func checkOwner(path string, info fs.FileInfo) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d; run: chown -h root %s, if what is in it can be trusted", path, st.Uid, path)
+	}
+	return nil
+}
