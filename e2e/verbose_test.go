@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -105,6 +106,7 @@ func TestImageSpec(t *testing.T) {
 	const image = "localhost/e2e/spec:1"
 	c.docker.build(t, image, "FROM "+c.image+"\nRUN echo >/file\nENV A=b\nUSER 7\nCMD [\"run\"]\n")
 	t.Cleanup(func() { c.docker.removeImage(t, image) })
+	eventually(t, "what Docker built is there", 30*time.Second, func() bool { return c.imageStatus(t, image) != nil })
 	r := rpc(t, c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}, Verbose: true})
 	var info struct {
 		ChainID   string        `json:"chainID"`
