@@ -170,7 +170,7 @@ func (c *cridock) awaitReady(limit time.Duration) error {
 
 func conditionsMet(s *runtimeapi.StatusResponse) bool {
 	for _, condition := range s.GetStatus().GetConditions() {
-		if !condition.GetStatus() {
+		if !condition.GetStatus() && condition.GetType() != "HostPortsReady" {
 			return false
 		}
 	}

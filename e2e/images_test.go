@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,8 +67,13 @@ func TestImages(t *testing.T) {
 			t.Errorf("%s was pulled as %s, want %s", ref, got, id)
 		}
 	}
-	for _, ref := range []string{repo + ":one", repo + ":two", repo, repo + "@" + digest, repo + ":one@" + digest, id, strings.TrimPrefix(id, "sha256:")} {
+	for _, ref := range []string{repo + ":one", repo + ":two", repo, repo + "@" + digest, repo + ":one@" + digest, id, strings.TrimPrefix(id, "sha256:"), c.shortestID(t, id)} {
 		checkImage(t, c.imageStatus(t, ref), ref, id, repo, digest)
+	}
+	if got := rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: repo}}}).Images; len(got) != 1 {
+		t.Errorf("the list of the repository is %v", got)
+	} else {
+		checkImage(t, got[0], "the repository", id, repo, digest)
 	}
 	listed := 0
 	for _, i := range rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{}).Images {
@@ -90,6 +96,19 @@ func TestImages(t *testing.T) {
 	rpc(t, c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":two"}})
 }
 
+// shortestID is the shortest beginning of an image's ID, of three digits or
+// more, that no other image has.
+func (c *cridock) shortestID(t *testing.T, id string) string {
+	t.Helper()
+	images := rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{}).Images
+	for n := len("sha256:") + 3; n < len(id); n++ {
+		if !slices.ContainsFunc(images, func(i *runtimeapi.Image) bool { return i.Id != id && strings.HasPrefix(i.Id, id[:n]) }) {
+			return strings.TrimPrefix(id[:n], "sha256:")
+		}
+	}
+	return id
+}
+
 func checkImage(t *testing.T, i *runtimeapi.Image, ref, id, repo, digest string) {
 	t.Helper()
 	if i.GetId() != id || i.GetSize() == 0 || i.GetUid().GetValue() != 1234 || i.GetPinned() ||
@@ -109,6 +128,10 @@ func checkImageOfContainer(t *testing.T, c *cridock, repo, id, digest string) {
 	})
 	if s := main.status(); s.ImageRef != repo+"@"+digest || s.ImageId != id || !strings.HasPrefix(s.Image.GetImage(), repo+":") {
 		t.Errorf("the container's image is %v, reference %q, ID %q; want %s", s.Image, s.ImageRef, s.ImageId, id)
+	}
+	byDigest := p.create("digest", "true", func(cfg *runtimeapi.ContainerConfig) { cfg.Image = &runtimeapi.ImageSpec{Image: repo + "@" + digest} })
+	if s := byDigest.status(); !strings.HasPrefix(s.Image.GetImage(), repo+":") {
+		t.Errorf("by digest the container's image is %v, want a tag", s.Image)
 	}
 	_, err := try(c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":one"}})
 	wantCode(t, err, codes.FailedPrecondition, id)

@@ -261,10 +261,12 @@ func TestImageVolume(t *testing.T) {
 			t.Errorf("sub-path %q: %q", sub, got)
 		}
 	}
-	_, err := p.tryCreate(p.ctrConfig("absent", "true", volume("no/such")))
-	wantCode(t, err, codes.FailedPrecondition, "no/such")
-	if message := status.Convert(err).Message(); !strings.HasPrefix(message, "ImageVolumeMountFailed: ") {
-		t.Errorf("%q does not begin with the reason", message)
+	for sub, words := range map[string]string{"no/such": "not in image", "data/inner/file": "not a directory"} {
+		_, err := p.tryCreate(p.ctrConfig("absent", "true", volume(sub)))
+		wantCode(t, err, codes.FailedPrecondition, sub)
+		if message := status.Convert(err).Message(); !strings.HasPrefix(message, "ImageVolumeMountFailed: ") || !strings.Contains(message, words) {
+			t.Errorf("%q does not begin with the reason, or lacks %q", message, words)
+		}
 	}
 	p.remove() // the image is in use until then
 }

@@ -452,7 +452,8 @@ func (c *CNI) usableNetNS(given, cached string) string {
 
 // Check runs CHECK on a container's attachments with the configuration and
 // arguments that ADD had, in rt.NetNS. ErrNotFound means not attached,
-// ErrNotImplemented a configuration older than cniVersion 0.4.
+// ErrNotImplemented a configuration older than cniVersion 0.4. A failure that old
+// plugins are known to report of attachments that work says so.
 func (c *CNI) Check(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -472,6 +473,9 @@ func (c *CNI) Check(ctx context.Context, rt *libcni.RuntimeConf) error {
 			continue
 		}
 		if err := c.checkRecord(ctx, r, rt.NetNS); err != nil {
+			if a, ok := c.Attachment(r.ContainerID); ok {
+				err = explainCheck(err, a.IPs)
+			}
 			return fmt.Errorf("network %q: CNI CHECK: %w", r.Network, err)
 		}
 		checked = true

@@ -37,15 +37,19 @@ func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerSt
 	return resp, err
 }
 
-// containerInfo has containerd's keys where Docker has their values.
+// containerInfo has containerd's keys where Docker has their values. It has no
+// environment values, which may be secrets: names are enough to look them up in
+// Docker.
 func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (map[string]string, error) {
 	inspect, err := s.engine.ContainerInspect(ctx, c.ID)
 	if err != nil {
 		return nil, err
 	}
-	// Environment values may be secrets; names are enough to look them up.
 	inspect.Config.Env = nil
-	return jsonInfo(map[string]any{"info": map[string]any{
-		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver, "docker": inspect,
-	}})
+	info := map[string]any{
+		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver,
+		"privileged": c.Privileged, "config": c.Config, "docker": inspect,
+	}
+	describeSpec(info, c.ID, c.Pid, "", s.withUpdates(c).Resources)
+	return jsonInfo(map[string]any{"info": info})
 }

@@ -331,9 +331,12 @@ func TestRuntimeInformation(t *testing.T) {
 	st, err := n.runtime.Status(n.ctx, &runtimeapi.StatusRequest{Verbose: true})
 	n.must(err)
 	for _, c := range st.Status.Conditions {
-		if !c.Status {
-			t.Errorf("condition %v", c)
+		if c.Status != (c.Type != "HostPortsReady") {
+			t.Errorf("condition %v; want all true, but that of host ports, as no plugin takes them", c)
 		}
+	}
+	if c := st.Status.Conditions[2]; c.Reason != "NoPortMappingsCapability" || !strings.Contains(c.Message, "10-pods.conflist") {
+		t.Errorf("condition %v, want the configuration named", c)
 	}
 	if len(st.RuntimeHandlers) == 0 || !slices.ContainsFunc(st.RuntimeHandlers, func(h *runtimeapi.RuntimeHandler) bool { return h.Name == "" }) {
 		t.Errorf("handlers = %v, want the default among them", st.RuntimeHandlers)

@@ -10,20 +10,19 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// ListImages lists images from the index; a filter names one.
+// ListImages lists images from the index; a filter names an image, or a
+// repository with all its images.
 func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	resp := &runtimeapi.ListImagesResponse{}
-	if ref := r.GetFilter().GetImage().GetImage(); ref != "" {
-		image, ok, err := s.index.Image(ctx, ref)
-		if err == nil && ok {
-			resp.Images = append(resp.Images, translate.CRIImage(image, s.pinned(ctx, image)))
-		}
-		return resp, err
-	}
 	images, err := s.index.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if ref := r.GetFilter().GetImage().GetImage(); ref != "" {
+		if images, err = translate.FilterImages(ref, images); err != nil {
+			return nil, err
+		}
+	}
+	resp := &runtimeapi.ListImagesResponse{}
 	for _, image := range images {
 		resp.Images = append(resp.Images, translate.CRIImage(image, s.pinned(ctx, image)))
 	}
@@ -54,6 +53,7 @@ func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	return resp, err
 }
 
+// imageInfo has containerd's keys.
 func (s *Service) imageInfo(ctx context.Context, id string) (map[string]string, error) {
 	inspect, err := s.engine.ImageInspect(ctx, id)
 	if err != nil {
@@ -63,10 +63,6 @@ func (s *Service) imageInfo(ctx context.Context, id string) (map[string]string, 
 	if err != nil {
 		return nil, err
 	}
-	return jsonInfo(map[string]any{"info": map[string]any{
-		"imageSpec": map[string]any{
-			"created": inspect.Created, "author": inspect.Author, "architecture": inspect.Architecture, "os": inspect.Os,
-			"config": inspect.Config, "rootfs": inspect.RootFS, "history": history,
-		},
-	}})
+	spec := translate.OCIImage(inspect, history)
+	return jsonInfo(map[string]any{"info": map[string]any{"chainID": translate.ChainID(spec), "imageSpec": spec}})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -30,8 +31,8 @@ const (
 
 // resolveImageMount finds the image of an image volume. For an engine that
 // cannot mount images it makes the mount, until releaseMounts; name is
-// Docker's of the container. A sub-path that is not in the image is found here:
-// Docker would only fail the start.
+// Docker's of the container. A sub-path that is no directory of the image is
+// found here: Docker would only fail the start, or mount a file.
 func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, name string) (translate.ResolvedMount, error) {
 	image, err := s.image(ctx, m.GetImage().GetImage())
 	if err != nil {
@@ -46,9 +47,16 @@ func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, na
 	return resolved, err
 }
 
-// subPathError tells a path that is not in an image from an image that is gone.
+// errNoDirectory: a sub-path names a file. Kubernetes mounts directories of
+// images only, and so does containerd.
+var errNoDirectory = errors.New("not a directory")
+
+// subPathError tells a path that cannot be mounted from an image that is gone.
 func subPathError(imageID, subPath string, err error) error {
-	if errdefs.IsNotFound(err) {
+	switch {
+	case errors.Is(err, errNoDirectory):
+		return fmt.Errorf("image_sub_path %q: %w: %w in image %s; only directories can be mounted", subPath, errdefs.ErrFailedPrecondition, err, imageID)
+	case errdefs.IsNotFound(err):
 		return fmt.Errorf("image_sub_path %q: %w: not in image %s", subPath, errdefs.ErrFailedPrecondition, imageID)
 	}
 	return err
@@ -71,7 +79,15 @@ func (s *Service) mountImage(ctx context.Context, imageID, subPath, name string)
 		return "", fmt.Errorf("mount image %s: %w", imageID, err)
 	}
 	path, err := imagevolume.Resolve(root, subPath)
-	return path, subPathError(imageID, subPath, err)
+	if err != nil {
+		return "", subPathError(imageID, subPath, err)
+	}
+	if info, err := os.Lstat(path); err != nil {
+		return "", fmt.Errorf("image_sub_path %q: %w", subPath, err)
+	} else if !info.IsDir() {
+		return "", subPathError(imageID, subPath, errNoDirectory)
+	}
+	return path, nil
 }
 
 // imageLayers lists the directories of an image's layers, the uppermost first.
@@ -108,12 +124,15 @@ func neverStarted(imageID string) (*container.Config, *container.HostConfig) {
 		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}
 }
 
-// checkSubPath makes sure that a path is in an image.
+// checkSubPath makes sure that a path is a directory in an image.
 func (s *Service) checkSubPath(ctx context.Context, imageID, subPath string) error {
 	return s.lookInto(ctx, imageID, func(probe string) error {
 		_, err := s.engine.ContainerFile(ctx, probe, "/"+subPath, 0)
-		if errdefs.IsInvalidArgument(err) || errdefs.IsOutOfRange(err) {
-			return nil // it is there, as a directory or as a file with content
+		switch {
+		case errdefs.IsInvalidArgument(err):
+			return nil // there, and not a file
+		case err == nil || errdefs.IsOutOfRange(err):
+			err = errNoDirectory // an empty file, or one with content
 		}
 		return subPathError(imageID, subPath, err)
 	})

@@ -89,8 +89,8 @@ func TestImageVolume(t *testing.T) {
 	if again := n.create(pod, cfg); again != id {
 		t.Errorf("the same request again made %s, want %s", again, id)
 	}
-	if got := n.status(id).Mounts[0].GetImage().GetImageRef(); !strings.HasPrefix(got, "sha256:") {
-		t.Errorf("image_ref in the status: %q, want the image's ID", got)
+	if got := n.status(id).Mounts[0].GetImage(); !strings.HasPrefix(got.GetImage(), "sha256:") || got.GetImageRef() != got.GetImage() {
+		t.Errorf("image in the status: %v, want its ID, for image and image_ref", got)
 	}
 	n.startContainer(id)
 
@@ -118,6 +118,7 @@ func TestImageVolumeRefused(t *testing.T) {
 	}{
 		"no such image":           {"missing:1", "", codes.NotFound, "missing:1"},
 		"no such sub-path":        {dataImage, "nothing", codes.FailedPrecondition, "nothing"},
+		"sub-path of a file":      {dataImage, "sub/file", codes.FailedPrecondition, "not a directory"},
 		"sub-path outside":        {dataImage, "../lower", codes.InvalidArgument, "image_sub_path"},
 		"layers that are gone":    {"broken:1", "", codes.NotFound, "/nowhere/diff"},
 		"another storage driver ": {"other-driver:1", "", codes.FailedPrecondition, "28.0"},
@@ -197,17 +198,19 @@ func TestImageVolumeNative(t *testing.T) {
 	n := newNode(t, func(n *node) {
 		n.docker.SetAPIVersion("1.48")
 		n.cfg.ImageVolumeDir = filepath.Join(n.dir, "volumes")
-		id = n.docker.AddImage(dataImage, enginetest.Image{Files: map[string]string{"/sub/file": "data"}})
+		id = n.docker.AddImage(dataImage, enginetest.Image{Files: map[string]string{"/sub/file": "data", "/sub/empty": ""}})
 	})
 	pod := n.runPod(n.podConfig("pod"))
 	before := n.docker.Containers()
-	_, err := n.tryCreate(pod, withVolume("a", dataImage, "nothing"))
-	wantCode(t, err, codes.FailedPrecondition, "ImageVolumeMountFailed: ", "nothing")
-	n.wantNoVolumes(before)
+	for sub, words := range map[string]string{"nothing": "not in image", "sub/file": "not a directory", "sub/empty": "not a directory"} {
+		_, err := n.tryCreate(pod, withVolume("a", dataImage, sub))
+		wantCode(t, err, codes.FailedPrecondition, "ImageVolumeMountFailed: ", sub, words)
+		n.wantNoVolumes(before)
+	}
 
-	c, err := n.call().ContainerInspect(n.ctx, n.create(pod, withVolume("a", dataImage, "sub/file")))
+	c, err := n.call().ContainerInspect(n.ctx, n.create(pod, withVolume("a", dataImage, "sub")))
 	n.must(err)
-	want := []mount.Mount{{Type: mount.TypeImage, Source: id, Target: "/data", ReadOnly: true, ImageOptions: &mount.ImageOptions{Subpath: "sub/file"}}}
+	want := []mount.Mount{{Type: mount.TypeImage, Source: id, Target: "/data", ReadOnly: true, ImageOptions: &mount.ImageOptions{Subpath: "sub"}}}
 	if diff := cmp.Diff(want, c.HostConfig.Mounts); diff != "" {
 		t.Errorf("mounts (-want +got):\n%s", diff)
 	}

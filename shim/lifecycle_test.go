@@ -190,3 +190,27 @@ func TestNetworkCheck(t *testing.T) {
 		t.Errorf("CHECK ran %d times, want 2", c)
 	}
 }
+
+// TestHostPortsNobodyTakes: the pod runs, as some networks publish host ports on
+// their own; the log says that CNI was not told.
+func TestHostPortsNobodyTakes(t *testing.T) {
+	const warning = "Host ports of a pod are not published by CNI"
+	n := newCNINode(t)
+	n.runPod(n.podConfig("plain"))
+	if got := n.logs.lines(warning); got != "" {
+		t.Errorf("a pod without host ports: %s", got)
+	}
+	cfg := n.podConfig("web")
+	cfg.PortMappings = []*runtimeapi.PortMapping{{HostPort: 8080, ContainerPort: 80}}
+	n.runPod(cfg)
+	if got := n.logs.lines(warning); !strings.Contains(got, "8080") || !strings.Contains(got, "default/web") || !strings.Contains(got, "10-pods.conflist") {
+		t.Errorf("logged %q, want the pod, its port and the configuration", got)
+	}
+	host := n.podConfig("host")
+	host.PortMappings = cfg.PortMappings
+	host.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
+	n.runPod(host)
+	if got := strings.Count(n.logs.lines(warning), warning); got != 1 {
+		t.Errorf("warned %d times, want once: the host's network needs no port published", got)
+	}
+}

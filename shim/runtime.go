@@ -20,6 +20,9 @@ const (
 	// dockershim's and cri-dockerd's, so that adopted containers keep theirs.
 	runtimeName       = "docker"
 	runtimeAPIVersion = "v1"
+	// hostPortsReady is a condition beyond the CRI's, for people: the kubelet
+	// looks at those that it knows only. A node without host ports is ready.
+	hostPortsReady = "HostPortsReady"
 	// unknownVersion stands for a daemon that was never seen: the kubelet wants
 	// a semantic version and does not start without an answer.
 	unknownVersion = "0.0.0"
@@ -53,6 +56,7 @@ func (s *Service) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*run
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			condition(runtimeapi.RuntimeReady, "DockerDaemonNotReady", s.index.Health()),
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.networkStatus(ctx)),
+			condition(hostPortsReady, "NoPortMappingsCapability", s.hostPortsStatus()),
 		}},
 		RuntimeHandlers: translate.CRIRuntimeHandlers(h),
 		Features:        translate.CRIRuntimeFeatures(h),
@@ -79,6 +83,15 @@ func (s *Service) networkStatus(ctx context.Context) error {
 		return nil
 	}
 	return s.cni.Status(ctx)
+}
+
+// hostPortsStatus says why host ports of pods are not passed to the network.
+// Docker's networks always publish them.
+func (s *Service) hostPortsStatus() error {
+	if s.cni == nil {
+		return nil
+	}
+	return s.cni.HostPorts()
 }
 
 // statusInfo is the verbose part: each value is a JSON document.

@@ -11,7 +11,9 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/translate"
@@ -189,6 +191,7 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	if err != nil {
 		return err
 	}
+	s.warnOfHostPorts(ctx, sb, rt)
 	if err := network.PinNetNS(sb.Pid, pin); err != nil {
 		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
 	}
@@ -202,6 +205,19 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
 	}
 	return s.finishNetwork(ctx, sb, cfg)
+}
+
+// warnOfHostPorts logs that nobody is told a sandbox's host ports. The sandbox
+// is run all the same, as by containerd and CRI-O: some networks learn host ports
+// from the API server and publish them on their own.
+func (s *Service) warnOfHostPorts(ctx context.Context, sb *translate.Sandbox, rt *libcni.RuntimeConf) {
+	ports, asked := rt.CapabilityArgs["portMappings"]
+	if !asked {
+		return
+	}
+	if err := s.cni.HostPorts(); err != nil {
+		klog.FromContext(ctx).Error(err, "Host ports of a pod are not published by CNI", "pod", podName(sb.Metadata), "sandboxID", sb.ID, "hostPorts", ports)
+	}
 }
 
 // setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has

@@ -105,13 +105,15 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	if err != nil {
 		return nil, err
 	}
+	netns := s.sandboxNetNS(sb)
 	info := map[string]any{
-		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "config": cfg,
-		"cgroupParent": sb.CgroupParent, "docker": inspect,
+		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "runtimeType": inspect.HostConfig.Runtime,
+		"snapshotter": inspect.Driver, "config": cfg, "cgroupParent": sb.CgroupParent, "docker": inspect,
 	}
+	describeSpec(info, sb.ID, sb.Pid, netns, nil)
 	if s.cni != nil && !sb.HostNetwork {
 		a, _ := s.attachment(sb)
-		info["netns"], info["cniResult"] = s.netnsPath(sb.ID), a
+		info["netns"], info["cniResult"] = netns, a
 		if a != nil {
 			info["cniCheck"] = s.checkNetwork(ctx, sb)
 		}
@@ -126,11 +128,7 @@ const checkTimeout = 10 * time.Second
 func (s *Service) checkNetwork(ctx context.Context, sb *translate.Sandbox) string {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	netns := s.netnsPath(sb.ID)
-	if sb.Config == nil {
-		netns = processNetNS(sb.Pid) // as the other adapter told the plug-ins
-	}
-	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, netns)
+	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.sandboxNetNS(sb))
 	if err == nil {
 		err = traced(ctx, "CNI CHECK", func(ctx context.Context) error { return s.cni.Check(ctx, rt) })
 	}

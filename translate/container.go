@@ -410,7 +410,8 @@ func recordContainer(req ContainerRequest, host Host) (map[string]string, error)
 	for i, m := range cfg.GetMounts() {
 		if m.GetImage().GetImage() != "" {
 			if id := req.Mounts[i].ImageID; id != "" {
-				m.Image.ImageRef = id
+				// The ID alone: a tag may be another image's tomorrow.
+				m.Image.Image, m.Image.ImageRef = id, id
 			}
 		} else if source := req.Mounts[i].Source; source != "" {
 			m.HostPath = source

@@ -124,22 +124,40 @@ func CRIImage(in Image, pinned bool) *runtimeapi.Image {
 	return out
 }
 
-// imageName is the name a container's image is shown by: what was asked for if
-// that is a name, else the image's first tag, else its ID.
+// imageName is the name a container's image is shown by: the tag that was asked
+// for; else one of the image's tags, of the repository that was asked for if it
+// has one there; else the digest that was asked for; else the image's ID.
 func imageName(requested string, in Image) string {
-	if ref, err := NormalizeImage(requested); err == nil && ref.ID == "" && ref.IDPrefix == "" {
+	ref, err := NormalizeImage(requested)
+	named := err == nil && ref.ID == "" && ref.IDPrefix == ""
+	if named && ref.Digest == "" {
 		return requested
 	}
-	if len(in.RepoTags) > 0 {
+	if i := slices.IndexFunc(in.RepoTags, func(tag string) bool { return named && repository(tag) == ref.Name }); i >= 0 {
+		return in.RepoTags[i]
+	}
+	switch {
+	case len(in.RepoTags) > 0:
 		return in.RepoTags[0]
+	case named:
+		return requested
 	}
 	return in.ID
 }
 
+// repository is a normalised name without its tag or digest.
+func repository(name string) string {
+	if named, err := reference.ParseNormalizedNamed(name); err == nil {
+		return named.Name()
+	}
+	return ""
+}
+
 const (
 	sha256Prefix = "sha256:"
-	// minIDPrefix is the shortest beginning of an image ID taken for one.
-	minIDPrefix = 12
+	// minIDPrefix is the shortest beginning of an image ID taken for one, as with
+	// CRI-O.
+	minIDPrefix = 3
 )
 
 // ImageReference is what a CRI image string refers to.
@@ -160,7 +178,7 @@ type ImageReference struct {
 
 // NormalizeImage reads any form of image reference: name[:tag][@digest] with
 // Docker's short names, an ID with or without "sha256:", the beginning of one
-// of at least 12 digits, and what dockershim reported ("docker-pullable://…",
+// of at least 3 digits, and what dockershim reported ("docker-pullable://…",
 // "docker://…"). What is none of these is ErrInvalidArgument.
 func NormalizeImage(ref string) (ImageReference, error) {
 	text := strings.TrimPrefix(strings.TrimPrefix(ref, "docker-pullable://"), "docker://")
@@ -256,7 +274,33 @@ func FindImage(ref string, images []Image) (Image, error) {
 	case 1:
 		return found[0], nil
 	}
-	return Image{}, invalid("image.image", "%q begins the IDs of %d images", ref, len(found))
+	return Image{}, invalid("image.image", "%q is ambiguous: the IDs of %d images begin with it", ref, len(found))
+}
+
+// FilterImages returns the images that the filter of a list selects, in their
+// order: those of a repository when ref names one without tag or digest, else
+// the one that [FindImage] finds. None is not an error.
+func FilterImages(ref string, images []Image) ([]Image, error) {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil && reference.IsNameOnly(named) {
+		var found []Image
+		for _, in := range images {
+			names := slices.Concat(in.RepoTags, in.RepoDigests)
+			if slices.ContainsFunc(names, func(name string) bool { return repository(name) == named.Name() }) {
+				found = append(found, in)
+			}
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
+	}
+	in, err := FindImage(ref, images)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []Image{in}, nil
 }
 
 // dockerHub is the host of Docker Hub in normalised names, and its address in

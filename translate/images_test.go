@@ -65,7 +65,9 @@ func TestNormalizeImage(t *testing.T) {
 		digest:                            {ID: digest},
 		hex:                               {ID: digest},
 		hex[:12]:                          {Name: "docker.io/library/" + hex[:12], Tag: "latest", IDPrefix: hex[:12]},
-		"abc":                             {Name: "docker.io/library/abc", Tag: "latest"},
+		"abc":                             {Name: "docker.io/library/abc", Tag: "latest", IDPrefix: "abc"},
+		"sha256:abc":                      {Name: "docker.io/library/sha256", Tag: "abc", IDPrefix: "abc"},
+		"ab":                              {Name: "docker.io/library/ab", Tag: "latest"},
 		"docker-pullable://web@" + digest: {Name: "docker.io/library/web", Digest: digest},
 		"docker://" + digest:              {ID: digest},
 	} {
@@ -96,6 +98,8 @@ func TestFindImage(t *testing.T) {
 		a.ID:                                a.ID,
 		strings.TrimPrefix(a.ID, "sha256:"): a.ID,
 		strings.Repeat("c", 12):             c.ID,
+		"ccc":                               c.ID,
+		"sha256:ccc":                        c.ID,
 		strings.Repeat("a", 12):             c.ID, // a name goes before an ID's beginning
 	} {
 		if got, err := FindImage(ref, []Image{a, b, c}); err != nil || got.ID != want {
@@ -105,8 +109,63 @@ func TestFindImage(t *testing.T) {
 	if _, err := FindImage("web:2", []Image{a}); !errdefs.IsNotFound(err) {
 		t.Errorf("another tag: %v", err)
 	}
-	if _, err := FindImage(strings.Repeat("a", 12), []Image{a, b}); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("an ambiguous beginning: %v", err)
+	for _, ref := range []string{strings.Repeat("a", 12), "aaa"} {
+		if _, err := FindImage(ref, []Image{a, b}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "ambiguous") {
+			t.Errorf("an ambiguous beginning: %v", err)
+		}
+	}
+	if _, err := FindImage("cc", []Image{c}); !errdefs.IsNotFound(err) {
+		t.Errorf("a beginning that is too short: %v", err)
+	}
+}
+
+func TestFilterImages(t *testing.T) {
+	a := Image{ID: "sha256:" + strings.Repeat("aa", 32), RepoTags: []string{"docker.io/library/web:1", "r.io/other:1"}}
+	b := Image{ID: "sha256:" + strings.Repeat("bb", 32), RepoTags: []string{"docker.io/library/web:2"}}
+	c := Image{ID: "sha256:" + strings.Repeat("cc", 32), RepoDigests: []string{"docker.io/library/web@" + digest}}
+	d := Image{ID: "sha256:" + strings.Repeat("dd", 32), RepoTags: []string{"docker.io/web/part:1", "docker.io/library/bbb:1"}}
+	for ref, want := range map[string][]Image{
+		"web":                   {a, b, c},
+		"docker.io/library/web": {a, b, c},
+		"web:2":                 {b},
+		"web@" + digest:         {c},
+		"r.io/other":            {a},
+		"web/part":              {d},
+		"web:3":                 nil,
+		"nothing":               nil,
+		"bbb":                   {d}, // a repository goes before an ID's beginning
+		"ccc":                   {c},
+		a.ID:                    {a},
+	} {
+		got, err := FilterImages(ref, []Image{a, b, c, d})
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%q: %v (-want +got):\n%s", ref, err, diff)
+		}
+	}
+	if _, err := FilterImages("a b", []Image{a}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("what is no reference: %v", err)
+	}
+}
+
+func TestImageName(t *testing.T) {
+	tagged := Image{ID: digest, RepoTags: []string{"docker.io/library/app:1", "docker.io/library/web:1", "docker.io/library/web:2"}}
+	for _, c := range []struct {
+		requested string
+		in        Image
+		want      string
+	}{
+		{"web:2", tagged, "web:2"},
+		{"web@" + digest, tagged, "docker.io/library/web:1"},
+		{"web:2@" + digest, tagged, "docker.io/library/web:1"},
+		{"r.io/none@" + digest, tagged, "docker.io/library/app:1"},
+		{digest, tagged, "docker.io/library/app:1"},
+		{"aba", tagged, "docker.io/library/app:1"},
+		{"web@" + digest, Image{ID: digest}, "web@" + digest},
+		{digest, Image{ID: digest}, digest},
+	} {
+		if got := imageName(c.requested, c.in); got != c.want {
+			t.Errorf("%q is shown as %q, want %q", c.requested, got, c.want)
+		}
 	}
 }
 

@@ -135,7 +135,7 @@ func TestContainerRoundTrip(t *testing.T) {
 	}
 	mounts := proto.CloneOf(containerConfig).Mounts
 	mounts[0].HostPath = "/target"
-	mounts[1].Image.ImageRef = "sha256:data"
+	mounts[1].Image = &runtimeapi.ImageSpec{Image: "sha256:data", ImageRef: "sha256:data"}
 	limits := proto.CloneOf(containerConfig.Linux.Resources)
 	limits.MemorySwapLimitInBytes = limits.MemoryLimitInBytes
 	want := &runtimeapi.ContainerStatus{

@@ -60,7 +60,7 @@ func (ix *Index) readableImages(ctx context.Context) ([]translate.Image, error) 
 	return ix.images.load(), nil
 }
 
-// Image gives the image that ref refers to: an ID, at least twelve digits of
+// Image gives the image that ref refers to: an ID, at least three digits of
 // one, a name with tag or digest, or both. The answer is the same for every
 // reference of one image. false without an error: there is none. A ref that
 // cannot be read or means several images is errdefs.ErrInvalidArgument.

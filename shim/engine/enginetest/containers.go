@@ -268,18 +268,23 @@ func (s *Server) archive(w http.ResponseWriter, r *http.Request, ref string) err
 		return err
 	}
 	name := path.Clean("/" + r.FormValue("path"))
+	header := tar.Header{Typeflag: tar.TypeReg, Name: path.Base(name), Mode: 0o644}
 	content, ok := c.image.Files[name]
 	if !ok {
-		return errorf(http.StatusNotFound, "Could not find the file %s in container %s", name, ref)
+		if !c.image.hasDir(name) {
+			return errorf(http.StatusNotFound, "Could not find the file %s in container %s", name, ref)
+		}
+		header.Typeflag, header.Mode = tar.TypeDir, 0o755
 	}
-	stat, err := json.Marshal(container.PathStat{Name: path.Base(name), Size: int64(len(content)), Mode: 0o644})
+	header.Size = int64(len(content))
+	stat, err := json.Marshal(container.PathStat{Name: header.Name, Size: header.Size, Mode: header.FileInfo().Mode()})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(stat))
 	w.Header().Set("Content-Type", "application/x-tar")
 	t := tar.NewWriter(w)
-	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(name), Size: int64(len(content)), Mode: 0o644}); err != nil {
+	if err := t.WriteHeader(&header); err != nil {
 		return err
 	}
 	if _, err := t.Write([]byte(content)); err != nil {

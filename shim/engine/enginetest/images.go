@@ -40,6 +40,16 @@ type Image struct {
 	created time.Time
 }
 
+// hasDir tells whether a file is below a directory.
+func (i *Image) hasDir(dir string) bool {
+	for name := range i.Files {
+		if strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // clone gives an image of its own from what a test passed in, complete.
 func (i Image) clone(ref string) *Image {
 	if i.ID == "" {
