@@ -18,17 +18,17 @@ func (s *Service) adoptNetworks(ctx context.Context) error {
 	return err
 }
 
-// pinNetwork keeps a running sandbox's network namespace for DEL, which without
-// it takes back only a part of what ADD did. It is idempotent and needs the
-// pod's lock.
+// pinNetwork pins a running sandbox's network namespace: without it CNI DEL
+// reverts only part of what ADD did. It is idempotent. The caller holds the pod's
+// lock.
 func (s *Service) pinNetwork(ctx context.Context, sb *translate.Sandbox) error {
 	pin := s.netnsPath(sb.ID)
 	if !sb.Running || !s.networked(sb) || network.IsPinned(pin) {
 		return nil
 	}
 	pinErr := network.PinNetNS(sb.Pid, pin)
-	// The process ID is another's if the sandbox has ended, and DEL in a wrong
-	// namespace would take down somebody else's network.
+	// If the sandbox has exited, its process ID may have been reused, and DEL in
+	// the wrong namespace would tear down another network.
 	c, err := s.engine.ContainerInspect(ctx, sb.ID)
 	if err == nil && c.State.Running && c.State.Pid == sb.Pid {
 		return pinErr

@@ -20,36 +20,37 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// mountKind is the CDI kind of the devices that stand for mounts with options.
+// mountKind is the CDI kind of the devices that represent mounts with options.
 // dockerd crashes on a vendor or class of one character.
 const mountKind = "cridock.io/mounts"
 
-// mountSpecDir is where dockerd looks for CDI specifications that programs make;
-// "" if there is none to write to. By CDI's convention it is the last one.
+// mountSpecDir returns the directory from which dockerd reads generated CDI
+// specifications (by CDI's convention the last one), or "" if there is none that
+// can be written to.
 func mountSpecDir(c *engine.Capabilities) string {
 	if c == nil || len(c.CDISpecDirs) == 0 {
 		return ""
 	}
 	dir := c.CDISpecDirs[len(c.CDISpecDirs)-1]
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		klog.ErrorS(err, "No directory for CDI specifications: mounts cannot have mount_options", "dir", dir)
+		klog.ErrorS(err, "Cannot create the directory for CDI specifications: mounts cannot have mount_options", "dir", dir)
 		return ""
 	}
 	return dir
 }
 
-// mountSpecPrefix begins the names of this cridock's specifications: another one
-// on the node has another root directory.
+// mountSpecPrefix is the file name prefix of this cridock's specifications;
+// another cridock on the node has another root directory and so another prefix.
 func (s *Service) mountSpecPrefix() string { return "cridock-" + shortHash(s.cfg.RootDir) + "-" }
 
-// mountSpec is the name of a container's specification in a directory of
-// specifications, by Docker's name of the container. dockerd reads it when the
-// container starts.
+// mountSpec returns the file name of a container's specification. owner is the
+// hash of the container's Docker name. dockerd reads the file when the container
+// starts.
 func (s *Service) mountSpec(owner string) string { return s.mountSpecPrefix() + owner + ".json" }
 
-// addOptionMounts makes a CDI device of each mount with mount_options, until
-// releaseMounts. Where the engine has no CDI it leaves the refusal to the
-// translation. name is Docker's of the container.
+// addOptionMounts writes a CDI device for each mount with mount_options;
+// releaseMounts removes them. If the engine has no CDI it does nothing, and the
+// translation rejects such mounts. name is the container's Docker name.
 func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []translate.ResolvedMount, handler, name string) error {
 	h := s.Host()
 	if !h.MountOptions {
@@ -73,9 +74,9 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 		return nil
 	}
 	s.specs.Store(owner, nil)
-	// Too low a version for what it has makes dockerd drop the whole file; too
-	// high a one as well, if dockerd is older. A name that begins with a digit,
-	// as most owners' do, is among what counts.
+	// dockerd drops the whole file if its version is too low for its content, or
+	// higher than dockerd knows. A device name that begins with a digit, as most
+	// owners' do, raises the minimum.
 	var err error
 	if spec.Version, err = specs.MinimumRequiredVersion(&spec); err != nil {
 		return fmt.Errorf("mount_options: CDI specification: %w", err)
@@ -84,7 +85,7 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 	if err != nil {
 		return err
 	}
-	// A draft's name has another ending, so dockerd never reads half.
+	// WriteFile's draft has another extension, so dockerd never reads half a file.
 	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
 	if err := dir.WriteFile(s.mountSpec(owner), content, 0o644); err != nil {
 		return fmt.Errorf("mount_options: CDI specification: %w", err)
@@ -92,7 +93,7 @@ func (s *Service) addOptionMounts(mounts []*runtimeapi.Mount, resolved []transla
 	return nil
 }
 
-// removeMountSpec removes the specification of a container; none is success.
+// removeMountSpec removes a container's specification; a missing one is success.
 func (s *Service) removeMountSpec(owner string) error {
 	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
 	if dir == "" {
@@ -104,14 +105,14 @@ func (s *Service) removeMountSpec(owner string) error {
 	return nil
 }
 
-// collectMountSpecs removes the specifications of containers that went while no
-// cridock was there.
+// collectMountSpecs removes the specifications of containers that were removed
+// while cridock was not running.
 func (s *Service) collectMountSpecs(ctx context.Context) error {
 	dir := beneath.Root(mountSpecDir(s.engine.Capabilities()))
 	if dir == "" {
 		return nil
 	}
-	// Those first, the containers then: what is made from now on is not looked at.
+	// List files before containers, so that new files are not considered.
 	files, err := dir.Names(".")
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (s *Service) collectMountSpecs(ctx context.Context) error {
 		return err
 	}
 	for _, file := range files {
-		// Also the drafts of a process that was killed.
+		// This also matches drafts that a killed process left.
 		owner, _, _ := strings.Cut(strings.TrimPrefix(file, s.mountSpecPrefix()), ".")
 		if !strings.HasPrefix(file, s.mountSpecPrefix()) || !isShortHash(owner) {
 			continue
@@ -135,10 +136,10 @@ func (s *Service) collectMountSpecs(ctx context.Context) error {
 	return err
 }
 
-// resolveCDI finds what the CDI devices of a container stand for; nil if there
-// are none. Where the engine injects them, only their environment is needed,
-// which the engine would keep from exec sessions, and that they exist, which it
-// would find out at the start.
+// resolveCDI returns the edits of a container's CDI devices; nil if it has none.
+// If the engine injects them, the edits have only their environment, which exec
+// sessions would otherwise lack. A missing device is an error now rather than at
+// the start.
 func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfig) (*translate.CDIEdits, error) {
 	names, err := translate.CDIDevices(cfg)
 	if err != nil || len(names) == 0 {
@@ -161,7 +162,7 @@ func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfi
 		}
 		parts := []*specs.ContainerEdits{&device.ContainerEdits}
 		if spec := device.GetSpec(); !used[spec] {
-			// What all devices of a specification need comes once, and first.
+			// The edits common to a specification's devices come first, and once.
 			used[spec] = true
 			parts = append([]*specs.ContainerEdits{&spec.ContainerEdits}, parts...)
 		}
@@ -178,11 +179,11 @@ func (s *Service) resolveCDI(ctx context.Context, cfg *runtimeapi.ContainerConfi
 	return edits, nil
 }
 
-// appendEdits adds a part of a CDI device, for an engine without CDI.
+// appendEdits adds part of a CDI device to edits, for an engine without CDI.
 func appendEdits(ctx context.Context, edits *translate.CDIEdits, device string, part *specs.ContainerEdits) error {
 	without, err := edits.Append(device, part)
 	if len(without) > 0 {
-		klog.FromContext(ctx).Info("Mounts of a CDI device lack options that Docker does not have", "device", device, "options", without)
+		klog.FromContext(ctx).Info("Docker does not support some mount options of a CDI device; mounting without them", "device", device, "options", without)
 	}
 	return err
 }

@@ -18,8 +18,8 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// writeCgroupFiles sets the limits of a running container that neither Docker
-// nor systemd has a setting for.
+// writeCgroupFiles writes limits of a running container to its cgroup, for which
+// Docker and systemd have no setting.
 func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.CgroupFile) error {
 	paths, err := s.cgroupPaths(c, files)
 	if err != nil || paths == nil {
@@ -38,8 +38,8 @@ func (s *Service) writeCgroupFiles(c *translate.Container, files []translate.Cgr
 	return nil
 }
 
-// cgroupFile is a file of a cgroup: its name below the directory of a hierarchy.
-// It must be there: nothing is made in a cgroup.
+// cgroupFile is an existing file of a cgroup, named relative to the directory of
+// its hierarchy.
 type cgroupFile struct {
 	root beneath.Root
 	name string
@@ -52,15 +52,16 @@ func (f cgroupFile) read() (string, error) {
 
 func (f cgroupFile) write(value string) error { return writeKernelFile(f.root, f.name, value) }
 
-// cgroupPaths are a running container's cgroup files, the zero value for one
-// without a hierarchy; nil if there are no files or the container has exited.
+// cgroupPaths locates a running container's cgroup files; a file without a
+// hierarchy is the zero value. It returns nil if there are no files or the
+// container has exited.
 func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFile) ([]cgroupFile, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
 	if processGone(err) {
-		return nil, nil // its limits have gone with it
+		return nil, nil // the container has exited
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", c.ID, err)
@@ -72,8 +73,8 @@ func (s *Service) cgroupPaths(c *translate.Container, files []translate.CgroupFi
 	return paths, nil
 }
 
-// saveCgroupFiles reads files of a running container, and returns what writes
-// their values back.
+// saveCgroupFiles reads a running container's files and returns a function that
+// writes their values back.
 func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.CgroupFile) (restore func() error, err error) {
 	paths, err := s.cgroupPaths(c, files)
 	if err != nil {
@@ -91,7 +92,7 @@ func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.Cgro
 			// The kernel takes one line at a time.
 			for line := range strings.Lines(value) {
 				if werr := file.write(strings.TrimSpace(line)); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
-					err = errors.Join(err, fmt.Errorf("take back: %w", werr))
+					err = errors.Join(err, fmt.Errorf("restore: %w", werr))
 				}
 			}
 		}
@@ -99,14 +100,14 @@ func (s *Service) saveCgroupFiles(c *translate.Container, files []translate.Cgro
 	}, nil
 }
 
-// processGone says whether a file of /proc/PID could not be opened, read or
-// written because the process is no more.
+// processGone reports whether opening, reading or writing a file of /proc/PID
+// failed because the process has exited.
 func processGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
-// writeKernelFile writes to a file that must be there: to create one in a cgroup
-// fails otherwise than by its absence.
+// writeKernelFile writes to an existing file. It does not use O_CREATE: creating a
+// file in a cgroup fails with another error than fs.ErrNotExist.
 func writeKernelFile(root beneath.Root, name, value string) error {
 	f, err := root.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
@@ -116,11 +117,11 @@ func writeKernelFile(root beneath.Root, name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// findCgroupFile finds a cgroup's file in the text of /proc/PID/cgroup
-// (cgroups(7)): one line for version 2, one a hierarchy for version 1, whose
-// directories may be links to that of several controllers. The file is below root
-// whatever the text is: the path of a group outside this process's cgroup
-// namespace begins with "..".
+// findCgroupFile locates a cgroup's file from the text of /proc/PID/cgroup
+// (cgroups(7)), which has one line for version 2 and one per hierarchy for version
+// 1, where a controller's directory may be a link to that of several. The file is
+// below root whatever the text is: the path of a cgroup outside this process's
+// cgroup namespace begins with "..".
 func findCgroupFile(root, membership, file string, v2 bool) (cgroupFile, bool) {
 	controller, _, _ := strings.Cut(file, ".")
 	if controller == "" || strings.Contains(file, "/") {
@@ -133,7 +134,7 @@ func findCgroupFile(root, membership, file string, v2 bool) (cgroupFile, bool) {
 		}
 		name := strings.TrimLeft(parts[2]+"/"+file, "/")
 		switch {
-		case !filepath.IsLocal(name): // "/..": above our cgroup namespace, not to be seen
+		case !filepath.IsLocal(name): // "/..": outside our cgroup namespace, not visible
 		case v2 && parts[1] == "":
 			return cgroupFile{beneath.Root(root), name}, true
 		case !v2 && slices.Contains(strings.Split(parts[1], ","), controller):

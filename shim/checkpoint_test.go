@@ -195,7 +195,7 @@ func TestCheckpointRefused(t *testing.T) {
 		wantCode(t, err, tc.code, tc.words)
 	}
 	c.must(c.call().ContainerPause(c.ctx, c.id))
-	wantCode(t, c.checkpoint(), codes.FailedPrecondition, "paused by somebody")
+	wantCode(t, c.checkpoint(), codes.FailedPrecondition, "unpause it first")
 	if calls := c.docker.Calls(); calls["container checkpoint"] != 0 || calls["container unpause"] != 0 {
 		t.Errorf("Docker was called: %v", calls)
 	}
@@ -208,7 +208,7 @@ func TestCheckpointUnimplemented(t *testing.T) {
 	c := newCheckpointing(t)
 	c.docker.FailNext("container checkpoint", 1, http.StatusInternalServerError,
 		`Cannot checkpoint container x: runc did not terminate successfully: exit status 1: CRIU version check failed: exec: "criu": executable file not found in $PATH path= /x/criu-dump.log: unknown`)
-	wantCode(t, c.checkpoint(), codes.Unimplemented, "CRIU", "not on the node")
+	wantCode(t, c.checkpoint(), codes.Unimplemented, "CRIU", "not installed")
 	c.undone(t, "")
 	c.docker.SetInfo(func(i *system.Info) { i.ExperimentalBuild = false })
 	c.stop()

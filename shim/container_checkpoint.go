@@ -21,17 +21,17 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// CheckpointContainer writes the state of a running container, which then goes
-// on, to an archive at location, a path on the node; package checkpoint says
-// what is in it. Without success there is nothing new at location.
+// CheckpointContainer writes the state of a running container to an archive at
+// location, a path on the node; the container then continues. Package checkpoint
+// describes the archive. On failure nothing new is at location.
 //
-// It is Unimplemented where the daemon is not experimental or has no CRIU. A
-// checkpoint that takes longer than the timeout (zero: than any operation may)
-// is DeadlineExceeded; Docker cannot be made to give it up, so the container is
-// frozen until it is done, and what it has written is removed then.
+// It is Unimplemented if the daemon is not experimental or has no CRIU. A
+// checkpoint that exceeds the timeout (zero: that of any operation) is
+// DeadlineExceeded. Docker cannot cancel it, so the container stays frozen until
+// it is done; its files are removed then.
 func (s *Service) CheckpointContainer(ctx context.Context, r *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
 	if caps := s.engine.Capabilities(); caps == nil || !caps.Experimental {
-		return nil, fmt.Errorf("checkpoint of a container: %w: Docker offers it only with \"experimental\": true in daemon.json, and needs CRIU on the node", errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("checkpoint of a container: %w: Docker needs \"experimental\": true in daemon.json, and CRIU on the node", errdefs.ErrNotImplemented)
 	}
 	c, err := s.index.Container(ctx, r.GetContainerId())
 	if err != nil {
@@ -53,24 +53,24 @@ func (s *Service) CheckpointContainer(ctx context.Context, r *runtimeapi.Checkpo
 	return &runtimeapi.CheckpointContainerResponse{}, err
 }
 
-// checkpointContainer makes no archive once caller has ended.
+// checkpointContainer creates no archive once the context caller is done.
 func (s *Service) checkpointContainer(ctx, caller context.Context, id, location string) error {
 	c, err := s.index.Container(ctx, id)
 	if err != nil {
 		return err
 	}
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return fmt.Errorf("container %s is %s: %w; only a running one can be checkpointed", c.ID, c.State, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s is %s: %w; only a running container can be checkpointed", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
-	// Docker itself is asked: what is paused now would be unpaused at the end.
+	// Ask Docker itself: a container that is paused now would be unpaused at the end.
 	if in, err := s.engine.ContainerInspect(ctx, c.ID); err != nil {
 		return err
 	} else if in.State.Paused {
-		return fmt.Errorf("container %s was paused by somebody: %w; unpause it first", c.ID, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s is already paused: %w; unpause it first", c.ID, errdefs.ErrFailedPrecondition)
 	}
-	// Now, and not after all the work.
+	// Fail now rather than after all the work.
 	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
-		return fmt.Errorf("location %q: %w: there is no such directory", location, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("location %q: %w: its parent is not an existing directory", location, errdefs.ErrFailedPrecondition)
 	}
 	name := checkpointName(c.ID)
 	dir := s.state().Path(name)
@@ -82,7 +82,7 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 	}
 	defer func() {
 		if err := s.state().RemoveAll(name); err != nil {
-			klog.FromContext(ctx).Error(err, "A checkpoint's files are left until the next start", "containerID", c.ID)
+			klog.FromContext(ctx).Error(err, "Failed to remove a checkpoint's files; they stay until the next start", "containerID", c.ID)
 		}
 	}()
 	if err := checkpoint.Archive(caller, dir, location); err != nil {
@@ -92,8 +92,8 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 }
 
 // takeCheckpoint writes all parts of a checkpoint while the container is paused,
-// so that its memory, its files and its log are of the same moment. If it fails
-// the checkpoint's directory is gone, unless it is still needed: see resumeCheckpointed.
+// so that its memory, files and log match. On failure it removes the checkpoint's
+// directory, unless the container could not be unpaused: see resumeCheckpointed.
 func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container) (err error) {
 	name := checkpointName(c.ID)
 	dir := s.state().Path(name)
@@ -135,7 +135,7 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 		}
 	}
 	if upper == "" {
-		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: a container's files can only be told from its image's with an overlay", c.Driver, errdefs.ErrFailedPrecondition)
+		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: only an overlay separates a container's files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
 	}
 	status := translate.CRIContainerStatus(s.withUpdates(c))
 	image := status.GetImage().GetImage()
@@ -148,8 +148,8 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 	}, nil
 }
 
-// openLog opens a container's CRI log; nil if there is none. A link to Docker's
-// file, as it is in symlink mode, is not followed: that file is opened.
+// openLog opens a container's CRI log; nil if there is none. In symlink mode it
+// opens Docker's file by its own path rather than through the link.
 func (s *Service) openLog(c *translate.Container) (*os.File, error) {
 	if !logged(c) {
 		return nil, nil
@@ -168,20 +168,20 @@ func (s *Service) openLog(c *translate.Container) (*os.File, error) {
 	return f, err
 }
 
-// noCRIU is what runc says without CRIU, in a text of which Docker makes an
-// internal error: seen with runc 1.1, API 1.45.
+// noCRIU is in runc's error without CRIU, which Docker returns as an internal
+// error: seen with runc 1.1, API 1.45.
 const noCRIU = `exec: "criu": executable file not found`
 
 func checkpointError(err error) error {
 	if strings.Contains(err.Error(), noCRIU) {
-		return fmt.Errorf("%w: Docker needs CRIU for it, which is not on the node: %w", errdefs.ErrNotImplemented, err)
+		return fmt.Errorf("%w: Docker needs CRIU, which is not installed on the node: %w", errdefs.ErrNotImplemented, err)
 	}
 	return err
 }
 
-// unpause lets a container go on that a checkpoint has paused. It is success if
-// the container is gone or goes on already. A daemon that is away for a moment
-// is waited for: nobody else would do it.
+// unpause resumes a container that a checkpoint has paused. A container that is
+// gone or not paused is success. It retries while the daemon is unavailable, since
+// nobody else would unpause the container.
 func (s *Service) unpause(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -209,14 +209,14 @@ func (s *Service) tryUnpause(ctx context.Context, id string) error {
 	return nil
 }
 
-// checkpointsDir is where checkpoints are made, below the root directory; Docker
-// writes there as well. While a container has one it may be paused.
+// checkpointsDir holds checkpoints in progress, below the root directory; Docker
+// also writes there. A container with a checkpoint here may be paused.
 const checkpointsDir = "checkpoints"
 
 func checkpointName(containerID string) string { return filepath.Join(checkpointsDir, containerID) }
 
-// resumeCheckpointed ends the checkpoints that an earlier process of ours has
-// left half done.
+// resumeCheckpointed unpauses the containers of checkpoints that an earlier
+// cridock process left unfinished, and removes their files.
 func (s *Service) resumeCheckpointed(ctx context.Context) error {
 	ids, err := s.state().Names(checkpointsDir)
 	if errors.Is(err, fs.ErrNotExist) {

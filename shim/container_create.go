@@ -11,7 +11,7 @@ import (
 )
 
 // CreateContainer creates a container in a ready sandbox. A repeated call with
-// the same request returns the container that is there.
+// the same request returns the existing container.
 func (s *Service) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
 	if err := translate.ValidateContainerConfig(r.GetConfig()); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil || existing {
 		return id, err
 	}
-	created := id // a return sets id before the step below is undone
+	created := id // a return sets id before the undo step below runs
 	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
@@ -55,8 +55,8 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	return id, s.relabelMounts(ctx, id)
 }
 
-// containerSpec gathers what the translation needs from the node and the
-// engine, makes what the container is to be given, and translates.
+// containerSpec gathers what the translation needs from the node and the engine,
+// creates what the container mounts, and translates the request.
 func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox, undo *undoStack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	security := cfg.GetLinux().GetSecurityContext()
@@ -91,8 +91,8 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	return translate.DockerContainer(req, s.Host())
 }
 
-// image finds an image that is on the node. It is NotFound otherwise: pulling
-// is the kubelet's decision.
+// image finds an image on the node. A missing one is NotFound: pulling is the
+// kubelet's decision.
 func (s *Service) image(ctx context.Context, ref string) (translate.Image, error) {
 	image, ok, err := s.index.Image(ctx, ref)
 	if err == nil && !ok {
@@ -101,8 +101,8 @@ func (s *Service) image(ctx context.Context, ref string) (translate.Image, error
 	return image, err
 }
 
-// checkTargetPID makes sure that a container shares processes only with a
-// running one of its own pod.
+// checkTargetPID ensures that a container shares the PID namespace only of a
+// running container of its own pod.
 func (s *Service) checkTargetPID(ctx context.Context, ns *runtimeapi.NamespaceOption, sb *translate.Sandbox) error {
 	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
 		return nil
@@ -112,7 +112,7 @@ func (s *Service) checkTargetPID(ctx context.Context, ns *runtimeapi.NamespaceOp
 		return fmt.Errorf("namespace_options.target_id: %w", err)
 	}
 	if target.SandboxID != sb.ID || target.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return fmt.Errorf("namespace_options.target_id: %w: container %s is not a running one of sandbox %s", errdefs.ErrFailedPrecondition, target.ID, sb.ID)
+		return fmt.Errorf("namespace_options.target_id: %w: container %s is not running in sandbox %s", errdefs.ErrFailedPrecondition, target.ID, sb.ID)
 	}
 	return nil
 }

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// limitsInterval is how long limits that systemd has overwritten stay so.
+	// limitsInterval is how often limits that systemd may have overwritten are checked.
 	limitsInterval = 10 * time.Second
-	// limitsPatience bounds the wait for a pod that is busy; the next round comes.
+	// limitsPatience bounds the wait for a busy pod; the next round tries again.
 	limitsPatience = time.Second
 )
 
-// keepLimits sets limits of running containers again that systemd has
-// overwritten, until ctx ends. Whenever its units are reloaded (systemctl
-// daemon-reload, or the installation of any package with a unit) systemd writes
-// all cgroup files of a container's scope, and what Docker and runc have not told
-// it goes back to the default.
+// keepLimits restores limits of running containers that systemd has overwritten,
+// until ctx ends. Whenever its units are reloaded (systemctl daemon-reload, or the
+// installation of any package with a unit) systemd writes all cgroup files of a
+// container's scope, and resets to the default what Docker and runc have not set
+// through it.
 func (s *Service) keepLimits(ctx context.Context) error {
 	interval := s.cfg.LimitsInterval
 	if interval == 0 {
@@ -46,20 +46,21 @@ func (s *Service) restoreLimits(ctx context.Context) {
 	}
 	containers, err := s.index.Containers(ctx)
 	if err != nil {
-		return // Docker has just gone
+		return // Docker has just disconnected
 	}
 	for _, c := range containers {
 		if !s.limitsLost(c) {
 			continue
 		}
 		if err := s.limitAgain(ctx, c); err != nil {
-			klog.FromContext(ctx).Error(err, "Limits that systemd has overwritten are not restored; it is tried again", "containerID", c.ID)
+			klog.FromContext(ctx).Error(err, "Failed to restore limits that systemd has overwritten; will retry", "containerID", c.ID)
 		}
 	}
 }
 
-// limitsLost compares limits as text: one that the kernel shows in another form
-// than it was given is written again in vain, and without harm.
+// limitsLost reports whether a running container lacks its limits. It compares
+// text: a limit that the kernel shows in another form is needlessly but harmlessly
+// written again.
 func (s *Service) limitsLost(c *translate.Container) bool {
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return false
@@ -77,7 +78,8 @@ func (s *Service) limitsLost(c *translate.Container) bool {
 	return false
 }
 
-// limitAgain looks again with the pod locked: the limits may be changing.
+// limitAgain checks again with the pod locked, as the limits may have been
+// changing, and restores them. It does nothing if the pod is busy.
 func (s *Service) limitAgain(ctx context.Context, c *translate.Container) error {
 	wait, cancel := context.WithTimeout(ctx, limitsPatience)
 	defer cancel()
@@ -89,6 +91,6 @@ func (s *Service) limitAgain(ctx context.Context, c *translate.Container) error 
 	if c, err = s.index.Container(ctx, c.ID); err != nil || !s.limitsLost(c) {
 		return ignoreNotFound(err)
 	}
-	klog.FromContext(ctx).V(2).Info("Limits that systemd has overwritten are set again", "containerID", c.ID)
+	klog.FromContext(ctx).V(2).Info("Restoring limits that systemd has overwritten", "containerID", c.ID)
 	return s.writeCgroupFiles(c, translate.CgroupFilesToKeep(s.withUpdates(c).Resources, s.Host()))
 }

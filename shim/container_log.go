@@ -21,14 +21,14 @@ import (
 // drainTimeout bounds the wait for a log before its container is removed.
 const drainTimeout = 10 * time.Second
 
-// Docker's log drivers of the containers made here. Those of adopted ones may
-// have others, whose logs Docker gives out through its API.
+// The Docker log drivers of containers created here. Adopted containers may have
+// others, whose logs are read through Docker's API.
 const (
 	fileLog = "json-file"
 	noLog   = "none"
 )
 
-// ReopenContainerLog opens the log file anew after the kubelet has renamed it.
+// ReopenContainerLog reopens the log file after the kubelet has renamed it.
 // Only a running container's log can be reopened.
 func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	c, err := s.index.Container(ctx, r.GetContainerId())
@@ -47,9 +47,9 @@ func (s *Service) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenCo
 	return &runtimeapi.ReopenContainerLogResponse{}, s.logs.Reopen(ctx, c.ID)
 }
 
-// followLog begins to write the CRI log of a container, or links to Docker's
-// file where that was chosen. Either way takes over what the other has left, or
-// another adapter. It is idempotent.
+// followLog starts writing the CRI log of a container or, in symlink mode, links
+// it to Docker's file. Either way takes over what the other mode or another
+// adapter has left. It is idempotent.
 func (s *Service) followLog(c *translate.Container) error {
 	if !logged(c) {
 		return nil
@@ -64,8 +64,8 @@ func (s *Service) followLog(c *translate.Container) error {
 	return s.logs.Start(source)
 }
 
-// logged tells whether a container has a log. Adopted ones may have been run
-// with a driver that keeps none.
+// logged reports whether a container has a log. An adopted container may use a
+// driver that keeps none.
 func logged(c *translate.Container) bool {
 	return c.LogPath != "" && c.LogDriver != noLog
 }
@@ -85,13 +85,14 @@ func (s *Service) logSource(c *translate.Container) (logs.Source, error) {
 		source.DockerLog = s.dockerLog(c)
 	}
 	if c.Config == nil {
-		// Its log may be of any size, and has to be written once more.
+		// An adopted container's log may have any size and must be converted anew.
 		source.Backlog = s.logBacklog()
 	}
 	return source, nil
 }
 
-// logBacklog is as much as Docker keeps in one file of a container of ours.
+// logBacklog is the maximum size in bytes of one Docker log file of a container
+// created here; 0 if the setting is invalid.
 func (s *Service) logBacklog() int64 {
 	size, err := units.FromHumanSize(s.cfg.LogMaxSize)
 	if err != nil {
@@ -100,8 +101,8 @@ func (s *Service) logBacklog() int64 {
 	return size
 }
 
-// dockerLog is where Docker keeps a container's log. Docker names it only once
-// the container has been started.
+// dockerLog returns the path of Docker's log of a container. Docker reports the
+// path only once the container has been started.
 func (s *Service) dockerLog(c *translate.Container) string {
 	if c.DockerLogPath != "" {
 		return c.DockerLogPath
@@ -110,25 +111,25 @@ func (s *Service) dockerLog(c *translate.Container) string {
 	return filepath.Join(caps.RootDir, "containers", c.ID, c.ID+"-json.log")
 }
 
-// exited makes the log of a container complete before its exit becomes visible.
+// exited completes the log of a container before its exit becomes visible.
 func (s *Service) exited(ctx context.Context, c *translate.Container) {
 	if err := s.drainLog(ctx, c); err != nil {
-		klog.FromContext(ctx).Error(err, "Log of an exited container is not complete", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Log of an exited container is incomplete", "containerID", c.ID)
 	}
 }
 
-// drainAgain gives a log that was not complete in time a last chance. One that
-// was is left alone: the kubelet may have removed it by now.
+// drainAgain tries once more to complete a log that was not complete in time. It
+// leaves a complete log alone: the kubelet may have removed it by now.
 func (s *Service) drainAgain(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	if err := ignoreNotFound(s.logs.Drain(ctx, id)); err != nil {
-		klog.FromContext(ctx).Error(err, "Log of a removed container is not complete", "containerID", id)
+		klog.FromContext(ctx).Error(err, "Log of a removed container is incomplete", "containerID", id)
 	}
 }
 
-// drainLog returns when all that an exited container has printed is in its CRI
-// log. It is idempotent.
+// drainLog returns when all output of an exited container is in its CRI log. It is
+// idempotent.
 func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
 	if !logged(c) || c.StartFailed {
 		return nil
@@ -137,8 +138,8 @@ func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
 	if err != nil {
 		return err
 	}
-	// A link, by choice or because it exited before it was adopted, is complete. A
-	// file that was begun is written to its end, whatever is chosen now.
+	// A link is complete: it is from symlink mode, or the container exited before it
+	// was adopted. A file that was begun is completed, whatever the mode is now.
 	if linked, err := logs.IsSymlink(source.CRIRoot, source.CRILog); err != nil || linked {
 		return err
 	}
@@ -148,8 +149,8 @@ func (s *Service) drainLog(ctx context.Context, c *translate.Container) error {
 	return s.logs.Drain(ctx, c.ID)
 }
 
-// resumeLogs goes on with the logs of containers that an earlier process, of
-// ours or another adapter's, has left running.
+// resumeLogs continues the logs of containers that an earlier process, of cridock
+// or another adapter, has left running.
 func (s *Service) resumeLogs(ctx context.Context) error {
 	containers, err := s.index.Containers(ctx)
 	if err != nil {
@@ -157,7 +158,7 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 	}
 	for _, c := range containers {
 		if c.Config == nil && c.LogPath == "" && c.LogDriver != noLog {
-			klog.FromContext(ctx).Info("Log of an adopted container is not written: its path is not below pod-logs-dir, or may be its image's choice",
+			klog.FromContext(ctx).Info("Not writing the log of an adopted container: its path is not below pod-logs-dir, or may come from its image",
 				"containerID", c.ID, "podLogsDir", s.cfg.PodLogsDir)
 		}
 		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -169,7 +170,8 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 	return err
 }
 
-// positionFile holds how far a container's log has been converted.
+// positionFile returns the path of the file that records how far a container's log
+// has been converted.
 func (s *Service) positionFile(containerID string) string {
 	return s.state().Path(positionName(containerID))
 }
@@ -181,7 +183,8 @@ func positionName(containerID string) string {
 }
 
 // collectPositions removes the log positions of containers that were removed
-// while nobody looked. A container is in the index before it has one.
+// while cridock was not running. A container is in the index before it has a
+// position.
 func (s *Service) collectPositions(ctx context.Context) error {
 	files, err := s.state().Names(positionsDir)
 	if errors.Is(err, fs.ErrNotExist) {

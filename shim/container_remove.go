@@ -30,7 +30,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveConta
 	return resp, err
 }
 
-// removeContainer is RemoveContainer under the pod's lock.
+// removeContainer does the work of RemoveContainer under the pod's lock.
 func (s *Service) removeContainer(ctx context.Context, c *translate.Container) error {
 	if err := s.stopContainer(ctx, c, 0); err != nil {
 		return err
@@ -45,30 +45,30 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	return nil
 }
 
-// forgetContainer removes what a container that is gone has left. It is
-// idempotent. The container is gone, so nobody would try again after an error.
+// forgetContainer removes what a removed container has left behind. It is
+// idempotent. It only logs errors: nobody would retry for a removed container.
 func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.releaseMounts(ctx, c.Name); err != nil {
-		klog.FromContext(ctx).Error(err, "Some of its mounts are left until the next start", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	s.oom.Forget(c.ID)
 	if err := s.updates.forget(c.ID); err != nil {
-		klog.FromContext(ctx).Error(err, "Updated resources are left behind", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Failed to remove updated resources of a removed container", "containerID", c.ID)
 	}
 	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
-		klog.FromContext(ctx).Error(err, "Log position is left behind", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Failed to remove the log position of a removed container", "containerID", c.ID)
 	}
 	if err := s.removeLogLink(c); err != nil {
-		klog.FromContext(ctx).Error(err, "Log link is left behind", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Failed to remove the log link of a removed container", "containerID", c.ID)
 	}
 }
 
-// containerGone sees to what somebody else has removed; after a removal of
-// cridock's own it finds nothing to do.
+// containerGone cleans up after a container that somebody else has removed; after
+// cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
-		return // at the end; the next start collects it
+		return // shutting down; the next start collects it
 	}
 	defer unlock()
 	s.drainAgain(ctx, c.ID)
@@ -76,8 +76,8 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 	s.forgetContainer(ctx, c)
 }
 
-// removeLogLink removes a log that is only a link: its target went with the
-// container.
+// removeLogLink removes a log that is only a link, whose target was removed with
+// the container.
 func (s *Service) removeLogLink(c *translate.Container) error {
 	if !logged(c) {
 		return nil

@@ -20,10 +20,10 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// updates are the resources that UpdateContainerResources has set and Docker has
-// no field for: unified, hugepages and oom_score_adj. A file for each updated
-// container keeps them for the next process; this one reads memory only, as
-// every status asks.
+// updates holds the resources that UpdateContainerResources has set and for which
+// Docker has no field: unified, hugepages and oom_score_adj. A file per updated
+// container preserves them across restarts. Reads come from memory, as every
+// status needs them.
 type updates struct {
 	state beneath.Root
 	load  sync.Once
@@ -36,13 +36,13 @@ const updatesDir = "resources"
 
 func updateFile(containerID string) string { return filepath.Join(updatesDir, containerID+".json") }
 
-// read takes over what an earlier process has kept, once.
+// read loads, once, what an earlier process has stored.
 func (u *updates) read() {
 	u.load.Do(func() {
 		u.byID = map[string]*runtimeapi.LinuxContainerResources{}
 		files, err := u.state.Names(updatesDir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			klog.Background().Error(err, "What containers' resources were updated to is lost in part")
+			klog.Background().Error(err, "Failed to list updated resources of containers; some updates are lost")
 		}
 		for _, file := range files {
 			id, ok := strings.CutSuffix(file, ".json")
@@ -58,8 +58,8 @@ func (u *updates) read() {
 				err = translate.ValidateCgroupFiles(updateFile(id), kept)
 			}
 			if err != nil {
-				// As good as none: it must not hide the container.
-				klog.Background().Error(err, "What a container's resources were updated to is lost in part", "containerID", id)
+				// Ignore it: a bad file must not hide the container.
+				klog.Background().Error(err, "Failed to read updated resources of a container; its updates are partly lost", "containerID", id)
 				continue
 			}
 			u.byID[id] = kept
@@ -67,8 +67,8 @@ func (u *updates) read() {
 	})
 }
 
-// get gives what is kept of a container, which is not to be changed; nil before
-// its first update.
+// get returns what is stored for a container, which the caller must not change;
+// nil before its first update.
 func (u *updates) get(containerID string) *runtimeapi.LinuxContainerResources {
 	u.read()
 	u.mu.RLock()
@@ -76,7 +76,7 @@ func (u *updates) get(containerID string) *runtimeapi.LinuxContainerResources {
 	return u.byID[containerID]
 }
 
-// keep stores the resources of a container that was updated.
+// keep stores the resources of an updated container.
 func (u *updates) keep(containerID string, r *runtimeapi.LinuxContainerResources) error {
 	kept := &runtimeapi.LinuxContainerResources{Unified: r.GetUnified(), HugepageLimits: r.GetHugepageLimits(), OomScoreAdj: r.GetOomScoreAdj()}
 	b, err := protojson.Marshal(kept)
@@ -96,7 +96,7 @@ func (u *updates) keep(containerID string, r *runtimeapi.LinuxContainerResources
 	return nil
 }
 
-// forget is for containers that are gone; nothing kept is success.
+// forget deletes what is stored for a removed container; nothing stored is success.
 func (u *updates) forget(containerID string) error {
 	u.read()
 	u.mu.Lock()
@@ -108,8 +108,8 @@ func (u *updates) forget(containerID string) error {
 	return nil
 }
 
-// withUpdates gives a container with the resources that are in force, updates
-// included; it does not change c.
+// withUpdates returns a container with its effective resources, updates included;
+// it does not change c.
 func (s *Service) withUpdates(c *translate.Container) *translate.Container {
 	kept := s.updates.get(c.ID)
 	if kept == nil {
@@ -120,13 +120,14 @@ func (s *Service) withUpdates(c *translate.Container) *translate.Container {
 	return c.WithResources(r)
 }
 
-// encodedStatus is the CRI status with the resources in force, to be sent and
-// not to be read here.
+// encodedStatus returns the CRI status with the effective resources, encoded for
+// sending: its fields cannot be read here.
 func (s *Service) encodedStatus(c *translate.Container) *runtimeapi.ContainerStatus {
 	return translate.EncodedContainerStatus(s.withUpdates(c))
 }
 
-// collectUpdates forgets containers that went while no cridock was there.
+// collectUpdates deletes the stored resources of containers that were removed
+// while cridock was not running.
 func (s *Service) collectUpdates(ctx context.Context) error {
 	files, err := s.state().Names(updatesDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -152,7 +153,7 @@ func (s *Service) collectUpdates(ctx context.Context) error {
 }
 
 // setOOMScoreAdj sets the value of all processes of a running container, which
-// Docker only sets at its start; those to come inherit it.
+// Docker can only set at the start; later processes inherit it.
 func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 	value = max(value, int64(s.cfg.MinOOMScoreAdj))
 	pids, err := s.containerPids(c)
@@ -168,7 +169,8 @@ func (s *Service) setOOMScoreAdj(c *translate.Container, value int64) error {
 	return nil
 }
 
-// containerPids are the processes in a running container's own cgroup.
+// containerPids returns the process IDs in a running container's own cgroup; none
+// if it has exited.
 func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
 	if processGone(err) {
@@ -183,7 +185,7 @@ func (s *Service) containerPids(c *translate.Container) ([]string, error) {
 	}
 	procs, err := file.root.ReadFile(filepath.Join(filepath.Dir(file.name), "cgroup.procs"))
 	if err != nil {
-		// Where cgroups are not ours to see, the first process is what there is.
+		// Without access to the cgroup only the first process is known.
 		return []string{strconv.Itoa(c.Pid)}, nil //nolint:nilerr // see above
 	}
 	return strings.Fields(string(procs)), nil

@@ -11,9 +11,9 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// StartContainer starts a container that was created and never ran; its log
-// file exists on return. A container whose start fails reads EXITED, with the
-// exit code and message that Docker gave.
+// StartContainer starts a container that has never run; its log file exists on
+// return. A container whose start fails becomes EXITED, with Docker's exit code and
+// message.
 func (s *Service) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
 	c, err := s.index.Container(ctx, r.GetContainerId())
 	if err != nil {
@@ -31,13 +31,13 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 		return err
 	}
 	if c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
-		return fmt.Errorf("container %s is %s: %w; only a created one can be started", c.ID, c.State, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s is %s: %w; only a created container can be started", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
 	sb, err := s.index.Sandbox(ctx, c.SandboxID)
 	if err != nil || !s.sandboxReady(sb) {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
-	// The kubelet links to the log right after the start.
+	// The kubelet creates a link to the log right after the start.
 	if err := s.followLog(c); err != nil {
 		return fmt.Errorf("log of container %s: %w", c.ID, err)
 	}
@@ -50,8 +50,8 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 	return s.limitStarted(ctx, c.ID)
 }
 
-// limitStarted sets the limits that can only be set on a running container. One
-// that cannot have its limits does not run.
+// limitStarted sets the limits that can only be set on a running container. It
+// stops a container whose limits cannot be set.
 func (s *Service) limitStarted(ctx context.Context, id string) error {
 	c, err := s.index.Container(ctx, id)
 	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -61,7 +61,7 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 	resources := c.Config.GetLinux().GetResources()
 	files := translate.CgroupFiles(resources, s.Host())
 	if now := s.withUpdates(c); now != c {
-		// Updated before its start.
+		// It was updated before its start.
 		files = translate.CgroupFilesForUpdate(now.Resources, s.Host())
 		if now.Resources.GetOomScoreAdj() != resources.GetOomScoreAdj() {
 			err = s.setOOMScoreAdj(c, now.Resources.GetOomScoreAdj())

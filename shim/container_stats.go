@@ -24,7 +24,8 @@ func (s *Service) ContainerStats(ctx context.Context, r *runtimeapi.ContainerSta
 	return &runtimeapi.ContainerStatsResponse{Stats: st}, nil
 }
 
-// ListContainerStats reads the stats of all running containers that match.
+// ListContainerStats reads the stats of all running containers that match the
+// filter.
 func (s *Service) ListContainerStats(ctx context.Context, r *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
 	list, err := s.containerStats(ctx, r.GetFilter())
 	if err != nil {
@@ -51,9 +52,9 @@ func (s *Service) containerStats(ctx context.Context, f *runtimeapi.ContainerSta
 	return s.stats.Containers(ctx, targets)
 }
 
-// dockerStats asks Docker for what cannot be read here: containers of runtimes
-// that use no cgroup of this kernel. CPU usage has no rate; the kubelet makes
-// its own of two readings.
+// dockerStats asks Docker for stats that cannot be read here: of containers whose
+// runtime uses no cgroup of this kernel. CPU usage has no rate; the kubelet
+// computes its own from two readings.
 func (s *Service) dockerStats(ctx context.Context, c stats.Container) (*runtimeapi.ContainerStats, error) {
 	r, err := s.engine.ContainerStats(ctx, c.ID)
 	if err != nil {

@@ -37,9 +37,9 @@ func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerSt
 	return resp, err
 }
 
-// containerInfo has containerd's keys where Docker has their values. It has no
-// environment values, which may be secrets: names are enough to look them up in
-// Docker.
+// containerInfo returns the verbose information, under containerd's keys where
+// Docker has their values. It omits environment values, which may be secrets and
+// can be looked up in Docker.
 func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (map[string]string, error) {
 	inspect, err := s.engine.ContainerInspect(ctx, c.ID)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 const (
 	// killWait bounds the wait for an exit after SIGKILL: a process in an
-	// uninterruptible sleep cannot be ended.
+	// uninterruptible sleep cannot be killed.
 	killWait = 15 * time.Second
 	// maxGrace keeps a hostile timeout from overflowing a duration.
 	maxGrace = 365 * 24 * time.Hour
@@ -23,8 +23,8 @@ const (
 
 // StopContainer sends the container's stop signal once and SIGKILL when the
 // grace period is over, and returns when the exit is visible and the log
-// complete. A second call joins the first; the shorter grace period wins. What
-// does not run, or does not exist, is stopped already.
+// complete. A second call joins the first; the shorter grace period wins. It is
+// success if the container is not running or does not exist.
 func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
 	resp := &runtimeapi.StopContainerResponse{}
 	c, err := s.index.Container(ctx, r.GetContainerId())
@@ -42,7 +42,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
 	if first {
 		if err := s.work.start(func() {
-			// A stop goes on without its caller, as it would in Docker.
+			// A stop continues without its caller, as it would in Docker.
 			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
 			s.stops.finish(c.ID, stop, err)
 		}); err != nil {
@@ -57,7 +57,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 	}
 }
 
-// runStop is the one stop of a container that all callers share.
+// runStop does the one stop of a container that all callers share.
 func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *stopping) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,12 +81,13 @@ func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *sto
 	case err := <-exited:
 		return err
 	case <-time.After(killWait):
-		return fmt.Errorf("container %s runs %v after SIGKILL: %w", c.ID, killWait, context.DeadlineExceeded)
+		return fmt.Errorf("container %s is still running %v after SIGKILL: %w", c.ID, killWait, context.DeadlineExceeded)
 	}
 }
 
-// stopSignal is SIGKILL for an adopted container whose image names what is no
-// signal: Docker sends it no other.
+// stopSignal returns a container's stop signal, SIGTERM by default. It is SIGKILL
+// for an adopted container whose image names an invalid signal: Docker sends it no
+// other.
 func stopSignal(c *translate.Container) string {
 	switch {
 	case c.StopSignal == "":
@@ -97,7 +98,8 @@ func stopSignal(c *translate.Container) string {
 	return c.StopSignal
 }
 
-// awaitGrace waits for the exit until the grace period, which may shrink, ends.
+// awaitGrace waits for the exit until the end of the grace period, which may shrink.
+// done means that the stop is over: the container has exited, or err says why not.
 func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
 	for remaining := stop.remaining(); remaining > 0; remaining = stop.remaining() {
 		timer := time.NewTimer(remaining)
@@ -109,16 +111,16 @@ func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, er
 			timer.Stop()
 		case <-timer.C:
 		case <-s.ending:
-			// The period may be hours. The next process begins it anew.
+			// The period may be hours. The next process starts it anew.
 			timer.Stop()
-			return true, fmt.Errorf("the grace period of the stop is not over and cridock ends: %w", errdefs.ErrUnavailable)
+			return true, fmt.Errorf("cridock is shutting down before the grace period has ended: %w", errdefs.ErrUnavailable)
 		}
 	}
 	return false, nil
 }
 
-// signal sends a signal; a container that has just exited needs none, but the
-// index may not know yet.
+// signal sends a signal. A container that has just exited needs none; the index is
+// then synced, as it may not know yet.
 func (s *Service) signal(ctx context.Context, c *translate.Container, signal string) error {
 	err := s.engine.ContainerKill(ctx, c.ID, signal)
 	if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
@@ -131,8 +133,7 @@ func (s *Service) signal(ctx context.Context, c *translate.Container, signal str
 	return nil
 }
 
-// stopper holds the stops that are under way, one per container. The zero
-// value is ready.
+// stopper holds the stops in progress, one per container. The zero value is ready.
 type stopper struct {
 	mu    sync.Mutex
 	stops map[string]*stopping

@@ -11,8 +11,8 @@ import (
 )
 
 // UpdateContainerResources changes the limits of a created or running
-// container; ContainerStatus shows them on return. If a part of them cannot be
-// set, those that could are taken back.
+// container; ContainerStatus shows them on return. If some of them cannot be set,
+// the others are reverted.
 func (s *Service) UpdateContainerResources(ctx context.Context, r *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
 	c, err := s.index.Container(ctx, r.GetContainerId())
 	if err != nil {
@@ -30,9 +30,9 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 		return err
 	}
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING && c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
-		return fmt.Errorf("container %s is %s: %w; only a created or running one has limits to change", c.ID, c.State, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s is %s: %w; only a created or running container can be updated", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
-	// Its files are read before anything else is checked.
+	// The cgroup files that it names are read before anything else is checked.
 	if err := translate.ValidateCgroupFiles("linux", want); err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 	defer undo.run(ctx, &err)
 	running := c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 	if running {
-		// Taken back last, see updateRunning.
+		// Restored last, see updateRunning.
 		restore, err := s.saveCgroupFiles(c, translate.CgroupFilesForUpdate(merged, s.Host()))
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *Service) updateContainer(ctx context.Context, id string, want *runtimea
 		}
 	}
 	if err := s.updates.keep(c.ID, merged); err != nil {
-		return fmt.Errorf("keep the resources of container %s: %w", c.ID, err)
+		return fmt.Errorf("store the updated resources of container %s: %w", c.ID, err)
 	}
 	return s.index.Sync(ctx, c.ID)
 }
@@ -73,16 +73,16 @@ func (s *Service) updateInDocker(ctx context.Context, c *translate.Container, wa
 	}
 	undo.push(func(ctx context.Context) error {
 		if err := s.engine.ContainerUpdate(ctx, c.ID, translate.DockerRevert(update, c.Resources)); err != nil {
-			return fmt.Errorf("take the update of container %s back: %w", c.ID, err)
+			return fmt.Errorf("revert the update of container %s: %w", c.ID, err)
 		}
 		return s.index.Sync(ctx, c.ID)
 	})
 	return nil
 }
 
-// updateRunning sets what Docker has no field for. It sets all of it, as an
-// update by Docker makes runc and systemd set again what the container was
-// created with.
+// updateRunning sets the resources that Docker has no field for. It sets all of
+// them, as an update by Docker makes runc and systemd reset those that the
+// container was created with.
 func (s *Service) updateRunning(c *translate.Container, want, merged *runtimeapi.LinuxContainerResources, undo *undoStack) error {
 	if err := s.writeCgroupFiles(c, translate.CgroupFilesForUpdate(merged, s.Host())); err != nil {
 		return err

@@ -14,19 +14,20 @@ import (
 )
 
 const (
-	// createAttempts bounds how often a name conflict is settled and tried anew.
+	// createAttempts bounds the attempts to create a container despite name conflicts.
 	createAttempts = 3
-	// removalWait bounds the wait for a removal that somebody else has begun.
+	// removalWait bounds the wait for a removal in progress.
 	removalWait = time.Minute
 )
 
-// settle decides on the holder of a wanted name: keep it, or have it removed
-// and its name reused. It returns an error if it is not ours to decide.
+// settle decides whether to keep the container that holds a wanted name, or to
+// have it removed and its name reused. It returns an error if cridock may do
+// neither.
 type settle func(ctx context.Context, holder container.InspectResponse) (keep bool, err error)
 
-// createNamed creates a container. Names make creation idempotent: where the
-// name is taken, settle says whether its holder is the wanted object already or
-// the remains of an interrupted call.
+// createNamed creates a container. Names make creation idempotent: if the name is
+// taken, settle decides whether its holder is the wanted container (existing) or
+// what an interrupted call has left.
 func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle settle) (id string, existing bool, err error) {
 	for range createAttempts {
 		id, err = s.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
@@ -38,7 +39,7 @@ func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle s
 			return "", false, errors.Join(err, herr)
 		}
 		if holder == nil {
-			continue // gone in the meantime
+			continue // removed in the meantime
 		}
 		keep, serr := settle(ctx, *holder)
 		if serr != nil {
@@ -48,27 +49,27 @@ func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle s
 			return holder.ID, true, s.index.Sync(ctx, holder.ID)
 		}
 		if rerr := s.removeObject(ctx, holder.ID); rerr != nil {
-			return "", false, fmt.Errorf("replace container %s of name %s: %w", holder.ID, c.Name, rerr)
+			return "", false, fmt.Errorf("replace container %s, which has the name %s: %w", holder.ID, c.Name, rerr)
 		}
 	}
 	return "", false, err
 }
 
-// holder finds the container of an exact name; nil if there is none.
+// holder returns the container with exactly this name; nil if there is none.
 func (s *Service) holder(ctx context.Context, name string) (*container.InspectResponse, error) {
 	c, err := s.engine.ContainerInspect(ctx, name)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}
 	if err == nil && c.Name != "/"+name {
-		// Docker takes what is no name for the beginning of an ID.
-		return nil, fmt.Errorf("container name %s: %w: Docker answers for %s", name, errdefs.ErrInternal, c.Name)
+		// Docker also accepts the prefix of an ID.
+		return nil, fmt.Errorf("container name %s: %w: Docker returned container %s", name, errdefs.ErrInternal, c.Name)
 	}
 	return &c, err
 }
 
-// removeObject removes a container from Docker and from the index. One that is
-// gone is success; a removal that is under way is waited for.
+// removeObject removes a container from Docker and from the index. A missing one is
+// success; if a removal is in progress it waits for that.
 func (s *Service) removeObject(ctx context.Context, id string) error {
 	err := s.engine.ContainerRemove(ctx, id)
 	if errdefs.IsConflict(err) {
@@ -82,8 +83,8 @@ func (s *Service) removeObject(ctx context.Context, id string) error {
 	return nil
 }
 
-// awaitRemoval waits until a container that somebody else removes is gone.
-// cause is what dockerd said of our own attempt.
+// awaitRemoval waits until a container that somebody else is removing is gone.
+// cause is dockerd's error to our own attempt.
 func (s *Service) awaitRemoval(ctx context.Context, id string, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, removalWait)
 	defer cancel()
@@ -105,8 +106,8 @@ func (s *Service) awaitRemoval(ctx context.Context, id string, cause error) erro
 	}
 }
 
-// settleSandbox keeps a sandbox that is ready: an earlier call made it and its
-// answer was lost. Anything less is the remains of one and is taken down.
+// settleSandbox keeps a ready sandbox: an earlier call created it and its response
+// was lost. Anything less is what such a call has left, and is torn down.
 func (s *Service) settleSandbox(ctx context.Context, holder container.InspectResponse) (bool, error) {
 	if err := ours(holder, translate.KindSandbox); err != nil {
 		return false, err
@@ -120,15 +121,15 @@ func (s *Service) settleSandbox(ctx context.Context, holder container.InspectRes
 		return false, err
 	}
 	if s.sandboxReady(sb) {
-		// The call that made it may have ended just before this last step.
+		// The call that created it may have been interrupted before this last step.
 		return true, s.finishNetwork(ctx, sb, podConfig(sb))
 	}
 	return false, s.releaseNetwork(ctx, sb)
 }
 
-// settleContainer keeps a container that waits for its start and was created by
-// the very same request: its answer was lost. Anything else that does not run
-// is the remains of an attempt that is over.
+// settleContainer keeps a container that has not been started and was created by
+// the same request, whose response was lost. It replaces any other that is not
+// running: that is left from an earlier attempt.
 func (s *Service) settleContainer(want *translate.Create) settle {
 	return func(ctx context.Context, holder container.InspectResponse) (bool, error) {
 		if err := ours(holder, translate.KindContainer); err != nil {
@@ -146,7 +147,7 @@ func (s *Service) settleContainer(want *translate.Create) settle {
 		case runtimeapi.ContainerState_CONTAINER_RUNNING:
 			return false, fmt.Errorf("container %s already runs under this name: %w; use a higher attempt", c.ID, errdefs.ErrAlreadyExists)
 		case runtimeapi.ContainerState_CONTAINER_CREATED:
-			// One that was adopted has no request of ours, whatever its labels say.
+			// An adopted container was not created by our request, whatever its labels say.
 			return c.Config != nil && holder.Config.Labels[translate.LabelRequest] == want.Config.Labels[translate.LabelRequest], nil
 		default:
 			return false, nil
@@ -154,10 +155,11 @@ func (s *Service) settleContainer(want *translate.Create) settle {
 	}
 }
 
-// ours refuses containers that are not Kubernetes', or not of the wanted kind.
+// ours returns an error for a container that is not Kubernetes', or not of the
+// wanted kind.
 func ours(c container.InspectResponse, want translate.Kind) error {
 	if kind, ok := translate.IsKubernetes(c.Config.Labels, c.Name); !ok || kind != want {
-		return fmt.Errorf("container %s is not one of this pod: %w; remove or rename it", c.ID, errdefs.ErrAlreadyExists)
+		return fmt.Errorf("container %s does not belong to this pod: %w; remove or rename it", c.ID, errdefs.ErrAlreadyExists)
 	}
 	return nil
 }

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// helperTimeout bounds a credential helper, which may ask a cloud.
+	// helperTimeout bounds a credential helper, which may call a cloud service.
 	helperTimeout = 30 * time.Second
 	// dockerHubKey is Docker Hub's name in config.json.
 	dockerHubKey = "https://index.docker.io/v1/"
 	dockerHub    = "docker.io"
 )
 
-// pullAuth gives the credentials for a pull: those of the request, else those
-// that the node has for the registry. Node credentials that cannot be read are
-// logged and count as none: most images need none.
+// pullAuth returns the credentials for a pull: those of the request, else the
+// node's for the registry. If the node's cannot be read it logs that and returns
+// none: most images need none.
 func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig, image string) (registry.AuthConfig, error) {
 	auth, err := translate.DockerAuth(requested, image)
 	if err != nil || auth != (registry.AuthConfig{}) || s.cfg.DockerConfig == "" {
@@ -42,7 +42,7 @@ func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig
 	defer cancel()
 	found, err := nodeCredentials(ctx, s.cfg.DockerConfig, ref.Registry())
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "The node's registry credentials are not used", "image", image)
+		klog.FromContext(ctx).Error(err, "Ignoring the node's registry credentials", "image", image)
 		return auth, nil
 	}
 	return translate.DockerAuth(&runtimeapi.AuthConfig{
@@ -50,9 +50,9 @@ func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig
 	}, image)
 }
 
-// nodeCredentials looks a registry up in Docker's config.json and in the
-// credential helpers it names. The file is read each time, as logins change it;
-// no file is no credentials. Errors never contain them.
+// nodeCredentials looks up a registry in Docker's config.json and in the
+// credential helpers that it names. It reads the file each time, as logins change
+// it; a missing file means no credentials. Errors never contain credentials.
 func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,7 +77,7 @@ func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, 
 		err  error
 	}
 	done := make(chan answer, 1)
-	// The library's call of a helper has no context: one that hangs is left behind.
+	// The library calls a helper without a context, so a hanging one is abandoned.
 	go func() {
 		auth, err := cfg.GetAuthConfig(host)
 		done <- answer{auth, err}

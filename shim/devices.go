@@ -15,8 +15,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// expandDevices turns each device of a request into those that Docker is
-// given: itself, or every device node below a directory.
+// expandDevices returns Docker's device mappings for the devices of a request: the
+// device itself, or every device node below a directory.
 func expandDevices(devices []*runtimeapi.Device) ([]container.DeviceMapping, error) {
 	var mappings []container.DeviceMapping
 	for i, d := range devices {
@@ -40,12 +40,12 @@ func expandDevices(devices []*runtimeapi.Device) ([]container.DeviceMapping, err
 	return mappings, nil
 }
 
-// deviceNodes lists the device nodes at or below a path. Docker would look for
-// them only when the container starts.
+// deviceNodes lists the device nodes at or below a path. It finds a missing device
+// now; Docker would only at the container's start.
 func deviceNodes(root string) ([]string, error) {
 	info, err := os.Stat(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: there is none on the node", errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%w: no such device on the node", errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)

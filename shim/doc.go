@@ -15,15 +15,15 @@
 //
 // # What survives what
 //
-// An operation that changes a pod or a container is detached from its caller:
-// when the client goes away it runs to its end, and a retry with the same
+// An operation that changes a pod or a container is detached from its caller: if
+// the client disconnects the operation completes, and a retry with the same
 // identity gets its result. A multi-step operation keeps a stack of undo steps
-// and runs them, on a context of their own, when it fails. Everything in memory
+// and runs them, with a context of their own, if it fails. Everything in memory
 // can be rebuilt from Docker's labels, libcni's result cache and the log files.
 //
 // # Locks
 //
-// One lock per pod is held by the calls that make, change or remove its sandbox
-// and containers. StopContainer does not take it, as its wait can be as long as
-// the grace period; reads, exec and streams never do.
+// Calls that create, change or remove a pod's sandbox or containers hold the pod's
+// lock. StopContainer does not, as it may wait for the whole grace period; reads,
+// exec and streams never do.
 package shim

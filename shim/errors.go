@@ -12,8 +12,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// classes maps error classes to gRPC codes; the first that matches decides, so
-// more telling classes stand before those that transports add.
+// classes maps error classes to gRPC codes. The first match decides, so more
+// specific classes precede those that transports add.
 var classes = []struct {
 	is   func(error) bool
 	code codes.Code
@@ -37,8 +37,8 @@ var classes = []struct {
 	{errdefs.IsInternal, codes.Internal},
 }
 
-// statusError turns an error of a handler into a gRPC status error. It is the
-// only place that chooses codes; an error without a class is Unknown.
+// statusError turns a handler's error into a gRPC status error. Only this function
+// chooses codes; an error without a class is Unknown.
 func statusError(err error) error {
 	if err == nil {
 		return nil
@@ -55,21 +55,22 @@ func statusError(err error) error {
 	return status.Error(codes.Unknown, translate.KubeletMessage(err))
 }
 
-// opaque keeps an error's text and hides its class: dockerd answers a start
-// that the runtime refused with 400 or 404, which speak of the container's
-// inside and not of the request.
+// opaque keeps an error's text and hides its class: if the runtime refuses a start,
+// dockerd returns 400 or 404, which are about the container's content and not the
+// request.
 func opaque(err error) error {
 	if err == nil {
 		return nil
 	}
-	// A dead daemon, a full disk and an ended context stay what they are.
+	// Keep the class of an unavailable daemon, a full disk and an ended context.
 	if errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return errors.New(err.Error())
 }
 
-// ignoreNotFound makes removing what is gone a success.
+// ignoreNotFound returns nil for a NotFound error: removing a missing object is
+// success.
 func ignoreNotFound(err error) error {
 	if errdefs.IsNotFound(err) {
 		return nil

@@ -10,21 +10,21 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// eventBacklog is how many events may wait for one subscriber: those of a node
-// that starts or loses all its containers at once.
+// eventBacklog is how many events may be queued for one subscriber: enough for a
+// node that starts or loses all its containers at once.
 const eventBacklog = 10_000
 
-// GetContainerEvents streams what happens to containers and sandboxes from now
-// on, each event with the status of the pod after it. A sandbox is created and
-// started when its network is up, so its first event says READY and has its
-// addresses; one that fails before sends no event, or all of them when it exits.
-// A subscriber that is too slow is cut off with ResourceExhausted.
+// GetContainerEvents streams the events of containers and sandboxes from now on,
+// each with the status of the pod after it. A sandbox's CREATED and STARTED events
+// are sent when its network is up, so the first one says READY and has its
+// addresses; a sandbox that fails before sends no event, or all of them when it
+// exits. A subscriber that is too slow is cut off with ResourceExhausted.
 func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	events, err := s.index.Subscribe(out.Context(), eventBacklog)
 	if err != nil {
 		return err
 	}
-	// Tells the client that nothing is missed from here on.
+	// The header tells the client that it misses nothing from here on.
 	if err := out.SendHeader(nil); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventRespons
 		ContainerId: t.ID, ContainerEventType: t.Type, CreatedAt: t.Time.UnixNano(),
 	}
 	if t.Pod != nil {
-		// A deleted sandbox reads as it was last, and it is not ready any more.
+		// The index has a deleted sandbox's last state, but it is no longer ready.
 		gone := t.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && t.ID == t.SandboxID
 		ready := !gone && s.sandboxReady(t.Pod)
 		var ips []string

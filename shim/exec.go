@@ -11,7 +11,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// runningContainer finds a container that processes can be run in.
+// runningContainer finds a container; one that is not running is
+// ErrFailedPrecondition.
 func (s *Service) runningContainer(ctx context.Context, id string) (*translate.Container, error) {
 	c, err := s.index.Container(ctx, id)
 	if err != nil {
@@ -23,8 +24,8 @@ func (s *Service) runningContainer(ctx context.Context, id string) (*translate.C
 	return c, nil
 }
 
-// ExecSync runs a command to its end. After Timeout, or when the client goes
-// away, the command and all its descendants are killed.
+// ExecSync runs a command to its end. After Timeout, or if the client disconnects,
+// the command and all its descendants are killed.
 func (s *Service) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	if len(r.GetCmd()) == 0 {
 		return nil, fmt.Errorf("cmd: %w: empty", errdefs.ErrInvalidArgument)
@@ -42,12 +43,11 @@ func (s *Service) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (
 	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: code}, nil
 }
 
-// execSyncOverhead is more than an ExecSyncResponse takes beside its outputs.
+// execSyncOverhead exceeds the size of an ExecSyncResponse without its outputs.
 const execSyncOverhead = 1 << 10
 
-// fitMessage shortens outputs that are longer than limit together: a message of
-// more than the client takes would be no answer at all. An output of up to half
-// the limit stays whole.
+// fitMessage truncates outputs that together exceed limit, as the client would
+// reject a larger message. An output of up to half the limit stays whole.
 func fitMessage(stdout, stderr []byte, limit int) (out, errs []byte) {
 	out = stdout[:min(len(stdout), max(limit/2, limit-len(stderr)))]
 	return out, stderr[:min(len(stderr), limit-len(out))]

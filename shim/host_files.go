@@ -19,17 +19,17 @@ import (
 // podLogsDir is the kubelet's default.
 const podLogsDir = "/var/log/pods"
 
-// state is the root directory; names in it come from IDs and hashes alone.
+// state is the root directory; names in it derive only from IDs and hashes.
 func (s *Service) state() beneath.Root { return beneath.Root(s.cfg.RootDir) }
 
-// podLogs is the directory of all pods' logs. Pods with a hostPath volume of it,
-// or of their part of it, write there.
+// podLogs is the directory of all pods' logs. A pod can write to it through a
+// hostPath volume of it, or of a part of it.
 func (s *Service) podLogs() beneath.Root { return beneath.Root(s.cfg.PodLogsDir) }
 
-// logFile is where a container's CRI log is: its name in a directory below which
-// nothing is trusted. That is the pods' log directory, or else the log_directory
-// that the client has asked for with the sandbox. A log elsewhere, which only
-// other adapters' labels can name, is errdefs.ErrFailedPrecondition.
+// logFile returns where a container's CRI log is: its name relative to root, below
+// which nothing is trusted. root is the pods' log directory, or else the
+// log_directory that the client requested for the sandbox. A log elsewhere, which
+// only other adapters' labels can name, is errdefs.ErrFailedPrecondition.
 func (s *Service) logFile(c *translate.Container) (root beneath.Root, name string, err error) {
 	if name, ok := s.podLogs().Rel(c.LogPath); ok {
 		return s.podLogs(), name, nil
@@ -44,9 +44,9 @@ func (s *Service) logFile(c *translate.Container) (root beneath.Root, name strin
 	return "", "", fmt.Errorf("log path %q of container %s: %w: not below the pods' log directory %s; see pod-logs-dir", c.LogPath, c.ID, errdefs.ErrFailedPrecondition, s.cfg.PodLogsDir)
 }
 
-// makeLogDir makes a sandbox's log_directory. One that is refused does not fail
-// the sandbox, whose log directory no other runtime looks at: the containers that
-// have logs there are not started, and their errors say why.
+// makeLogDir creates a sandbox's log_directory. A refused one does not fail the
+// sandbox, as no other runtime checks the log directory of a sandbox: instead the
+// containers with logs there fail to start, and their errors say why.
 func (s *Service) makeLogDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig) error {
 	if cfg.GetLogDirectory() == "" {
 		return nil
@@ -58,7 +58,7 @@ func (s *Service) makeLogDir(ctx context.Context, cfg *runtimeapi.PodSandboxConf
 	}
 	err := s.podLogs().MkdirAll(name, 0o755)
 	if beneath.IsRefused(err) {
-		klog.FromContext(ctx).Error(err, "Log directory of a pod is not made, and its containers cannot start", "pod", podName(cfg.GetMetadata()))
+		klog.FromContext(ctx).Error(err, "Refused to create the log directory of a pod; containers with logs there cannot start", "pod", podName(cfg.GetMetadata()))
 		return nil
 	}
 	return err

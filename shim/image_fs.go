@@ -16,9 +16,9 @@ import (
 // systemContainerd is the root of a containerd that Docker did not start itself.
 const systemContainerd = "/var/lib/containerd"
 
-// ImageFsInfo says how much the images and the containers' writable layers take
-// of their file system, as of the last round of the background walker. Docker
-// is not asked: its own sum takes seconds on a full node.
+// ImageFsInfo reports the disk usage of the images and of the containers' writable
+// layers, as of the last round of the background walker. It does not ask Docker,
+// whose own sum takes seconds on a full node.
 func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	images, err := s.imageUsage(ctx)
 	if err != nil {
@@ -35,9 +35,9 @@ func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequ
 	}, nil
 }
 
-// imageUsage is what the store takes without the containers' own layers. Until
-// the first walk is over it is the sum of the images' sizes, in which shared
-// layers count more than once.
+// imageUsage returns the disk usage of the store without the containers' own
+// layers. Until the first walk is complete it is the sum of the images' sizes,
+// which counts shared layers more than once.
 func (s *Service) imageUsage(ctx context.Context) (stats.DiskUsage, error) {
 	images, err := s.index.Images(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Service) imageUsage(ctx context.Context) (stats.DiskUsage, error) {
 	return u, nil
 }
 
-// imageTree is the store of all layers but the containers' own.
+// imageTree is the store of all layers except the containers' own.
 func (s *Service) imageTree() stats.Tree {
 	return stats.Tree{Roots: []string{s.layerRoot()}, Except: s.upperDirs}
 }
@@ -64,7 +64,8 @@ func (s *Service) imagesChanged(ctx context.Context) error {
 	return s.index.SyncImages(ctx)
 }
 
-// layerUsage is the sum of the writable layers of all containers of pods.
+// layerUsage returns the total disk usage of the writable layers of all containers
+// of pods.
 func (s *Service) layerUsage(ctx context.Context) (stats.DiskUsage, error) {
 	sum := stats.DiskUsage{At: time.Now()}
 	containers, err := s.index.Containers(ctx)
@@ -77,26 +78,28 @@ func (s *Service) layerUsage(ctx context.Context) (stats.DiskUsage, error) {
 	return sum, err
 }
 
-// upperDirs are the writable layers of all containers of pods.
+// upperDirs returns the directories of the writable layers of all containers of
+// pods.
 func (s *Service) upperDirs() []string {
-	containers, err := s.index.Containers(context.Background()) // answers at once: the index has been read before
+	containers, err := s.index.Containers(context.Background()) // returns at once: the index has been read before
 	if err != nil {
 		return nil
 	}
 	return s.layers.dirs(containers, stats.UpperDir)
 }
 
-// layers knows the containers' writable layers. With the containerd image store
-// Docker does not tell them: they are learned from the processes, and kept for
-// the time after. Of a container that this cridock has never seen running it is
-// not known; its layer counts as an image's. The zero value is ready.
+// layers knows the directories of the containers' writable layers. With the
+// containerd image store Docker does not report them: they are learned from the
+// containers' processes and remembered after the exit. The layer of a container
+// that this process has never seen running is unknown and counts as an image's.
+// The zero value is ready.
 type layers struct {
 	mu      sync.Mutex
 	learned map[string]string // by container ID
 }
 
-// dirs are the known directories of all containers that there are; upperDir
-// tells a process's.
+// dirs returns the known directories of containers and forgets all others;
+// upperDir finds that of a process.
 func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) (string, error)) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +108,7 @@ func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) 
 		dir := c.UpperDir
 		if dir == "" {
 			if dir = l.learned[c.ID]; dir == "" && c.Pid > 0 {
-				dir, _ = upperDir(c.Pid) // it may have ended meanwhile
+				dir, _ = upperDir(c.Pid) // it may have exited by now
 			}
 			learned[c.ID] = dir
 		}
@@ -117,8 +120,8 @@ func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) 
 	return dirs
 }
 
-// layerRoot is the directory of Docker's layers: of its graph driver, or of the
-// snapshotter of the containerd that it uses.
+// layerRoot returns the directory of Docker's layers: that of its graph driver, or
+// of the snapshotter of its containerd.
 func (s *Service) layerRoot() string {
 	caps := s.engine.Capabilities()
 	if !caps.ContainerdStore {

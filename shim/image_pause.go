@@ -19,8 +19,8 @@ func (s *Service) pauseImageName() string {
 	return pause.Name()
 }
 
-// pauseImage returns the ID of the sandbox image. Where it is missing it is
-// loaded from what cridock ships, or pulled if the operator has named one.
+// pauseImage returns the ID of the sandbox image. A missing image is loaded from
+// the one cridock ships, or pulled if the operator has named one.
 func (s *Service) pauseImage(ctx context.Context) (string, error) {
 	name := s.pauseImageName()
 	if image, ok, err := s.index.Image(ctx, name); err != nil || ok {
@@ -43,7 +43,7 @@ func (s *Service) pauseImage(ctx context.Context) (string, error) {
 	}
 	image, ok, err := s.index.Image(ctx, name)
 	if err == nil && !ok {
-		err = fmt.Errorf("sandbox image %s: %w right after it was loaded", name, errdefs.ErrNotFound)
+		err = fmt.Errorf("sandbox image %s: %w right after loading it", name, errdefs.ErrNotFound)
 	}
 	return image.ID, err
 }

@@ -21,14 +21,14 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// pullLogInterval is how often a running pull tells the log that it lives.
+// pullLogInterval is how often a running pull logs its progress.
 const pullLogInterval = 30 * time.Second
 
 var errStalled = errors.New("the pull makes no progress")
 
 // PullImage pulls an image and returns its ID. Calls for the same reference
-// with the same credentials share one pull, which is cancelled when the last of
-// them goes away.
+// with the same credentials share one pull, which is cancelled when the last
+// caller disconnects.
 func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	if _, err := translate.RuntimeHandler(r.GetImage().GetRuntimeHandler(), s.Host()); err != nil {
 		return nil, err
@@ -99,20 +99,20 @@ func (s *Service) runPull(ctx context.Context, ref translate.ImageReference, aut
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
 	}
-	// By digest where Docker told it: the tag may have moved since.
+	// By digest if Docker has reported it: the tag may have moved since.
 	if digest != "" {
 		ref = translate.ImageReference{Name: ref.Name, Digest: digest}
 	}
 	inspect, err := s.engine.ImageInspect(ctx, pullName(ref))
 	if err != nil {
-		return "", fmt.Errorf("pulled %s, and cannot find it: %w", ref, err)
+		return "", fmt.Errorf("inspect pulled image %s: %w", ref, err)
 	}
 	// The kubelet asks for the image at once.
 	return inspect.ID, s.imagesChanged(ctx)
 }
 
-// pullName is a reference in the form that Docker pulls: by digest if it has
-// one, as the tag may be another image's by now, else by tag.
+// pullName returns a reference in the form that Docker pulls: by digest if it has
+// one, as the tag may now name another image, else by tag.
 func pullName(ref translate.ImageReference) string {
 	if ref.Digest != "" {
 		return ref.Name + "@" + ref.Digest
@@ -120,7 +120,7 @@ func pullName(ref translate.ImageReference) string {
 	return ref.Name + ":" + ref.Tag
 }
 
-// pullProgress reads the messages of a pull and ends one that stands still.
+// pullProgress reads the messages of a pull and cancels a stalled one.
 type pullProgress struct {
 	limit  time.Duration // zero: none
 	cancel context.CancelCauseFunc
@@ -131,7 +131,7 @@ type pullProgress struct {
 type pullMessage struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
-	Error  string `json:"error"` // on its way out, for the detail
+	Error  string `json:"error"` // deprecated in favour of errorDetail
 	Detail struct {
 		Message string `json:"message"`
 	} `json:"errorDetail"`
@@ -141,10 +141,10 @@ type pullMessage struct {
 	} `json:"progressDetail"`
 }
 
-// follow reads to the end, which is the end of the pull, and returns the digest
-// that Docker names there.
+// follow reads messages until the pull ends, and returns the digest that Docker
+// reports; "" if it reports none.
 func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
-	var timer *time.Timer // one of zero would be over at once
+	var timer *time.Timer // nil without a limit
 	if p.limit > 0 {
 		timer = time.AfterFunc(p.limit, func() { p.cancel(fmt.Errorf("%w: no layer has changed for %v", errStalled, p.limit)) })
 		defer timer.Stop()
@@ -165,7 +165,7 @@ func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
 			digest = d
 		}
 		if last[m.ID] == m {
-			continue // the same again is no progress
+			continue // a repeated message is no progress
 		}
 		last[m.ID] = m
 		if timer != nil {
@@ -178,7 +178,7 @@ func (p *pullProgress) follow(r io.Reader) (digest string, err error) {
 	}
 }
 
-// pullKey tells pulls apart: by what is pulled and by whose credentials.
+// pullKey identifies a pull by its reference and credentials.
 func pullKey(ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
 	b, err := json.Marshal(auth)
 	if err != nil {
@@ -188,13 +188,13 @@ func pullKey(ref translate.ImageReference, auth registry.AuthConfig) (string, er
 	return pullName(ref) + " " + string(sum[:]), nil
 }
 
-// pullGroup holds the pulls that are under way. The zero value is ready.
+// pullGroup holds the pulls in progress. The zero value is ready.
 type pullGroup struct {
 	mu    sync.Mutex
 	pulls map[string]*pulling
 }
 
-// pulling is one pull and those who wait for it.
+// pulling is one pull and the number of its callers.
 type pulling struct {
 	done   chan struct{}
 	id     string // id and err are valid once done is closed
@@ -203,12 +203,12 @@ type pulling struct {
 	cancel context.CancelFunc
 }
 
-// join returns the pull of a key. The first to join makes the pull, with
-// pullCtx, and finishes it.
+// join returns the pull of a key. The first caller runs the pull, with pullCtx, and
+// calls finish.
 func (g *pullGroup) join(ctx context.Context, key string) (p *pulling, pullCtx context.Context, first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// One that its last user has left is on its way out: its end is not ours.
+	// A pull without users is being cancelled: do not join it.
 	if p, ok := g.pulls[key]; ok && p.users > 0 {
 		p.users++
 		return p, nil, false
@@ -222,7 +222,7 @@ func (g *pullGroup) join(ctx context.Context, key string) (p *pulling, pullCtx c
 	return p, pullCtx, true
 }
 
-// leave cancels the pull that nobody waits for any more.
+// leave cancels a pull when its last caller leaves.
 func (g *pullGroup) leave(p *pulling) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

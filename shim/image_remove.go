@@ -9,9 +9,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// RemoveImage removes an image with all its references, whichever of them it
-// is named by. It is idempotent. An image that a container runs from stays, and
-// keeps all its references.
+// RemoveImage removes an image, named by any of its references, with all of them.
+// It is idempotent. An image that a running container uses stays, with all its
+// references.
 func (s *Service) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
 	resp := &runtimeapi.RemoveImageResponse{}
 	ref := r.GetImage().GetImage()
@@ -38,14 +38,14 @@ func (s *Service) removeImage(ctx context.Context, id string) error {
 			continue
 		}
 		if c.ImageID == id {
-			return fmt.Errorf("image %s: %w: container %s runs from it", id, errdefs.ErrFailedPrecondition, c.ID)
+			return fmt.Errorf("image %s: %w: container %s is running from it", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
 		if slices.ContainsFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.GetImage().GetImageRef() == id }) {
-			return fmt.Errorf("image %s: %w: a running container, %s, has it for a volume", id, errdefs.ErrFailedPrecondition, c.ID)
+			return fmt.Errorf("image %s: %w: running container %s mounts it as a volume", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
 	}
-	// By ID and with force, Docker drops every reference in one step, and does
-	// not mind containers that have stopped.
+	// By ID and with force, Docker drops every reference in one step and ignores
+	// stopped containers.
 	if err := ignoreNotFound(s.engine.ImageRemove(ctx, id, true)); err != nil {
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}

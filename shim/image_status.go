@@ -29,14 +29,14 @@ func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesReques
 	return resp, nil
 }
 
-// pinned tells whether the kubelet must leave an image alone: the sandboxes'.
+// pinned reports whether the kubelet must not remove an image: the sandbox image.
 func (s *Service) pinned(ctx context.Context, image translate.Image) bool {
 	pause, ok, err := s.index.Image(ctx, s.pauseImageName())
 	return err == nil && ok && pause.ID == image.ID
 }
 
-// ImageStatus describes an image from the index, whatever reference it is
-// asked by. An image that is not there is an empty answer.
+// ImageStatus describes an image from the index, named by any of its references. A
+// missing image is an empty response.
 func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
 	ref := r.GetImage().GetImage()
 	if ref == "" {
@@ -53,7 +53,7 @@ func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	return resp, err
 }
 
-// imageInfo has containerd's keys.
+// imageInfo returns the verbose information, under containerd's keys.
 func (s *Service) imageInfo(ctx context.Context, id string) (map[string]string, error) {
 	inspect, err := s.engine.ImageInspect(ctx, id)
 	if err != nil {

@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// volumePrefix begins the names of containers that are never started and keep
-	// an image's layers while a container has the image for a volume. The store's
-	// owner follows, and a hash of the image's ID. The name is what such a container
-	// is known by: labels can be the image's.
+	// volumePrefix begins the names of containers that are never started and hold an
+	// image's layers while a container mounts the image as a volume. The store's
+	// owner and a hash of the image's ID follow. Such a container is recognized by its
+	// name, since labels can come from the image.
 	volumePrefix = "cridock_image-volume_"
 	// layerDriver is the only storage driver whose layers are plain directories
-	// for the kernel's overlay file system, and that tells where they are.
+	// for the kernel's overlay file system and that reports their paths.
 	layerDriver = "overlay2"
 )
 
-// resolveImageMount finds the image of an image volume. For an engine that
-// cannot mount images it makes the mount, until releaseMounts; name is
-// Docker's of the container. A sub-path that is no directory of the image is
-// found here: Docker would only fail the start, or mount a file.
+// resolveImageMount finds the image of an image volume. For an engine that cannot
+// mount images it mounts the image until releaseMounts; name is the container's
+// Docker name. It rejects a sub-path that is not a directory of the image: Docker
+// would only fail the start, or mount a file.
 func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, name string) (translate.ResolvedMount, error) {
 	image, err := s.image(ctx, m.GetImage().GetImage())
 	if err != nil {
@@ -47,11 +47,12 @@ func (s *Service) resolveImageMount(ctx context.Context, m *runtimeapi.Mount, na
 	return resolved, err
 }
 
-// errNoDirectory: a sub-path names a file. Kubernetes mounts directories of
-// images only, and so does containerd.
+// errNoDirectory means that a sub-path names a file. Kubernetes and containerd
+// mount only directories of images.
 var errNoDirectory = errors.New("not a directory")
 
-// subPathError tells a path that cannot be mounted from an image that is gone.
+// subPathError classifies a sub-path that is missing or not a directory as
+// ErrFailedPrecondition: NotFound would mean a missing image.
 func subPathError(imageID, subPath string, err error) error {
 	switch {
 	case errors.Is(err, errNoDirectory):
@@ -62,15 +63,15 @@ func subPathError(imageID, subPath string, err error) error {
 	return err
 }
 
-// mountImage mounts an image on the node and returns the path of what the
-// sub-path names in it.
+// mountImage mounts an image on the node and returns the path of the sub-path in
+// it.
 func (s *Service) mountImage(ctx context.Context, imageID, subPath, name string) (string, error) {
 	layers, err := s.imageLayers(ctx, imageID)
 	if err != nil {
 		return "", err
 	}
 	owner := shortHash(name)
-	// Before the mount: from here on nobody can remove the layers.
+	// Before the mount, so that nobody can remove the layers.
 	if err := s.holdImage(ctx, imageID, owner); err != nil {
 		return "", fmt.Errorf("hold image %s: %w", imageID, err)
 	}
@@ -96,8 +97,8 @@ func (s *Service) imageLayers(ctx context.Context, imageID string) ([]string, er
 	if err != nil {
 		return nil, fmt.Errorf("inspect image %s: %w", imageID, err)
 	}
-	// Docker describes an image as it would a container: its top layer as the
-	// upper directory, which only the image's containers would have below them.
+	// Docker describes an image like a container, with its top layer as the upper
+	// directory; for the image's containers that is a lower one.
 	upper, lower := inspect.GraphDriver.Data["UpperDir"], inspect.GraphDriver.Data["LowerDir"]
 	if inspect.GraphDriver.Name != layerDriver || upper == "" {
 		h := s.Host()
@@ -107,40 +108,40 @@ func (s *Service) imageLayers(ctx context.Context, imageID string) ([]string, er
 	return append([]string{upper}, filepath.SplitList(lower)...), nil
 }
 
-// holdImage makes the container that keeps an image's layers. Even a forced
-// removal of the image leaves what a container is based on.
+// holdImage creates the container that holds an image's layers. Even a forced
+// removal of the image keeps the layers of its containers.
 func (s *Service) holdImage(ctx context.Context, imageID, owner string) error {
 	cfg, host := neverStarted(imageID)
 	_, err := s.engine.ContainerCreate(ctx, volumePrefix+owner+"_"+shortHash(imageID), cfg, host, nil)
 	if errdefs.IsConflict(err) {
-		return nil // by an earlier call of the same request: the name says all
+		return nil // created by an earlier call: the name identifies owner and image
 	}
 	return err
 }
 
-// neverStarted describes a container that only serves to have an image.
+// neverStarted describes a container that is created only to access or hold an
+// image.
 func neverStarted(imageID string) (*container.Config, *container.HostConfig) {
 	return &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}},
 		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}
 }
 
-// checkSubPath makes sure that a path is a directory in an image.
+// checkSubPath returns an error unless a path is a directory in an image.
 func (s *Service) checkSubPath(ctx context.Context, imageID, subPath string) error {
 	return s.lookInto(ctx, imageID, func(probe string) error {
 		_, err := s.engine.ContainerFile(ctx, probe, "/"+subPath, 0)
 		switch {
 		case errdefs.IsInvalidArgument(err):
-			return nil // there, and not a file
+			return nil // exists and is not a file
 		case err == nil || errdefs.IsOutOfRange(err):
-			err = errNoDirectory // an empty file, or one with content
+			err = errNoDirectory // an empty or a non-empty file
 		}
 		return subPathError(imageID, subPath, err)
 	})
 }
 
-// releaseMounts takes away what was made on the node for the mounts of a
-// container that is gone, by its name. It does nothing while there is a
-// container of that name.
+// releaseMounts removes what was created on the node for the mounts of a removed
+// container, by its name. It does nothing while a container has that name.
 func (s *Service) releaseMounts(ctx context.Context, name string) error {
 	owners, err := s.mountOwners(ctx)
 	owner := shortHash(name)
@@ -154,8 +155,7 @@ func (s *Service) releaseMounts(ctx context.Context, name string) error {
 	return err
 }
 
-// mountOwners are the owners that what is made for mounts of today's containers
-// has.
+// mountOwners returns the owners, hashes of names, of all existing containers.
 func (s *Service) mountOwners(ctx context.Context) (map[string]bool, error) {
 	containers, err := s.index.Containers(ctx)
 	owners := make(map[string]bool, len(containers))
@@ -165,8 +165,8 @@ func (s *Service) mountOwners(ctx context.Context) (map[string]bool, error) {
 	return owners, err
 }
 
-// releaseOwner leaves the owner's directory for last: it says that there is
-// something to release.
+// releaseOwner releases the image volumes of an owner. It removes the owner's
+// directory last: that shows that there is something to release.
 func (s *Service) releaseOwner(ctx context.Context, owner string) error {
 	holders, err := s.named(ctx, volumePrefix+owner+"_")
 	if err != nil {
@@ -183,8 +183,8 @@ func (s *Service) releaseOwner(ctx context.Context, owner string) error {
 	return s.volumes.Unmount(owner)
 }
 
-// named lists the containers whose names begin with prefix, by ID, with what
-// follows it.
+// named maps the IDs of the containers whose names begin with prefix to the rest of
+// the name.
 func (s *Service) named(ctx context.Context, prefix string) (map[string]string, error) {
 	list, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("name", "^/"+regexp.QuoteMeta(prefix))))
 	if err != nil {
@@ -201,10 +201,10 @@ func (s *Service) named(ctx context.Context, prefix string) (map[string]string, 
 	return found, nil
 }
 
-// collectImageVolumes releases image volumes of containers that went while no
-// cridock was there, and what a reboot has left of them.
+// collectImageVolumes releases image volumes of containers that were removed while
+// cridock was not running, and what a reboot has left of image volumes.
 func (s *Service) collectImageVolumes(ctx context.Context) error {
-	// These first: what is made from now on is not looked at.
+	// List these before containers, so that new ones are not considered.
 	owners, err := s.volumes.Foreign()
 	if err != nil {
 		return err

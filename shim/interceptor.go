@@ -18,9 +18,8 @@ import (
 	"github.com/cridock/cridock/shim/process"
 )
 
-// interceptUnary does for every RPC what would otherwise be done RPC by RPC: a
-// logger with the ids that the request names, one log line, a recovered panic
-// and the gRPC code.
+// interceptUnary wraps every RPC: it adds the IDs that the request names to the
+// logger, recovers panics, chooses the gRPC code and logs one line.
 func interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	method := path.Base(info.FullMethod)
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues(requestIDs(req)...))
@@ -56,18 +55,18 @@ func finish(ctx context.Context, method string, start time.Time, err error, pani
 	return answer
 }
 
-// loggable is the text of an answer without what only its caller may see: why a
-// process was not started quotes its command.
+// loggable returns the text of an answer without what only the caller may see: the
+// reason why a process was not started quotes its command.
 func loggable(err, answer error) string {
 	var failed *process.StartError
 	if errors.As(err, &failed) {
-		return fmt.Sprintf("process was not started (exit code %d); Docker's reason is in the answer alone, as it quotes the command", failed.ExitCode)
+		return fmt.Sprintf("process was not started (exit code %d); Docker's reason quotes the command and is only in the response", failed.ExitCode)
 	}
 	return status.Convert(answer).Message()
 }
 
-// recovered runs op and makes a panic of it an error: in a goroutine beside the
-// handler's the panic would end the process.
+// recovered runs op and turns a panic into an error: outside the handler's
+// goroutine the panic would crash the process.
 func recovered(ctx context.Context, op func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -77,15 +76,15 @@ func recovered(ctx context.Context, op func() error) (err error) {
 	return op()
 }
 
-// panicError logs a panic with its stack and gives the error that stands for
-// it. It is to be called by the function that has recovered it.
+// panicError logs a panic with its stack and returns an error for it. Call it from
+// the function that recovered the panic.
 func panicError(ctx context.Context, panicked any) error {
 	klog.FromContext(ctx).Error(nil, "Panic in a request handler", "panic", panicked, "stack", string(debug.Stack()))
 	return fmt.Errorf("%w: panic: %v", errdefs.ErrInternal, panicked)
 }
 
-// verbosity keeps reads, which a kubelet makes every second, out of the log of
-// changes.
+// verbosity returns a method's log level: reads, which a kubelet makes every second,
+// have a higher one than changes.
 func verbosity(method string) int {
 	for _, read := range []string{"List", "Stream", "Status", "Version", "Stats", "FsInfo", "Config"} {
 		if strings.Contains(method, read) {
@@ -95,7 +94,7 @@ func verbosity(method string) int {
 	return 2
 }
 
-// requestIDs are the log values that say what a request is about. Nothing else
+// requestIDs returns the log values that identify a request's object. Nothing else
 // of a request is ever logged: it may hold credentials, environment values and
 // arguments.
 func requestIDs(req any) []any {

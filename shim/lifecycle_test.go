@@ -194,7 +194,7 @@ func TestNetworkCheck(t *testing.T) {
 // TestHostPortsNobodyTakes: the pod runs, as some networks publish host ports on
 // their own; the log says that CNI was not told.
 func TestHostPortsNobodyTakes(t *testing.T) {
-	const warning = "Host ports of a pod are not published by CNI"
+	const warning = "CNI does not publish the host ports of a pod"
 	n := newCNINode(t)
 	n.runPod(n.podConfig("plain"))
 	if got := n.logs.lines(warning); got != "" {

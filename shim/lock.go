@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// keyLock is one lock per key. Waiting for it ends with the context, and a key
-// that nobody holds or waits for takes no memory. The zero value is ready.
+// keyLock is one lock per key. Waiting ends with the context, and a key that nobody
+// holds or waits for uses no memory. The zero value is ready.
 type keyLock struct {
 	mu   sync.Mutex
 	held map[string]*keyHolder

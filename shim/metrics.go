@@ -16,7 +16,7 @@ import (
 	"github.com/cridock/cridock/shim/index"
 )
 
-// Metrics are cridock's own, in Prometheus' form. Make one per process, before
+// Metrics holds cridock's own Prometheus metrics. Create one per process, before
 // the engine's client and the service, which both report to it.
 type Metrics struct {
 	registry    *prometheus.Registry
@@ -30,37 +30,37 @@ type Metrics struct {
 	sessions    *prometheus.GaugeVec
 }
 
-// latencies span what a CRI or Docker call takes: from a read out of memory to a
-// pull that is slow.
+// latencies are buckets in seconds for CRI and Docker calls, from a read from
+// memory to a slow pull.
 var latencies = []float64{.0001, .0005, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-// NewMetrics makes them all, with those of the Go runtime and the process.
+// NewMetrics returns cridock's metrics and those of the Go runtime and the process.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		rpcs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "cridock_rpc_duration_seconds", Help: "Duration of CRI calls by method and gRPC code; streams from their start to their end.", Buckets: latencies,
+			Name: "cridock_rpc_duration_seconds", Help: "Duration of CRI calls by method and gRPC code; streams from start to end.", Buckets: latencies,
 		}, []string{"method", "code"}),
 		docker: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "cridock_docker_call_duration_seconds", Help: "Duration of Docker calls by kind and result (ok, not_found, conflict, unavailable, error).", Buckets: latencies,
 		}, []string{"call", "result"}),
 		differences: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "cridock_index_differences_total", Help: "Differences between the index and Docker's list that no event had announced, by kind.",
+			Name: "cridock_index_differences_total", Help: "Differences between the index and Docker's list without an event, by kind.",
 		}, []string{"kind"}),
 		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "cridock_docker_disconnects_total", Help: "Times the connection to Docker and its stream of events was lost.",
+			Name: "cridock_docker_disconnects_total", Help: "Times the connection to Docker and its event stream was lost.",
 		}),
 		undrained: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "cridock_log_undrained_exits_total", Help: "Exits that were published before the container's log was complete.",
+			Name: "cridock_log_undrained_exits_total", Help: "Exits published before the container's log was complete.",
 		}),
 		cutOff: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "cridock_events_cut_off_total", Help: "Subscribers of container events that were too slow and were cut off.",
+			Name: "cridock_events_cut_off_total", Help: "Subscribers to container events that were cut off as too slow.",
 		}),
 		pulls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "cridock_image_pull_duration_seconds", Help: "Duration of image pulls by result (ok, error).", Buckets: []float64{.1, .5, 1, 5, 10, 30, 60, 120, 300, 600, 1800},
 		}, []string{"result"}),
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "cridock_streaming_sessions", Help: "Streaming sessions that are open, by kind (exec, attach, portforward).",
+			Name: "cridock_streaming_sessions", Help: "Open streaming sessions by kind (exec, attach, portforward).",
 		}, []string{"kind"}),
 	}
 	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.sessions,
@@ -73,7 +73,7 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// ObserveDocker is an engine.Observer.
+// ObserveDocker records a Docker call; it is an engine.Observer.
 func (m *Metrics) ObserveDocker(call string, took time.Duration, err error) {
 	m.docker.WithLabelValues(call, dockerResult(err)).Observe(took.Seconds())
 }
@@ -93,7 +93,7 @@ func dockerResult(err error) string {
 	}
 }
 
-// indexObserver reports what happens to the index.
+// indexObserver returns an observer that counts the index's events.
 func (m *Metrics) indexObserver() index.Observer {
 	return index.Observer{
 		Difference:   func(d index.Difference) { m.differences.WithLabelValues(string(d)).Inc() },
@@ -136,7 +136,7 @@ func (m *Metrics) observeRPC(method string, start time.Time, err error) {
 	m.rpcs.WithLabelValues(path.Base(method), status.Code(err).String()).Observe(time.Since(start).Seconds())
 }
 
-// gauges are the values that are read when somebody asks.
+// gauges returns the collectors whose values are read when they are scraped.
 func (s *Service) gauges() []prometheus.Collector {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
@@ -149,11 +149,11 @@ func (s *Service) gauges() []prometheus.Collector {
 		gauge("cridock_index_containers", "Containers in the index.", func() float64 { _, n, _ := s.index.Sizes(); return float64(n) }),
 		gauge("cridock_index_images", "Images in the index.", func() float64 { _, _, n := s.index.Sizes(); return float64(n) }),
 		gauge("cridock_logs_followed", "Containers whose log is followed.", func() float64 { return float64(s.logs.Stats().Containers) }),
-		gauge("cridock_logs_troubled", "Containers whose log could not be read or written at the last attempt.", func() float64 { return float64(s.logs.Stats().Troubled) }),
-		gauge("cridock_logs_lag_bytes", "Bytes in Docker's logs that are not in the CRI logs yet.", func() float64 { return float64(s.logs.Stats().LagBytes) }),
-		counter("cridock_logs_lines_total", "Log records carried over.", func() float64 { return float64(s.logs.Stats().Lines) }),
+		gauge("cridock_logs_troubled", "Containers whose last attempt to read or write the log failed.", func() float64 { return float64(s.logs.Stats().Troubled) }),
+		gauge("cridock_logs_lag_bytes", "Bytes in Docker's logs that are not yet in the CRI logs.", func() float64 { return float64(s.logs.Stats().LagBytes) }),
+		counter("cridock_logs_lines_total", "Log records copied to CRI logs.", func() float64 { return float64(s.logs.Stats().Lines) }),
 		counter("cridock_logs_written_bytes_total", "Bytes written to CRI logs.", func() float64 { return float64(s.logs.Stats().CRIBytes) }),
-		counter("cridock_logs_losses_total", "Times Docker had rotated records away that were not carried over.", func() float64 { return float64(s.logs.Stats().Losses) }),
-		counter("cridock_logs_errors_total", "Attempts to read or write a log that failed and were tried again.", func() float64 { return float64(s.logs.Stats().Errors) }),
+		counter("cridock_logs_losses_total", "Times Docker deleted log records before they were copied.", func() float64 { return float64(s.logs.Stats().Losses) }),
+		counter("cridock_logs_errors_total", "Attempts to read or write a log that failed and were retried.", func() float64 { return float64(s.logs.Stats().Errors) }),
 	}
 }

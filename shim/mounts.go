@@ -16,8 +16,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// resolveMounts finds the real source of each mount. name is Docker's of the
-// container.
+// resolveMounts finds the real source of each mount. name is the container's Docker
+// name.
 func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount, name string) ([]translate.ResolvedMount, error) {
 	resolved := make([]translate.ResolvedMount, len(mounts))
 	for i, m := range mounts {
@@ -38,9 +38,9 @@ func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount,
 	return resolved, nil
 }
 
-// hostPath is a host path with its links followed. One that does not exist
-// becomes a directory: the CRI asks for an error, but every runtime makes it and
-// manifests count on that.
+// hostPath returns a host path with its links resolved. It creates a missing path
+// as a directory: the CRI requires an error, but every runtime creates it and
+// manifests rely on that.
 func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
 	source, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -52,19 +52,19 @@ func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
 	}
 	for _, rejected := range s.cfg.AbsentMountSourcesToReject {
 		if top := filepath.Clean(rejected); within(filepath.Clean(path), top) || within(real, top) {
-			return "", fmt.Errorf("%w, and absent-mount-sources-to-reject has %s", fs.ErrNotExist, rejected)
+			return "", fmt.Errorf("%w, and absent-mount-sources-to-reject lists %s", fs.ErrNotExist, rejected)
 		}
 	}
-	// It follows no link: not one that leads nowhere, and none that is new.
+	// This follows no link: neither a dangling one nor one created just now.
 	if err := beneath.Root("/").MkdirAll(strings.TrimPrefix(real, "/"), 0o755); err != nil {
-		return "", fmt.Errorf("make the missing directory: %w", err)
+		return "", fmt.Errorf("create the missing directory: %w", err)
 	}
-	klog.FromContext(ctx).Info("Made a directory for a host path that did not exist", "path", real)
+	klog.FromContext(ctx).Info("Created a directory for a missing host path", "path", real)
 	return real, nil
 }
 
-// realAbsentPath is a path that does not exist, with the links followed of the
-// part that does.
+// realAbsentPath returns a missing path with the links in its existing part
+// resolved.
 func realAbsentPath(path string) (string, error) {
 	path = filepath.Clean(path)
 	for dir, rest := filepath.Dir(path), filepath.Base(path); ; dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest) {
@@ -78,7 +78,7 @@ func realAbsentPath(path string) (string, error) {
 	}
 }
 
-// within tells whether a clean path is another one or below it.
+// within reports whether the clean path is top or below it.
 func within(path, top string) bool {
 	return path == top || strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/")
 }

@@ -22,8 +22,8 @@ const (
 	maxKernelRecord = 8192
 )
 
-// watchOOM has a running container's control group watched for the OOM killer:
-// Docker misses some of many kills at once.
+// watchOOM starts watching a running container's cgroup for OOM kills: Docker
+// misses some when there are many at once.
 func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
 	if err == nil {
@@ -35,11 +35,11 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 		err = s.oom.Watch(c.ID, file.root, file.name)
 	}
 	if err != nil && !processGone(err) && !errors.Is(err, fs.ErrNotExist) {
-		klog.FromContext(ctx).Error(err, "What the OOM killer does is known from Docker alone", "containerID", c.ID)
+		klog.FromContext(ctx).Error(err, "Cannot watch a container for OOM kills; relying on Docker's report alone", "containerID", c.ID)
 	}
 }
 
-// watchRunning is watchOOM for the containers of an earlier process.
+// watchRunning calls watchOOM for the containers that are running at the start.
 func (s *Service) watchRunning(ctx context.Context) error {
 	containers, err := s.index.Containers(ctx)
 	for _, c := range containers {
@@ -50,15 +50,15 @@ func (s *Service) watchRunning(ctx context.Context) error {
 	return err
 }
 
-// oomKilled tells whether the OOM killer has hit a container that has exited. On
-// cgroup v2 systemd may have removed the group before its count was read; then
-// the kernel's log is asked.
+// oomKilled reports whether the OOM killer has hit an exited container. On cgroup
+// v2 systemd may have removed the cgroup before its count was read; therefore it
+// also searches the kernel log.
 func (s *Service) oomKilled(containerID string) bool {
 	return s.oom.Killed(containerID) || s.Host().CgroupV2 && loggedOOM(containerID)
 }
 
-// loggedOOM looks for a container in what the kernel's log still has of the OOM
-// killer. A log that cannot be read, for lack of CAP_SYSLOG, has nothing.
+// loggedOOM reports whether the kernel log still has an OOM kill of a container. It
+// is false if the log cannot be read, for lack of CAP_SYSLOG.
 func loggedOOM(containerID string) bool {
 	fd, err := unix.Open(kernelLog, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -68,15 +68,15 @@ func loggedOOM(containerID string) bool {
 	return logHasOOM(func(p []byte) (int, error) { return unix.Read(fd, p) }, containerID)
 }
 
-// logHasOOM reads records, one with each call, until the one that is looked for
-// or the end (EAGAIN).
+// logHasOOM reads records, one per call of read, until it finds the container's OOM
+// kill or the log ends (EAGAIN).
 func logHasOOM(read func([]byte) (int, error), containerID string) bool {
 	record := make([]byte, maxKernelRecord)
 	for {
 		n, err := read(record)
 		switch {
 		case errors.Is(err, unix.EPIPE) || errors.Is(err, unix.EINTR):
-			// The next record was overwritten before it was read; the one after it comes.
+			// EPIPE: the next record was overwritten before it was read. Read the one after.
 		case err != nil || n == 0:
 			return false
 		case oomVictim(record[:n], containerID):
@@ -85,13 +85,13 @@ func logHasOOM(read func([]byte) (int, error), containerID string) bool {
 	}
 }
 
-// oomVictim tells whether a record says that a process in a container's cgroup
-// was killed. Since Linux 5.0 the kernel has it in one line, made for programs:
+// oomVictim reports whether a record says that a process in a container's cgroup
+// was killed. Since Linux 5.0 the kernel logs that in one machine-readable line:
 //
 //	oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/…,task_memcg=/…/docker-ID.scope,task=NAME,pid=…
 //
-// It prints it in parts, so that what another processor prints meanwhile can cut
-// the line in two records.
+// It prints the line in parts, so output of another processor can split it into two
+// records.
 func oomVictim(record []byte, containerID string) bool {
 	_, group, _ := bytes.Cut(record, []byte(",task_memcg="))
 	group, _, _ = bytes.Cut(group, []byte(",task="))

@@ -12,11 +12,11 @@ import (
 
 const (
 	// operationTimeout bounds an operation that is detached from its caller. It
-	// is longer than the kubelet's own request timeout (two minutes), so that a
-	// retry finds a result and not half of one.
+	// exceeds the kubelet's own request timeout (two minutes), so that a retry finds
+	// a complete result.
 	operationTimeout = 4 * time.Minute
-	// maxReport is the most of a caller's time that is kept for telling it what
-	// has not finished.
+	// maxReport is the maximum time reserved before a caller's deadline to report
+	// what has not finished.
 	maxReport = 10 * time.Second
 )
 
@@ -66,11 +66,11 @@ func (o *operations) wait() {
 }
 
 // withLock takes the lock of key and runs op under it in the background, to its
-// end whatever happens to the caller: Docker does not take back what a client
-// has asked for, so an operation that stopped half-way would leave something
+// end even if the caller leaves: Docker does not undo a request whose client has
+// disconnected, so an operation that stopped half-way would leave something
 // behind. The caller gets op's result, or the error of its own context; see
 // withinDeadline for the steps that end with the caller's deadline. The lock is
-// free when op has returned or panicked, or could not be started because
+// released when op has returned or panicked, or if it could not be started because
 // cridock is shutting down (ErrUnavailable).
 func withLock[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	var value T
@@ -78,7 +78,7 @@ func withLock[T any](ctx context.Context, s *Service, key string, op func(contex
 	if err != nil {
 		return value, err
 	}
-	done := make(chan error, 1) // value may be read after it
+	done := make(chan error, 1) // value may be read after receiving from it
 	if err := s.work.start(func() {
 		done <- detached(ctx, func(ctx context.Context) (err error) {
 			defer unlock()
@@ -106,7 +106,7 @@ func detached(caller context.Context, op func(context.Context) error) error {
 	}
 	err := recovered(ctx, func() error { return op(ctx) })
 	if err != nil && caller.Err() != nil {
-		klog.FromContext(ctx).Error(err, "An operation has failed after its caller left")
+		klog.FromContext(ctx).Error(err, "An operation failed after its caller had left")
 	}
 	return err
 }

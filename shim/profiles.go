@@ -14,7 +14,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// appArmorProfiles lists what the kernel has loaded: "name (mode)" a line.
+// appArmorProfiles lists the profiles loaded in the kernel, one "name (mode)" per
+// line.
 const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
 
 // sandboxProfiles checks and reads the security profiles a sandbox asks for.
@@ -33,9 +34,10 @@ func (s *Service) containerProfiles(c *runtimeapi.LinuxContainerSecurityContext)
 	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), s.cfg.SeccompDefaultProfile)
 }
 
-// readSeccompProfile reads the profile of a request that names one of the
-// node's, or wants the default one where that is a file (standard). A profile that is not there fails the request: running without it
-// would be the opposite of what was asked.
+// readSeccompProfile reads the profile that a request names on the node, or the
+// default one if that is a file (standard); nil if the request needs neither. A
+// missing profile is an error: running without it would be the opposite of the
+// request.
 func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated, standard string) ([]byte, error) {
 	path, err := translate.SeccompProfilePath(p, deprecated, standard)
 	if err != nil || path == "" {
@@ -43,19 +45,19 @@ func readSeccompProfile(p *runtimeapi.SecurityProfile, deprecated, standard stri
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("seccomp profile %q: %w: there is none on the node", path, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("seccomp profile %q: %w: not found on the node", path, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile %q: %w: %w", path, errdefs.ErrFailedPrecondition, err)
 	}
-	if len(b) == 0 && path == standard { // the translation would take it for none
+	if len(b) == 0 && path == standard { // the translation would treat it as no profile
 		return nil, fmt.Errorf("seccomp-default-profile %q: %w: the file is empty", path, errdefs.ErrFailedPrecondition)
 	}
 	return b, nil
 }
 
-// checkAppArmor refuses a profile that the kernel has not loaded: Docker would
-// only find out at the start.
+// checkAppArmor returns an error for a profile that the kernel has not loaded, which
+// Docker would only detect at the start.
 func checkAppArmor(p *runtimeapi.SecurityProfile, deprecated string) error {
 	name, err := translate.AppArmorProfile(p, deprecated)
 	if err != nil || name == "" {

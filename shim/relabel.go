@@ -12,10 +12,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// relabelMounts gives what a created container mounts with selinux_relabel the
-// container's SELinux label, which Docker does for its older kind of mounts
-// only. It does nothing where Docker does not use SELinux. Directories of the
-// system are refused by the library.
+// relabelMounts sets the container's SELinux label on the sources of a created
+// container's mounts with selinux_relabel; Docker does so only for its older kind
+// of mounts. It does nothing if Docker does not use SELinux. The library refuses
+// system directories.
 func (s *Service) relabelMounts(ctx context.Context, id string) error {
 	if !s.Host().SELinux {
 		return nil
@@ -27,7 +27,7 @@ func (s *Service) relabelMounts(ctx context.Context, id string) error {
 	if !slices.ContainsFunc(c.Mounts, (*runtimeapi.Mount).GetSelinuxRelabel) {
 		return nil
 	}
-	// Docker chose the label at the creation, from the pod's if none was asked for.
+	// Docker chose the label at creation, from the pod's if none was requested.
 	inspect, err := s.engine.ContainerInspect(ctx, id)
 	if err != nil {
 		return err
@@ -36,9 +36,9 @@ func (s *Service) relabelMounts(ctx context.Context, id string) error {
 		if !m.GetSelinuxRelabel() || m.GetImage().GetImage() != "" {
 			continue
 		}
-		// Not shared: it is for this pod, whose containers have one level.
+		// Not shared: the label is for this pod, whose containers have one level.
 		err := label.Relabel(m.GetHostPath(), inspect.MountLabel, false)
-		// Some file systems have no labels; the mount is as good as it can be.
+		// Some file systems do not support labels: use the mount as it is.
 		if err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return fmt.Errorf("mounts[%d].selinux_relabel of %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
 		}

@@ -37,7 +37,7 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 		{"the directory cannot be made", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
 			n.must(os.WriteFile(n.cfg.RootDir, nil, 0o600))
 			return func() { n.must(os.Remove(n.cfg.RootDir)) }
-		}, codes.Unknown, "directory of the sandbox"},
+		}, codes.Unknown, "create the sandbox's directory"},
 		{"the log directory cannot be made", func(n *node, cfg *runtimeapi.PodSandboxConfig) func() {
 			n.must(os.Remove(cfg.LogDirectory))
 			n.must(os.WriteFile(cfg.LogDirectory, nil, 0o600))

@@ -16,15 +16,15 @@ import (
 
 const (
 	kubeAPIVersion = "0.1.0"
-	// runtimeName becomes the scheme of container IDs in pod statuses. It is
-	// dockershim's and cri-dockerd's, so that adopted containers keep theirs.
+	// runtimeName becomes the scheme of container IDs in pod statuses. dockershim and
+	// cri-dockerd have the same, so that adopted containers keep theirs.
 	runtimeName       = "docker"
 	runtimeAPIVersion = "v1"
-	// hostPortsReady is a condition beyond the CRI's, for people: the kubelet
-	// looks at those that it knows only. A node without host ports is ready.
+	// hostPortsReady is a condition that the CRI does not define, for people: the
+	// kubelet ignores unknown conditions. A node without host ports is ready.
 	hostPortsReady = "HostPortsReady"
-	// unknownVersion stands for a daemon that was never seen: the kubelet wants
-	// a semantic version and does not start without an answer.
+	// unknownVersion is reported until Docker has been reached once: the kubelet
+	// wants a semantic version and does not start without an answer.
 	unknownVersion = "0.0.0"
 )
 
@@ -38,8 +38,9 @@ func (s *Service) Version(context.Context, *runtimeapi.VersionRequest) (*runtime
 	}, nil
 }
 
-// semanticVersion makes Docker's version one: distributions append what semver
-// does not allow, and older releases have leading zeros.
+// semanticVersion converts Docker's version to a semantic version, or returns
+// unknownVersion: distributions append what semver does not allow, and older
+// releases have leading zeros.
 func semanticVersion(v string) string {
 	v, _, _ = strings.Cut(v, "+")
 	v = "v" + strings.NewReplacer("~", "-", "_", "-").Replace(v)
@@ -49,7 +50,7 @@ func semanticVersion(v string) string {
 	return strings.TrimPrefix(v, "v")
 }
 
-// Status never fails: what is wrong is said in the conditions.
+// Status reports problems as conditions rather than errors.
 func (s *Service) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	h := s.Host()
 	resp := &runtimeapi.StatusResponse{
@@ -85,8 +86,8 @@ func (s *Service) networkStatus(ctx context.Context) error {
 	return s.cni.Status(ctx)
 }
 
-// hostPortsStatus says why host ports of pods are not passed to the network.
-// Docker's networks always publish them.
+// hostPortsStatus returns an error that says why host ports of pods are not passed
+// to the network; nil if they are. Docker's networks always publish them.
 func (s *Service) hostPortsStatus() error {
 	if s.cni == nil {
 		return nil
@@ -94,7 +95,7 @@ func (s *Service) hostPortsStatus() error {
 	return s.cni.HostPorts()
 }
 
-// statusInfo is the verbose part: each value is a JSON document.
+// statusInfo returns the verbose information; each value is a JSON document.
 func (s *Service) statusInfo() (map[string]string, error) {
 	config := struct {
 		Version        string `json:"version"`
@@ -115,7 +116,7 @@ func (s *Service) statusInfo() (map[string]string, error) {
 	return jsonInfo(docs)
 }
 
-// jsonInfo encodes the documents of a verbose answer.
+// jsonInfo encodes the documents of a verbose response.
 func jsonInfo(docs map[string]any) (map[string]string, error) {
 	info := make(map[string]string, len(docs))
 	for k, v := range docs {
@@ -128,8 +129,8 @@ func jsonInfo(docs map[string]any) (map[string]string, error) {
 	return info, nil
 }
 
-// RuntimeConfig tells the kubelet which cgroup driver Docker uses. The kubelet
-// asks once, at its start, so this waits for Docker.
+// RuntimeConfig returns Docker's cgroup driver. The kubelet asks once, at its start,
+// so this waits for Docker.
 func (s *Service) RuntimeConfig(ctx context.Context, _ *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
 	if err := s.index.Ready(ctx); err != nil {
 		return nil, err
@@ -148,13 +149,13 @@ func cgroupDriver(c *engine.Capabilities) (runtimeapi.CgroupDriver, error) {
 	case "cgroupfs":
 		return runtimeapi.CgroupDriver_CGROUPFS, nil
 	default:
-		return 0, fmt.Errorf("docker's cgroup driver is %q: %w: the kubelet knows systemd and cgroupfs; set exec-opts native.cgroupdriver in daemon.json",
+		return 0, fmt.Errorf("docker's cgroup driver is %q: %w: the kubelet supports systemd and cgroupfs; set exec-opts native.cgroupdriver in daemon.json",
 			c.CgroupDriver, errdefs.ErrFailedPrecondition)
 	}
 }
 
-// UpdateRuntimeConfig takes the node's pod CIDRs, one or two separated by a
-// comma. The kubelet repeats it; the last value holds.
+// UpdateRuntimeConfig sets the node's pod CIDRs, one or two separated by a comma.
+// The kubelet repeats the call; the last value applies.
 func (s *Service) UpdateRuntimeConfig(_ context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	cidrs := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
 	if cidrs != "" && s.cni != nil {

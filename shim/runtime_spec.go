@@ -15,12 +15,12 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// maxSpecSize bounds the OCI specification that is read: arguments and
+// maxSpecSize bounds, in bytes, the OCI specification that is read: arguments and
 // environment of a process are at most 2 MiB together.
 const maxSpecSize = 4 << 20
 
-// describeSpec adds a container's OCI specification to the information about it,
-// or says why there is none: a status does not fail for it.
+// describeSpec adds a container's OCI specification to the verbose information, or
+// the reason why it is missing: a status does not fail for it.
 func describeSpec(info map[string]any, id string, pid int, netns string, resources *runtimeapi.LinuxContainerResources) {
 	spec, err := readSpec(id, pid)
 	if err != nil {
@@ -31,9 +31,9 @@ func describeSpec(info map[string]any, id string, pid int, netns string, resourc
 	info["runtimeSpec"] = spec
 }
 
-// readSpec reads the OCI specification of a running container, pid being its
-// first process. It is only good for showing: the process ID may be another
-// process's by now, and the file then anything.
+// readSpec reads the OCI specification of a running container whose first process
+// is pid. Use it for display only: the process ID may have been reused, and then
+// the file may be anything.
 func readSpec(id string, pid int) (*specs.Spec, error) {
 	if pid == 0 {
 		return nil, fmt.Errorf("%w: containerd keeps it only while the container runs", errdefs.ErrFailedPrecondition)
@@ -58,8 +58,8 @@ func readSpec(id string, pid int) (*specs.Spec, error) {
 	return spec, nil
 }
 
-// checkSpecFile makes sure that nobody but root can have written a file, and
-// that it is of a size to be read.
+// checkSpecFile returns an error unless a file is regular, writable by root only
+// and at most maxSpecSize long.
 func checkSpecFile(f *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -69,16 +69,16 @@ func checkSpecFile(f *os.File) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return fmt.Errorf("%w: not a regular file", errdefs.ErrFailedPrecondition)
 	case st.Uid != 0 || st.Mode&(unix.S_IWGRP|unix.S_IWOTH) != 0:
-		return fmt.Errorf("%w: not only root can write it", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("%w: it must be owned by root and writable by root only", errdefs.ErrFailedPrecondition)
 	case st.Size > maxSpecSize:
 		return fmt.Errorf("%w: %d bytes, more than %d", errdefs.ErrOutOfRange, st.Size, int64(maxSpecSize))
 	}
 	return nil
 }
 
-// sandboxNetNS is the path of a sandbox's network namespace: pinned where
-// cridock had CNI connect it, else its process's, as another adapter told the
-// plugins; "" with the host's network, and without a process.
+// sandboxNetNS returns the path of a sandbox's network namespace: the pin if
+// cridock connected it with CNI, else that of its process, which other adapters
+// pass to the plugins. It returns "" with the host's network, or without a process.
 func (s *Service) sandboxNetNS(sb *translate.Sandbox) string {
 	switch {
 	case sb.HostNetwork:

@@ -12,8 +12,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// finishNetwork does what can be done in a pod's network namespace only once
-// the sandbox runs and has its interfaces.
+// finishNetwork configures what it can in a pod's network namespace only once the
+// sandbox runs and has its interfaces.
 func (s *Service) finishNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	if err := s.makeSysfsWritable(ctx, sb, cfg); err != nil {
 		return err
@@ -21,16 +21,16 @@ func (s *Service) finishNetwork(ctx context.Context, sb *translate.Sandbox, cfg 
 	return s.setInterfaceSysctls(sb, cfg)
 }
 
-// makeSysfsWritable keeps the sandbox, which is not privileged itself, from
-// making /sys read-only for the privileged containers of its pod: its /sys is
-// the first of their network namespace, and Docker mounts it read-only.
+// makeSysfsWritable lets the privileged containers of a pod mount /sys writable.
+// Otherwise the sandbox, which is not privileged, makes it read-only for them: its
+// /sys is the first in their network namespace, and Docker mounts it read-only.
 func (s *Service) makeSysfsWritable(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	if !cfg.GetLinux().GetSecurityContext().GetPrivileged() || sb.HostNetwork {
 		return nil
 	}
 	err := network.MakeSysfsWritable(s.netnsOf(sb))
 	if errdefs.IsNotImplemented(err) {
-		klog.FromContext(ctx).Error(err, "Privileged containers of a pod have a read-only /sys", "pod", podName(sb.Metadata))
+		klog.FromContext(ctx).Error(err, "Privileged containers of a pod get a read-only /sys", "pod", podName(sb.Metadata))
 		return nil
 	}
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *Service) makeSysfsWritable(ctx context.Context, sb *translate.Sandbox, 
 	return nil
 }
 
-// netnsOf is the path of a running sandbox's network namespace.
+// netnsOf returns the path of a running sandbox's network namespace.
 func (s *Service) netnsOf(sb *translate.Sandbox) string {
 	if s.cni == nil {
 		return fmt.Sprintf("/proc/%d/ns/net", sb.Pid)

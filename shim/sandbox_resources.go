@@ -14,9 +14,9 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// UpdatePodSandboxResources keeps a pod's resources and overhead, and the
-// verbose PodSandboxStatus reports them. It limits nothing: the pod's cgroup is
-// the kubelet's. An unknown ID is NotFound.
+// UpdatePodSandboxResources stores a pod's resources and overhead for the verbose
+// PodSandboxStatus. It sets no limits: the kubelet owns the pod's cgroup. An
+// unknown ID is NotFound.
 func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
 	sb, err := s.index.Sandbox(ctx, r.GetPodSandboxId())
 	if err != nil {
@@ -27,7 +27,7 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 		return nil, err
 	}
 	defer unlock()
-	// It may have been removed while the lock was waited for.
+	// The sandbox may have been removed during the wait for the lock.
 	if sb, err = s.index.Sandbox(ctx, sb.ID); err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (s *Service) sandboxUpdateFile(sb *translate.Sandbox) string {
 	return filepath.Join(s.sandboxDir(sb.Metadata), "resources.json")
 }
 
-// keepSandboxUpdate stores an update over what earlier ones have set.
+// keepSandboxUpdate merges an update into the stored one.
 func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdatePodSandboxResourcesRequest) error {
 	kept, err := s.sandboxUpdate(sb)
 	if err != nil {
@@ -67,8 +67,7 @@ func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdateP
 	return s.state().WriteFile(s.sandboxUpdateFile(sb), b, 0o600)
 }
 
-// sandboxUpdate is what updates of a sandbox have set together; nil if there
-// was none.
+// sandboxUpdate returns the merged updates of a sandbox; nil if there was none.
 func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSandboxResourcesRequest, error) {
 	b, err := s.state().ReadFile(s.sandboxUpdateFile(sb))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -82,13 +81,13 @@ func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSan
 		return nil, fmt.Errorf("%s: %w", s.sandboxUpdateFile(sb), err)
 	}
 	if kept.PodSandboxId != sb.ID {
-		return nil, nil // of an earlier sandbox of that name
+		return nil, nil // of an earlier sandbox with this name
 	}
 	return kept, nil
 }
 
-// updatedConfig is a sandbox's configuration with its updates in it; nil for
-// sandboxes of other adapters without any.
+// updatedConfig returns a sandbox's configuration with its updates applied; nil for
+// a sandbox of another adapter without updates.
 func (s *Service) updatedConfig(sb *translate.Sandbox) (*runtimeapi.PodSandboxConfig, error) {
 	update, err := s.sandboxUpdate(sb)
 	if err != nil || update == nil {

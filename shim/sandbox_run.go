@@ -21,9 +21,10 @@ import (
 
 const resolvConf = "/etc/resolv.conf"
 
-// RunPodSandbox creates a sandbox and its network. A repeated call with the
-// same metadata returns the sandbox that is there, if it is ready, and replaces
-// one that an interrupted call has left. On failure nothing remains.
+// RunPodSandbox creates a sandbox and its network. A repeated call with the same
+// metadata returns the existing sandbox if it is ready, and replaces one that an
+// interrupted call has left. On failure nothing remains, except a sandbox whose
+// network could not be released.
 func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
 	if err := translate.ValidateSandboxConfig(r.GetConfig()); err != nil {
 		return nil, err
@@ -52,10 +53,10 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if err != nil || existing {
 		return id, err
 	}
-	created := id // a return sets id before the steps below are undone
-	// Also the directory of remains that this call has replaced.
+	created := id // a return sets id before the undo steps below run
+	// This also removes the directory of a sandbox that this call has replaced.
 	undo.push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
-	var sb *translate.Sandbox // known from when it may have a network
+	var sb *translate.Sandbox // set once it may have a network
 	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
@@ -73,22 +74,22 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 		return "", err
 	}
 	if !s.sandboxReady(sb) {
-		return "", fmt.Errorf("sandbox %s ended while it was set up: %w", id, errdefs.ErrAborted)
+		return "", fmt.Errorf("sandbox %s exited during its setup: %w", id, errdefs.ErrAborted)
 	}
 	s.index.Announce(id)
 	return id, nil
 }
 
-// discardSandbox takes back a sandbox that could not be completed; sb is nil if
-// its network was not begun. One whose network cannot be released stays,
-// stopped, for StopPodSandbox to try again: without it nobody would.
+// discardSandbox removes a sandbox that could not be completed; sb is nil if its
+// network setup has not begun. If the network cannot be released it keeps the
+// sandbox, stopped, so that StopPodSandbox tries again: otherwise nobody would.
 func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.Sandbox) error {
 	if sb == nil || s.cni == nil {
 		return s.removeObject(ctx, id)
 	}
 	recorded, err := s.cni.Recorded(id)
 	if _, attached := s.cni.Attachment(id); recorded && !attached {
-		return s.killSandbox(ctx, sb) // Setup has failed, and so has its own DEL
+		return s.killSandbox(ctx, sb) // Setup failed, and so did its own DEL
 	}
 	if err == nil && recorded {
 		err = s.releaseAddresses(ctx, sb)
@@ -99,7 +100,8 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))
 }
 
-// sandboxSpec makes the sandbox's files and the request for its container.
+// sandboxSpec creates the sandbox's files and returns the request for its
+// container.
 func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	imageID, err := s.pauseImage(ctx)
@@ -127,7 +129,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 		return nil, err
 	}
 	if s.cni != nil {
-		// What CNI cannot be asked for is refused before there is anything to undo.
+		// Reject what CNI cannot do before there is anything to undo.
 		if _, err := translate.CNIRuntimeConf(cfg, "", ""); err != nil {
 			return nil, err
 		}
@@ -135,8 +137,8 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	return create, s.makeSandboxDir(ctx, cfg, content, undo)
 }
 
-// resolvConfFor is the content of the pod's resolv.conf: what the kubelet
-// asked, the node's own if it asked nothing, or nil to leave it to Docker.
+// resolvConfFor returns the content of the pod's resolv.conf: what the kubelet
+// requested, or else the node's own; nil to leave it to Docker.
 func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error) {
 	if content := translate.ResolvConf(cfg.GetDnsConfig()); content != nil {
 		return content, nil
@@ -149,7 +151,7 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 		return []byte{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("dns_config is empty, so the pod gets the node's: %w", err)
+		return nil, fmt.Errorf("dns_config is empty and the node's cannot be read: %w", err)
 	}
 	return content, nil
 }
@@ -157,17 +159,17 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
 	dir := s.sandboxDir(cfg.GetMetadata())
 	if err := s.state().MkdirAll(sandboxesDir, 0o755); err != nil {
-		return fmt.Errorf("directory of the sandbox: %w", err)
+		return fmt.Errorf("create the sandbox's directory: %w", err)
 	}
 	switch err := s.state().Mkdir(dir, 0o755); {
 	case err == nil:
 		undo.push(func(context.Context) error { return s.state().RemoveAll(dir) })
 	case !errors.Is(err, os.ErrExist):
-		// One that exists may be in use by the sandbox that this call repeats.
-		return fmt.Errorf("directory of the sandbox: %w", err)
+		// An existing one may be in use by the sandbox that this call repeats.
+		return fmt.Errorf("create the sandbox's directory: %w", err)
 	}
 	if resolv != nil {
-		// Containers of any user read it.
+		// Containers of any user must be able to read it.
 		if err := s.state().WriteFile(filepath.Join(dir, "resolv.conf"), resolv, 0o644); err != nil {
 			return fmt.Errorf("resolv.conf of the sandbox: %w", err)
 		}
@@ -178,7 +180,7 @@ func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandbox
 	return nil
 }
 
-// setupNetwork gives a started sandbox its network.
+// setupNetwork sets up the network of a started sandbox.
 func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	if sb.HostNetwork {
 		return nil
@@ -207,8 +209,8 @@ func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *
 	return s.finishNetwork(ctx, sb, cfg)
 }
 
-// warnOfHostPorts logs that nobody is told a sandbox's host ports. The sandbox
-// is run all the same, as by containerd and CRI-O: some networks learn host ports
+// warnOfHostPorts logs that no CNI plugin takes a sandbox's host ports. The sandbox
+// runs nevertheless, as with containerd and CRI-O: some networks read host ports
 // from the API server and publish them on their own.
 func (s *Service) warnOfHostPorts(ctx context.Context, sb *translate.Sandbox, rt *libcni.RuntimeConf) {
 	ports, asked := rt.CapabilityArgs["portMappings"]
@@ -216,16 +218,16 @@ func (s *Service) warnOfHostPorts(ctx context.Context, sb *translate.Sandbox, rt
 		return
 	}
 	if err := s.cni.HostPorts(); err != nil {
-		klog.FromContext(ctx).Error(err, "Host ports of a pod are not published by CNI", "pod", podName(sb.Metadata), "sandboxID", sb.ID, "hostPorts", ports)
+		klog.FromContext(ctx).Error(err, "CNI does not publish the host ports of a pod", "pod", podName(sb.Metadata), "sandboxID", sb.ID, "hostPorts", ports)
 	}
 }
 
 // setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
-// made by now, and those that CNI has changed.
+// created by now, and those that CNI has changed.
 func (s *Service) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
 	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
 	for key, value := range early {
-		// Attaching switches IPv6 on, as Docker leaves it off.
+		// CNI's setup enables IPv6, which Docker disables: set the pod's value again.
 		if strings.HasSuffix(key, "disable_ipv6") {
 			if late == nil {
 				late = map[string]string{}
@@ -246,13 +248,13 @@ func (s *Service) netnsPath(sandboxID string) string {
 	return filepath.Join(s.cfg.NetNSDir, sandboxID)
 }
 
-// shortHash makes a file name of any string.
+// shortHash returns a hash of any string that is safe as a file name.
 func shortHash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])
 }
 
-// isShortHash reports whether a string may be one of [shortHash]'s.
+// isShortHash reports whether a string has the form of a [shortHash].
 func isShortHash(v string) bool {
 	b, err := hex.DecodeString(v)
 	return err == nil && len(b) == 10 && v == strings.ToLower(v)

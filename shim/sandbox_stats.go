@@ -22,7 +22,7 @@ func (s *Service) PodSandboxStats(ctx context.Context, r *runtimeapi.PodSandboxS
 	return &runtimeapi.PodSandboxStatsResponse{Stats: st}, nil
 }
 
-// ListPodSandboxStats reads the stats of all ready pods that match.
+// ListPodSandboxStats reads the stats of all ready pods that match the filter.
 func (s *Service) ListPodSandboxStats(ctx context.Context, r *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
 	list, err := s.podStats(ctx, r.GetFilter())
 	if err != nil {
@@ -39,7 +39,8 @@ func (s *Service) podStats(ctx context.Context, f *runtimeapi.PodSandboxStatsFil
 	return s.stats.Pods(ctx, pods)
 }
 
-// ListMetricDescriptors names the metrics of ListPodSandboxMetrics: cAdvisor's.
+// ListMetricDescriptors describes the metrics of ListPodSandboxMetrics, which are
+// cAdvisor's.
 func (s *Service) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	return &runtimeapi.ListMetricDescriptorsResponse{Descriptors: s.stats.Descriptors()}, nil
 }
@@ -61,7 +62,7 @@ func (s *Service) podMetrics(ctx context.Context) ([]*runtimeapi.PodSandboxMetri
 	return s.stats.PodsMetrics(ctx, pods)
 }
 
-// statsPods are the ready pods that match, as the collector takes them.
+// statsPods returns the ready pods that match, in the collector's form.
 func (s *Service) statsPods(ctx context.Context, f *runtimeapi.PodSandboxFilter) ([]stats.Pod, error) {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	if err != nil {

@@ -14,13 +14,13 @@ import (
 // noNetwork is the network mode of sandboxes that CNI connects.
 const noNetwork = "none"
 
-// networked tells whether CNI connects a sandbox: not with the host's network,
-// nor where an earlier adapter had Docker connect it.
+// networked reports whether CNI connects a sandbox: not if it uses the host's
+// network, or if an earlier adapter had Docker connect it.
 func (s *Service) networked(sb *translate.Sandbox) bool {
 	return s.cni != nil && sb.NetworkMode == noNetwork
 }
 
-// sandboxReady tells whether a sandbox runs and has its network.
+// sandboxReady reports whether a sandbox runs and has its network.
 func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
 	if !sb.Running || !s.networked(sb) {
 		return sb.Running
@@ -29,14 +29,14 @@ func (s *Service) sandboxReady(sb *translate.Sandbox) bool {
 	return attached
 }
 
-// networkComplete is sandboxReady for the index, which must not wait for a look
-// into the network of a sandbox that another adapter has made.
+// networkComplete is sandboxReady for the index, which must not wait for the
+// inspection of the network of another adapter's sandbox.
 func (s *Service) networkComplete(sb *translate.Sandbox) bool {
 	return sb.Config == nil || s.sandboxReady(sb)
 }
 
-// attachment is a sandbox's to its network. CNI's cache may not know those that
-// another adapter has made, and a pod that works must not be replaced for that.
+// attachment returns a sandbox's network attachment. CNI's cache may lack that of
+// another adapter's sandbox, and a working pod must not be replaced for that.
 func (s *Service) attachment(sb *translate.Sandbox) (*network.Attachment, bool) {
 	if a, ok := s.cni.Attachment(sb.ID); ok || sb.Config != nil || !sb.Running {
 		return a, ok
@@ -44,10 +44,10 @@ func (s *Service) attachment(sb *translate.Sandbox) (*network.Attachment, bool) 
 	return s.cni.Adopt(sb.ID, processNetNS(sb.Pid))
 }
 
-// processNetNS names the network namespace of a process.
+// processNetNS returns the path of a process's network namespace.
 func processNetNS(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
-// sandboxIPs are the addresses of a ready sandbox; none with the host's network.
+// sandboxIPs returns the addresses of a ready sandbox; none with the host's network.
 func (s *Service) sandboxIPs(sb *translate.Sandbox) []string {
 	if !s.sandboxReady(sb) || sb.HostNetwork {
 		return nil
@@ -82,9 +82,9 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	if err != nil {
 		return nil, err
 	}
-	// No Timestamp: with one, kubelet 1.37 with EventedPLEG takes the statuses
-	// below for the pod's without filling its list of active containers, and runs
-	// the init containers over and over. Without, it asks for each container.
+	// No Timestamp: with one, kubelet 1.37 with EventedPLEG uses the statuses below
+	// for the pod without filling its list of active containers, and runs the init
+	// containers over and over. Without one, it asks for each container.
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
 	for _, c := range s.index.ContainersOf(sb.ID) {
 		resp.ContainersStatuses = append(resp.ContainersStatuses, s.encodedStatus(c))
@@ -95,7 +95,8 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	return resp, err
 }
 
-// sandboxInfo has containerd's keys where Docker has their values.
+// sandboxInfo returns the verbose information, under containerd's keys where Docker
+// has their values.
 func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[string]string, error) {
 	inspect, err := s.engine.ContainerInspect(ctx, sb.ID)
 	if err != nil {
@@ -121,10 +122,11 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	return jsonInfo(map[string]any{"info": info})
 }
 
-// checkTimeout bounds a CNI CHECK, which waits for what CNI does with the pod.
+// checkTimeout bounds a CNI CHECK, including its wait for other CNI operations on
+// the pod.
 const checkTimeout = 10 * time.Second
 
-// checkNetwork says what CNI CHECK finds: "ok", or what is wrong.
+// checkNetwork returns the result of CNI CHECK: "ok" or the error.
 func (s *Service) checkNetwork(ctx context.Context, sb *translate.Sandbox) string {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()

@@ -17,14 +17,14 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// StopPodSandbox kills what runs in the pod, gives its network back and stops
-// the sandbox. It is idempotent; an unknown ID is success.
+// StopPodSandbox kills the pod's containers, releases its network and stops the
+// sandbox. It is idempotent; an unknown ID is success.
 func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
 	resp := &runtimeapi.StopPodSandboxResponse{}
 	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.stopSandbox)
 }
 
-// RemovePodSandbox stops a sandbox if need be and removes it with all its
+// RemovePodSandbox stops a sandbox if necessary and removes it with all its
 // containers. It is idempotent; an unknown ID is success. Log files stay: they
 // are the kubelet's.
 func (s *Service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
@@ -33,14 +33,14 @@ func (s *Service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodS
 }
 
 // withSandbox runs an operation on a sandbox under its pod's lock, detached
-// from the caller. A sandbox that is not there is success.
+// from the caller. A missing sandbox is success.
 func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Context, *translate.Sandbox) error) error {
 	sb, err := s.index.Sandbox(ctx, id)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	_, err = withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
-		// It may have changed while the lock was waited for.
+		// The sandbox may have changed during the wait for the lock.
 		sb, err := s.index.Sandbox(ctx, sb.ID)
 		if err != nil {
 			return struct{}{}, ignoreNotFound(err)
@@ -54,9 +54,9 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 	if err := s.stopMembers(ctx, sb.ID); err != nil {
 		return err
 	}
-	// The network goes after the pod's processes, so that nobody sends from an
-	// address that has been given away, and before the sandbox's own, whose
-	// namespace plug-ins may look into.
+	// Release the network after the containers, so that none sends from an address
+	// that another pod may have, and before the sandbox's process, as plugins may
+	// need its namespace.
 	if err := s.releaseNetwork(ctx, sb); err != nil {
 		return err
 	}
@@ -72,11 +72,11 @@ func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 	return g.Wait()
 }
 
-// releaseNetwork gives back a sandbox's addresses and drops its namespace. It
-// does so whatever state the network is in: set up, half set up, released.
+// releaseNetwork releases a sandbox's addresses and its namespace, whether the
+// network is set up, partly set up or already released.
 func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
 	if err := s.pinNetwork(ctx, sb); err != nil {
-		klog.FromContext(ctx).Error(err, "The network is released without its namespace", "sandboxID", sb.ID)
+		klog.FromContext(ctx).Error(err, "Releasing the network of a sandbox without its namespace", "sandboxID", sb.ID)
 	}
 	delCtx, cancel := withinDeadline(ctx)
 	defer cancel()
@@ -101,11 +101,11 @@ func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) e
 	return nil
 }
 
-// podName is a pod's name in messages.
+// podName returns a pod's name for messages.
 func podName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
 
-// podConfig is what is known of a sandbox's configuration: less than all of it
-// where another adapter has made the sandbox.
+// podConfig returns what is known of a sandbox's configuration: only a part of it if
+// another adapter created the sandbox.
 func podConfig(sb *translate.Sandbox) *runtimeapi.PodSandboxConfig {
 	if sb.Config != nil {
 		return sb.Config
@@ -148,13 +148,12 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	return nil
 }
 
-// sandboxGone releases what a sandbox that somebody else has removed leaves
-// behind, whose containers may run on; after a removal of cridock's own it finds
-// nothing to do.
+// sandboxGone cleans up after a sandbox that somebody else has removed, whose
+// containers may still run; after cridock's own removal it finds nothing to do.
 func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
 	if err != nil {
-		return // at the end; the next start collects it
+		return // shutting down; the next start collects it
 	}
 	defer unlock()
 	s.stats.Forget(sb.ID)
@@ -164,11 +163,11 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 		}
 	}
 	if err = errors.Join(err, s.collectDir(ctx, sb)); err != nil {
-		klog.FromContext(ctx).Error(err, "What a removed sandbox has left is not all released; it is tried again at the next start", "sandboxID", sb.ID)
+		klog.FromContext(ctx).Error(err, "Incomplete cleanup of a removed sandbox; will retry at the next start", "sandboxID", sb.ID)
 	}
 }
 
-// releaseRecorded gives back a sandbox's addresses if it may have any.
+// releaseRecorded releases a sandbox's addresses if it may have any.
 func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) error {
 	attached, err := s.cni.Recorded(sb.ID)
 	if err != nil || !attached {
@@ -177,9 +176,9 @@ func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) er
 	return s.releaseAddresses(ctx, sb)
 }
 
-// collectDir removes the directory of a sandbox that is gone, unless another
-// sandbox has the same one: metadata name it, and a sandbox that another adapter
-// made may have those of one of ours.
+// collectDir removes the directory of a removed sandbox, unless another sandbox has
+// the same one: its name derives from the metadata, which another adapter's sandbox
+// may share with one of ours.
 func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	if err != nil {
@@ -194,9 +193,9 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 	return s.state().RemoveAll(dir)
 }
 
-// collectRemains releases what sandboxes that are gone have left behind: those
-// of a process that was killed on the way, or of containers that were removed
-// while nobody looked.
+// collectRemains releases what removed sandboxes have left behind: those that a
+// killed process did not complete or remove, and those removed while cridock was
+// not running.
 func (s *Service) collectRemains(ctx context.Context) error {
 	err := s.collectDirs(ctx)
 	if s.cni == nil {
@@ -213,9 +212,8 @@ func (s *Service) collectRemains(ctx context.Context) error {
 	return errors.Join(err, s.cni.GC(ctx, live), s.collectPins(ctx))
 }
 
-// collectPins removes namespace pins of sandboxes that are gone. A sandbox is in
-// the index before it has a pin, so what is not in the index now and had a pin
-// before has gone.
+// collectPins removes namespace pins of removed sandboxes. A sandbox is in the index
+// before it has a pin, so a sandbox that has a pin and is not in the index is gone.
 func (s *Service) collectPins(ctx context.Context) error {
 	entries, err := os.ReadDir(s.cfg.NetNSDir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -229,12 +227,12 @@ func (s *Service) collectPins(ctx context.Context) error {
 	return err
 }
 
-// started tells files of this process from those of earlier ones.
+// started distinguishes files of this process from those of earlier ones.
 var started = time.Now()
 
-// collectDirs removes the directories of sandboxes that are gone. A sandbox that
-// is being made has its directory before it is in the index, so only what was
-// last written by an earlier process goes.
+// collectDirs removes the directories of removed sandboxes. A new sandbox has its
+// directory before it is in the index, so it removes only directories last modified
+// before this process started.
 func (s *Service) collectDirs(ctx context.Context) error {
 	names, err := s.state().Names(sandboxesDir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -20,24 +20,26 @@ import (
 )
 
 const (
-	// maxMessage is what the kubelet's and containerd's CRI clients and servers use.
+	// maxMessage is the message limit, in bytes, of the kubelet's and containerd's CRI
+	// clients and servers.
 	maxMessage = 16 << 20
 	// stopGrace is how long running requests may take to finish at shutdown.
 	stopGrace = 10 * time.Second
-	// streamWorkers are goroutines that answer one request after the other.
+	// streamWorkers is the number of goroutines that each serve one request after
+	// another.
 	streamWorkers = 4
 )
 
-// Listen makes the CRI socket for an endpoint of the form unix:///path: mode
-// 0660 in a directory 0755. A stale socket is replaced; one that somebody
-// answers on is refused with errdefs.ErrAlreadyExists.
+// Listen creates the CRI socket for an endpoint of the form unix:///path, with mode
+// 0660; a missing directory gets mode 0755. It replaces a stale socket; a socket in
+// use, or another file there, is errdefs.ErrAlreadyExists.
 func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(endpoint, "unix://")
 	if !ok || !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("endpoint %q: %w: want unix:///absolute/path", endpoint, errdefs.ErrInvalidArgument)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the socket: %w", err)
+		return nil, fmt.Errorf("create the socket's directory: %w", err)
 	}
 	if err := removeStale(ctx, path); err != nil {
 		return nil, err
@@ -47,7 +49,7 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint, err)
 	}
 	if err := os.Chmod(path, 0o660); err != nil {
-		return nil, errors.Join(fmt.Errorf("mode of the socket: %w", err), l.Close())
+		return nil, errors.Join(fmt.Errorf("set the socket's mode: %w", err), l.Close())
 	}
 	return l, nil
 }
@@ -81,15 +83,15 @@ type loggingStream struct {
 
 func (s *loggingStream) Context() context.Context { return s.ctx }
 
-// Serve answers CRI requests on l until ctx ends; running requests then get
+// Serve serves CRI requests on l until ctx ends; running requests then have
 // stopGrace to finish.
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	logger := klog.FromContext(ctx)
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		// Reads are so short that the growing stack of a new goroutine is a tenth
-		// of them. When all of these are busy, requests get goroutines as always.
+		// For the short reads, growing the stack of a new goroutine is a tenth of the
+		// cost. When all workers are busy, requests get new goroutines as usual.
 		grpc.NumStreamWorkers(streamWorkers),
 		// Clients such as crictl ping more often than gRPC's default allows.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
@@ -101,7 +103,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		}),
 	}
 	if s.cfg.Tracing {
-		// Joins the client's trace.
+		// This joins the client's trace.
 		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler()))
 	}
 	srv := grpc.NewServer(opts...)

@@ -28,7 +28,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// Engine is what the service needs of Docker.
+// Engine is the part of Docker that the service uses.
 type Engine interface {
 	engine.Containers
 	engine.Execs
@@ -37,32 +37,33 @@ type Engine interface {
 	engine.System
 }
 
-// Config is the service's part of the settings.
+// Config holds the service's settings.
 type Config struct {
-	// Version of cridock itself, for the verbose status.
+	// Version is cridock's own, for the verbose status.
 	Version string
 	// RootDir holds what must survive a reboot: resolv.conf files, log positions.
 	RootDir string
 	// PodLogsDir is the kubelet's directory of all pods' logs; empty for
-	// /var/log/pods. Below it no link is followed. The log of a container that
-	// another adapter made is written only there; a sandbox made here may have its
-	// log_directory elsewhere, and then no link is followed below that.
+	// /var/log/pods. No link below it is followed. Another adapter's container gets a
+	// log only there. A sandbox created here may have its log_directory elsewhere; no
+	// link below that is followed either.
 	PodLogsDir string
-	// Seal tells the containers that cridock made from all others.
+	// Seal distinguishes the containers that cridock created from all others.
+	// Required.
 	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
-	// ImageVolumeDir is where images are mounted that containers have for
-	// volumes, for engines before Docker 28.0. The engine must see these mounts.
+	// ImageVolumeDir is where images are mounted that containers use as volumes, for
+	// engines before Docker 28.0. The engine must see these mounts.
 	ImageVolumeDir string
-	// CDISpecDirs are searched for CDI devices where Docker does not know CDI;
-	// a later one goes before an earlier one.
+	// CDISpecDirs are searched for CDI devices if Docker does not support CDI; later
+	// ones take precedence.
 	CDISpecDirs []string
-	// SeccompDefaultProfile is a file with the profile that RuntimeDefault stands
-	// for; empty for the engine's. It is read for each sandbox and container.
+	// SeccompDefaultProfile is a file with the profile for RuntimeDefault; empty for
+	// the engine's. It is read for each sandbox and container.
 	SeccompDefaultProfile string
-	// AbsentMountSourcesToReject are host paths that no directory is made at or
-	// below when a container is to mount them and they do not exist.
+	// AbsentMountSourcesToReject are host paths at and below which no directory is
+	// created for a mount whose source is missing: such a mount is an error.
 	AbsentMountSourcesToReject []string
 	// PodAnnotations, ContainerAnnotations and CRIAnnotations are as in
 	// [translate.Host].
@@ -70,35 +71,35 @@ type Config struct {
 	CRIAnnotations                       []string
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
-	// DockerConfig is Docker's config.json, with credentials for pulls that come
-	// without; empty for none. It need not exist.
+	// DockerConfig is the path of Docker's config.json, with credentials for pull
+	// requests without any; empty for none. It need not exist.
 	DockerConfig string
-	// DockerNetwork connects pods to that network of Docker's instead of CNI.
+	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
-	// LogMaxSize and LogMaxFile bound Docker's own log of each container, in
-	// the forms of its json-file driver ("100m", 3).
+	// LogMaxSize and LogMaxFile bound Docker's own log of each container, in the
+	// format of its json-file driver ("100m", 3).
 	LogMaxSize string
 	LogMaxFile int
 	// SymlinkLogs links the CRI log path to Docker's file instead of writing
 	// the CRI format.
 	SymlinkLogs bool
-	// ShimGrouping runs the containers of a pod in one containerd shim, where
-	// engine and runtime can.
+	// ShimGrouping runs the containers of a pod in one containerd shim, if engine and
+	// runtime support it.
 	ShimGrouping bool
-	// CgroupRoot is where control groups are mounted; empty for /sys/fs/cgroup.
+	// CgroupRoot is where cgroups are mounted; empty for /sys/fs/cgroup.
 	CgroupRoot string
-	// LimitsInterval replaces the ten seconds between looks at limits that systemd
-	// may have overwritten, if it is not zero.
+	// LimitsInterval is the time between checks of limits that systemd may have
+	// overwritten; zero for ten seconds.
 	LimitsInterval time.Duration
-	// PullProgressTimeout ends a pull that makes no progress in any phase.
+	// PullProgressTimeout cancels a pull without progress in any phase for this long;
+	// zero for never.
 	PullProgressTimeout time.Duration
-	// ClaimEngine, if not nil, is asked at every connect, before anything is read
-	// or changed, for the engine whose data is in the given directory. An error
-	// ends the attempt.
+	// ClaimEngine, if not nil, is called at every connect with the engine's data
+	// directory, before anything is read or changed. An error ends the attempt.
 	ClaimEngine func(ctx context.Context, dataDir string) error
-	// Tracing makes spans of CRI calls. Without it they are a sixth cheaper.
+	// Tracing records spans of CRI calls. Without it calls are a sixth cheaper.
 	Tracing   bool
 	Streaming streaming.Config
 }
@@ -128,21 +129,21 @@ type Service struct {
 	pulls     pullGroup
 	accounts  accountCache
 	updates   updates
-	processID string        // a name of this process, unlike those of the ones before
+	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
-	ending    chan struct{} // closed when Run is to end
+	ending    chan struct{} // closed when shutdown begins
 	work      operations
 	layers    layers
 }
 
-// New makes a service. cni may be nil if cfg.DockerNetwork is set. It starts
-// nothing: see Run and Serve.
+// New returns a service. cni must be nil if cfg.DockerNetwork is set, and not nil
+// otherwise. New starts nothing: see Run and Serve.
 func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if (cni == nil) == (cfg.DockerNetwork == "") {
-		return nil, fmt.Errorf("pod network: %w: need either CNI or a Docker network", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("pod network: %w: want either CNI or a Docker network", errdefs.ErrInvalidArgument)
 	}
 	if cfg.Seal == nil {
-		return nil, fmt.Errorf("seal: %w: none given", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
 	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
@@ -170,22 +171,23 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	return s, nil
 }
 
-// Health is nil while cridock is connected to Docker and in sync with it;
-// otherwise it says why not.
+// Health returns nil while cridock is connected to Docker and in sync with it,
+// otherwise an error that says why not.
 func (s *Service) Health() error { return s.index.Health() }
 
-// Host is what translations depend on, as of the last connect to Docker.
+// Host returns what translations depend on, as of the last connect to Docker.
 func (s *Service) Host() translate.Host { return *s.host.Load() }
 
-// Ready is closed after the first sync with Docker.
+// Ready returns a channel that is closed after the first sync with Docker and the
+// cleanup that follows it.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
 // Run does the service's background work until ctx ends, and then until the
-// operations that are under way have ended; grace periods of stops are not
-// waited for. It is called once.
+// operations in progress have finished; it does not wait for grace periods of
+// stops. Call it once.
 func (s *Service) Run(ctx context.Context) error {
-	// Operations that are under way at the end need what runs here, so it ends
-	// after them.
+	// Operations in progress at shutdown need the background work, so it ends after
+	// them.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, gctx := errgroup.WithContext(background)
@@ -217,8 +219,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
-// start is what follows the first sync: what an earlier process left half done
-// is picked up.
+// start waits for the first sync, then resumes or cleans up what an earlier process
+// left unfinished.
 func (s *Service) start(ctx context.Context) error {
 	if err := s.index.Ready(ctx); err != nil {
 		return ignoreEnded(ctx, err)
@@ -228,17 +230,17 @@ func (s *Service) start(ctx context.Context) error {
 		do     func(context.Context) error
 		failed string
 	}{
-		{s.resumeLogs, "Some container logs are not followed"},
-		{s.watchRunning, "What the OOM killer does is known from Docker alone"},
-		{s.resumeCheckpointed, "Containers that were being checkpointed may be paused; it is tried again at the next start"},
-		{s.adoptNetworks, "Some network namespaces are not pinned; it is tried again before they are released"},
-		{s.collectRemains, "What pods that are gone have left is not all released; it is tried again at the next start"},
-		{s.collectImageVolumes, "Image volumes of containers that are gone are not all released; they are tried again at the next start"},
-		{s.collectUpdates, "Updated resources of containers that are gone are left behind"},
-		{s.collectPositions, "Log positions of containers that are gone are left behind"},
-		{s.collectMountSpecs, "CDI specifications of containers that are gone are left behind"},
-		{s.removeProbes, "Containers that looked into images are left behind"},
-		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; it is tried again with the first pod"},
+		{s.resumeLogs, "Failed to follow some container logs"},
+		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
+		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
+		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
+		{s.collectRemains, "Incomplete cleanup of removed pods; will retry at the next start"},
+		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
+		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
+		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
+		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
+		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
+		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
 		if err := step.do(ctx); err != nil {
 			log.Error(err, step.failed)
@@ -249,7 +251,7 @@ func (s *Service) start(ctx context.Context) error {
 	return nil
 }
 
-// ignoreEnded makes the end of ctx a success.
+// ignoreEnded returns nil if ctx has ended, else err.
 func ignoreEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -257,7 +259,7 @@ func ignoreEnded(ctx context.Context, err error) error {
 	return err
 }
 
-// connected runs at every (re)connect, before anything is read from Docker.
+// connected runs at every (re)connect, before the index reads anything from Docker.
 func (s *Service) connected(ctx context.Context) error {
 	caps, err := s.engine.Refresh(ctx)
 	if err != nil {
@@ -272,11 +274,11 @@ func (s *Service) connected(ctx context.Context) error {
 	klog.FromContext(ctx).Info("Connected to Docker", "engine", caps.EngineVersion, "api", caps.APIVersion,
 		"cgroupDriver", caps.CgroupDriver, "cgroupV2", caps.CgroupV2, "storage", caps.StorageDriver, "liveRestore", caps.LiveRestore)
 	for _, w := range caps.Warnings {
-		klog.FromContext(ctx).Info("Docker warns", "warning", w)
+		klog.FromContext(ctx).Info("Warning from Docker", "warning", w)
 	}
 	for _, name := range s.cfg.CRIAnnotations {
 		if caps.Runtimes[name].RuncShim() {
-			klog.FromContext(ctx).Info("A runtime of cri-annotations runs in runc's shim, which does not see a container exit that shares its pod's process; give it a shim of its own (runtimeType in daemon.json)", "runtime", name)
+			klog.FromContext(ctx).Info("A runtime in cri-annotations uses runc's shim, which misses the exit of a container that shares its pod's process; set a shim of its own (runtimeType in daemon.json)", "runtime", name)
 		}
 	}
 	return nil
@@ -315,13 +317,13 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 	return h
 }
 
-// podKey names a pod's lock.
+// podKey returns the key of a pod's lock.
 func podKey(m *runtimeapi.PodSandboxMetadata) string {
 	return m.GetNamespace() + "/" + m.GetName() + "/" + m.GetUid()
 }
 
-// containerKey names the lock of the pod that a container belongs to. The key
-// of a container that has outlived its sandbox is that sandbox's ID.
+// containerKey returns the key of the lock of a container's pod. For a container
+// that has outlived its sandbox it derives from the sandbox's ID.
 func (s *Service) containerKey(ctx context.Context, c *translate.Container) string {
 	if sb, err := s.index.Sandbox(ctx, c.SandboxID); err == nil {
 		return podKey(sb.Metadata)
@@ -329,9 +331,9 @@ func (s *Service) containerKey(ctx context.Context, c *translate.Container) stri
 	return "sandbox/" + c.SandboxID
 }
 
-// sandboxDir is the directory below the root directory that holds a sandbox's
-// files. Its name comes from the sandbox's
-// metadata, as it has to exist before Docker has given out an ID.
+// sandboxDir returns the directory of a sandbox's files, relative to the root
+// directory. Its name derives from the sandbox's metadata, as it must exist before
+// Docker has assigned an ID.
 func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
 	return filepath.Join(sandboxesDir, shortHash(translate.SandboxName(m)))
 }

@@ -6,8 +6,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// A streamed list comes in chunks of at most that many items and, unless one
-// item alone is larger, that many bytes.
+// A streamed list is sent in chunks of at most this many items and, unless a single
+// item is larger, this many bytes.
 const (
 	chunkItems = 100
 	chunkBytes = 1 << 20

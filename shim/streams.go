@@ -42,7 +42,7 @@ func (s *Service) PortForward(ctx context.Context, r *runtimeapi.PortForwardRequ
 	return s.streams.PortForward(r)
 }
 
-// streamRuntime is the streaming server's side of the service.
+// streamRuntime implements the streaming server's runtime on the service.
 type streamRuntime struct{ s *Service }
 
 // Exec runs a command with the client's streams.
@@ -69,8 +69,8 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 	})
 }
 
-// NetNS opens the network namespace with the pod's ports: the one that CNI has
-// set up, or that of the sandbox's process.
+// NetNS opens the network namespace with the pod's ports: the one that CNI has set
+// up, or that of the sandbox's process; nil for the host's.
 func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (*os.File, error) {
 	sb, err := r.s.readySandbox(ctx, podSandboxID)
 	if err != nil || sb.HostNetwork {
@@ -82,15 +82,15 @@ func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (*os.File
 	return r.s.openSandboxNetNS(ctx, sb)
 }
 
-// openSandboxNetNS opens the network namespace of a sandbox that has no pin,
-// which is so with Docker's own networks. The process ID is another's if the
-// sandbox has ended, so Docker is asked once the file is open.
+// openSandboxNetNS opens the network namespace of a sandbox without a pin, as with
+// Docker's own networks. If the sandbox has exited its process ID may have been
+// reused, so it asks Docker once the file is open.
 func (s *Service) openSandboxNetNS(ctx context.Context, sb *translate.Sandbox) (*os.File, error) {
 	netns, openErr := openNetNS(processNetNS(sb.Pid))
 	c, err := s.engine.ContainerInspect(ctx, sb.ID)
 	switch {
 	case err == nil && (!c.State.Running || c.State.Pid != sb.Pid):
-		err = fmt.Errorf("sandbox %s has ended: %w", sb.ID, errdefs.ErrFailedPrecondition)
+		err = fmt.Errorf("sandbox %s has exited: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	case err == nil && openErr == nil:
 		return netns, nil
 	}
@@ -100,7 +100,8 @@ func (s *Service) openSandboxNetNS(ctx context.Context, sb *translate.Sandbox) (
 	return nil, errors.Join(err, openErr)
 }
 
-// openNetNS opens a network namespace. A pin without its mount is a plain file.
+// openNetNS opens a network namespace. It rejects other files: a pin whose mount is
+// gone is a plain file.
 func openNetNS(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -108,7 +109,7 @@ func openNetNS(path string) (*os.File, error) {
 	}
 	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is no network namespace: %w", path, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%s is not a network namespace: %w", path, errdefs.ErrFailedPrecondition)
 	}
 	return f, nil
 }

@@ -7,8 +7,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 )
 
-// traced runs a step as a span of the caller's trace, if it has one. CRI and
-// Docker calls have theirs from their own instrumentation.
+// traced runs a step as a span of the caller's trace, if it has one. CRI and Docker
+// calls get their spans from their own instrumentation.
 func traced(ctx context.Context, name string, step func(context.Context) error) error {
 	ctx, span := otel.Tracer("github.com/cridock/cridock/shim").Start(ctx, name)
 	defer span.End()

@@ -10,17 +10,16 @@ import (
 // undoTimeout bounds all undo steps of one operation together.
 const undoTimeout = time.Minute
 
-// undoStack holds the steps that take back what an operation has done so far.
+// undoStack holds the steps that undo what an operation has done so far.
 type undoStack struct {
 	steps []func(context.Context) error
 }
 
-// push adds a step.
 func (u *undoStack) push(step func(context.Context) error) { u.steps = append(u.steps, step) }
 
-// run takes everything back, last step first, when *err is set, and adds what
-// goes wrong on the way to its text. The steps get a context of their own, as
-// the operation's may be what has ended.
+// run undoes everything, last step first, if *err is set, and adds the errors of
+// the steps to its text. The steps get a context of their own, as the operation's
+// may have ended.
 func (u *undoStack) run(ctx context.Context, err *error) {
 	if *err == nil {
 		return
@@ -36,12 +35,12 @@ func (u *undoStack) run(ctx context.Context, err *error) {
 	}
 }
 
-// undoError says why an operation failed and that it was not taken back
-// completely. Its class is the cause's alone.
+// undoError says why an operation failed and that its rollback is incomplete. Only
+// the cause determines its class.
 type undoError struct{ cause, trouble error }
 
 func (e *undoError) Error() string {
-	return fmt.Sprintf("%v; and not all of it could be taken back: %v", e.cause, e.trouble)
+	return fmt.Sprintf("%v; rollback incomplete: %v", e.cause, e.trouble)
 }
 
 func (e *undoError) Unwrap() error { return e.cause }

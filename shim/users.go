@@ -14,18 +14,18 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// maxAccountFile bounds /etc/passwd and /etc/group of an image.
+// maxAccountFile bounds, in bytes, /etc/passwd and /etc/group of an image.
 const maxAccountFile = 1 << 20
 
-// probePrefix begins the names of containers that only serve to look into an
-// image. The ID of the process that made them follows, and a random text.
+// probePrefix begins the names of containers that are created only to read files of
+// an image. The ID of the process that created them and a random text follow.
 const probePrefix = "cridock_probe_"
 
-// accounts are the account files of an image; nil where it has none.
+// accounts holds the account files of an image; a missing file is nil.
 type accounts struct{ passwd, group []byte }
 
-// accountCache keeps the account files of images by image ID, which names
-// content that never changes. The zero value is ready.
+// accountCache caches the account files of images by image ID, whose content never
+// changes. The zero value is ready.
 type accountCache struct {
 	mu     sync.Mutex
 	byID   map[string]accounts
@@ -55,8 +55,8 @@ func (a *accountCache) forget(imageID string) {
 	delete(a.byID, imageID)
 }
 
-// resolveUser finds user and groups of a container's process. The image's files
-// count for numbers too: see [translate.ResolveUser].
+// resolveUser returns the user and groups of a container's process. It needs the
+// image's files for numeric users too: see [translate.ResolveUser].
 func (s *Service) resolveUser(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext, image translate.Image) (translate.User, error) {
 	a, err := s.imageAccounts(ctx, image.ID)
 	if err != nil {
@@ -93,8 +93,8 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 	return a, nil
 }
 
-// lookInto gives look a container of an image that is never started, and
-// removes it again.
+// lookInto creates a container of an image without starting it, calls look with its
+// ID and removes it.
 func (s *Service) lookInto(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
 	cfg, host := neverStarted(imageID)
 	id, err := s.engine.ContainerCreate(ctx, probePrefix+s.processID+"_"+rand.Text(), cfg, host, nil)
@@ -102,7 +102,7 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 		return err
 	}
 	defer func() {
-		// On a context of its own: the caller's may be what has ended.
+		// With a context of its own, as the caller's may have ended.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, id)))
@@ -110,19 +110,19 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 	return look(id)
 }
 
-// removeProbes removes what a killed process has left of its looks into images.
+// removeProbes removes the containers that a killed process has left in lookInto.
 func (s *Service) removeProbes(ctx context.Context) error {
 	probes, err := s.named(ctx, probePrefix)
 	for id, rest := range probes {
 		if strings.HasPrefix(rest, s.processID+"_") {
-			continue // a request that came since the start looks into it
+			continue // in use by a request to this process
 		}
 		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, id)))
 	}
 	return err
 }
 
-// imageFile reads a file; nil if it is not there.
+// imageFile reads a file of a container; nil if it is missing.
 func (s *Service) imageFile(ctx context.Context, containerID, path string) ([]byte, error) {
 	b, err := s.engine.ContainerFile(ctx, containerID, path, maxAccountFile)
 	if errdefs.IsNotFound(err) {
