@@ -10,12 +10,12 @@ import (
 )
 
 // An adopted container has no seal: dockershim, cri-dockerd or a cridock with
-// another key made it. What identifies it is its name, which an image cannot
-// choose. Its labels are its creator's and its image's in one map; one that has
-// the image's own value may come from the image and counts as absent.
+// another key made it. Its name identifies it: an image cannot choose that.
+// Its labels mix its creator's and its image's; one with the same value in the
+// image may come from the image and is ignored unless the name confirms it.
 
 // NeedsImage reports whether [ReadSandbox] and [ReadContainer] need the image of
-// a container: it may be a pod's, and cridock did not make it.
+// a container: it may belong to a pod, but cridock did not make it.
 func NeedsImage(in container.InspectResponse, host Host) bool {
 	if in.ContainerJSONBase == nil || in.Config == nil {
 		return false
@@ -25,8 +25,8 @@ func NeedsImage(in container.InspectResponse, host Host) bool {
 }
 
 // creatorLabels returns the labels that an adopted container has from its
-// creator, and its name. A name that says otherwise than they do is
-// ErrNotFound. image is nil if it is gone.
+// creator, and its name. A label that contradicts the name is ErrNotFound.
+// image is nil if it is gone.
 func creatorLabels(in container.InspectResponse, image *Image) (map[string]string, Name, error) {
 	name, err := ParseName(in.Name)
 	if err != nil {
@@ -46,17 +46,17 @@ func creatorLabels(in container.InspectResponse, image *Image) (map[string]strin
 			continue
 		}
 		if identity && !agrees {
-			return nil, Name{}, fmt.Errorf("container %s: %w: its label %s does not agree with its name %s", in.ID, errdefs.ErrNotFound, key, in.Name)
+			return nil, Name{}, fmt.Errorf("container %s: %w: label %s contradicts the name %s", in.ID, errdefs.ErrNotFound, key, in.Name)
 		}
 		labels[key] = value
 	}
 	return labels, name, nil
 }
 
-// namesPart reports whether a label's value is what a part of the name says.
+// namesPart reports whether a label's value matches its part of the name.
 func namesPart(key, value, part string) bool {
 	if key == LabelContainerName && value == sandboxContainer && part == hashedPart(value) {
-		return true // a container that is called like the sandbox's own, see ContainerName
+		return true // a container named like a sandbox's own, see ContainerName
 	}
 	return namePart(value) == part
 }
@@ -70,8 +70,8 @@ func imageHas(image *Image, key, value string) bool {
 }
 
 // adoptedLogPath returns the log path of an adopted container if it is below the
-// directory of the pods' logs, else "": cridock creates and writes that file.
-// Without the image nobody knows who chose it.
+// pod log directory, else "": cridock creates and writes that file. Without the
+// image it is "" too, as the image may have chosen it.
 func adoptedLogPath(file string, image *Image, host Host) string {
 	if image == nil || host.PodLogsDir == "" || file != path.Clean(file) {
 		return ""

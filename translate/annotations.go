@@ -15,20 +15,21 @@ const (
 	// shimGroupAnnotation makes containerd's runc shim serve all containers with
 	// the same value from one process.
 	shimGroupAnnotation = "io.containerd.runc.v2.group"
-	// criAnnotationPrefix begins what a CRI runtime itself tells an OCI runtime.
+	// criAnnotationPrefix is the prefix of a CRI runtime's own annotations for the
+	// OCI runtime.
 	criAnnotationPrefix = "io.kubernetes.cri."
 )
 
-// AnnotationPattern selects annotations of requests for the OCI runtime.
+// AnnotationPattern selects request annotations to pass to the OCI runtime.
 type AnnotationPattern struct {
-	// Handler is the runtime handler that it is for, "" for all. The engine's
-	// default runtime has its Docker name.
+	// Handler is the runtime handler it applies to, "" for all. The engine's
+	// default runtime goes by its Docker name.
 	Handler string
-	// Pattern of the keys, as [path.Match] has it.
+	// Pattern matches keys, in the syntax of [path.Match].
 	Pattern string
 }
 
-// ParseAnnotationPattern reads [HANDLER=]PATTERN. What is neither is
+// ParseAnnotationPattern parses [HANDLER=]PATTERN. Malformed text is
 // ErrInvalidArgument.
 func ParseAnnotationPattern(text string) (AnnotationPattern, error) {
 	handler, pattern, ok := strings.Cut(text, "=")
@@ -44,8 +45,8 @@ func ParseAnnotationPattern(text string) (AnnotationPattern, error) {
 	return AnnotationPattern{Handler: handler, Pattern: pattern}, nil
 }
 
-// selectAnnotations are those of a request that the settings let through to the
-// runtime behind a handler. What cridock itself says of a pod nobody else can.
+// selectAnnotations returns a request's annotations that the settings pass to the
+// runtime behind a handler. Keys that only cridock may set are dropped.
 func selectAnnotations(annotations map[string]string, patterns []AnnotationPattern, handler string, host Host) map[string]string {
 	out := map[string]string{}
 	for key, value := range annotations {
@@ -53,7 +54,7 @@ func selectAnnotations(annotations map[string]string, patterns []AnnotationPatte
 			continue
 		}
 		for _, p := range patterns {
-			// The patterns have been parsed: there is no error.
+			// The patterns were validated when parsed, so there is no error.
 			if ok, _ := path.Match(p.Pattern, key); ok && (p.Handler == "" || p.Handler == runtimeName(handler, host)) {
 				out[key] = value
 			}
@@ -62,7 +63,7 @@ func selectAnnotations(annotations map[string]string, patterns []AnnotationPatte
 	return out
 }
 
-// runtimeName is the Docker runtime behind a handler.
+// runtimeName returns the name of the Docker runtime behind a handler.
 func runtimeName(handler string, host Host) string {
 	if _, ok := host.Runtimes[handler]; ok {
 		return handler
@@ -70,8 +71,8 @@ func runtimeName(handler string, host Host) string {
 	return host.DefaultRuntime
 }
 
-// podAnnotations tell the runtimes that want to know which pod a sandbox or
-// container is of. kind is theirs, sandbox or container.
+// podAnnotations returns annotations that name the pod of a sandbox or container.
+// kind is "sandbox" or "container".
 func podAnnotations(kind string, pod *runtimeapi.PodSandboxMetadata) map[string]string {
 	return map[string]string{
 		criAnnotationPrefix + "container-type":    kind,
@@ -81,10 +82,9 @@ func podAnnotations(kind string, pod *runtimeapi.PodSandboxMetadata) map[string]
 	}
 }
 
-// sandboxAnnotations are for the OCI runtime: what the settings let through,
-// shim grouping, and the pod's size under the names that runtimes with virtual
-// machines read. A sandbox's ID is not known before it is created, so it is not
-// among them.
+// sandboxAnnotations returns the annotations for the OCI runtime: those the
+// settings pass on, shim grouping, and the pod's size under the names that VM
+// runtimes read. The sandbox's ID is missing: it is not known before creation.
 func sandboxAnnotations(req SandboxRequest, host Host) (map[string]string, error) {
 	pod := req.Config.GetMetadata()
 	out := selectAnnotations(req.Config.GetAnnotations(), host.PodAnnotations, req.RuntimeHandler, host)
@@ -111,8 +111,8 @@ func sandboxAnnotations(req SandboxRequest, host Host) (map[string]string, error
 	return orNil(out), nil
 }
 
-// containerAnnotations are for the OCI runtime: what the settings let through of
-// the pod's and the container's, and ours, which go before both.
+// containerAnnotations returns the annotations for the OCI runtime: those of the
+// pod and the container that the settings pass on, and ours, which win over both.
 func containerAnnotations(req ContainerRequest, ours map[string]string, host Host) (map[string]string, error) {
 	handler, pod := req.runtimeHandler(), req.sandboxMetadata()
 	out := selectAnnotations(req.Sandbox.Annotations, host.PodAnnotations, handler, host)
@@ -133,13 +133,14 @@ func containerAnnotations(req ContainerRequest, ours map[string]string, host Hos
 	return orNil(out), nil
 }
 
-// wantsCRIAnnotations: the settings say so of the runtime behind a handler.
+// wantsCRIAnnotations reports whether the settings enable CRI annotations for the
+// runtime behind a handler.
 func (h Host) wantsCRIAnnotations(handler string) bool {
 	return slices.Contains(h.CRIAnnotations, runtimeName(handler, h))
 }
 
-// refuseAnnotations is the error of an engine that would drop what a runtime was
-// to be told; nil if that is nothing.
+// refuseAnnotations returns the error for an engine that would drop the wanted
+// annotations; nil if there are none.
 func (h Host) refuseAnnotations(wanted map[string]string) error {
 	if len(wanted) == 0 {
 		return nil

@@ -11,9 +11,9 @@ import (
 	cdi "tags.cncf.io/container-device-interface/specs-go"
 )
 
-// CDIMount gives the CDI form of a mount with mount_options, which Docker's own
+// CDIMount returns the CDI form of a mount with mount_options, which Docker's own
 // mounts cannot have; nil if m has none. source is m's with links followed,
-// handler the pod's runtime handler, and field for messages.
+// handler the pod's runtime handler; field names m in errors.
 func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Host) (*cdi.Mount, error) {
 	switch {
 	case len(m.GetMountOptions()) == 0:
@@ -21,7 +21,7 @@ func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Ho
 	case m.GetImage().GetImage() != "":
 		return nil, unmet(field+".mount_options", "Docker can't combine them with an image")
 	case m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
-		// Only of its own mounts does Docker see that what is around them is shared.
+		// Docker ensures only for its own mounts that the mount around the source is shared.
 		return nil, unmet(field+".mount_options", "Docker can't combine them with propagation BIDIRECTIONAL")
 	}
 	bind, err := bindMount(field, m, source, handler, host)
@@ -38,14 +38,13 @@ func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Ho
 	return &cdi.Mount{HostPath: bind.Source, ContainerPath: bind.Target, Options: append(options, m.GetMountOptions()...)}, nil
 }
 
-// Append adds the edits that a CDI device stands for, for an engine that does
-// not know CDI. What such an engine cannot do is ErrFailedPrecondition: hooks,
-// network devices, resource classes, further groups, and device nodes that
-// differ from the node's.
+// Append adds the edits of a CDI device, for an engine without CDI. What such an
+// engine cannot do is ErrFailedPrecondition: hooks, network devices, resource
+// classes, additional groups, and device nodes that differ from the node's.
 //
-// Options of mounts that Docker has no word for (nosuid, nodev, noexec) are
-// returned: they guard against what the specification's author has put there
-// himself, so a mount without them is better than none.
+// Append returns the mount options that Docker does not have (nosuid, nodev,
+// noexec). They only guard against files that the specification's author put
+// there, so a mount without them is better than none.
 func (e *CDIEdits) Append(device string, in *cdi.ContainerEdits) (without []string, err error) {
 	field := "CDI device " + device
 	switch {
@@ -75,11 +74,11 @@ func (e *CDIEdits) Append(device string, in *cdi.ContainerEdits) (without []stri
 
 func cdiNode(field string, n *cdi.DeviceNode) (container.DeviceMapping, error) {
 	if n.UID != nil || n.GID != nil || n.FileMode != nil {
-		return container.DeviceMapping{}, unmet(field, "sets owner or mode of %s, which needs an engine with CDI", n.Path)
+		return container.DeviceMapping{}, unmet(field, "sets the owner or mode of %s, which needs an engine with CDI", n.Path)
 	}
 	permissions := n.Permissions
-	if permissions == "none" { // the CDI library's word
-		return container.DeviceMapping{}, unmet(field, "gives %s without permissions, which needs an engine with CDI", n.Path)
+	if permissions == "none" { // the CDI library's value
+		return container.DeviceMapping{}, unmet(field, "grants no permissions on %s, which needs an engine with CDI", n.Path)
 	}
 	host := n.HostPath
 	if host == "" {

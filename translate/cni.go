@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// CNIInterface is the interface CNI makes in a sandbox.
+	// CNIInterface is the name of the interface CNI creates in a sandbox.
 	CNIInterface = "eth0"
 
 	ingressBandwidth = "kubernetes.io/ingress-bandwidth"
 	egressBandwidth  = "kubernetes.io/egress-bandwidth"
 )
 
-// CNIPortMapping is an item of the capability portMappings.
+// CNIPortMapping is an entry of the portMappings capability.
 type CNIPortMapping struct {
 	HostPort      int32  `json:"hostPort"`
 	ContainerPort int32  `json:"containerPort"`
@@ -26,7 +26,8 @@ type CNIPortMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// CNIBandwidth is the capability bandwidth, in bits per second and bits.
+// CNIBandwidth is the bandwidth capability: rates in bits per second, bursts in
+// bits.
 type CNIBandwidth struct {
 	IngressRate  int64 `json:"ingressRate,omitempty"`
 	IngressBurst int64 `json:"ingressBurst,omitempty"`
@@ -34,17 +35,18 @@ type CNIBandwidth struct {
 	EgressBurst  int64 `json:"egressBurst,omitempty"`
 }
 
-// CNIDNS is the capability dns.
+// CNIDNS is the dns capability.
 type CNIDNS struct {
 	Servers  []string `json:"servers,omitempty"`
 	Searches []string `json:"searches,omitempty"`
 	Options  []string `json:"options,omitempty"`
 }
 
-// CNIRuntimeConf says to CNI what a sandbox needs: who it is, and the standard
-// capabilities portMappings, bandwidth, dns and cgroupPath; libcni passes on
-// those a plug-in declares. Capabilities without content are left out. netns may
-// be "" for DEL. A bandwidth annotation that can't be read is ErrInvalidArgument.
+// CNIRuntimeConf returns a sandbox's CNI configuration: its identity, its
+// annotations, and the standard capabilities portMappings, bandwidth, dns and
+// cgroupPath; libcni passes on those a plugin declares. Empty capabilities are
+// left out. netns may be "" for DEL. A malformed bandwidth annotation is
+// ErrInvalidArgument.
 func CNIRuntimeConf(cfg *runtimeapi.PodSandboxConfig, sandboxID, netns string) (*libcni.RuntimeConf, error) {
 	if err := validateSandboxMetadata(cfg.GetMetadata()); err != nil {
 		return nil, err
@@ -67,7 +69,7 @@ func CNIRuntimeConf(cfg *runtimeapi.PodSandboxConfig, sandboxID, netns string) (
 		capabilities["cgroupPath"] = parent
 	}
 	if annotations := cfg.GetAnnotations(); len(annotations) > 0 {
-		// Not in the CNI conventions, but what containerd offers plug-ins.
+		// Not in the CNI conventions, but containerd offers it to plugins.
 		capabilities["io.kubernetes.cri.pod-annotations"] = annotations
 	}
 	return &libcni.RuntimeConf{
@@ -111,8 +113,8 @@ func cniBandwidth(annotations map[string]string) (*CNIBandwidth, error) {
 		return nil, err
 	}
 	out := &CNIBandwidth{IngressRate: ingress, EgressRate: egress}
-	// The plug-in wants a burst with every rate; the largest it takes limits
-	// nothing, as kubenet had it.
+	// The plugin requires a burst with every rate. Like kubenet, set the largest it
+	// accepts, which limits nothing.
 	if ingress > 0 {
 		out.IngressBurst = math.MaxInt32
 	}
@@ -122,7 +124,7 @@ func cniBandwidth(annotations map[string]string) (*CNIBandwidth, error) {
 	return out, nil
 }
 
-// Kubernetes' bounds of a bandwidth, in bits per second.
+// Kubernetes' limits on a bandwidth, in bits per second.
 const (
 	minBandwidth = 1e3
 	maxBandwidth = 1e15
@@ -144,7 +146,7 @@ func bandwidth(annotations map[string]string, key string) (int64, error) {
 }
 
 // quantity is Kubernetes' notation: a decimal number with a suffix or an
-// exponent. Lengths are bounded so that a hostile one costs nothing.
+// exponent. Lengths are bounded so that a hostile one is cheap to parse.
 var quantity = regexp.MustCompile(`^\+?([0-9]{0,30}(?:\.[0-9]{0,30})?)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?$`)
 
 var quantitySuffixes = map[string]*big.Rat{
@@ -155,7 +157,7 @@ var quantitySuffixes = map[string]*big.Rat{
 	"Ti": big.NewRat(1<<40, 1), "Pi": big.NewRat(1<<50, 1), "Ei": big.NewRat(1<<60, 1),
 }
 
-// parseQuantity reads a Kubernetes quantity, rounded up to a whole number as
+// parseQuantity parses a Kubernetes quantity, rounded up to a whole number as
 // Kubernetes does.
 func parseQuantity(text string) (int64, bool) {
 	parts := quantity.FindStringSubmatch(text)

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// Docker's log is bounded even when the caller names no bounds: what was
-	// written is in the CRI log, which the kubelet rotates.
+	// Docker's log is bounded even if the caller sets no bounds: its content is also
+	// in the CRI log, which the kubelet rotates.
 	defaultLogMaxSize = "16m"
 	defaultLogMaxFile = 4
 
@@ -30,30 +30,30 @@ const (
 // ContainerRequest is a CreateContainer request with what the caller looked up.
 type ContainerRequest struct {
 	Config *runtimeapi.ContainerConfig
-	// SandboxConfig is the request's; it counts only where Sandbox.Config is nil.
+	// SandboxConfig is the request's; it is used only if Sandbox.Config is nil.
 	SandboxConfig *runtimeapi.PodSandboxConfig
 	Sandbox       *Sandbox
 	Image         Image
-	// Mounts are of the same length and order as Config.Mounts.
+	// Mounts has the length and order of Config.Mounts.
 	Mounts []ResolvedMount
-	// Devices are Config.Devices with directories expanded; nil: take them as they are.
+	// Devices are Config.Devices with directories expanded; nil: use those as they are.
 	Devices []container.DeviceMapping
-	// CDI is what the caller made of the CDI devices; nil for none. An engine with
-	// CDI makes their devices and mounts itself.
+	// CDI holds the edits of the CDI devices; nil for none. An engine with CDI makes
+	// their devices and mounts itself.
 	CDI *CDIEdits
-	// SeccompProfile is the content of the file [SeccompProfilePath] names.
+	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
 	User           User
 }
 
-// CDIEdits is what CDI devices add to a container.
+// CDIEdits holds what CDI devices add to a container.
 type CDIEdits struct {
 	Env     []string
 	Devices []container.DeviceMapping
 	Mounts  []mount.Mount
 }
 
-// runtimeHandler is the sandbox's: a container always runs with its pod's.
+// runtimeHandler returns the sandbox's: a container always runs with its pod's.
 func (r ContainerRequest) runtimeHandler() string { return r.Sandbox.RuntimeHandler }
 
 func (r ContainerRequest) sandboxMetadata() *runtimeapi.PodSandboxMetadata {
@@ -64,13 +64,13 @@ func (r ContainerRequest) sandboxMetadata() *runtimeapi.PodSandboxMetadata {
 }
 
 // sandboxPrivileged reports whether the pod may have privileged containers. Docker
-// does not tell of every adopted sandbox.
+// does not report it for every adopted sandbox.
 func (r ContainerRequest) sandboxPrivileged() bool {
 	return r.Sandbox.Privileged || r.Sandbox.Config == nil && r.SandboxConfig.GetLinux().GetSecurityContext().GetPrivileged()
 }
 
-// DockerContainer gives a container of a pod. The request is validated as by
-// [ValidateContainerConfig], and against its sandbox.
+// DockerContainer returns the request to create a pod's container. It validates
+// req as [ValidateContainerConfig] does, and against its sandbox.
 func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := ValidateContainerConfig(req.Config); err != nil {
 		return nil, err
@@ -109,8 +109,8 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	return create, nil
 }
 
-// stampRequest labels a request to create a container with its own hash, so that
-// a repeated request can be told from another one of the same name.
+// stampRequest labels a request to create a container with its own hash, to tell
+// a repeated request from a different one of the same name.
 func stampRequest(c *Create) error {
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -121,8 +121,8 @@ func stampRequest(c *Create) error {
 	return nil
 }
 
-// validateInSandbox checks what a container's configuration says against its
-// sandbox and what the caller looked up.
+// validateInSandbox checks a container's configuration against its sandbox and
+// what the caller looked up.
 func validateInSandbox(req ContainerRequest) error {
 	const in = "linux.security_context."
 	sc := req.Config.GetLinux().GetSecurityContext()
@@ -141,9 +141,9 @@ func validateInSandbox(req ContainerRequest) error {
 	case sc.GetPrivileged() && !req.sandboxPrivileged():
 		return invalid(in+"privileged", "the sandbox is not privileged")
 	case isHost(ns.GetNetwork()) && !isHost(req.Sandbox.Namespaces.GetNetwork()):
-		return invalid(in+"namespace_options.network", "the sandbox does not have the host's network")
+		return invalid(in+"namespace_options.network", "the sandbox does not use the host's network")
 	case isHost(ns.GetIpc()) && !isHost(req.Sandbox.Namespaces.GetIpc()):
-		return invalid(in+"namespace_options.ipc", "the sandbox does not have the host's IPC namespace")
+		return invalid(in+"namespace_options.ipc", "the sandbox does not use the host's IPC namespace")
 	}
 	if handler := req.Config.GetImage().GetRuntimeHandler(); handler != "" && handler != req.runtimeHandler() {
 		return invalid("image.runtime_handler", "%q differs from the sandbox's %q", handler, req.runtimeHandler())
@@ -165,7 +165,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	hc := baseHostConfig(host)
 	hc.Resources = resources
 	hc.CgroupParent = req.Sandbox.CgroupParent
-	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // what it joins belongs to the sandbox's
+	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
 	if hc.Annotations, err = containerAnnotations(req, annotations, host); err != nil {
 		return nil, err
@@ -187,7 +187,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	return hc, nil
 }
 
-// confine sets what limits the container's process besides resources.
+// confine sets the restrictions on the container's process besides resources.
 func confine(hc *container.HostConfig, req ContainerRequest, host Host) error {
 	sc := req.Config.GetLinux().GetSecurityContext()
 	opts, err := securityOpt(confinement{
@@ -213,7 +213,7 @@ func confine(hc *container.HostConfig, req ContainerRequest, host Host) error {
 	hc.GroupAdd = req.User.GroupAdd
 	hc.Privileged = sc.GetPrivileged()
 	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
-	// To Docker null means its own list and an empty list means none.
+	// To Docker null means its default list and an empty list means none.
 	hc.MaskedPaths, hc.ReadonlyPaths = []string{}, []string{}
 	if sc.GetPrivileged() {
 		hc.CgroupnsMode = container.CgroupnsModeHost
@@ -224,9 +224,9 @@ func confine(hc *container.HostConfig, req ContainerRequest, host Host) error {
 	return nil
 }
 
-// joinNamespaces puts a container into its pod. Docker resolves a name once and
-// a short ID by guess, so it is always the whole ID. There is no UTS namespace
-// to join: Docker copies the host name of the container whose network is joined.
+// joinNamespaces puts a container into its pod. It uses the full ID: Docker
+// resolves a name only once and guesses at a short ID. There is no UTS namespace
+// to join: Docker copies the hostname of the container whose network is joined.
 func joinNamespaces(hc *container.HostConfig, sandbox *Sandbox, ns *runtimeapi.NamespaceOption) {
 	join := "container:" + sandbox.ID
 	hc.NetworkMode = container.NetworkMode(join)
@@ -244,7 +244,7 @@ func joinNamespaces(hc *container.HostConfig, sandbox *Sandbox, ns *runtimeapi.N
 	}
 }
 
-// logPath is the absolute path of the CRI log; "" when the CRI wants none.
+// logPath returns the absolute path of the CRI log; "" if the CRI wants none.
 func logPath(req ContainerRequest) string {
 	directory := req.Sandbox.LogDirectory
 	if directory == "" {
@@ -256,8 +256,8 @@ func logPath(req ContainerRequest) string {
 	return path.Join(directory, req.Config.GetLogPath())
 }
 
-// logConfig spells every option out: Docker fills in what is missing from the
-// daemon's configuration, which may compress logs or drop lines.
+// logConfig sets every option: Docker takes missing ones from the daemon's
+// configuration, which may compress logs or drop lines.
 func logConfig(logPath string, host Host) container.LogConfig {
 	if logPath == "" {
 		return container.LogConfig{Type: "none"}
@@ -277,8 +277,8 @@ func logConfig(logPath string, host Host) container.LogConfig {
 	}}
 }
 
-// DockerDevice gives Docker's form of one CRI device. An empty container path
-// is the host's, empty permissions are all of "rwm". field is for messages.
+// DockerDevice returns Docker's form of a CRI device. An empty container path
+// means the host's, empty permissions mean "rwm". field names d in errors.
 func DockerDevice(field string, d *runtimeapi.Device) (container.DeviceMapping, error) {
 	out := container.DeviceMapping{
 		PathOnHost:        d.GetHostPath(),
@@ -298,13 +298,13 @@ func DockerDevice(field string, d *runtimeapi.Device) (container.DeviceMapping, 
 		out.CgroupPermissions = "rwm"
 	}
 	if strings.Trim(out.CgroupPermissions, "rwm") != "" {
-		return out, invalid(field+".permissions", "%q is not made of r, w and m", out.CgroupPermissions)
+		return out, invalid(field+".permissions", "%q is not a combination of r, w and m", out.CgroupPermissions)
 	}
 	return out, nil
 }
 
-// CDIDevices lists the CDI devices a container asks for, by field and by the
-// older annotations cdi.k8s.io/…, each once. A malformed name is
+// CDIDevices lists the CDI devices a container requests in the field and in the
+// older annotations cdi.k8s.io/…, without duplicates. A malformed name is
 // ErrInvalidArgument.
 func CDIDevices(cfg *runtimeapi.ContainerConfig) ([]string, error) {
 	var names []string
@@ -337,7 +337,7 @@ func CDIDevices(cfg *runtimeapi.ContainerConfig) ([]string, error) {
 	return names, nil
 }
 
-// addDevices sets device nodes and CDI devices, those of mounts included.
+// addDevices sets device nodes and CDI devices, including those of mounts.
 func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []string, host Host) error {
 	hc.Devices = slices.Clone(req.Devices)
 	if req.Devices == nil {
@@ -363,14 +363,14 @@ func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []stri
 		return nil
 	}
 	if !host.CDI {
-		return unmet("CDI_devices", "this engine (%s) has no CDI: it is on by default from Docker 28.2, and with features.cdi from 25.0", orUnknown(host.EngineVersion))
+		return unmet("CDI_devices", "this engine (%s) has no CDI: it is on by default from Docker 28.2, and available with features.cdi from 25.0", orUnknown(host.EngineVersion))
 	}
 	hc.DeviceRequests = []container.DeviceRequest{{Driver: "cdi", DeviceIDs: names}}
 	return nil
 }
 
-// environment writes NAME=value. Of equal names the last value counts; programs
-// differ in which one they would take.
+// environment returns NAME=value strings. The last of equal names wins; programs
+// differ in which one they would use.
 func environment(envs []*runtimeapi.KeyValue, cdi *CDIEdits) []string {
 	var out []string
 	at := map[string]int{}
@@ -394,7 +394,7 @@ func environment(envs []*runtimeapi.KeyValue, cdi *CDIEdits) []string {
 	return out
 }
 
-// words keeps an empty list nil: then the image's words count.
+// words returns nil for an empty list: the image's words then apply.
 func words(list []string) strslice.StrSlice {
 	if len(list) == 0 {
 		return nil
@@ -402,15 +402,15 @@ func words(list []string) strslice.StrSlice {
 	return slices.Clone(list)
 }
 
-// recordContainer gives the labels, with the requested configuration in one of
-// them. The process is left out: Docker has it, and it may hold secrets.
+// recordContainer returns the labels, one of which holds the requested
+// configuration. It omits the process: Docker has it, and it may hold secrets.
 func recordContainer(req ContainerRequest, host Host) (map[string]string, error) {
 	cfg := proto.CloneOf(req.Config)
 	cfg.Envs, cfg.Command, cfg.Args = nil, nil, nil
 	for i, m := range cfg.GetMounts() {
 		if m.GetImage().GetImage() != "" {
 			if id := req.Mounts[i].ImageID; id != "" {
-				// The ID alone: a tag may be another image's tomorrow.
+				// The ID only: a tag may move to another image.
 				m.Image.Image, m.Image.ImageRef = id, id
 			}
 		} else if source := req.Mounts[i].Source; source != "" {

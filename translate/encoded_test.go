@@ -9,7 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// sent is what the receiver of a message reads.
+// sent returns m as its receiver reads it.
 func sent[M proto.Message](t *testing.T, m M) M {
 	t.Helper()
 	b, err := proto.Marshal(m)
@@ -26,8 +26,8 @@ func sent[M proto.Message](t *testing.T, m M) M {
 	return out
 }
 
-// TestEncoded: what is kept in wire form reads like what it was made of, alone
-// and as a part of an answer.
+// TestEncoded: a message kept in wire form reads like its original, alone and as
+// part of a response.
 func TestEncoded(t *testing.T) {
 	s, err := ReadSandbox(createdSandbox(t), nil, fullHost)
 	if err != nil {

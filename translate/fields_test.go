@@ -14,10 +14,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Fields of the CRI's configurations and what becomes of them.
-// TestEveryFieldIsAccountedFor fails when the CRI has a field that is not here,
-// or no longer has one that is; TestEveryFieldIsKept when what is said of one is
-// not true. The fields of requests are looked at in package shim.
+// The fields of the CRI's configurations and their effects.
+// TestEveryFieldIsAccountedFor fails if a field of the CRI is not listed here or
+// a listed one does not exist; TestEveryFieldIsKept fails if an entry is wrong.
+// Package shim checks the fields of requests.
 var (
 	metadataFields = map[string]string{
 		"metadata.name": "Docker name, label, record", "metadata.uid": "Docker name, label, record",
@@ -29,7 +29,7 @@ var (
 		"hugepage_limits.page_size": "CgroupFiles", "hugepage_limits.limit": "CgroupFiles",
 		"unified": "MemorySwap, PidsLimit, Cpuset…, systemd annotations, CgroupFiles", "memory_swap_limit_in_bytes": "MemorySwap",
 	}
-	// podResourceFields: the pod's cgroup is the kubelet's.
+	// podResourceFields: the kubelet owns the pod's cgroup.
 	podResourceFields = map[string]string{
 		"cpu_period": "annotation for VM runtimes, record", "cpu_quota": "annotation for VM runtimes, record",
 		"cpu_shares": "annotation for VM runtimes, record", "memory_limit_in_bytes": "annotation for VM runtimes, record",
@@ -153,7 +153,7 @@ func TestEveryFieldIsAccountedFor(t *testing.T) {
 	}
 }
 
-// walk visits the path of every field that is no message. Windows' messages are
+// walk visits the path of every field that is not a message. Windows messages are
 // refused as a whole.
 func walk(m protoreflect.MessageDescriptor, prefix string, visit func(path string)) {
 	for i := range m.Fields().Len() {
@@ -167,19 +167,19 @@ func walk(m protoreflect.MessageDescriptor, prefix string, visit func(path strin
 	}
 }
 
-// example is a valid request for one field to be set in, and what it becomes.
+// example is a valid request in which to change one field, and its effect.
 type example struct {
 	message   proto.Message
 	accounted map[string]string
-	// effect is what Docker, the kernel and CNI are given, and what the status
-	// shows. The record of the request in a label is not part of either.
+	// effect returns what Docker, the kernel and CNI get (engine), and what the
+	// status shows. Neither includes the record of the request in a label.
 	effect func(*testing.T, proto.Message) (engine, status string, err error)
 }
 
-// TestEveryFieldIsKept sets every field, one at a time, and holds it against
-// what its account says. "refused": the request fails. "echoed" or "record": the
-// status differs and the engine's part does not. "unused": neither does. "done
-// by the caller": not to be seen here. Anything else: the engine's part differs.
+// TestEveryFieldIsKept sets every field, one at a time, and compares the effect
+// with its entry. "refused": the request fails. "echoed" or "record": the status
+// differs and the engine's part does not. "unused": neither does. "done by the
+// caller": not visible here. Anything else: the engine's part differs.
 func TestEveryFieldIsKept(t *testing.T) {
 	for name, tc := range map[string]example{
 		"PodSandboxConfig": {exampleSandbox(), sandboxFields(), sandboxEffect},
@@ -229,7 +229,7 @@ func (tc example) check(t *testing.T, path string) {
 	}
 }
 
-// exampleHost can do all that a request may ask for.
+// exampleHost supports everything that a request may ask for.
 var exampleHost = func() Host {
 	h := fullHost
 	h.Annotations, h.CDI, h.MountOptions, h.AppArmor, h.SELinux = true, true, true, true, true
@@ -237,8 +237,8 @@ var exampleHost = func() Host {
 	return h
 }()
 
-// exampleSandbox and exampleContainer have an element of every list of messages,
-// so that each field of one can be set by itself.
+// exampleSandbox and exampleContainer have an element in every list of messages,
+// so that each of its fields can be set alone.
 func exampleSandbox() *runtimeapi.PodSandboxConfig {
 	cfg := proto.CloneOf(podConfig)
 	cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 8080}}
@@ -258,8 +258,8 @@ func exampleContainer() *runtimeapi.ContainerConfig {
 
 const otherID = "0f00000000000000000000000000000000000000000000000000000000000000"
 
-// exampleValues are for fields that do not take just any value; the others get
-// someValue. Of a map they are a key and a value.
+// exampleValues are values of fields that do not accept any value; the others get
+// someValue. The value of a map is a key and a value.
 var exampleValues = map[string]any{
 	"hostname": "other", "dns_config.servers": "10.0.0.9", "port_mappings.host_ip": "10.0.0.9", "linux.sysctls": [2]string{"net.core.somaxconn", "9"},
 	"CDI_devices.name": "vendor.com/class=other", "log_path": "other.log", "mounts.mount_options": "noexec", "devices.permissions": "r",
@@ -285,7 +285,7 @@ var exampleValues = map[string]any{
 	"linux.security_context.namespace_options.userns_options.mode": runtimeapi.NamespaceMode_POD,
 }
 
-// exampleContext is what else has to be asked for before a field counts.
+// exampleContext sets what else must be requested for a field to have an effect.
 var exampleContext = map[string]func(proto.Message){
 	"linux.security_context.seccomp.profile_type": security(map[string]any{"seccomp": &runtimeapi.SecurityProfile{}}),
 	"linux.security_context.seccomp.localhost_ref": security(map[string]any{"seccomp": &runtimeapi.SecurityProfile{
@@ -325,12 +325,12 @@ func security(fields map[string]any) func(proto.Message) {
 	}
 }
 
-// ofImage makes the mount one of an image.
+// ofImage makes the first mount an image mount.
 func ofImage(m proto.Message) {
 	m.(*runtimeapi.ContainerConfig).Mounts[0] = &runtimeapi.Mount{ContainerPath: "/i", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "data"}}
 }
 
-// fileOf stands for what the caller reads from a profile's file.
+// fileOf returns a stand-in for the content of a profile's file.
 func fileOf(t *testing.T, p *runtimeapi.SecurityProfile, deprecated string) []byte {
 	t.Helper()
 	path, err := SeccompProfilePath(p, deprecated, "")
@@ -340,8 +340,7 @@ func fileOf(t *testing.T, p *runtimeapi.SecurityProfile, deprecated string) []by
 	return []byte(strconv.Quote(path))
 }
 
-// createExampleSandbox gives what is created for a request, and what is read
-// back of it.
+// createExampleSandbox returns what is created for a request, and what is read back.
 func createExampleSandbox(t *testing.T, cfg *runtimeapi.PodSandboxConfig) (*Create, *Sandbox, error) {
 	t.Helper()
 	sc := cfg.GetLinux().GetSecurityContext()
@@ -371,7 +370,7 @@ func sandboxEffect(t *testing.T, m proto.Message) (engine, status string, err er
 	return string(indent(t, []any{created, string(ResolvConf(cfg.GetDnsConfig())), later, cni})), status, err
 }
 
-// createExampleContainer is as createExampleSandbox.
+// createExampleContainer is like createExampleSandbox.
 func createExampleContainer(t *testing.T, cfg *runtimeapi.ContainerConfig) (*Create, *Container, error) {
 	t.Helper()
 	sc := cfg.GetLinux().GetSecurityContext()
@@ -412,8 +411,8 @@ func containerEffect(t *testing.T, m proto.Message) (engine, status string, err 
 	return string(indent(t, []any{created, CgroupFiles(cfg.GetLinux().GetResources(), exampleHost)})), status, nil
 }
 
-// set gives the field at a path another value: in the first element of a list,
-// if there is one.
+// set changes the value of the field at a path, in the first element of a list if
+// it has one.
 func set(m protoreflect.Message, name string, path []string) {
 	field := m.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
 	switch {
@@ -451,7 +450,7 @@ func exampleValue(name string, field protoreflect.FieldDescriptor) protoreflect.
 	}
 }
 
-// neverFilled are fields of answers that are always empty, and why.
+// neverFilled lists the fields of responses that are always empty, and why.
 var neverFilled = map[string]string{
 	"ContainerStatus.mounts.uidMappings":                            "refused",
 	"ContainerStatus.mounts.gidMappings":                            "refused",
@@ -467,8 +466,8 @@ var neverFilled = map[string]string{
 	"Image.spec.runtime_handler":                                    "Docker has one image store for all runtimes",
 }
 
-// TestEveryStatusFieldIsFilled looks at the answers for all that can be asked
-// for, and for every field of theirs finds one that has it.
+// TestEveryStatusFieldIsFilled makes the responses to all that can be requested, and
+// checks that each of their fields is set in at least one.
 func TestEveryStatusFieldIsFilled(t *testing.T) {
 	answers := []proto.Message{
 		CRIImage(Image{ID: imageID, RepoTags: []string{"a:1"}, RepoDigests: []string{"a@" + digest}, Size: 1, User: "app"}, true),
@@ -540,7 +539,7 @@ func eachExample(m proto.Message, f func(proto.Message)) {
 	})
 }
 
-// has tells whether the field at a path is set, in any element of lists.
+// has reports whether the field at a path is set, in any element of lists.
 func has(m protoreflect.Message, path []string) bool {
 	field := m.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
 	switch {

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// FuzzNames: whatever the metadata, Docker accepts the name, it reads back as
-// one of the same kind, and plain parts read back unchanged.
+// FuzzNames: for any metadata Docker accepts the name, it is parsed as the same
+// kind, and plain parts are unchanged.
 func FuzzNames(f *testing.F) {
 	f.Add("c", "web-0", "shop", "u-1", uint32(3))
 	f.Add("POD", "a_b", "", "\x00", uint32(0))
@@ -45,8 +45,8 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// FuzzLabels: labels and annotations of a pod come back as they went in, even
-// under keys used internally and beside those of an image.
+// FuzzLabels: labels and annotations of a pod are read back unchanged, even with
+// keys used internally and next to those of an image.
 func FuzzLabels(f *testing.F) {
 	f.Add("app", "web", "note", "x", "maintainer")
 	f.Add(LabelConfig, "{}", LabelType, "container", "annotation.note")
@@ -75,8 +75,8 @@ func FuzzLabels(f *testing.F) {
 	})
 }
 
-// FuzzSandbox and FuzzContainer decode any protobuf: what is refused is refused
-// with a class, what is accepted can be sent and read back.
+// FuzzSandbox and FuzzContainer decode any protobuf: a refusal has an error class,
+// and an accepted request can be sent and read back.
 func FuzzSandbox(f *testing.F) {
 	seed, _ := proto.Marshal(podConfig)
 	f.Add(seed, "", true)
@@ -154,7 +154,7 @@ func FuzzContainer(f *testing.F) {
 	})
 }
 
-// FuzzImage: a reference that is accepted has a normal form that means itself.
+// FuzzImage: the normal form of an accepted reference is its own normal form.
 func FuzzImage(f *testing.F) {
 	for _, seed := range []string{"busybox", "r.io:5000/a/b:1@" + digest, digest, "docker-pullable://web@" + digest, strings.Repeat("a", 12)} {
 		f.Add(seed)
@@ -175,7 +175,7 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// FuzzInspect: no answer of an engine makes the readers panic.
+// FuzzInspect: no response of an engine makes the readers panic.
 func FuzzInspect(f *testing.F) {
 	seed, _ := json.Marshal(createdContainer(f))
 	f.Add(seed)

@@ -22,8 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// FuzzParseName: a name that is read is put together from what was read, and
-// its kind is the label's.
+// FuzzParseName: a parsed name consists of its parts, and its kind is the label's.
 func FuzzParseName(f *testing.F) {
 	f.Add("/k8s_POD_web-0_shop_u-1_3")
 	f.Add("k8s_c_web-0_shop_u-1_0_deadbeef")
@@ -52,8 +51,8 @@ func FuzzParseName(f *testing.F) {
 	})
 }
 
-// FuzzRecord: a record that is read can be written again and then means the
-// same; one that is not is refused with a class.
+// FuzzRecord: a decoded record can be encoded again with the same meaning; a refusal
+// has an error class.
 func FuzzRecord(f *testing.F) {
 	f.Add(createdContainer(f).Config.Labels[LabelConfig])
 	f.Add(createdSandbox(f).Config.Labels[LabelConfig])
@@ -83,8 +82,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzCRILabels: no label is lost or made up, annotations are told apart, and
-// none of the internal ones is shown.
+// FuzzCRILabels: no label is lost or invented, annotations are separated, and
+// internal labels are hidden.
 func FuzzCRILabels(f *testing.F) {
 	f.Add("app", "web", "annotation.note", "x", true)
 	f.Add(LabelType, "podsandbox", "annotation."+LabelConfig, "{}", false)
@@ -121,9 +120,9 @@ func FuzzCRILabels(f *testing.F) {
 	})
 }
 
-// FuzzForeignInspect: a container without a seal is read as of one kind at most,
-// as its name says; what its labels and its image's have in common decides
-// nothing, and its log is where logs of pods are.
+// FuzzForeignInspect: a container without a seal is read as at most one kind, and
+// as the pod its name says; labels it shares with its image decide nothing, and its
+// log is below the pod log directory.
 func FuzzForeignInspect(f *testing.F) {
 	f.Add("/k8s_POD_web-0_shop_u-1_3", "podsandbox", "", []byte(`{"io.kubernetes.pod.name":"web-0"}`), []byte(`{"NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"80"}]}}`))
 	f.Add("/k8s_c_web-0_shop_u-1_3", "container", sandboxID, []byte(`{"io.kubernetes.container.logpath":"/var/log/pods/../../../etc/passwd"}`), []byte(`{"Binds":["/a:/b:ro,rshared","c"],"Mounts":[{"Source":"/x"}]}`))
@@ -137,7 +136,7 @@ func FuzzForeignInspect(f *testing.F) {
 		image := &Image{ID: imageID, Labels: maps.Clone(labels)}
 		labels[LabelType], labels[LabelSandboxID] = kind, sandbox
 		if !allUTF8(name, kind, sandbox) {
-			return // JSON, in which Docker's answers are, has no such strings
+			return // Docker's responses are JSON, which has no such strings
 		}
 		in := container.InspectResponse{
 			ContainerJSONBase: &container.ContainerJSONBase{ID: containerID, Name: name, State: &container.State{Status: "running", Running: true}, HostConfig: hc},
@@ -170,7 +169,7 @@ func FuzzForeignInspect(f *testing.F) {
 	})
 }
 
-// ofName checks that a pod is the one that the Docker name says.
+// ofName checks that a pod is the one in the Docker name.
 func ofName(t *testing.T, m *runtimeapi.PodSandboxMetadata, name Name) {
 	t.Helper()
 	for label, part := range map[string]string{m.Name: name.Pod, m.Namespace: name.Namespace, m.Uid: name.UID} {
@@ -192,8 +191,7 @@ func sentAs(t *testing.T, id, got, name string, messages ...proto.Message) {
 	}
 }
 
-// FuzzResolvConf: what validation lets through makes exactly the lines that
-// were asked for.
+// FuzzResolvConf: a valid configuration makes exactly the requested lines.
 func FuzzResolvConf(f *testing.F) {
 	f.Add("10.0.0.10", "svc.cluster.local", "ndots:5")
 	f.Add("fe80::1%eth0", "", "")
@@ -234,8 +232,8 @@ func nonEmpty(s string) []string {
 	return []string{s}
 }
 
-// FuzzQuantity: a quantity is a whole number that is not negative, its suffixes
-// are in order, and a bandwidth is within Kubernetes' bounds.
+// FuzzQuantity: a quantity is a non-negative whole number, its suffixes are in
+// order, and a bandwidth is within Kubernetes' limits.
 func FuzzQuantity(f *testing.F) {
 	for _, seed := range []string{"10M", "1.5Gi", "+1e3", ".5", "100m", "1e-9", "9223372036854775807", "9223372036854775808", "٣M"} {
 		f.Add(seed)
@@ -269,7 +267,8 @@ func FuzzQuantity(f *testing.F) {
 	})
 }
 
-// FuzzAuth: credentials go to the registry they are for, and no error has them.
+// FuzzAuth: credentials go only to the registry they are for, and no error contains
+// them.
 func FuzzAuth(f *testing.F) {
 	f.Add("user", "password", "registry.test", "registry.test/app:1")
 	f.Add("u", "p", "https://index.docker.io/v1/", "busybox")
@@ -309,7 +308,7 @@ func FuzzAuth(f *testing.F) {
 	})
 }
 
-// FuzzFindImage: an image is found by what is its own only.
+// FuzzFindImage: an image is found only by its own ID and names.
 func FuzzFindImage(f *testing.F) {
 	f.Add("busybox", "busybox:latest", "busybox@"+digest)
 	f.Add("docker-pullable://busybox@"+digest, "<none>:<none>", "<none>@<none>")
@@ -342,8 +341,8 @@ func FuzzFindImage(f *testing.F) {
 
 var cgroupFileName = regexp.MustCompile(`^(cpu|cpuset|hugetlb|io|memory|misc|pids|rdma)\.[A-Za-z0-9._-]+$`)
 
-// FuzzLimits: no limit that validation lets through names a file outside the
-// container's cgroup, or one that is no limit.
+// FuzzLimits: no valid limit names a file outside the container's cgroup, or one
+// that is not a limit.
 func FuzzLimits(f *testing.F) {
 	f.Add("memory.high", "100000000", "2MB", uint64(0), int64(0), true)
 	f.Add("cgroup.procs", "1", "2MB", uint64(1), int64(64<<20), true)
@@ -378,8 +377,8 @@ func FuzzLimits(f *testing.F) {
 	})
 }
 
-// FuzzCDIEdits: what a CDI specification asks for becomes bind mounts of
-// absolute paths and devices, or is refused with a class.
+// FuzzCDIEdits: the edits of a CDI specification become bind mounts of absolute
+// paths and devices, or are refused with an error class.
 func FuzzCDIEdits(f *testing.F) {
 	f.Add([]byte(`{"env":["A=b"],"deviceNodes":[{"path":"/dev/null","permissions":"rw"}],"mounts":[{"hostPath":"/a","containerPath":"/b","options":["ro","nosuid","rslave"]}]}`))
 	f.Add([]byte(`{"hooks":[{"hookName":"x"}]}`))
@@ -387,7 +386,7 @@ func FuzzCDIEdits(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var in cdi.ContainerEdits
 		if json.Unmarshal(raw, &in) != nil || slices.Contains(in.Mounts, nil) || slices.Contains(in.DeviceNodes, nil) {
-			return // the CDI library knows no null either
+			return // the CDI library accepts no null either
 		}
 		var edits CDIEdits
 		without, err := edits.Append("vendor.test/class=one", &in)
@@ -411,7 +410,7 @@ func FuzzCDIEdits(f *testing.F) {
 	})
 }
 
-// FuzzPortsOfDocker: ports that are read back can be asked for.
+// FuzzPortsOfDocker: ports that are read back are valid in a request.
 func FuzzPortsOfDocker(f *testing.F) {
 	f.Add([]byte(`{"80/tcp":[{"HostIp":"10.0.0.1","HostPort":"8080"}],"53/udp":null,"x":[{"HostPort":"70000"}]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -44,7 +44,7 @@ type goldenCase struct {
 	Group     string
 }
 
-// translate gives what the case's request becomes.
+// translate returns the result of the case's request.
 func (c goldenCase) translate(t *testing.T) (*Create, error) {
 	t.Helper()
 	req := SandboxRequest{
@@ -98,7 +98,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				got = indent(t, map[string]string{"error": err.Error()})
 			} else {
-				// They follow from the rest.
+				// They are computed from the rest.
 				delete(created.Config.Labels, LabelRequest)
 				delete(created.Config.Labels, LabelSeal)
 				got = indent(t, created)
@@ -145,7 +145,7 @@ func indent(t *testing.T, v any) []byte {
 	return b.Bytes()
 }
 
-// inspect is what Docker answers about a container just created.
+// inspect returns Docker's inspect response for a container just created.
 func inspect(c *Create, id string) container.InspectResponse {
 	config, hostConfig := *c.Config, *c.HostConfig
 	return container.InspectResponse{

@@ -8,25 +8,25 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Host is what a translation depends on besides the request: the engine's
-// capabilities and facts of the node. The zero value is a cgroup v1 engine
+// Host holds what a translation depends on besides the request: the engine's
+// capabilities and facts about the node. The zero value is a cgroup v1 engine
 // without optional features on a node that allows no negative oom_score_adj.
 type Host struct {
 	// CgroupDriver is "systemd" or "cgroupfs".
 	CgroupDriver string
 	CgroupV2     bool
 
-	// Seccomp, AppArmor and SELinux say whether the engine enforces them.
+	// Seccomp, AppArmor and SELinux report whether the engine enforces them.
 	Seccomp, AppArmor, SELinux bool
-	// SeccompBuiltin: the engine knows "seccomp=builtin" (API 1.42).
+	// SeccompBuiltin: the engine accepts "seccomp=builtin" (API 1.42).
 	SeccompBuiltin bool
-	// SeccompCustom: the engine's default profile is its operator's.
+	// SeccompCustom: the operator has set the engine's default profile.
 	SeccompCustom bool
-	// Annotations: the engine hands annotations to the OCI runtime (API 1.43).
+	// Annotations: the engine passes annotations to the OCI runtime (API 1.43).
 	Annotations bool
-	// ReadOnlyNonRecursive: read-only binds are recursive unless told otherwise (API 1.44).
+	// ReadOnlyNonRecursive: read-only binds are recursive unless requested otherwise (API 1.44).
 	ReadOnlyNonRecursive bool
-	// ImageMounts: mounts of type image (API 1.48).
+	// ImageMounts: the engine supports mounts of type image (API 1.48).
 	ImageMounts bool
 	// CDI: the engine resolves CDI device names itself.
 	CDI bool
@@ -38,51 +38,52 @@ type Host struct {
 	// UsernsRemap: the daemon maps all containers into a user namespace.
 	UsernsRemap bool
 
-	// PodAnnotations and ContainerAnnotations are those of pods and of containers
-	// that the OCI runtime gets.
+	// PodAnnotations and ContainerAnnotations select the annotations of pods and
+	// containers to pass to the OCI runtime.
 	PodAnnotations, ContainerAnnotations []AnnotationPattern
-	// CRIAnnotations are the Docker runtimes that are told which pod a container
-	// is of, by the annotations that other CRI runtimes use.
+	// CRIAnnotations lists the Docker runtimes that get a container's pod in the
+	// annotations that other CRI runtimes use.
 	CRIAnnotations []string
 
-	// DefaultRuntime is the Docker runtime used when none is asked for.
+	// DefaultRuntime is the Docker runtime used if none is requested.
 	DefaultRuntime string
 	// Runtimes are the engine's runtimes by Docker name.
 	Runtimes map[string]RuntimeFeatures
 
 	// MinOOMScoreAdj is the lowest oom_score_adj the node lets the engine set:
-	// -1000 when nothing limits it. Lower requests are raised to it.
+	// -1000 if nothing limits it. Lower requests are raised to it.
 	MinOOMScoreAdj int
 
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string
 	LogMaxFile int
 
-	// PodLogsDir is where the logs of adopted containers must be.
+	// PodLogsDir is the directory that must hold the logs of adopted containers.
 	PodLogsDir string
-	// Seal tells the containers that cridock made from all others.
+	// Seal distinguishes the containers that cridock made from all others.
 	Seal *Seal
 
-	// EngineVersion and APIVersion are used in messages only.
+	// EngineVersion and APIVersion are used only in errors.
 	EngineVersion string
 	APIVersion    string
 }
 
-// RuntimeFeatures is what a Docker runtime can do.
+// RuntimeFeatures describes what a Docker runtime supports.
 type RuntimeFeatures struct {
-	// RecursiveReadOnly: the runtime and the kernel know the mount option rro.
+	// RecursiveReadOnly: the runtime and the kernel support the mount option rro.
 	RecursiveReadOnly bool
 	// ShimGrouping: the containers of a pod share one containerd shim.
 	ShimGrouping bool
 }
 
-// dockerHandler is accepted as a name of the engine's default runtime, as
-// dockershim and cri-dockerd do.
+// dockerHandler is a name for the engine's default runtime, as in dockershim and
+// cri-dockerd.
 const dockerHandler = "docker"
 
-// RuntimeHandler gives the Docker runtime of a CRI runtime handler; "" means
-// the engine's default. "" and "docker" name the default. An unknown handler
-// is ErrInvalidArgument and the message lists the known ones.
+// RuntimeHandler returns the Docker runtime of a CRI runtime handler; "" means
+// the engine's default. Handlers "" and, unless a runtime has that name, "docker"
+// name the default. An unknown handler is ErrInvalidArgument, and the message
+// lists the known ones.
 func RuntimeHandler(requested string, host Host) (dockerRuntime string, err error) {
 	if requested == "" {
 		return "", nil
@@ -107,7 +108,7 @@ func CRIRuntimeHandlers(host Host) []*runtimeapi.RuntimeHandler {
 	return handlers
 }
 
-// handlerNames are the runtime handlers with a name, sorted.
+// handlerNames returns the named runtime handlers, sorted.
 func handlerNames(host Host) []string {
 	names := runtimeNames(host)
 	if !slices.Contains(names, dockerHandler) {
@@ -117,7 +118,7 @@ func handlerNames(host Host) []string {
 	return names
 }
 
-// CRIRuntimeFeatures says which optional features of the CRI requests may use.
+// CRIRuntimeFeatures returns the optional CRI features that requests may use.
 func CRIRuntimeFeatures(host Host) *runtimeapi.RuntimeFeatures {
 	return &runtimeapi.RuntimeFeatures{
 		SupplementalGroupsPolicy: true,
@@ -135,18 +136,18 @@ func criRuntimeHandler(name string, host Host) *runtimeapi.RuntimeHandler {
 	}
 }
 
-// recursiveReadOnly says whether the runtime behind a CRI handler can make a
+// recursiveReadOnly reports whether the runtime behind a CRI handler can make a
 // mount and everything below it read-only.
 func recursiveReadOnly(handler string, host Host) bool {
 	return host.ReadOnlyNonRecursive && runtimeFeatures(handler, host).RecursiveReadOnly
 }
 
-// shimGrouping says whether the pods of a CRI handler have one shim each.
+// shimGrouping reports whether the pods of a CRI handler have one shim each.
 func shimGrouping(handler string, host Host) bool {
 	return host.Annotations && runtimeFeatures(handler, host).ShimGrouping
 }
 
-// runtimeFeatures are those of the runtime behind a CRI handler.
+// runtimeFeatures returns the features of the runtime behind a CRI handler.
 func runtimeFeatures(handler string, host Host) RuntimeFeatures {
 	if features, ok := host.Runtimes[handler]; ok {
 		return features
@@ -163,7 +164,7 @@ func runtimeNames(host Host) []string {
 	return names
 }
 
-// tooOld is the refusal of a field that a newer engine would serve.
+// tooOld returns the refusal of a field that needs a newer engine.
 func (h Host) tooOld(field, docker, api string) error {
 	return fmt.Errorf("%s: %w: needs Docker %s (API %s); this engine is %s (API %s)",
 		field, errdefs.ErrFailedPrecondition, docker, api, orUnknown(h.EngineVersion), orUnknown(h.APIVersion))

@@ -10,12 +10,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// OCIImage returns an image's configuration as the OCI image specification
-// spells it, from GET /images/{name}/json and /images/{name}/history. What Docker
-// adds to the specification, such as a health check, is left out.
+// OCIImage returns an image's configuration in the form of the OCI image
+// specification, from GET /images/{name}/json and /images/{name}/history.
+// Docker's additions to the specification, such as a health check, are left out.
 //
-// Docker does not say which steps of the history made no layer. It is told from
-// their size, and left out where that does not add up.
+// Docker does not report which history steps made no layer. OCIImage infers it
+// from their size, and marks none if that does not match the number of layers.
 func OCIImage(in image.InspectResponse, history []image.HistoryResponseItem) ocispec.Image {
 	out := ocispec.Image{
 		Author:   in.Author,
@@ -53,7 +53,8 @@ func OCIImage(in image.InspectResponse, history []image.HistoryResponseItem) oci
 	return out
 }
 
-// ChainID names an image's layers together, as snapshotters do; "" without any.
+// ChainID returns the ID that snapshotters use for all layers of an image
+// together; "" if there are none.
 func ChainID(in ocispec.Image) string {
 	return identity.ChainID(slices.Clone(in.RootFS.DiffIDs)).String()
 }

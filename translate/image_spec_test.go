@@ -10,7 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestOCIImage compares with the specification's own spelling.
+// TestOCIImage compares the JSON with the specification's own form.
 func TestOCIImage(t *testing.T) {
 	const layer = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	in := image.InspectResponse{
@@ -37,7 +37,7 @@ func TestOCIImage(t *testing.T) {
 		t.Errorf("chain ID of one layer is %s, want the layer's", id)
 	}
 
-	// A layer without content: which steps made none is not to be told.
+	// With an empty layer, nothing shows which steps made no layer.
 	in.RootFS.Layers = append(in.RootFS.Layers, layer)
 	for _, h := range OCIImage(in, history).History {
 		if h.EmptyLayer {

@@ -18,7 +18,7 @@ import (
 
 // Image is a Docker image as the CRI sees it.
 type Image struct {
-	// ID is the one identifier of the image everywhere in the CRI: "sha256:…".
+	// ID is the image's only identifier in the CRI: "sha256:…".
 	ID string
 	// Ref is the first repository digest, else the ID.
 	Ref string
@@ -30,15 +30,15 @@ type Image struct {
 	User       string
 	StopSignal string
 	Labels     map[string]string
-	// Entrypoint and Cmd are what the image runs.
+	// Entrypoint and Cmd are the image's default process.
 	Entrypoint []string
 	Cmd        []string
 	// Volumes are the paths the image declares as volumes, sorted.
 	Volumes []string
 }
 
-// ReadImage reads GET /images/{name}/json. Fields that newer engines leave out
-// may be missing.
+// ReadImage reads GET /images/{name}/json. Fields that newer engines omit may be
+// missing.
 func ReadImage(in image.InspectResponse) Image {
 	out := newImage(in.ID, in.RepoTags, in.RepoDigests, max(in.Size, in.VirtualSize))
 	if in.Config != nil {
@@ -74,7 +74,7 @@ func newImage(id string, tags, digests []string, size int64) Image {
 	return out
 }
 
-// normalizeTags drops what is no tag: "<none>:<none>" of engines before API
+// normalizeTags drops entries that are not tags: "<none>:<none>" of engines before API
 // 1.43, and the digests the containerd image store lists among the tags.
 func normalizeTags(tags []string) []string {
 	return normalizeNames(tags, func(n reference.Named) bool {
@@ -102,10 +102,10 @@ func normalizeNames(names []string, keep func(reference.Named) bool) []string {
 	return slices.Compact(out)
 }
 
-// CRIImage gives the CRI's image. USER's first part is a uid if [ResolveUser]
-// takes it for one, else a user name; neither when the image names none. A number
-// that is no uid is reported as a name: that is not a proven non-root user for the
-// kubelet, and ResolveUser refuses it.
+// CRIImage returns the CRI's image. USER's first part is a uid if [ResolveUser]
+// reads it as one, else a user name; neither is set if the image has no USER. A
+// number that is not a valid uid is reported as a name: the kubelet then does not
+// accept it as non-root, and ResolveUser refuses it.
 func CRIImage(in Image, pinned bool) *runtimeapi.Image {
 	out := &runtimeapi.Image{
 		Id:          in.ID,
@@ -124,9 +124,9 @@ func CRIImage(in Image, pinned bool) *runtimeapi.Image {
 	return out
 }
 
-// imageName is the name a container's image is shown by: the tag that was asked
-// for; else one of the image's tags, of the repository that was asked for if it
-// has one there; else the digest that was asked for; else the image's ID.
+// imageName returns the name to show for a container's image: the requested tag;
+// else one of the image's tags, preferably of the requested repository; else the
+// requested digest; else the image's ID.
 func imageName(requested string, in Image) string {
 	ref, err := NormalizeImage(requested)
 	named := err == nil && ref.ID == "" && ref.IDPrefix == ""
@@ -145,7 +145,7 @@ func imageName(requested string, in Image) string {
 	return in.ID
 }
 
-// repository is a normalised name without its tag or digest.
+// repository returns the normalised name without its tag or digest.
 func repository(name string) string {
 	if named, err := reference.ParseNormalizedNamed(name); err == nil {
 		return named.Name()
@@ -155,31 +155,31 @@ func repository(name string) string {
 
 const (
 	sha256Prefix = "sha256:"
-	// minIDPrefix is the shortest beginning of an image ID taken for one, as with
+	// minIDPrefix is the length of the shortest accepted prefix of an image ID, as in
 	// CRI-O.
 	minIDPrefix = 3
 )
 
 // ImageReference is what a CRI image string refers to.
 type ImageReference struct {
-	// ID is set, and nothing else, when the string is a whole image ID.
+	// ID, and nothing else, is set if the string is a full image ID.
 	ID string
-	// IDPrefix is set when the string may also be the beginning of an ID's hex
-	// digits. A name that exists goes before it.
+	// IDPrefix is set if the string may also be a prefix of an ID's hex digits. An
+	// existing name takes precedence over it.
 	IDPrefix string
 	// Name is the repository: "docker.io/library/busybox".
 	Name string
-	// Tag is "latest" when neither tag nor digest was given, and "" with a digest
-	// alone.
+	// Tag is "latest" if the string has neither tag nor digest, and "" if it has
+	// only a digest.
 	Tag string
 	// Digest is "sha256:…" or "".
 	Digest string
 }
 
-// NormalizeImage reads any form of image reference: name[:tag][@digest] with
-// Docker's short names, an ID with or without "sha256:", the beginning of one
-// of at least 3 digits, and what dockershim reported ("docker-pullable://…",
-// "docker://…"). What is none of these is ErrInvalidArgument.
+// NormalizeImage parses any form of image reference: name[:tag][@digest] with
+// Docker's short names, an ID with or without "sha256:", an ID prefix of at least
+// 3 digits, and the forms dockershim reported ("docker-pullable://…",
+// "docker://…"). Anything else is ErrInvalidArgument.
 func NormalizeImage(ref string) (ImageReference, error) {
 	text := strings.TrimPrefix(strings.TrimPrefix(ref, "docker-pullable://"), "docker://")
 	hex := strings.TrimPrefix(text, sha256Prefix)
@@ -205,8 +205,8 @@ func NormalizeImage(ref string) (ImageReference, error) {
 	return out, nil
 }
 
-// String is the normalised reference: the ID, the name with its digest, or the
-// name with its tag. A tag beside a digest says nothing: the digest decides.
+// String returns the normalised reference: the ID, the name with its digest, or
+// the name with its tag. A tag next to a digest is left out: the digest decides.
 func (r ImageReference) String() string {
 	switch {
 	case r.ID != "":
@@ -217,8 +217,8 @@ func (r ImageReference) String() string {
 	return r.Name + ":" + r.Tag
 }
 
-// PullTag is what Docker's pull takes for a tag: the digest, else the tag. It is
-// never empty for a name: without one Docker pulls all tags.
+// PullTag returns the tag parameter for Docker's pull: the digest, else the tag.
+// It is never empty for a name: without a tag Docker pulls all of them.
 func (r ImageReference) PullTag() string {
 	if r.Digest != "" {
 		return r.Digest
@@ -226,14 +226,14 @@ func (r ImageReference) PullTag() string {
 	return r.Tag
 }
 
-// Registry is the host of the registry, "docker.io" for Docker Hub; "" for IDs.
+// Registry returns the registry's host, "docker.io" for Docker Hub; "" for IDs.
 func (r ImageReference) Registry() string {
 	host, _, _ := strings.Cut(r.Name, "/")
 	return host
 }
 
-// Matches says whether the reference names this image exactly. A beginning of
-// an ID is not considered; see IDPrefix.
+// Matches reports whether the reference names this image exactly. It ignores
+// IDPrefix.
 func (r ImageReference) Matches(in Image) bool {
 	switch {
 	case r.ID != "":
@@ -248,10 +248,9 @@ func (r ImageReference) Matches(in Image) bool {
 	return slices.Contains(in.RepoTags, r.String())
 }
 
-// FindImage gives the image among images that ref refers to: by ID, by name,
-// else by a beginning of an ID that only one image has. A ref that can't be read
-// is ErrInvalidArgument, one that names no image ErrNotFound, an ambiguous
-// beginning ErrInvalidArgument.
+// FindImage returns the image among images that ref refers to: by ID, by name,
+// else by a unique ID prefix. A malformed ref or an ambiguous prefix is
+// ErrInvalidArgument, a ref that names no image ErrNotFound.
 func FindImage(ref string, images []Image) (Image, error) {
 	want, err := NormalizeImage(ref)
 	if err != nil {
@@ -274,12 +273,12 @@ func FindImage(ref string, images []Image) (Image, error) {
 	case 1:
 		return found[0], nil
 	}
-	return Image{}, invalid("image.image", "%q is ambiguous: the IDs of %d images begin with it", ref, len(found))
+	return Image{}, invalid("image.image", "ID prefix %q is ambiguous: it matches %d images", ref, len(found))
 }
 
-// FilterImages returns the images that the filter of a list selects, in their
-// order: those of a repository when ref names one without tag or digest, else
-// the one that [FindImage] finds. None is not an error.
+// FilterImages returns the images that a list filter selects, in their order: all
+// of a repository if ref names one without tag or digest, else the one that
+// [FindImage] finds. No match is not an error.
 func FilterImages(ref string, images []Image) ([]Image, error) {
 	if named, err := reference.ParseNormalizedNamed(ref); err == nil && reference.IsNameOnly(named) {
 		var found []Image
@@ -310,10 +309,10 @@ const (
 	dockerHubAddress = "https://index.docker.io/v1/"
 )
 
-// DockerAuth gives the credentials for pulling imageRef. nil gives none, and so
-// do credentials for another registry than the image's, as with containerd.
-// auth.auth is "user:password" in base64; one that can't be read is
-// ErrInvalidArgument. Errors never contain the credentials.
+// DockerAuth returns the credentials for pulling imageRef: none if auth is nil or
+// for a registry other than the image's, as in containerd. auth.auth is
+// "user:password" in base64; a malformed one is ErrInvalidArgument. Errors never
+// contain the credentials.
 func DockerAuth(auth *runtimeapi.AuthConfig, imageRef string) (registry.AuthConfig, error) {
 	if auth == nil {
 		return registry.AuthConfig{}, nil
@@ -346,7 +345,7 @@ func DockerAuth(auth *runtimeapi.AuthConfig, imageRef string) (registry.AuthConf
 }
 
 // registryHost reduces an address ("https://index.docker.io/v1/", "host:5000")
-// to the host as it is written in normalised names.
+// to its host in the form used in normalised names.
 func registryHost(address string) string {
 	if _, rest, ok := strings.Cut(address, "://"); ok {
 		address = rest
@@ -366,18 +365,18 @@ func decodeAuth(auth string) (user, password string, err error) {
 	}
 	user, password, ok := strings.Cut(string(text), ":")
 	if !ok {
-		return "", "", invalid("auth.auth", "does not hold user:password")
+		return "", "", invalid("auth.auth", "does not contain user:password")
 	}
 	return user, strings.TrimRight(password, "\x00"), nil
 }
 
-// pullErrors tells pull failures apart by Docker's text, which is all a stream
-// of progress messages gives. The first match counts. Seen on Docker 20.10 (API
+// pullErrors classifies pull failures by Docker's text, as its stream of progress
+// messages has nothing else. The first match wins. Seen on Docker 20.10 (API
 // 1.41), 26.1 (1.45), 28.5 (1.51) and 29 (1.52).
 //
-// What the kubelet tells apart by the reason is Unknown: of any other code it
-// sees "rpc error: code = ..." before the reason and does not find it. A refusal
-// by the registry is Unknown with containerd too.
+// Errors that the kubelet recognises by their reason are Unknown: with any other
+// code it sees "rpc error: code = ..." before the reason and misses it. A refusal
+// by the registry is Unknown in containerd too.
 var pullErrors = []struct {
 	text   string // in lower case
 	class  error
@@ -419,8 +418,8 @@ var pullErrors = []struct {
 }
 
 // PullError classifies the failure of an image pull and keeps its text; nil
-// stays nil. The end of the caller's own context is passed through, as are an
-// engine that is away, a full disk, and an error that matches nothing.
+// stays nil. It returns unchanged an error of the caller's own context, an
+// unavailable engine, a full disk, and an error that matches nothing.
 func PullError(err error) error {
 	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) {
 		return err
@@ -440,9 +439,9 @@ func PullError(err error) error {
 	return err
 }
 
-// readRegistryAnswer makes words of a registry's JSON at the end of a message.
-// Docker 26.1 and later pass it on as it is if the registry did not say that it
-// is JSON.
+// readRegistryAnswer turns a registry's JSON at the end of a message into text.
+// Docker 26.1 and later pass it on unparsed if the registry did not declare it as
+// JSON.
 func readRegistryAnswer(message string) string {
 	i := strings.Index(message, `{"errors":`)
 	if i < 0 {
@@ -461,7 +460,7 @@ func readRegistryAnswer(message string) string {
 	return strings.TrimSuffix(message[:i], "unknown: ") + code + ": " + answer.Errors[0].Message
 }
 
-// sortedKeys are a map's keys in order.
+// sortedKeys returns a map's keys in order.
 func sortedKeys[M ~map[K]V, K cmp.Ordered, V any](m M) []K {
 	return slices.Sorted(maps.Keys(m))
 }

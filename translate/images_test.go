@@ -100,7 +100,7 @@ func TestFindImage(t *testing.T) {
 		strings.Repeat("c", 12):             c.ID,
 		"ccc":                               c.ID,
 		"sha256:ccc":                        c.ID,
-		strings.Repeat("a", 12):             c.ID, // a name goes before an ID's beginning
+		strings.Repeat("a", 12):             c.ID, // a name takes precedence over an ID prefix
 	} {
 		if got, err := FindImage(ref, []Image{a, b, c}); err != nil || got.ID != want {
 			t.Errorf("%q: %s, %v; want %s", ref, got.ID, err, want)
@@ -133,7 +133,7 @@ func TestFilterImages(t *testing.T) {
 		"web/part":              {d},
 		"web:3":                 nil,
 		"nothing":               nil,
-		"bbb":                   {d}, // a repository goes before an ID's beginning
+		"bbb":                   {d}, // a repository takes precedence over an ID prefix
 		"ccc":                   {c},
 		a.ID:                    {a},
 	} {

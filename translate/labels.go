@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Docker labels of pod members. Those that begin with io.cridock are cridock's
-// own, the others are dockershim's.
+// Docker labels of pod members. Those with the prefix io.cridock are cridock's
+// own, the others dockershim's.
 const (
 	// LabelType is "podsandbox" or "container".
 	LabelType = "io.kubernetes.docker.type"
@@ -27,11 +27,11 @@ const (
 	LabelPodName       = "io.kubernetes.pod.name"
 	LabelPodNamespace  = "io.kubernetes.pod.namespace"
 	LabelPodUID        = "io.kubernetes.pod.uid"
-	// LabelConfig is what was asked for, as JSON.
+	// LabelConfig is the requested configuration and related facts, as JSON.
 	LabelConfig = "io.cridock.config"
 	// LabelRequest is, on containers, a hash of the whole request to Docker.
 	LabelRequest = "io.cridock.request"
-	// LabelSeal is the proof that cridock made the container, see [Seal].
+	// LabelSeal proves that cridock made the container, see [Seal].
 	LabelSeal = "io.cridock.seal"
 
 	ownPrefix = "io.cridock."
@@ -39,7 +39,7 @@ const (
 	annotationPrefix = "annotation."
 )
 
-// Kind says what a Docker container is to the CRI. Its values are those of
+// Kind is the CRI's kind of a Docker container. Its values are those of
 // [LabelType].
 type Kind string
 
@@ -49,8 +49,8 @@ const (
 	KindContainer Kind = "container"
 )
 
-// recordVersion is the version of the JSON in LabelConfig. Fields are only ever
-// added; the version changes when an old reader would misread a new record.
+// recordVersion is the version of the JSON in LabelConfig. New fields keep the
+// version; it changes when an old reader would misread a new record.
 const recordVersion = 1
 
 // record is the content of LabelConfig.
@@ -71,9 +71,9 @@ type recordedUser struct {
 
 // IsKubernetes reports whether a Docker container with these labels and this
 // name (or one of its names) may be a pod member, and of which kind. The label
-// alone is not enough, as images hand their labels down, so the name must be of
-// the same kind: an image cannot choose it. [ReadSandbox] and [ReadContainer]
-// look closer.
+// alone is not enough, as containers inherit labels from images, so the name must
+// be of the same kind: an image cannot choose it. [ReadSandbox] and
+// [ReadContainer] check further.
 func IsKubernetes(labels map[string]string, name string) (Kind, bool) {
 	kind := Kind(labels[LabelType])
 	if kind != KindSandbox && kind != KindContainer {
@@ -86,11 +86,11 @@ func IsKubernetes(labels map[string]string, name string) (Kind, bool) {
 	return kind, true
 }
 
-// encodeRecord writes a record around the configuration.
+// encodeRecord encodes rec with config in it.
 func encodeRecord(rec record, config proto.Message) (string, error) {
 	raw, err := protojson.Marshal(config)
 	if err != nil {
-		// Strings that are not UTF-8 are the one thing protojson refuses.
+		// protojson fails only on strings that are not UTF-8.
 		return "", invalid("config", "can't be stored as JSON: %v", err)
 	}
 	rec.Version, rec.Config = recordVersion, raw
@@ -109,7 +109,7 @@ func decodeRecord(labels map[string]string, config proto.Message) (*record, erro
 		return nil, fmt.Errorf("label %s: %w: %w", LabelConfig, errdefs.ErrDataLoss, err)
 	}
 	if rec.Version != recordVersion {
-		return nil, fmt.Errorf("label %s: %w: version %d, this cridock reads %d", LabelConfig, errdefs.ErrFailedPrecondition, rec.Version, recordVersion)
+		return nil, fmt.Errorf("label %s: %w: version %d; this cridock reads version %d", LabelConfig, errdefs.ErrFailedPrecondition, rec.Version, recordVersion)
 	}
 	// A newer cridock may have stored fields of a newer CRI.
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(rec.Config, config); err != nil {
@@ -118,9 +118,9 @@ func decodeRecord(labels map[string]string, config proto.Message) (*record, erro
 	return rec, nil
 }
 
-// dockerLabels puts CRI labels and annotations into one map of Docker labels;
-// the internal ones win over equal keys. What CRI asked for under such a key is
-// still in the record.
+// dockerLabels merges CRI labels and annotations into one map of Docker labels;
+// internal ones win over equal keys. The record still holds the requested value
+// of such a key.
 func dockerLabels(labels, annotations, internal map[string]string) map[string]string {
 	out := make(map[string]string, len(labels)+len(annotations)+len(internal))
 	maps.Copy(out, labels)
@@ -131,7 +131,8 @@ func dockerLabels(labels, annotations, internal map[string]string) map[string]st
 	return out
 }
 
-// criLabels takes apart the Docker labels of an adopted container.
+// criLabels splits the Docker labels of an adopted container into CRI labels and
+// annotations.
 func criLabels(docker map[string]string, kind Kind) (labels, annotations map[string]string) {
 	labels, annotations = map[string]string{}, map[string]string{}
 	for key, value := range docker {
@@ -152,7 +153,7 @@ func criLabels(docker map[string]string, kind Kind) (labels, annotations map[str
 	return labels, annotations
 }
 
-// sandboxLabels are the internal labels of a sandbox.
+// sandboxLabels returns the internal labels of a sandbox.
 func sandboxLabels(m *runtimeapi.PodSandboxMetadata, rec string) map[string]string {
 	return map[string]string{
 		LabelType:          string(KindSandbox),
@@ -164,8 +165,8 @@ func sandboxLabels(m *runtimeapi.PodSandboxMetadata, rec string) map[string]stri
 	}
 }
 
-// containerLabels are the internal labels of a container. The log path is there
-// even when empty: an image's label must not pass for one.
+// containerLabels returns the internal labels of a container. The log path is set
+// even if empty, so that an image's label can't take its place.
 func containerLabels(c *runtimeapi.ContainerMetadata, s *runtimeapi.PodSandboxMetadata, sandboxID, logPath, rec string) map[string]string {
 	return map[string]string{
 		LabelType:          string(KindContainer),

@@ -10,24 +10,24 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ResolvedMount is what the caller found out about the CRI mount of the same
+// ResolvedMount holds what the caller looked up for the CRI mount of the same
 // index.
 type ResolvedMount struct {
 	// Source is the host path with symbolic links followed. For an image mount it
-	// is "", or where the caller has mounted what the sub-path names in the image,
-	// for engines that have no image mounts.
+	// is "" or, for engines without image mounts, where the caller has mounted the
+	// image's content at the sub-path.
 	Source string
 	// ImageID is, for an image mount, the image's ID.
 	ImageID string
 	// CDIDevice is the name of a CDI device that makes this mount with its
-	// mount_options. The mount is then not made by Docker itself.
+	// mount_options, instead of Docker itself.
 	CDIDevice string
 }
 
 // mountOptions are the CRI's mount options.
 var mountOptions = []string{"noexec", "nodev", "nosuid"}
 
-// validateMount checks what can be checked without the node.
+// validateMount checks as much as it can without the node.
 func validateMount(field string, m *runtimeapi.Mount) error {
 	switch {
 	case m == nil:
@@ -46,7 +46,7 @@ func validateMount(field string, m *runtimeapi.Mount) error {
 	}
 	for i, option := range m.GetMountOptions() {
 		if !slices.Contains(mountOptions, option) {
-			return invalid(fmt.Sprintf("%s.mount_options[%d]", field, i), "%q is none of %q", option, mountOptions)
+			return invalid(fmt.Sprintf("%s.mount_options[%d]", field, i), "%q is not one of %q", option, mountOptions)
 		}
 	}
 	if m.GetRecursiveReadOnly() {
@@ -75,7 +75,7 @@ func validateBind(field string, m *runtimeapi.Mount) error {
 
 func validateImageMount(field string, m *runtimeapi.Mount) error {
 	if m.GetHostPath() != "" {
-		return invalid(field+".host_path", "set together with image; give one of them")
+		return invalid(field+".host_path", "set together with image; set only one")
 	}
 	if !m.GetReadonly() {
 		return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".readonly", "an image can only be mounted read-only")}
@@ -84,13 +84,13 @@ func validateImageMount(field string, m *runtimeapi.Mount) error {
 		return invalid(field+".propagation", "BIDIRECTIONAL: an image mount has no counterpart on the host")
 	}
 	if sub := m.GetImageSubPath(); path.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), "..") {
-		return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".image_sub_path", "%q must be relative and without \"..\"", sub)}
+		return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: invalid(field+".image_sub_path", "%q must be relative and must not contain \"..\"", sub)}
 	}
 	return nil
 }
 
-// dockerMounts gives Docker's mounts, and the CDI devices that stand for those
-// with mount options. Of mounts on the same path the last one counts.
+// dockerMounts returns Docker's mounts, and the CDI devices that make those with
+// mount options. Of mounts on the same path the last one wins.
 func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, error) {
 	requested := req.Config.GetMounts()
 	if len(req.Mounts) != len(requested) {
@@ -152,7 +152,7 @@ func bindMount(field string, m *runtimeapi.Mount, source, handler string, host H
 		}
 		if options.Propagation != mount.PropagationRPrivate {
 			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported,
-				Err: unmet(field+".recursive_read_only", "Docker can't do it for what holds its data directory %s", host.DockerRootDir)}
+				Err: unmet(field+".recursive_read_only", "Docker does not support it for paths in or above its data directory %s", host.DockerRootDir)}
 		}
 		options.ReadOnlyForceRecursive = true
 	case m.GetReadonly():
@@ -167,11 +167,11 @@ func bindMount(field string, m *runtimeapi.Mount, source, handler string, host H
 	}, nil
 }
 
-// privatePropagation is Docker's word for PRIVATE. It is said explicitly, as
-// Docker changes what is left open. For a source within its data directory, or
-// around it (by comparing strings, so "/var/l" counts), Docker refuses
-// rprivate: private copies of its mounts would keep them busy. The nearest it
-// takes there is rslave, by which mounts made in the container stay private.
+// privatePropagation returns Docker's form of PRIVATE. It is explicit, as Docker
+// may change an unset one. For a source in or above its data directory (it
+// compares strings, so "/var/l" counts), Docker refuses rprivate: private copies
+// of its mounts would keep them busy. The closest it accepts there is rslave, with
+// which mounts made in the container stay private.
 func privatePropagation(source string, host Host) mount.Propagation {
 	root := host.DockerRootDir
 	if root != "" && (strings.HasPrefix(source, root) || strings.HasPrefix(root, source)) {

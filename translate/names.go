@@ -14,14 +14,14 @@ import (
 const (
 	namePrefix    = "k8s"
 	nameSeparator = "_"
-	// sandboxContainer stands for the container name in a sandbox's name.
+	// sandboxContainer takes the place of the container name in a sandbox's name.
 	sandboxContainer = "POD"
-	// maxNamePart is the longest part of a name kept as it is. Kubernetes names
-	// end at 253 bytes.
+	// maxNamePart is the length in bytes up to which a part of a name is kept as it
+	// is. Kubernetes names have at most 253 bytes.
 	maxNamePart = 253
 )
 
-// Name is a Docker container name of a pod member, taken apart.
+// Name holds the parts of a pod member's Docker container name.
 type Name struct {
 	// Container is the CRI container name, "POD" for a sandbox.
 	Container string
@@ -31,15 +31,15 @@ type Name struct {
 	Attempt   uint32
 }
 
-// SandboxName gives the Docker name k8s_POD_<pod>_<namespace>_<uid>_<attempt>.
-// Equal metadata give equal names, different metadata different ones. Parts
-// with characters Docker refuses, or of more than 253 bytes, are shortened to
-// what it accepts and marked with a hash of the whole. nil counts as empty.
+// SandboxName returns the Docker name k8s_POD_<pod>_<namespace>_<uid>_<attempt>.
+// Equal metadata have equal names, different metadata different ones. Parts with
+// characters other than letters, digits, "." and "-", or longer than 253 bytes,
+// are reduced to a prefix of those and a hash of the original. nil counts as empty.
 func SandboxName(s *runtimeapi.PodSandboxMetadata) string {
 	return joinName(sandboxContainer, s, s.GetAttempt())
 }
 
-// ContainerName gives the Docker name k8s_<container>_<pod>_<namespace>_<uid>_<attempt>
+// ContainerName returns the Docker name k8s_<container>_<pod>_<namespace>_<uid>_<attempt>
 // by the rules of [SandboxName]. A container named "POD" gets a name no sandbox has.
 func ContainerName(c *runtimeapi.ContainerMetadata, s *runtimeapi.PodSandboxMetadata) string {
 	name := namePart(c.GetName())
@@ -60,9 +60,9 @@ func joinName(container string, s *runtimeapi.PodSandboxMetadata, attempt uint32
 	}, nameSeparator)
 }
 
-// ParseName takes a Docker name apart; a leading slash is dropped. Names of
-// seven parts are those cri-dockerd made after a name conflict. What is not
-// such a name is ErrInvalidArgument. Encoded parts stay encoded.
+// ParseName splits a Docker name into its parts, ignoring a leading slash.
+// cri-dockerd makes names of seven parts after a name conflict. Any other name
+// is ErrInvalidArgument. Hashed parts stay as they are.
 func ParseName(name string) (Name, error) {
 	parts := strings.Split(strings.TrimPrefix(name, "/"), nameSeparator)
 	if (len(parts) != 6 && len(parts) != 7) || parts[0] != namePrefix || parts[1] == "" || parts[2] == "" {
@@ -75,7 +75,7 @@ func ParseName(name string) (Name, error) {
 	return Name{Container: parts[1], Pod: parts[2], Namespace: parts[3], UID: parts[4], Attempt: uint32(attempt)}, nil
 }
 
-// namePart makes one part of a Docker name. Docker accepts
+// namePart returns s as a part of a Docker name. Docker accepts
 // [a-zA-Z0-9][a-zA-Z0-9_.-]*, and "_" separates the parts.
 func namePart(s string) string {
 	if len(s) > maxNamePart || strings.ContainsFunc(s, refusedInName) {
@@ -84,7 +84,7 @@ func namePart(s string) string {
 	return s
 }
 
-// hashedPart is a readable beginning of s and a hash that keeps it unique.
+// hashedPart returns a readable prefix of s and a hash that keeps it unique.
 func hashedPart(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	if len(s) > 64 {

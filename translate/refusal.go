@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Reasons the kubelet recognises at the start of an error message.
+// Reasons that the kubelet recognises at the start of an error message.
 const (
 	// ReasonRROUnsupported: a recursive read-only mount can't be made.
 	ReasonRROUnsupported = "RROUnsupported"
@@ -20,22 +20,22 @@ const (
 	ReasonSignatureValidationFailed = "SignatureValidationFailed"
 )
 
-// ReasonError is an error with a reason the kubelet reads from the very start
-// of the gRPC message. Whoever makes the gRPC status finds it with [errors.As]
-// or [KubeletMessage], however often the error was wrapped.
+// ReasonError is an error with a reason that the kubelet reads at the very start
+// of the gRPC message. [errors.As] and [KubeletMessage] find it in a wrapped
+// error.
 type ReasonError struct {
 	Reason string
 	Err    error
 }
 
-// Error begins with the reason.
+// Error returns the reason and the cause's text.
 func (e *ReasonError) Error() string { return e.Reason + ": " + e.Err.Error() }
 
-// Unwrap gives the cause, whose errdefs class is the class of the whole.
+// Unwrap returns the cause, whose errdefs class is also that of e.
 func (e *ReasonError) Unwrap() error { return e.Err }
 
-// KubeletMessage is the message to put into a gRPC status: err's text, begun
-// with the reason of a [ReasonError] anywhere in its chain. nil gives "".
+// KubeletMessage returns the message for a gRPC status: err's text, starting with
+// the reason of a [ReasonError] in its chain, if any. For nil it returns "".
 func KubeletMessage(err error) string {
 	if err == nil {
 		return ""
@@ -48,12 +48,12 @@ func KubeletMessage(err error) string {
 	return prefix + strings.Replace(err.Error(), prefix, "", 1)
 }
 
-// invalid is the refusal of a field whose value is wrong.
+// invalid returns the refusal of a field with an invalid value.
 func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s", field, errdefs.ErrInvalidArgument, fmt.Sprintf(format, args...))
 }
 
-// unmet is the refusal of a field that this node or pod can't serve as it is.
+// unmet returns the refusal of a field that this node or pod does not support.
 func unmet(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s", field, errdefs.ErrFailedPrecondition, fmt.Sprintf(format, args...))
 }

@@ -14,28 +14,28 @@ import (
 )
 
 const (
-	minMemory    = 6 << 20 // Docker's least memory limit
+	minMemory    = 6 << 20 // Docker's minimum memory limit
 	minCPUPeriod = 1000
 	maxCPUPeriod = 1000000
 	minCPUQuota  = 1000
 
 	unlimited = -1
 
-	// What the kernel gives a cgroup that nobody has set them for.
+	// The kernel's values for a new cgroup.
 	defaultCPUPeriod = 100000
 	defaultCPUShares = 1024
 )
 
-// CgroupFile is a file in a container's cgroup directory to write once the
-// container has been started, for limits Docker has no field for.
+// CgroupFile is a file to write in a container's cgroup directory after the
+// container has started, for a limit that Docker has no field for.
 type CgroupFile struct {
 	Name, Value string
-	// Optional: not to have the file (the controller is off) is no error, as its
-	// absence has the effect of the value.
+	// Optional: a missing file (the controller is off) is not an error, as it has the
+	// same effect as the value.
 	Optional bool
 }
 
-// validateResources checks ranges. field ends without a dot; r may be nil.
+// validateResources checks ranges. field has no trailing dot; r may be nil.
 func validateResources(field string, r *runtimeapi.LinuxContainerResources) error {
 	switch {
 	case r.GetCpuPeriod() != 0 && (r.GetCpuPeriod() < minCPUPeriod || r.GetCpuPeriod() > maxCPUPeriod):
@@ -52,10 +52,10 @@ func validateResources(field string, r *runtimeapi.LinuxContainerResources) erro
 	return ValidateCgroupFiles(field, r)
 }
 
-// ValidateCgroupFiles checks what of resources becomes the names of files in a
-// cgroup: unified and hugepages. Resources that were stored are checked like
-// those of a request, which field names (without a dot at its end). r may be nil.
-// An error is ErrInvalidArgument.
+// ValidateCgroupFiles checks the resources that become file names in a cgroup:
+// unified and hugepages. It is for stored resources as well as for those of a
+// request. field names r in errors, without a trailing dot; r may be nil. An error
+// is ErrInvalidArgument.
 func ValidateCgroupFiles(field string, r *runtimeapi.LinuxContainerResources) error {
 	if err := validateHugepages(field, r.GetHugepageLimits()); err != nil {
 		return err
@@ -69,21 +69,21 @@ func validateHugepages(field string, limits []*runtimeapi.HugepageLimit) error {
 		digits := strings.TrimRight(size, "KMGB")
 		n, err := strconv.ParseUint(digits, 10, 32)
 		if unit := size[len(digits):]; err != nil || n == 0 || (unit != "KB" && unit != "MB" && unit != "GB") {
-			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%q is not like 2MB", size)
+			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%q is not a page size such as 2MB", size)
 		}
 	}
 	return nil
 }
 
 // unifiedControllers are the controllers whose files a request may set. The
-// files of cgroup itself (cgroup.kill, cgroup.procs …) are not resources.
+// cgroup's own files (cgroup.kill, cgroup.procs …) are not resources.
 var unifiedControllers = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"}
 
 func validateUnified(field string, unified map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
 		controller, file, ok := strings.Cut(key, ".")
 		if !ok || file == "" || strings.ContainsFunc(file, refusedInCgroupFile) || !slices.Contains(unifiedControllers, controller) {
-			return invalid(field+".unified", "%q is no file of a controller out of %q", key, unifiedControllers)
+			return invalid(field+".unified", "%q is not a file of one of the controllers %q", key, unifiedControllers)
 		}
 		if strings.ContainsRune(unified[key], 0) {
 			return invalid(field+".unified", "value of %q contains a NUL", key)
@@ -96,8 +96,8 @@ func refusedInCgroupFile(r rune) bool {
 	return refusedInName(r) && r != '_'
 }
 
-// dockerResources gives the limits of a container about to be created, and
-// annotations for the OCI runtime with those only systemd can set.
+// dockerResources returns the limits of a container to create, and annotations
+// for the OCI runtime with those that only systemd can set.
 func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host Host) (container.Resources, map[string]string, error) {
 	if err := validateResources(field, r); err != nil {
 		return container.Resources{}, nil, err
@@ -122,10 +122,10 @@ func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host H
 	return out, annotations, err
 }
 
-// memorySwap gives Docker's MemorySwap, the sum of memory and swap, for a given
-// memory limit. Where the CRI says nothing there is no swap; Docker's zero
-// would mean as much swap as memory. unified["memory.swap.max"] is the
-// kubelet's form on cgroup v2 and counts swap only.
+// memorySwap returns Docker's MemorySwap, the sum of memory and swap, for a given
+// memory limit. If the CRI sets no swap limit there is no swap; Docker's zero
+// would allow as much swap as memory. unified["memory.swap.max"] is the kubelet's
+// form on cgroup v2 and counts swap only.
 func memorySwap(field string, r *runtimeapi.LinuxContainerResources, memory int64) (int64, error) {
 	total := r.GetMemorySwapLimitInBytes()
 	value, given := r.GetUnified()["memory.swap.max"]
@@ -151,16 +151,16 @@ func memorySwap(field string, r *runtimeapi.LinuxContainerResources, memory int6
 	case total == 0:
 		return memory, nil
 	case memory == 0:
-		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d given without memory_limit_in_bytes", total)
+		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d set without memory_limit_in_bytes", total)
 	case total < memory:
-		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d is below memory_limit_in_bytes %d; it counts both", total, memory)
+		return 0, invalid(field+".memory_swap_limit_in_bytes", "%d is below memory_limit_in_bytes %d; it must include memory and swap", total, memory)
 	}
 	return total, nil
 }
 
-// applyUnified sets Docker's field where one means exactly the same, and gives
-// annotations by which runc has systemd set a property at the start. What is
-// left is in CgroupFiles.
+// applyUnified sets Docker's fields where one means exactly the same, and returns
+// annotations that make runc have systemd set a property at the start. The rest
+// is in CgroupFiles.
 func applyUnified(field string, out *container.Resources, unified map[string]string, host Host) (map[string]string, error) {
 	if v, ok := unified["cpuset.cpus"]; ok {
 		out.CpusetCpus = v
@@ -192,8 +192,8 @@ func applyUnified(field string, out *container.Resources, unified map[string]str
 
 const systemdPropertyPrefix = "org.systemd.property."
 
-// systemdProperties are the properties runc can be told by annotation to set on
-// a container's scope.
+// systemdProperties are the properties that annotations can make runc set on a
+// container's scope.
 var systemdProperties = map[string]string{
 	"memory.high":     "MemoryHigh",
 	"memory.low":      "MemoryLow",
@@ -201,7 +201,7 @@ var systemdProperties = map[string]string{
 	"memory.swap.max": "MemorySwapMax",
 }
 
-// useSystemd says whether a unified key is left to systemd.
+// useSystemd reports whether systemd sets a unified key.
 func useSystemd(key string, unified map[string]string, memory int64, host Host) bool {
 	if host.CgroupDriver != "systemd" || !host.Annotations || !host.CgroupV2 {
 		return false
@@ -213,13 +213,14 @@ func useSystemd(key string, unified map[string]string, memory int64, host Host) 
 	return ok
 }
 
-// swapWithoutMemory: a swap limit that Docker's MemorySwap can't express.
+// swapWithoutMemory reports whether there is a swap limit without a memory limit,
+// which Docker's MemorySwap can't express.
 func swapWithoutMemory(unified map[string]string, memory int64) bool {
 	_, ok := unified["memory.swap.max"]
 	return ok && memory == 0
 }
 
-// isCgroupDefault says that a fresh cgroup has this value anyway.
+// isCgroupDefault reports whether a new cgroup has this value anyway.
 func isCgroupDefault(key, value string) bool {
 	value = strings.TrimSpace(value)
 	switch key {
@@ -231,7 +232,7 @@ func isCgroupDefault(key, value string) bool {
 	return false
 }
 
-// cgroupLimit reads a cgroup v2 limit; "max" is -1, which as an unsigned number
+// cgroupLimit parses a cgroup v2 limit; "max" is -1, which as an unsigned number
 // is systemd's infinity.
 func cgroupLimit(value string) (int64, error) {
 	value = strings.TrimSpace(value)
@@ -246,28 +247,28 @@ func cgroupLimit(value string) (int64, error) {
 }
 
 // CgroupFiles lists the limits of r that neither Docker nor, through runc,
-// systemd can set when the container is created: hugepages and what remains of
-// unified. They are to be written right after the start, in this order. r may be
+// systemd can set when the container is created: hugepages and the rest of
+// unified. The caller writes them right after the start, in this order. r may be
 // nil. The values were checked when the container was created.
 func CgroupFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	return cgroupFiles(r, host, false)
 }
 
-// CgroupFilesForUpdate is [CgroupFiles] for a running container: also what was
-// set by systemd at its start has to be written, and defaults too, as they may
-// take back an earlier value. So has the swap limit, in full: an update by Docker
-// cannot lift one, and runc tells systemd of none that is zero.
+// CgroupFilesForUpdate is [CgroupFiles] for a running container. It adds what
+// systemd set at the start, and default values, as they may undo an earlier value.
+// It also adds the swap limit: Docker's update cannot lift one, and runc does not
+// pass one of zero to systemd.
 func CgroupFilesForUpdate(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	return append(swapFiles(r, host), cgroupFiles(r, host, true)...)
 }
 
-// LimitsOverwritten says whether systemd, when it reloads its units, overwrites
-// limits of running containers. With cgroup v1 it sets none that are written past
-// it.
+// LimitsOverwritten reports whether systemd, when it reloads its units, overwrites
+// limits of running containers. On cgroup v1 it leaves limits alone that it did
+// not set itself.
 func LimitsOverwritten(host Host) bool { return host.CgroupDriver == "systemd" && host.CgroupV2 }
 
-// CgroupFilesToKeep are those of [CgroupFilesForUpdate] that systemd overwrites
-// where [LimitsOverwritten] says so: it knows nothing of the other controllers.
+// CgroupFilesToKeep returns those of [CgroupFilesForUpdate] that systemd
+// overwrites if [LimitsOverwritten]: it does not manage the other controllers.
 func CgroupFilesToKeep(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	return slices.DeleteFunc(CgroupFilesForUpdate(r, host), func(f CgroupFile) bool {
 		controller, _, _ := strings.Cut(f.Name, ".")
@@ -275,7 +276,7 @@ func CgroupFilesToKeep(r *runtimeapi.LinuxContainerResources, host Host) []Cgrou
 	})
 }
 
-// swapFiles is the swap limit of a container that has a memory limit.
+// swapFiles returns the swap limit of a container that has a memory limit.
 func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	memory, total := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	if memory <= 0 || total == 0 {
@@ -283,7 +284,7 @@ func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	}
 	if !host.CgroupV2 {
 		if total > 0 {
-			return nil // as Docker's update sets it
+			return nil // Docker's update sets it
 		}
 		return []CgroupFile{{Name: "memory.memsw.limit_in_bytes", Value: strconv.Itoa(unlimited), Optional: true}}
 	}
@@ -291,7 +292,7 @@ func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	if total > 0 {
 		value = strconv.FormatInt(max(total-memory, 0), 10)
 	}
-	// Where the kernel counts no swap there is no file.
+	// Without swap accounting in the kernel there is no file.
 	return []CgroupFile{{Name: "memory.swap.max", Value: value, Optional: true}}
 }
 
@@ -319,8 +320,8 @@ func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) 
 	return files
 }
 
-// hugepageFiles limits use and reservation of one page size. A limit of zero is
-// what the kubelet sends for sizes a pod did not ask for.
+// hugepageFiles limits use and reservation of one page size. The kubelet sends a
+// limit of zero for sizes that a pod did not request.
 func hugepageFiles(limit *runtimeapi.HugepageLimit, host Host) []CgroupFile {
 	suffix := "limit_in_bytes"
 	if host.CgroupV2 {
@@ -334,20 +335,20 @@ func hugepageFiles(limit *runtimeapi.HugepageLimit, host Host) []CgroupFile {
 	}
 }
 
-// DockerUpdate gives the Docker update that brings a container to the wanted
-// limits. Zero values mean "unchanged", to the CRI as to Docker; limits that
-// already hold are left out, so that an update with nothing to do is the zero
-// value (see [EmptyUpdate]). A container that has exited is
+// DockerUpdate returns the Docker update that brings a container to the wanted
+// limits. Zero values mean "unchanged", in the CRI as in Docker; limits already in
+// force are left out, so that an update with nothing to do is the zero value (see
+// [EmptyUpdate]). A container that is neither created nor running is
 // ErrFailedPrecondition. Hugepages and most of unified are in
-// [CgroupFilesForUpdate]; oom_score_adj has no field in Docker's update.
+// [CgroupFilesForUpdate]; Docker's update has no field for oom_score_adj.
 func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, host Host) (container.UpdateConfig, error) {
 	const field = "linux"
 	var update container.UpdateConfig
 	if s := current.State; s != runtimeapi.ContainerState_CONTAINER_CREATED && s != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return update, unmet("container_id", "container %s is %s; only created and running ones can be updated", current.ID, s)
+		return update, unmet("container_id", "container %s is %s; only created or running containers can be updated", current.ID, s)
 	}
 	if want.GetMemoryLimitInBytes() < 0 {
-		return update, invalid(field+".memory_limit_in_bytes", "Docker can't take a memory limit away from a container")
+		return update, invalid(field+".memory_limit_in_bytes", "Docker can't remove a container's memory limit")
 	}
 	if want == nil {
 		return update, nil
@@ -364,12 +365,12 @@ func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, 
 	return update, nil
 }
 
-// withMemory is an update with the memory and swap limits that it leaves out, for
-// a container that has these. Its result is new.
+// withMemory returns a copy of update that sets the memory and swap limits which
+// update leaves out, from those the container has.
 func withMemory(update, has *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
 	out := proto.CloneOf(update)
 	if out.MemoryLimitInBytes == 0 {
-		// A swap limit on its own is relative to the memory limit that stays.
+		// A swap limit alone is relative to the unchanged memory limit.
 		out.MemoryLimitInBytes = has.GetMemoryLimitInBytes()
 	}
 	if out.MemorySwapLimitInBytes == 0 && !hasSwap(out) {
@@ -378,8 +379,8 @@ func withMemory(update, has *runtimeapi.LinuxContainerResources) *runtimeapi.Lin
 	return out
 }
 
-// keepSwap is the sum of memory and swap that leaves a container as much swap
-// as it has when only its memory limit changes.
+// keepSwap returns the sum of memory and swap that keeps a container's amount of
+// swap when only its memory limit changes.
 func keepSwap(memory int64, has *runtimeapi.LinuxContainerResources) int64 {
 	old, total := has.GetMemoryLimitInBytes(), has.GetMemorySwapLimitInBytes()
 	switch {
@@ -396,8 +397,8 @@ func hasSwap(r *runtimeapi.LinuxContainerResources) bool {
 	return ok
 }
 
-// withoutUnchanged clears what a container has already. Memory and swap go
-// together: Docker refuses a memory limit above the swap limit in force.
+// withoutUnchanged clears the limits that a container already has. Memory and swap
+// go together: Docker refuses a memory limit above the swap limit in force.
 func withoutUnchanged(want container.Resources, has *runtimeapi.LinuxContainerResources) container.Resources {
 	if want.CPUPeriod == has.GetCpuPeriod() {
 		want.CPUPeriod = 0
@@ -420,16 +421,16 @@ func withoutUnchanged(want container.Resources, has *runtimeapi.LinuxContainerRe
 	return want
 }
 
-// EmptyUpdate says that an update changes nothing and need not be sent.
+// EmptyUpdate reports whether an update changes nothing and need not be sent.
 func EmptyUpdate(u container.UpdateConfig) bool {
 	r := u.Resources
 	return r.CPUPeriod == 0 && r.CPUQuota == 0 && r.CPUShares == 0 && r.CpusetCpus == "" && r.CpusetMems == "" &&
 		r.Memory == 0 && r.MemorySwap == 0 && r.PidsLimit == nil
 }
 
-// DockerRevert gives the update that takes update back, for a container that had
-// these resources before. Docker has a word for "no limit" for all but the
-// memory limit and the cpusets, which then stay as the update has set them.
+// DockerRevert returns the update that undoes update, for a container that had
+// these resources before. Docker can remove any limit but memory and cpusets: if
+// the container had none of these, they stay as update set them.
 func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerResources) container.UpdateConfig {
 	var back container.UpdateConfig
 	restore := func(to *int64, changed, old, none int64) {
@@ -462,9 +463,9 @@ func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerR
 	return back
 }
 
-// MergeResources gives base changed by an update: what the update leaves zero
-// stays, unified and hugepages are merged by key, and the amount of swap stays if
-// only the memory limit changes. The result is new.
+// MergeResources returns a copy of base with update applied: zero values of update
+// change nothing, unified and hugepages are merged by key, and the amount of swap
+// stays if only the memory limit changes.
 func MergeResources(base, update *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
 	out := proto.CloneOf(base)
 	if out == nil {
@@ -475,20 +476,20 @@ func MergeResources(base, update *runtimeapi.LinuxContainerResources) *runtimeap
 	}
 	change := withMemory(update, base)
 	if total, err := memorySwap("linux", change, change.MemoryLimitInBytes); err == nil {
-		change.MemorySwapLimitInBytes = total // an invalid one is refused by DockerUpdate
+		change.MemorySwapLimitInBytes = total // DockerUpdate refuses an invalid one
 	}
 	for _, limit := range change.GetHugepageLimits() {
 		out.HugepageLimits = slices.DeleteFunc(out.HugepageLimits, func(l *runtimeapi.HugepageLimit) bool {
 			return l.GetPageSize() == limit.GetPageSize()
 		})
 	}
-	// Merge appends lists, replaces scalars that are set and map entries.
+	// Merge appends lists, and replaces map entries and scalars that are set.
 	proto.Merge(out, change)
 	return out
 }
 
-// currentResources is what a container is limited to now: what was asked for
-// when it was created, with what Docker has in force over it.
+// currentResources returns a container's current limits: those requested at its
+// creation, overridden by those Docker has in force.
 func currentResources(requested *runtimeapi.LinuxContainerResources, hc *container.HostConfig) *runtimeapi.LinuxContainerResources {
 	out := proto.CloneOf(requested)
 	if out == nil {

@@ -7,15 +7,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// DescribeSpec prepares the OCI specification that Docker made of a container to
-// be shown: in place, and without what cannot be shown.
+// DescribeSpec prepares the OCI specification of a container, as Docker made it,
+// for display. It changes spec in place.
 //
-//   - Environment variables keep their names only, as their values may be
-//     secrets and answers to tools end up in support bundles.
-//   - A network namespace that the runtime made gets the path netns; "" changes
-//     nothing. One without a path would be no use to those who look for it.
-//   - resources are in force now and replace what the container was created with;
-//     nil keeps it. Docker does not update the specification.
+//   - Environment variables keep only their names, as their values may be
+//     secrets and tools' output ends up in support bundles.
+//   - A network namespace that the runtime made gets the path netns, which tools
+//     look for; "" changes nothing.
+//   - resources are the limits in force and replace those the container was
+//     created with; nil keeps them. Docker does not update the specification.
 func DescribeSpec(spec *specs.Spec, netns string, resources *runtimeapi.LinuxContainerResources) {
 	if spec.Process != nil {
 		spec.Process.Env = envNames(spec.Process.Env)
@@ -43,7 +43,7 @@ func DescribeSpec(spec *specs.Spec, netns string, resources *runtimeapi.LinuxCon
 	}
 }
 
-// envNames cuts the values off.
+// envNames returns the names of environment variables without their values.
 func envNames(env []string) []string {
 	names := make([]string, 0, len(env))
 	for _, e := range env {
@@ -53,7 +53,7 @@ func envNames(env []string) []string {
 	return names
 }
 
-// describeResources sets the limits that can change during a container's life.
+// describeResources sets the limits that can change during a container's lifetime.
 func describeResources(out *specs.LinuxResources, r *runtimeapi.LinuxContainerResources) {
 	if out.CPU == nil {
 		out.CPU = &specs.LinuxCPU{}
@@ -67,7 +67,7 @@ func describeResources(out *specs.LinuxResources, r *runtimeapi.LinuxContainerRe
 	memory.Limit, memory.Swap = optional(r.GetMemoryLimitInBytes()), optional(r.GetMemorySwapLimitInBytes())
 }
 
-// optional is nil for zero, which means no limit in the CRI.
+// optional returns nil for zero, which means no limit in the CRI.
 func optional[T int64 | uint64](v T) *T {
 	if v == 0 {
 		return nil

@@ -36,7 +36,7 @@ func TestDescribeSpec(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
-	// A namespace that was joined keeps its path, and nothing else changes.
+	// A joined namespace keeps its path, and nothing else changes.
 	joined := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"}}}}
 	DescribeSpec(joined, "/run/netns/x", nil)
 	if diff := cmp.Diff(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"}}}}, joined); diff != "" {

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// sandboxOOMScoreAdj keeps the kernel from killing a pause process, and with
-	// it a pod, while anything else is left to kill.
+	// sandboxOOMScoreAdj makes the kernel kill almost everything else before a pause
+	// process, whose death ends the pod.
 	sandboxOOMScoreAdj = -998
-	// sandboxCPUShares is the least the kernel knows: a pause process sleeps.
+	// sandboxCPUShares is the kernel's minimum: a pause process sleeps.
 	sandboxCPUShares = 2
-	// shmSize is Docker's usual size of /dev/shm, made independent of the daemon.
+	// shmSize is Docker's default size of /dev/shm, whatever the daemon's setting.
 	shmSize = 64 << 20
 )
 
-// Create is one POST /containers/create.
+// Create is the content of a POST /containers/create.
 type Create struct {
 	Name       string
 	Config     *container.Config
@@ -39,25 +39,25 @@ type SandboxRequest struct {
 	RuntimeHandler string
 	// ImageID is the pause image's ID.
 	ImageID string
-	// ResolvConf is the file on the host to bind on /etc/resolv.conf; "" for none.
+	// ResolvConf is the host file to bind over /etc/resolv.conf; "" for none.
 	// Containers that join the sandbox inherit it.
 	ResolvConf string
-	// Network is "" when CNI connects the pod, else the Docker network to use.
+	// Network is the Docker network to use, "" if CNI connects the pod.
 	Network string
-	// SeccompProfile is the content of the file [SeccompProfilePath] names.
+	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
 }
 
-// DockerSandbox gives the container that holds a pod's namespaces. The request
-// is validated as by [ValidateSandboxConfig]. Sysctls of interfaces that CNI
-// makes later are left out, see [InterfaceSysctls].
+// DockerSandbox returns the request to create the container that holds a pod's
+// namespaces. It validates req as [ValidateSandboxConfig] does. It omits sysctls
+// of interfaces that CNI creates later, see [InterfaceSysctls].
 func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	cfg := req.Config
 	if err := ValidateSandboxConfig(cfg); err != nil {
 		return nil, err
 	}
 	if req.ImageID == "" {
-		return nil, invalid("image", "no ID of the sandbox image given")
+		return nil, invalid("image", "no sandbox image ID found")
 	}
 	rec := record{RuntimeHandler: req.RuntimeHandler}
 	recorded, err := encodeRecord(rec, cfg)
@@ -77,7 +77,7 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 		StopSignal:  "SIGTERM",
 	}
 	if !isHost(sandboxNamespaces(cfg).GetNetwork()) {
-		// With the host's network the host's name shows too; Docker refuses another.
+		// With the host's network, Docker uses the host's name and refuses another.
 		config.Hostname = cfg.GetHostname()
 	}
 	publishPorts(req, config, hostConfig)
@@ -139,8 +139,8 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	return hc, err
 }
 
-// baseHostConfig is what sandboxes and containers share: everything that would
-// otherwise follow the daemon's defaults.
+// baseHostConfig returns the settings that sandboxes and containers share:
+// everything that would otherwise follow the daemon's defaults.
 func baseHostConfig(host Host) *container.HostConfig {
 	noInit := false
 	hc := &container.HostConfig{
@@ -155,10 +155,10 @@ func baseHostConfig(host Host) *container.HostConfig {
 	return hc
 }
 
-// sandboxUsernsMode says which pods are left out of the user namespace that the
-// daemon maps all containers into: those that could not do there what they are
-// to do, as Docker refuses them. Others are in it, whatever the CRI says of user
-// namespaces: an image's files have owners of that namespace.
+// sandboxUsernsMode returns "host" for pods to keep out of the user namespace into
+// which the daemon maps all containers: those that Docker refuses there. All other
+// pods are in it, whatever the CRI requests: an image's files have owners of that
+// namespace.
 func sandboxUsernsMode(sc *runtimeapi.LinuxSandboxSecurityContext, host Host) container.UsernsMode {
 	ns := sc.GetNamespaceOptions()
 	if host.UsernsRemap && (sc.GetPrivileged() || isHost(ns.GetNetwork()) || isHost(ns.GetPid()) || isHost(ns.GetIpc())) {
@@ -167,7 +167,7 @@ func sandboxUsernsMode(sc *runtimeapi.LinuxSandboxSecurityContext, host Host) co
 	return ""
 }
 
-// noHealthcheck turns an image's HEALTHCHECK off: probing is the kubelet's.
+// noHealthcheck disables an image's HEALTHCHECK: the kubelet does the probing.
 func noHealthcheck() *container.HealthConfig {
 	return &container.HealthConfig{Test: []string{"NONE"}}
 }
@@ -188,8 +188,8 @@ func sandboxNetworkMode(req SandboxRequest) container.NetworkMode {
 	return network.NetworkNone
 }
 
-// publishPorts lets Docker publish host ports when the pod is on one of its
-// networks; otherwise that is CNI's.
+// publishPorts has Docker publish host ports if the pod is on one of its networks;
+// otherwise CNI does.
 func publishPorts(req SandboxRequest, config *container.Config, hc *container.HostConfig) {
 	if req.Network == "" || hc.NetworkMode.IsHost() {
 		return
@@ -209,9 +209,9 @@ func publishPorts(req SandboxRequest, config *container.Config, hc *container.Ho
 	}
 }
 
-// resolvConfMount binds a file on /etc/resolv.conf. Docker then takes that file
-// for the sandbox's own and gives it to every container that joins the
-// sandbox's network, which no rewriting afterwards would survive.
+// resolvConfMount binds a file over /etc/resolv.conf. Docker then uses it as the
+// sandbox's own and passes it to every container that joins the sandbox's network.
+// Rewriting Docker's own file afterwards would not last.
 func resolvConfMount(file string, host Host) []mount.Mount {
 	if file == "" {
 		return nil
@@ -224,29 +224,29 @@ func resolvConfMount(file string, host Host) []mount.Mount {
 	}}
 }
 
-// cgroupParent gives Docker's CgroupParent: under systemd the slice alone, as
-// systemd knows where it is.
+// cgroupParent returns Docker's CgroupParent: under systemd only the slice's name,
+// as systemd knows its path.
 func cgroupParent(parent string, host Host) (string, error) {
 	if parent == "" || host.CgroupDriver != "systemd" {
 		return parent, nil
 	}
 	slice := path.Base(parent)
 	if !strings.HasSuffix(slice, ".slice") || slice == ".slice" {
-		return "", invalid("linux.cgroup_parent", "%q does not end in a systemd slice; the engine's cgroup driver is systemd: give the kubelet the same", parent)
+		return "", invalid("linux.cgroup_parent", "%q does not end in a systemd slice; the engine uses the cgroup driver systemd: configure the kubelet to use it too", parent)
 	}
 	return slice, nil
 }
 
-// shimGroup is the same for a sandbox and its containers. A sandbox's ID isn't
-// known before it is created, so the value comes from its metadata.
+// shimGroup returns the same value for a sandbox and its containers. A sandbox's
+// ID isn't known before it is created, so the value comes from its metadata.
 func shimGroup(m *runtimeapi.PodSandboxMetadata) string {
 	sum := sha256.Sum256([]byte(SandboxName(m)))
 	return "pod-" + hex.EncodeToString(sum[:16])
 }
 
-// InterfaceSysctls splits sysctls into those a sandbox can be created with and
-// those of network interfaces that exist only after CNI has run; these must be
-// written in the sandbox's network namespace then. nil maps stand for none.
+// InterfaceSysctls splits sysctls into those to create a sandbox with and those of
+// network interfaces that exist only after CNI has run; the caller must then write
+// these in the sandbox's network namespace. A nil map means none.
 func InterfaceSysctls(sysctls map[string]string) (atCreate, afterCNI map[string]string) {
 	for key, value := range sysctls {
 		into := &atCreate
@@ -261,8 +261,8 @@ func InterfaceSysctls(sysctls map[string]string) (atCreate, afterCNI map[string]
 	return atCreate, afterCNI
 }
 
-// namesInterface recognises net.<family>.<conf|neigh>.<interface>.…, and the
-// form with slashes.
+// namesInterface reports whether key is net.<family>.<conf|neigh>.<interface>.…,
+// with dots or slashes.
 func namesInterface(key string) bool {
 	parts := strings.Split(dottedSysctl(key), ".")
 	if len(parts) < 5 || parts[0] != "net" || (parts[2] != "conf" && parts[2] != "neigh") {
@@ -275,8 +275,8 @@ func namesInterface(key string) bool {
 	return true
 }
 
-// dottedSysctl writes a sysctl's name with dots between its parts. The first
-// separator says which form it has; the other one then belongs to a part.
+// dottedSysctl returns a sysctl's name with dots between its parts. The first
+// separator decides the form; the other character then belongs to a part.
 func dottedSysctl(key string) string {
 	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '.' {
 		return key
@@ -284,7 +284,7 @@ func dottedSysctl(key string) string {
 	return strings.NewReplacer("/", ".", ".", "/").Replace(key)
 }
 
-// ResolvConf writes a resolv.conf. nil for a configuration that says nothing:
+// ResolvConf returns the content of a resolv.conf, nil for an empty configuration:
 // the pod then gets the host's.
 func ResolvConf(dns *runtimeapi.DNSConfig) []byte {
 	var b strings.Builder

@@ -16,23 +16,24 @@ import (
 // SealKeySize is the length of a seal's key in bytes.
 const SealKeySize = sha256.Size
 
-// sealVersion is mixed into every seal; it changes with what a seal covers.
+// sealVersion is part of every seal; it changes with what a seal covers.
 const sealVersion = "cridock seal 1"
 
-// Seal proves that cridock made a container. Docker hands an image's labels down
-// to its containers, so labels alone prove nothing: an image may carry any of
-// them, copied from a pod's container or made up. A seal is an HMAC-SHA256, with
-// a key that never leaves the node, over
+// Seal proves that cridock made a container. Containers inherit their image's
+// labels, so labels alone prove nothing: an image may carry any of them, copied
+// from a pod's container or invented. A seal is an HMAC-SHA256, with a key that
+// never leaves the node, over
 //
 //   - the container's Docker name and the image that it was created from, which
-//     its creator chose, so that a seal found in an image fits no container of
-//     that image, and
+//     its creator chose, so that a seal found in an image is invalid for every
+//     container of that image, and
 //   - all labels that [ReadSandbox] and [ReadContainer] read.
 //
-// The nil seal makes no proof and accepts none. A Seal is safe for concurrent use.
+// A nil Seal seals nothing and accepts no seal. A Seal is safe for concurrent use.
 type Seal struct{ key []byte }
 
-// NewSeal returns the seal with a key of [SealKeySize] bytes.
+// NewSeal returns a Seal with a key of [SealKeySize] bytes. A key of another
+// length is ErrInvalidArgument.
 func NewSeal(key []byte) (*Seal, error) {
 	if len(key) != SealKeySize {
 		return nil, fmt.Errorf("key of the seal: %w: %d bytes, want %d", errdefs.ErrInvalidArgument, len(key), SealKeySize)
@@ -76,9 +77,9 @@ func (s *Seal) sum(name string, cfg *container.Config) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// writeField adds a string and its length, so that no two lists of strings are
-// written alike.
+// writeField writes a string's length and the string, so that different lists of
+// strings never produce the same bytes.
 func writeField(mac hash.Hash, field string) {
-	_ = binary.Write(mac, binary.BigEndian, uint64(len(field))) // a hash accepts everything
+	_ = binary.Write(mac, binary.BigEndian, uint64(len(field))) // a hash never fails to write
 	mac.Write([]byte(field))
 }

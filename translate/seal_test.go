@@ -23,20 +23,20 @@ func newSeal(key string) *Seal {
 	return s
 }
 
-// seal seals a container anew whose labels a test has changed.
+// seal seals a container again after a test has changed its labels.
 func seal(in container.InspectResponse) {
 	testSeal.stamp(&Create{Name: strings.TrimPrefix(in.Name, "/"), Config: in.Config})
 }
 
-// dropProofs removes the labels that follow from all the rest of a request.
+// dropProofs removes the labels that are computed from the rest of a request.
 func dropProofs(c *Create) {
 	for _, key := range []string{LabelConfig, LabelRequest, LabelSeal} {
 		delete(c.Config.Labels, key)
 	}
 }
 
-// TestSeal: nothing that a container is read by can be changed, and none of it
-// can be used for another container.
+// TestSeal: nothing that a container is read from can be changed or used for
+// another container.
 func TestSeal(t *testing.T) {
 	if _, err := NewSeal(make([]byte, 31)); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a key of 31 bytes: %v", err)
@@ -68,7 +68,7 @@ func TestSeal(t *testing.T) {
 			t.Errorf("%s: an image's label breaks the seal", kind)
 		}
 	}
-	// What moves from one field to the next is another list of fields.
+	// Moving text from one field to the next makes a different list of fields.
 	a, b := createdSandbox(t), createdSandbox(t)
 	a.Config.Labels[LabelPodName], a.Config.Labels[LabelPodNamespace] = "pn", ""
 	b.Config.Labels[LabelPodName], b.Config.Labels[LabelPodNamespace] = "p", "n"
@@ -77,8 +77,7 @@ func TestSeal(t *testing.T) {
 	}
 }
 
-// TestSealedLabels: a label of cridock's own that is read and not sealed would be
-// an image's to choose.
+// TestSealedLabels: an image could choose an internal label that is not sealed.
 func TestSealedLabels(t *testing.T) {
 	for kind, create := range map[Kind]func(testing.TB) container.InspectResponse{KindSandbox: createdSandbox, KindContainer: createdContainer} {
 		var internal []string
@@ -95,8 +94,8 @@ func TestSealedLabels(t *testing.T) {
 	}
 }
 
-// TestCreatorLabels: of what is adopted only that counts which its creator, and
-// not its image, has said.
+// TestCreatorLabels: an adopted container's labels count only if its creator, and
+// not its image, has set them.
 func TestCreatorLabels(t *testing.T) {
 	creator := map[string]string{
 		LabelType: "container", LabelSandboxID: sandboxID, LabelLogPath: "/var/log/pods/c/0.log", LabelContainerName: "c",
@@ -181,8 +180,8 @@ func TestCreatorLabels(t *testing.T) {
 	}
 }
 
-// TestAdoptedAfterKeyLoss: what cridock made, under any name, is adopted if its
-// key is lost.
+// TestAdoptedAfterKeyLoss: cridock's own containers, under any name, are adopted if
+// its key is lost.
 func TestAdoptedAfterKeyLoss(t *testing.T) {
 	other := fullHost
 	other.Seal = newSeal("another")

@@ -9,10 +9,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// confinement is what sandboxes and containers have in common of their security
-// contexts.
+// confinement holds what the security contexts of sandboxes and containers have in
+// common.
 type confinement struct {
-	in              string // field path of the security context, with a dot
+	in              string // field path of the security context, with a trailing dot
 	privileged      bool
 	noNewPrivileges bool
 	selinux         *runtimeapi.SELinuxOption
@@ -23,8 +23,8 @@ type confinement struct {
 	apparmorProfile string // deprecated form
 }
 
-// securityOpt builds Docker's SecurityOpt. Every option is explicit as far as
-// Docker has a word for it, so that the daemon's defaults do not matter.
+// securityOpt builds Docker's SecurityOpt. Every option that Docker has a value for
+// is explicit, so that the daemon's defaults do not matter.
 func securityOpt(c confinement, host Host) ([]string, error) {
 	opts := []string{"no-new-privileges=false"}
 	if c.noNewPrivileges {
@@ -47,9 +47,9 @@ func securityOpt(c confinement, host Host) ([]string, error) {
 	return opts, nil
 }
 
-// selinuxOpts gives the label options of the parts that are set. Without any,
-// Docker takes over the label of the container whose IPC namespace is joined.
-// An engine without SELinux ignores them.
+// selinuxOpts returns the label options of the parts that are set. Without any,
+// Docker uses the label of the container whose IPC namespace is joined. An engine
+// without SELinux ignores them.
 func selinuxOpts(o *runtimeapi.SELinuxOption) []string {
 	var opts []string
 	for _, part := range []struct{ name, value string }{
@@ -71,11 +71,11 @@ func validateSELinux(in string, o *runtimeapi.SELinuxOption) error {
 	return nil
 }
 
-// SeccompProfilePath names the file on the node whose content a request needs
-// as its SeccompProfile; "" when it needs none. profile decides when it is set,
-// otherwise deprecated (seccomp_profile_path). standard is the file of
-// RuntimeDefault, "" for the engine's profile. A relative path is
-// ErrInvalidArgument, as is a form that is not known.
+// SeccompProfilePath returns the path on the node of the file whose content a
+// request needs as its SeccompProfile; "" if it needs none. profile decides if it
+// is set, else deprecated (seccomp_profile_path). standard is the file of
+// RuntimeDefault, "" for the engine's profile. A relative path or an unknown form
+// is ErrInvalidArgument.
 func SeccompProfilePath(profile *runtimeapi.SecurityProfile, deprecated, standard string) (string, error) {
 	profile, err := seccompRequest(profile, deprecated)
 	if err != nil {
@@ -94,8 +94,8 @@ func SeccompProfilePath(profile *runtimeapi.SecurityProfile, deprecated, standar
 	return path.Clean(file), nil
 }
 
-// seccompRequest unites the two ways to ask for a profile. Without either the
-// container is not confined, as the CRI has it.
+// seccompRequest merges the two ways to request a profile. Without either the
+// container is unconfined, as the CRI specifies.
 func seccompRequest(profile *runtimeapi.SecurityProfile, deprecated string) (*runtimeapi.SecurityProfile, error) {
 	if profile != nil {
 		if err := validateProfile("linux.security_context.seccomp", profile); err != nil {
@@ -127,7 +127,7 @@ func validateProfile(field string, p *runtimeapi.SecurityProfile) error {
 		return invalid(field+".localhost_ref", "empty with profile_type Localhost")
 	}
 	if !local && p.GetLocalhostRef() != "" {
-		return invalid(field+".localhost_ref", "%q given with profile_type %s", p.GetLocalhostRef(), p.GetProfileType())
+		return invalid(field+".localhost_ref", "%q set with profile_type %s", p.GetLocalhostRef(), p.GetProfileType())
 	}
 	return nil
 }
@@ -141,7 +141,7 @@ func seccompOpt(c confinement, host Host) (string, error) {
 		return "seccomp=unconfined", nil
 	}
 	if !host.Seccomp {
-		return "", unmet(c.in+"seccomp", "this engine has no seccomp; only Unconfined can be served")
+		return "", unmet(c.in+"seccomp", "this engine has no seccomp; it supports only Unconfined")
 	}
 	if profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault && len(c.seccompProfile) == 0 {
 		return defaultSeccompOpt(host), nil
@@ -150,13 +150,13 @@ func seccompOpt(c confinement, host Host) (string, error) {
 	case json.Valid(c.seccompProfile):
 		return "seccomp=" + string(c.seccompProfile), nil
 	case profile.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault:
-		return "", unmet(c.in+"seccomp", "the file of the setting seccomp-default-profile is not JSON")
+		return "", unmet(c.in+"seccomp", "the file set with seccomp-default-profile is not JSON")
 	}
 	return "", invalid(c.in+"seccomp.localhost_ref", "%q is empty or not JSON", profile.GetLocalhostRef())
 }
 
-// defaultSeccompOpt is the operator's profile of the engine, or else Docker's
-// own, also where the engine would confine nothing.
+// defaultSeccompOpt selects the profile that the operator set in the engine, else
+// Docker's own, even if the engine's default is unconfined.
 func defaultSeccompOpt(host Host) string {
 	if host.SeccompBuiltin && !host.SeccompCustom {
 		return "seccomp=builtin"
@@ -164,8 +164,8 @@ func defaultSeccompOpt(host Host) string {
 	return ""
 }
 
-// AppArmorProfile names the profile that must be loaded on the node for the
-// request; "" when none need be. The arguments are as for [SeccompProfilePath].
+// AppArmorProfile returns the profile that must be loaded on the node for the
+// request; "" if none. The arguments are as in [SeccompProfilePath].
 func AppArmorProfile(profile *runtimeapi.SecurityProfile, deprecated string) (string, error) {
 	profile, err := apparmorRequest(profile, deprecated)
 	if err != nil || profile.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
@@ -211,17 +211,17 @@ func apparmorOpt(c confinement, host Host) (string, error) {
 			return "apparmor=unconfined", nil
 		}
 	}
-	// Docker applies docker-default by itself, and none to privileged ones.
+	// Docker applies docker-default itself, and no profile to privileged containers.
 	return "", nil
 }
 
-// capabilities gives Docker's lists. Dropping wins over adding, as the other
-// runtimes have it; Docker would let adding win. Privileged ones have all.
+// capabilities returns Docker's lists. Dropping wins over adding, as in other
+// runtimes; in Docker adding would win. Privileged containers have all.
 func capabilities(sc *runtimeapi.LinuxContainerSecurityContext) (add, drop []string, err error) {
 	caps := sc.GetCapabilities()
 	if len(caps.GetAddAmbientCapabilities()) > 0 {
 		return nil, nil, invalid("linux.security_context.capabilities.add_ambient_capabilities",
-			"Docker has no ambient capabilities; grant them by the file capabilities of the image")
+			"Docker has no ambient capabilities; use file capabilities in the image instead")
 	}
 	if sc.GetPrivileged() {
 		return nil, nil, nil
@@ -235,7 +235,7 @@ func capabilities(sc *runtimeapi.LinuxContainerSecurityContext) (add, drop []str
 	return add, drop, nil
 }
 
-// capabilityNames writes names as Docker does: CAP_NET_ADMIN, and ALL.
+// capabilityNames returns names in Docker's form: CAP_NET_ADMIN, and ALL.
 func capabilityNames(names []string) []string {
 	var out []string
 	for _, name := range names {
@@ -250,7 +250,7 @@ func capabilityNames(names []string) []string {
 	return out
 }
 
-// validateUserns refuses user namespaces, which Docker has only daemon-wide.
+// validateUserns refuses user namespaces: Docker's are daemon-wide.
 func validateUserns(in string, o *runtimeapi.UserNamespace) error {
 	field := in + "namespace_options.userns_options"
 	if o == nil {
@@ -260,7 +260,7 @@ func validateUserns(in string, o *runtimeapi.UserNamespace) error {
 		return invalid(field+".mode", "Docker can't give a pod its own user namespace: set hostUsers: true (mode NODE)")
 	}
 	if len(o.GetUids()) > 0 || len(o.GetGids()) > 0 {
-		return invalid(field, "mappings given with mode NODE, which has none")
+		return invalid(field, "mappings set with mode NODE, which allows none")
 	}
 	return nil
 }

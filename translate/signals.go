@@ -7,8 +7,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// signalNumbers are Linux' numbers on the architectures Docker runs on; 32 and
-// 33 belong to the C library and have no name.
+// signalNumbers are Linux's numbers on the architectures Docker runs on; 32 and 33
+// are reserved for the C library and have no name.
 var signalNumbers = map[int]runtimeapi.Signal{
 	1: runtimeapi.Signal_SIGNAL_SIGHUP, 2: runtimeapi.Signal_SIGNAL_SIGINT, 3: runtimeapi.Signal_SIGNAL_SIGQUIT,
 	4: runtimeapi.Signal_SIGNAL_SIGILL, 5: runtimeapi.Signal_SIGNAL_SIGTRAP, 6: runtimeapi.Signal_SIGNAL_SIGABRT,
@@ -29,8 +29,8 @@ const (
 	sigRTMax         = 64
 )
 
-// DockerSignal gives the signal's name for Docker ("SIGTERM", "SIGRTMIN+3").
-// The runtime default gives "": the image's stop signal, else SIGTERM.
+// DockerSignal returns the signal's name in Docker ("SIGTERM", "SIGRTMIN+3"). For
+// the runtime default it returns "": the image's stop signal, else SIGTERM.
 func DockerSignal(s runtimeapi.Signal) string {
 	name, ok := runtimeapi.Signal_name[int32(s)]
 	if !ok || s == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
@@ -41,9 +41,8 @@ func DockerSignal(s runtimeapi.Signal) string {
 	return strings.Replace(name, "MINUS", "-", 1)
 }
 
-// containerStopSignal is the signal asked for, or "" for the image's. An image
-// may name what is none: Docker then sends no signal but SIGKILL, so SIGTERM
-// takes its place.
+// containerStopSignal returns the requested signal, or "" for the image's. If the
+// image names an invalid one it returns SIGTERM, as Docker would send only SIGKILL.
 func containerStopSignal(asked runtimeapi.Signal, image string) string {
 	if asked == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT && CRISignal(image) == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
 		return "SIGTERM"
@@ -51,9 +50,9 @@ func containerStopSignal(asked runtimeapi.Signal, image string) string {
 	return DockerSignal(asked)
 }
 
-// CRISignal gives the CRI signal of a Docker stop signal: a name with or
-// without "SIG", in any case, or a number. "" is SIGTERM, which Docker then
-// sends; what is no signal gives the runtime default.
+// CRISignal returns the CRI signal for a Docker stop signal: a name with or
+// without "SIG", in any case, or a number. "" is SIGTERM, which Docker then sends.
+// For an invalid signal it returns the runtime default.
 func CRISignal(docker string) runtimeapi.Signal {
 	name := strings.ToUpper(strings.TrimSpace(docker))
 	if name == "" {
@@ -83,6 +82,6 @@ func signalOfNumber(n int) runtimeapi.Signal {
 	if n < sigRTMin || n > sigRTMax {
 		return runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT
 	}
-	// The enumeration counts the real-time signals up without a gap.
+	// The enumeration lists the real-time signals in order, without a gap.
 	return runtimeapi.Signal_SIGNAL_SIGRTMIN + runtimeapi.Signal(n-sigRTMin)
 }

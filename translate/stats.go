@@ -7,9 +7,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// CRIContainerStats is a reading of Docker's stats. What Docker does not know is
-// nil: the rate of CPU usage, the writable layer, and what is available of the
-// memory, for its limit is the machine's memory where there is none.
+// CRIContainerStats converts a reading of Docker's stats. Fields that Docker has no
+// data for are nil: the rate of CPU usage, the writable layer, and the available
+// memory (Docker reports the machine's memory for a missing limit).
 func CRIContainerStats(attributes *runtimeapi.ContainerAttributes, r container.StatsResponse) *runtimeapi.ContainerStats {
 	at := r.Read.UnixNano()
 	s := &runtimeapi.ContainerStats{
@@ -20,7 +20,7 @@ func CRIContainerStats(attributes *runtimeapi.ContainerAttributes, r container.S
 	if m.Usage == 0 {
 		return s // the memory controller is off
 	}
-	// The names of cgroup v1's memory.stat, and of v2's.
+	// The names in memory.stat of cgroup v1 and of v2.
 	inactive := cmp.Or(m.Stats["total_inactive_file"], m.Stats["inactive_file"])
 	s.Memory = &runtimeapi.MemoryUsage{
 		Timestamp:       at,

@@ -13,15 +13,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Reasons of containers that have ended.
+// Reasons of containers that have exited.
 const (
 	reasonOOMKilled   = "OOMKilled"
 	reasonCompleted   = "Completed"
 	reasonError       = "Error"
 	reasonStartFailed = "ContainerCannotRun"
 
-	// exitStartFailed is the exit code of a container that could not be started
-	// where Docker gives none.
+	// exitStartFailed is the exit code of a container that could not be started, if
+	// Docker reports none.
 	exitStartFailed = 128
 )
 
@@ -34,8 +34,8 @@ type Sandbox struct {
 	Metadata *runtimeapi.PodSandboxMetadata
 
 	CreatedAt, StartedAt, FinishedAt int64
-	// Running: the pause process lives. Whether the sandbox is ready depends on
-	// its network too.
+	// Running: the pause process is running. Whether the sandbox is ready also
+	// depends on its network.
 	Running bool
 	Pid     int
 	// DockerStatus is State.Status: created, running, paused, restarting,
@@ -43,30 +43,29 @@ type Sandbox struct {
 	DockerStatus string
 
 	Labels, Annotations map[string]string
-	// RuntimeHandler is the one asked for, "" for the default.
+	// RuntimeHandler is the requested one, "" for the default.
 	RuntimeHandler string
-	// Config is what was asked for; nil when the sandbox was made by dockershim or
-	// cri-dockerd.
+	// Config is the requested configuration; nil for adopted sandboxes.
 	Config       *runtimeapi.PodSandboxConfig
 	Namespaces   *runtimeapi.NamespaceOption
 	HostNetwork  bool
 	NetworkMode  string
 	CgroupParent string
-	// UsernsMode is Docker's: "host" for a pod that the daemon's user namespace
-	// does not hold, "" for the others.
+	// UsernsMode is Docker's: "host" for a pod outside the daemon's user namespace,
+	// "" for others.
 	UsernsMode string
 	// LogDirectory is "" for adopted sandboxes.
 	LogDirectory string
 	Privileged   bool
-	// PortMappings are what an adopted sandbox was asked to publish; of others
-	// Config has them.
+	// PortMappings are the ones requested for an adopted sandbox; for others they are
+	// in Config.
 	PortMappings []*runtimeapi.PortMapping
 	// DockerIPs are the addresses on Docker's networks, IPv4 first.
 	DockerIPs []string
 	ImageID   string
-	// ResolvConfPath is the file Docker binds on /etc/resolv.conf.
+	// ResolvConfPath is the file that Docker binds over /etc/resolv.conf.
 	ResolvConfPath string
-	// NetNSPath is Docker's own name of the network namespace while running.
+	// NetNSPath is Docker's own path of the network namespace while running.
 	NetNSPath string
 
 	encoded encodedSandbox
@@ -80,7 +79,7 @@ type Container struct {
 	Name      string
 	SandboxID string
 	Metadata  *runtimeapi.ContainerMetadata
-	// SandboxMetadata is of the pod, without the sandbox's attempt.
+	// SandboxMetadata is the pod's, without the sandbox's attempt.
 	SandboxMetadata *runtimeapi.PodSandboxMetadata
 
 	Labels, Annotations map[string]string
@@ -96,26 +95,26 @@ type Container struct {
 	// DockerStatus is as in [Sandbox].
 	DockerStatus string
 
-	// Image is the requested ImageSpec with a name for humans.
+	// Image is the requested ImageSpec with a human-readable name.
 	Image *runtimeapi.ImageSpec
-	// ImageID is the same string as Image.ID, ImageRef as Image.Ref when created.
+	// ImageID is the image's [Image].ID, ImageRef its [Image].Ref at creation.
 	ImageID, ImageRef string
 
 	// Mounts are the requested ones with symbolic links followed.
 	Mounts []*runtimeapi.Mount
-	// LogPath is of the CRI log, DockerLogPath of Docker's own file.
+	// LogPath is the path of the CRI log, DockerLogPath that of Docker's own.
 	LogPath, DockerLogPath string
-	// LogDriver is Docker's: json-file, or none when there is no log.
+	// LogDriver is Docker's: json-file, or none if there is no log.
 	LogDriver             string
 	TTY, Stdin, StdinOnce bool
-	// StopSignal is in Docker's form, "" for SIGTERM.
+	// StopSignal has Docker's form, "" for SIGTERM.
 	StopSignal string
-	// Resources are in force now.
+	// Resources are the limits in force.
 	Resources *runtimeapi.LinuxContainerResources
-	// User is nil when it is not known, for adopted containers.
+	// User is nil if unknown, for adopted containers.
 	User *runtimeapi.ContainerUser
-	// Config is what was asked for, without environment, command and arguments;
-	// nil for adopted containers.
+	// Config is the requested configuration without environment, command and
+	// arguments; nil for adopted containers.
 	Config         *runtimeapi.ContainerConfig
 	RuntimeHandler string
 	CgroupParent   string
@@ -123,17 +122,18 @@ type Container struct {
 	PidMode        string
 	// Driver is the graph driver, or the snapshotter.
 	Driver string
-	// UpperDir is the directory of the writable layer; "" where Docker does not
-	// tell.
+	// UpperDir is the directory of the writable layer; "" if Docker does not report
+	// it.
 	UpperDir string
 
 	encoded encodedContainer
 }
 
-// ReadSandbox reads GET /containers/{id}/json of a sandbox. image is the image
-// it was created from, nil if that is gone; it need not be known where
-// [NeedsImage] is false. A container that is no sandbox is ErrNotFound; an answer
-// without its parts is ErrDataLoss.
+// ReadSandbox reads GET /containers/{id}/json of a sandbox. image is the image it
+// was created from, nil if that is gone; it is not used if [NeedsImage] returns
+// false. A container that is not a sandbox is ErrNotFound; an incomplete response or
+// an unreadable record is ErrDataLoss; a record of another version is
+// ErrFailedPrecondition.
 func ReadSandbox(in container.InspectResponse, image *Image, host Host) (*Sandbox, error) {
 	if err := checkInspect(in, KindSandbox); err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func ReadSandbox(in container.InspectResponse, image *Image, host Host) (*Sandbo
 	return out.encode(), nil
 }
 
-// adoptSandbox fills in what dockershim and cri-dockerd left in Docker.
+// adoptSandbox fills in what an adopted sandbox has in Docker.
 func adoptSandbox(out *Sandbox, in container.InspectResponse, image *Image, host Host) error {
 	labels, name, err := creatorLabels(in, image)
 	if err != nil {
@@ -202,8 +202,8 @@ func adoptSandbox(out *Sandbox, in container.InspectResponse, image *Image, host
 	return nil
 }
 
-// adoptedPorts reads the host ports back. dockershim and cri-dockerd leave them
-// in Docker's settings even where CNI publishes them and Docker does nothing.
+// adoptedPorts returns the requested host ports. dockershim and cri-dockerd leave
+// them in Docker's settings even if CNI, and not Docker, publishes them.
 func adoptedPorts(bindings nat.PortMap) []*runtimeapi.PortMapping {
 	var out []*runtimeapi.PortMapping
 	for _, port := range sortedKeys(bindings) {
@@ -228,8 +228,9 @@ func hostMode(host bool, otherwise runtimeapi.NamespaceMode) runtimeapi.Namespac
 	return otherwise
 }
 
-// adoptedHandler is the handler that must have been asked for: the default is
-// not told apart from its name, so that the kubelet's "" stays "".
+// adoptedHandler returns the handler that must have been requested. The default
+// runtime becomes "" even if it was requested by name, so that the kubelet's ""
+// stays "".
 func adoptedHandler(runtime string, host Host) string {
 	if runtime == host.DefaultRuntime {
 		return ""
@@ -237,7 +238,7 @@ func adoptedHandler(runtime string, host Host) string {
 	return runtime
 }
 
-// podMetadata is a pod's identity from labels, else from a Docker name.
+// podMetadata returns a pod's identity from labels, else from a Docker name.
 func podMetadata(labels map[string]string, name Name) *runtimeapi.PodSandboxMetadata {
 	pick := func(key, fallback string) string {
 		if v, ok := labels[key]; ok {
@@ -286,7 +287,7 @@ func ReadContainer(in container.InspectResponse, image *Image, host Host) (*Cont
 	return out.encode(), nil
 }
 
-// readOwnContainer fills in what was asked for.
+// readOwnContainer fills in the requested configuration from the record.
 func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ Host) error {
 	cfg, labels := new(runtimeapi.ContainerConfig), in.Config.Labels
 	rec, err := decodeRecord(labels, cfg)
@@ -294,7 +295,7 @@ func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ 
 		return fmt.Errorf("container %s: %w", in.ID, err)
 	}
 	if err := ValidateCgroupFiles("linux.resources", cfg.GetLinux().GetResources()); err != nil {
-		// No request is at fault: no create has let this pass.
+		// Not a bad request: no create would have accepted this.
 		return fmt.Errorf("container %s: label %s: %w: %s", in.ID, LabelConfig, errdefs.ErrDataLoss, err.Error())
 	}
 	name, _ := ParseName(in.Name)
@@ -323,7 +324,7 @@ func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ 
 	return nil
 }
 
-// adoptContainer fills in what dockershim and cri-dockerd left in Docker.
+// adoptContainer fills in what an adopted container has in Docker.
 func adoptContainer(out *Container, in container.InspectResponse, image *Image, host Host) error {
 	labels, name, err := creatorLabels(in, image)
 	if err != nil {
@@ -350,8 +351,8 @@ func adoptContainer(out *Container, in container.InspectResponse, image *Image, 
 	return nil
 }
 
-// adoptedMounts reads the requested mounts back. Docker's own list of mounts
-// would add volumes nobody asked for.
+// adoptedMounts returns the requested mounts. Docker's own list of mounts would add
+// volumes that nobody requested.
 func adoptedMounts(hc *container.HostConfig) []*runtimeapi.Mount {
 	var out []*runtimeapi.Mount
 	for _, bind := range hc.Binds {
@@ -395,7 +396,7 @@ func criPropagation(docker string) runtimeapi.MountPropagation {
 	return runtimeapi.MountPropagation_PROPAGATION_PRIVATE
 }
 
-// readState turns Docker's state, exit code and times into the CRI's.
+// readState converts Docker's state, exit code and times to the CRI's.
 func readState(out *Container, in container.InspectResponse) {
 	state := in.State
 	out.DockerStatus = state.Status
@@ -415,24 +416,24 @@ func readState(out *Container, in container.InspectResponse) {
 	out.StartFailed = startFailed(state)
 	out.Message = state.Error
 	if out.StartFailed {
-		// Docker does not say when; the creation is the only time there is.
+		// Docker does not report when; the creation time is the only one.
 		out.StartedAt, out.FinishedAt = out.CreatedAt, out.CreatedAt
 		if out.ExitCode == 0 {
 			out.ExitCode = exitStartFailed
 		}
 	}
 	if out.FinishedAt == 0 {
-		// Being removed without ever having run.
+		// It is being removed without ever having run.
 		out.FinishedAt = out.CreatedAt
 	}
-	// dockerd notes a start when the runtime has returned, and an exit as of when
-	// it happened: a short run would end before it began.
+	// dockerd records a start when the runtime has returned, but an exit at the time
+	// it happened: a short run could finish before it started.
 	out.StartedAt = min(out.StartedAt, out.FinishedAt)
 	out.Reason = exitReason(out)
 }
 
-// containerState goes by machine-readable fields only. A container whose start
-// failed stays "created" in Docker: to the CRI it has exited.
+// containerState uses only machine-readable fields. A container whose start failed
+// stays "created" in Docker; in the CRI it has exited.
 func containerState(state *container.State) runtimeapi.ContainerState {
 	switch state.Status {
 	case container.StateCreated:
@@ -448,8 +449,9 @@ func containerState(state *container.State) runtimeapi.ContainerState {
 	return runtimeapi.ContainerState_CONTAINER_UNKNOWN
 }
 
-// startFailed: Docker keeps the error of the last start even after a later one
-// has worked, so it only counts while the container has never run.
+// startFailed reports whether the start failed. Docker keeps the error of a failed
+// start even after a later one succeeded, so it counts only if the container has
+// never run.
 func startFailed(state *container.State) bool {
 	return state.Status != container.StateRunning && unixNano(state.StartedAt) == 0 &&
 		(state.ExitCode != 0 || state.Error != "")
@@ -467,11 +469,10 @@ func exitReason(c *Container) string {
 	return reasonError
 }
 
-// checkInspect makes sure that an answer has its parts and is of a pod member
-// of that kind.
+// checkInspect checks that a response is complete and of a pod member of that kind.
 func checkInspect(in container.InspectResponse, kind Kind) error {
 	if in.ContainerJSONBase == nil || in.State == nil || in.HostConfig == nil || in.Config == nil {
-		return fmt.Errorf("container: %w: Docker's answer lacks state or configuration", errdefs.ErrDataLoss)
+		return fmt.Errorf("container: %w: Docker's response lacks state or configuration", errdefs.ErrDataLoss)
 	}
 	if got, ok := IsKubernetes(in.Config.Labels, in.Name); !ok || got != kind {
 		return notPodMember(in)
@@ -480,10 +481,10 @@ func checkInspect(in container.InspectResponse, kind Kind) error {
 }
 
 func notPodMember(in container.InspectResponse) error {
-	return fmt.Errorf("container %s: %w: not of that kind, or not a pod's", in.ID, errdefs.ErrNotFound)
+	return fmt.Errorf("container %s: %w: not part of a pod, or of another kind", in.ID, errdefs.ErrNotFound)
 }
 
-// unixNano reads Docker's times; the zero time and what can't be read are 0.
+// unixNano parses Docker's times; the zero time and malformed ones are 0.
 func unixNano(text string) int64 {
 	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil || t.Year() < 1970 {
@@ -493,7 +494,7 @@ func unixNano(text string) int64 {
 }
 
 // dockerIPs lists addresses on Docker's networks, IPv4 before IPv6, by network
-// name. The address at the top of the settings is gone from API 1.52.
+// name. API 1.52 removed the address at the top level of the settings.
 func dockerIPs(settings *container.NetworkSettings) []string {
 	if settings == nil {
 		return nil
@@ -519,8 +520,9 @@ func isIP(text string) bool {
 	return err == nil
 }
 
-// CRISandbox gives the list item, which shares memory with s and must not be
-// changed; so do the other messages made here. ready is Running with the network set up.
+// CRISandbox returns the list item. Like the other CRI… messages of this file it
+// shares memory with s and must not be changed. ready means that the sandbox is
+// Running and its network is set up.
 func CRISandbox(s *Sandbox, ready bool) *runtimeapi.PodSandbox {
 	return &runtimeapi.PodSandbox{
 		Id:             s.ID,
@@ -533,8 +535,8 @@ func CRISandbox(s *Sandbox, ready bool) *runtimeapi.PodSandbox {
 	}
 }
 
-// CRISandboxStatus gives the status. ips are the pod's addresses, primary
-// first; they are shown only when the sandbox is ready and has its own network.
+// CRISandboxStatus returns the status. ips are the pod's addresses, primary
+// first; they are shown only if the sandbox is ready and has its own network.
 func CRISandboxStatus(s *Sandbox, ready bool, ips []string) *runtimeapi.PodSandboxStatus {
 	out := &runtimeapi.PodSandboxStatus{
 		Id:             s.ID,
@@ -564,7 +566,7 @@ func sandboxState(ready bool) runtimeapi.PodSandboxState {
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 }
 
-// CRIContainer gives the list item; it agrees with [CRIContainerStatus].
+// CRIContainer returns the list item; it agrees with [CRIContainerStatus].
 func CRIContainer(c *Container) *runtimeapi.Container {
 	return &runtimeapi.Container{
 		Id:           c.ID,
@@ -580,7 +582,7 @@ func CRIContainer(c *Container) *runtimeapi.Container {
 	}
 }
 
-// CRIContainerStatus gives the status.
+// CRIContainerStatus returns the status.
 func CRIContainerStatus(c *Container) *runtimeapi.ContainerStatus {
 	return &runtimeapi.ContainerStatus{
 		Id:          c.ID,
@@ -605,8 +607,8 @@ func CRIContainerStatus(c *Container) *runtimeapi.ContainerStatus {
 	}
 }
 
-// MatchSandbox says whether a filter selects a sandbox; nil selects all. An ID
-// may be cut short.
+// MatchSandbox reports whether a filter selects a sandbox; nil selects all. The
+// filter's ID may be a prefix.
 func MatchSandbox(s *Sandbox, ready bool, f *runtimeapi.PodSandboxFilter) bool {
 	if state := f.GetState(); state != nil && state.GetState() != sandboxState(ready) {
 		return false
@@ -614,8 +616,8 @@ func MatchSandbox(s *Sandbox, ready bool, f *runtimeapi.PodSandboxFilter) bool {
 	return strings.HasPrefix(s.ID, f.GetId()) && matchLabels(s.Labels, f.GetLabelSelector())
 }
 
-// MatchContainer says whether a filter selects a container; nil selects all.
-// IDs may be cut short.
+// MatchContainer reports whether a filter selects a container; nil selects all.
+// The filter's IDs may be prefixes.
 func MatchContainer(c *Container, f *runtimeapi.ContainerFilter) bool {
 	if state := f.GetState(); state != nil && state.GetState() != c.State {
 		return false
@@ -625,7 +627,8 @@ func MatchContainer(c *Container, f *runtimeapi.ContainerFilter) bool {
 		matchLabels(c.Labels, f.GetLabelSelector())
 }
 
-// matchLabels asks for every selected label with exactly that value.
+// matchLabels reports whether labels has every label of selector with exactly its
+// value.
 func matchLabels(labels, selector map[string]string) bool {
 	for key, value := range selector {
 		if has, ok := labels[key]; !ok || has != value {

@@ -44,7 +44,7 @@ var containerConfig = &runtimeapi.ContainerConfig{
 var fullHost = Host{CgroupV2: true, ReadOnlyNonRecursive: true, ImageMounts: true, Seccomp: true, DefaultRuntime: "runc",
 	Runtimes: map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true}, "crun": {}}, MinOOMScoreAdj: -500, PodLogsDir: "/var/log/pods", Seal: testSeal}
 
-// createdSandbox is the sandbox of podConfig as Docker shows it.
+// createdSandbox returns the sandbox of podConfig as Docker shows it.
 func createdSandbox(t testing.TB) container.InspectResponse {
 	t.Helper()
 	created, err := DockerSandbox(SandboxRequest{Config: podConfig, RuntimeHandler: "crun", ImageID: pauseID}, fullHost)
@@ -73,7 +73,7 @@ func containerRequest(t testing.TB) ContainerRequest {
 	}
 }
 
-// createdContainer is the container of containerConfig as Docker shows it.
+// createdContainer returns the container of containerConfig as Docker shows it.
 func createdContainer(t testing.TB) container.InspectResponse {
 	t.Helper()
 	created, err := DockerContainer(containerRequest(t), fullHost)
@@ -83,8 +83,8 @@ func createdContainer(t testing.TB) container.InspectResponse {
 	return inspect(created, containerID)
 }
 
-// TestSandboxRoundTrip: what was asked for is what the status shows, whatever
-// labels the image adds.
+// TestSandboxRoundTrip: the status shows what was requested, whatever labels the
+// image adds.
 func TestSandboxRoundTrip(t *testing.T) {
 	in := createdSandbox(t)
 	in.State = &container.State{Status: container.StateRunning, Running: true, Pid: 7, StartedAt: "2026-03-01T10:00:01Z", FinishedAt: zeroTime}

@@ -7,8 +7,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestStoredCgroupFiles: a record is not trusted to name files; what no request
-// may ask for is not read back either.
+// TestStoredCgroupFiles: file names in a record are not trusted; what a request may
+// not contain is not read back either.
 func TestStoredCgroupFiles(t *testing.T) {
 	for key, ok := range map[string]bool{
 		"memory.high": true, "hugetlb.2MB.max": true, "io.bfq.weight": true, "cpuset.cpus.partition": true,

@@ -10,7 +10,7 @@ import (
 )
 
 // TestUsernsRemap: pods are in the daemon's user namespace unless they cannot be,
-// and containers are where their sandbox is.
+// and containers are in the same one as their sandbox.
 func TestUsernsRemap(t *testing.T) {
 	node := runtimeapi.NamespaceMode_NODE
 	type sc = runtimeapi.LinuxSandboxSecurityContext

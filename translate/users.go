@@ -11,25 +11,26 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// User is whom a container's process runs as.
+// User holds the user and groups that a container's process runs as.
 type User struct {
-	// Docker is Docker's user, always "uid:gid": with an explicit group Docker
-	// adds no group on its own, so GroupAdd is the whole list.
+	// Docker is Docker's user, always "uid:gid": with an explicit group Docker adds
+	// no groups itself, so GroupAdd is the full list.
 	Docker string
 	// GroupAdd are the additional groups for Docker, as numbers.
 	GroupAdd []string
 	UID, GID int64
-	// Groups are all groups of the process, the primary one among them, sorted.
+	// Groups are all groups of the process including the primary one, sorted.
 	Groups []int64
 }
 
 const (
 	// maxID is the largest user or group id Docker accepts.
 	maxID = math.MaxInt32
-	// maxGroups is Linux's limit on the groups of a process.
+	// maxGroups is Linux's maximum number of groups of a process.
 	maxGroups = 65536
 	// maxGroupLookups bounds groups times lines of the image's /etc/group. Docker
-	// and runc compare each with each, at about 0.3 µs, while the container starts.
+	// and runc compare each group with each line, at about 0.3 µs, while the
+	// container starts.
 	maxGroupLookups = 1 << 22
 )
 
@@ -39,19 +40,19 @@ type account struct {
 	uid, gid int64
 }
 
-// requestedUser is the user a container shall run as, before it is looked up.
+// requestedUser is the user to run a container as, before it is looked up.
 type requestedUser struct {
 	user, group string // name or number; "" group: the user's primary group
-	field       string // where user came from, for messages
+	field       string // where user comes from, for errors
 }
 
-// ResolveUser finds the user, primary group and supplementary groups of a
-// container. imageUser is the image's USER; it counts when the security context
-// names no user. passwd and group are the contents of the image's files, nil
-// when absent. A number is a uid or gid and never a name. With policy Merge,
-// groups that list the user as a member in the image are added; with Strict only
-// the requested ones count. A user or group that the image does not have, or that
-// Docker would take for another, is ErrInvalidArgument.
+// ResolveUser returns the user, primary group and supplementary groups of a
+// container. imageUser is the image's USER; it is used if the security context
+// names no user. passwd and group are the contents of the image's files, nil if
+// absent. A number is a uid or gid and never a name. Policy Merge adds the image's
+// groups that list the user as a member; Strict uses only the requested ones. A
+// named user or group that the image does not have, or a group that Docker would
+// mistake for another, is ErrInvalidArgument.
 func ResolveUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, passwd, group []byte) (User, error) {
 	if err := validateUser(sc); err != nil {
 		return User{}, err
@@ -84,7 +85,7 @@ func ResolveUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string,
 func validateUser(sc *runtimeapi.LinuxContainerSecurityContext) error {
 	const in = "linux.security_context."
 	if sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "" {
-		return invalid(in+"run_as_username", "set together with run_as_user; give one of them")
+		return invalid(in+"run_as_username", "set together with run_as_user; set only one")
 	}
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "" {
 		return invalid(in+"run_as_group", "set without run_as_user or run_as_username")
@@ -112,8 +113,8 @@ func validateIDs(in string, user, group *runtimeapi.Int64Value, supplemental []i
 
 func validID(id int64) bool { return id >= 0 && id <= maxID }
 
-// userRequest picks who is asked for: the security context, else the image,
-// else root.
+// userRequest returns the requested user: the security context's, else the
+// image's, else root.
 func userRequest(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string) requestedUser {
 	const in = "linux.security_context."
 	var want requestedUser
@@ -136,8 +137,8 @@ func userRequest(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string)
 }
 
 // findAccount looks a user up. A number is the uid, whatever the image's file
-// says: the first line with that uid adds the primary group, and the name that
-// memberships are looked up by.
+// says: the first line with that uid only adds the primary group and the name to
+// look up memberships by.
 func findAccount(want requestedUser, passwd []byte) (account, error) {
 	id, isNumber, err := parseReference(want.field, want.user)
 	if err != nil {
@@ -179,7 +180,7 @@ func findGroup(want requestedUser, group []byte) (int64, error) {
 	return 0, invalid(want.field, "group %q is not in the image's /etc/group", want.group)
 }
 
-// memberships are the groups that list the user as a member.
+// memberships returns the groups that list the user as a member.
 func memberships(name string, group []byte) []int64 {
 	if name == "" {
 		return nil
@@ -203,14 +204,14 @@ func hasMember(members, name string) bool {
 	return false
 }
 
-// checkGroups refuses groups that the process would not get. Docker, and runc
-// after it, look every group of a process up by name first, the primary one and
-// numbers too: a group of the image that is named like the number takes its
-// place. groups are sorted.
+// checkGroups refuses groups that the process would not get. Docker, and then
+// runc, look up every group of a process by name first, even the primary one and
+// numbers: a group of the image whose name is that number would take its place.
+// groups are sorted.
 func checkGroups(groups []int64, file []byte) error {
 	const field = "linux.security_context"
 	if len(groups) > maxGroups {
-		return invalid(field, "%d groups with those of the image, more than Linux's %d", len(groups), maxGroups)
+		return invalid(field, "%d groups including those of the image; Linux allows %d", len(groups), maxGroups)
 	}
 	if n := bytes.Count(file, []byte("\n")) + 1; n > maxGroupLookups/len(groups) {
 		return invalid(field, "%d groups are too many for the %d lines of the image's /etc/group", len(groups), n)
@@ -221,14 +222,14 @@ func checkGroups(groups []int64, file []byte) error {
 			continue
 		}
 		if _, wanted := slices.BinarySearch(groups, id); wanted && !hasID(fields, id) {
-			return invalid(field, "group %d: Docker would take it for the group in the image's /etc/group that has this name and another number", id)
+			return invalid(field, "group %d: Docker would use the group of that name in the image's /etc/group, which has another number", id)
 		}
 	}
 	return nil
 }
 
-// hasID says whether a line of /etc/group is of the group with this number. A
-// number that can't be read is 0 for Docker.
+// hasID reports whether a line of /etc/group has this group number. Docker reads
+// an invalid number as 0.
 func hasID(fields []string, want int64) bool {
 	var gid int64
 	if len(fields) > 2 {
@@ -237,9 +238,9 @@ func hasID(fields []string, want int64) bool {
 	return gid == want
 }
 
-// lines yields the fields of each line that has at least n of them; what follows
-// the first four is one field. Comments, NIS entries and malformed lines are
-// passed over, as libc does.
+// lines yields the fields of each line that has at least n of them; everything
+// after the fourth is one field. It skips comments, NIS entries and malformed
+// lines, as libc does.
 func lines(file []byte, n int) func(yield func([]string) bool) {
 	return func(yield func([]string) bool) {
 		for line := range bytes.Lines(file) {
@@ -254,7 +255,7 @@ func lines(file []byte, n int) func(yield func([]string) bool) {
 	}
 }
 
-// newUser takes the additional groups sorted and unique.
+// newUser returns a User. extra must be sorted and unique.
 func newUser(uid, gid int64, extra []int64) User {
 	user := User{
 		Docker: strconv.FormatInt(uid, 10) + ":" + strconv.FormatInt(gid, 10),
@@ -270,9 +271,9 @@ func newUser(uid, gid int64, extra []int64) User {
 	return user
 }
 
-// parseReference reads a user or group that a request or an image names by
-// number or name. What Docker reads as a number, with a sign or leading zeros,
-// is never a name: out of range it is an error.
+// parseReference parses a user or group that a request or an image names by number
+// or name. What Docker reads as a number, even with a sign or leading zeros, is
+// never a name: if it is out of range, that is an error.
 func parseReference(field, text string) (id int64, isNumber bool, err error) {
 	id, err = strconv.ParseInt(text, 10, 64)
 	switch {
@@ -287,7 +288,7 @@ func parseReference(field, text string) (id int64, isNumber bool, err error) {
 	return id, true, nil
 }
 
-// parseID reads a user or group id.
+// parseID parses a user or group id; it returns false if s is not a valid one.
 func parseID(s string) (int64, bool) {
 	id, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || !validID(id) {
@@ -296,8 +297,8 @@ func parseID(s string) (int64, bool) {
 	return id, true
 }
 
-// sandboxUser gives Docker's user and groups of the pause process. Its image
-// has no accounts, so the request's numbers are all there is.
+// sandboxUser returns Docker's user and groups for the pause process. Its image has
+// no accounts, so only the request's numbers matter.
 func sandboxUser(sc *runtimeapi.LinuxSandboxSecurityContext) (user string, groups []string) {
 	if uid := sc.GetRunAsUser(); uid != nil {
 		user = strconv.FormatInt(uid.GetValue(), 10)

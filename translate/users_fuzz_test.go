@@ -10,9 +10,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// FuzzResolveUser: whatever an image says of its accounts, a number that is asked
-// for is the uid that runs; what is reported of USER is too; all ids are valid,
-// and Docker makes the same groups of them.
+// FuzzResolveUser: whatever accounts an image has, a requested number is the uid of
+// the process, and so is a uid reported for USER; all ids are valid, and Docker
+// resolves them to the same groups.
 func FuzzResolveUser(f *testing.F) {
 	f.Add("app:staff", "", int64(-1), int64(-1), int64(99), true, []byte(testPasswd), []byte(testGroup))
 	f.Add("1000", "", int64(1000), int64(-1), int64(3000), false, []byte("1000:x:0:0::/:\r\n"), []byte("3000:x:0:\n1000:x:0:1000"))
@@ -51,8 +51,8 @@ func FuzzResolveUser(f *testing.F) {
 	})
 }
 
-// askedUID is the number that the request, or else the image as ImageStatus
-// reports it, names; false for a name.
+// askedUID returns the number in the request, else in the image as ImageStatus
+// reports it; false for a name.
 func askedUID(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string) (int64, bool) {
 	if sc.RunAsUser != nil {
 		return sc.RunAsUser.Value, true
@@ -94,9 +94,9 @@ func checkResolved(t *testing.T, got User, sc *runtimeapi.LinuxContainerSecurity
 	}
 }
 
-// dockerGroups are the groups that Docker and runc give a process: each is looked
-// up by name or number, the first line that has one of them counts, and what
-// can't be read is 0.
+// dockerGroups returns the groups that Docker and runc give a process: they look
+// each up by name or number, the first line with either wins, and an invalid
+// number is 0.
 func dockerGroups(groups []string, file string) (gids []int64) {
 	for _, g := range groups {
 		gid, err := strconv.ParseInt(g, 10, 64)
@@ -116,7 +116,7 @@ func dockerGroups(groups []string, file string) (gids []int64) {
 	return slices.Compact(gids)
 }
 
-// BenchmarkResolveUser has account files of the largest size.
+// BenchmarkResolveUser uses account files of the maximum size.
 func BenchmarkResolveUser(b *testing.B) {
 	for name, file := range map[string]string{
 		"lines":   strings.Repeat("g:x:5:a,b\n", 100_000),

@@ -102,9 +102,9 @@ func TestResolveUserKeepsTheRequest(t *testing.T) {
 	}
 }
 
-// TestNumbersAreNotNames has an image whose accounts and groups are named like
-// numbers, and whose USER is spelled in every way. What is reported of USER is
-// what runs.
+// TestNumbersAreNotNames has an image whose accounts and groups have numbers as
+// names, and tries every form of USER. The process runs as the user reported for
+// USER.
 func TestNumbersAreNotNames(t *testing.T) {
 	passwd := []byte("root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n+7:x:0:0::/:/bin/sh\n0x10:x:16:17::/:/bin/sh\n:x:55:56::/:/bin/sh\n" +
 		"2147483648:x:0:0::/:/bin/sh\n99999999999999999999:x:0:0::/:/bin/sh\n-5:x:0:0::/:/bin/sh\n 5:x:0:0::/:/bin/sh\n6 :x:0:0::/:/bin/sh\n" +
@@ -113,7 +113,7 @@ func TestNumbersAreNotNames(t *testing.T) {
 	for _, tc := range []struct {
 		user     string
 		uid, gid int64
-		name     string // what is reported when it is not the uid
+		name     string // what is reported if it is not the uid
 		err      bool
 	}{
 		{user: "", uid: 0, gid: 0, name: "none"},
@@ -169,7 +169,7 @@ func TestNumbersAreNotNames(t *testing.T) {
 	}
 }
 
-// checkNumber resolves with either policy.
+// checkNumber resolves with both policies.
 func checkNumber(t *testing.T, sc *runtimeapi.LinuxContainerSecurityContext, image string, passwd, group []byte, uid, gid int64, wantErr bool) {
 	t.Helper()
 	for _, policy := range []runtimeapi.SupplementalGroupsPolicy{runtimeapi.SupplementalGroupsPolicy_Merge, runtimeapi.SupplementalGroupsPolicy_Strict} {
@@ -228,8 +228,8 @@ func TestGroupsDockerWouldMistake(t *testing.T) {
 	}
 }
 
-// TestManyGroups: neither more groups than Linux takes, nor more than Docker can
-// look up in the image's file in good time.
+// TestManyGroups: no more groups than Linux allows, nor than Docker can look up in
+// the image's file in reasonable time.
 func TestManyGroups(t *testing.T) {
 	for name, tc := range map[string]struct {
 		asked, members, lines int

@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	// maxHostname is Linux' HOST_NAME_MAX.
+	// maxHostname is Linux's HOST_NAME_MAX.
 	maxHostname = 64
 	maxPort     = 65535
 )
 
-// ValidateSandboxConfig checks a RunPodSandbox configuration as far as that
-// needs neither node nor engine. It is to be called before anything is created.
-// Every error is ErrInvalidArgument and names the field.
+// ValidateSandboxConfig checks a RunPodSandbox configuration as far as possible
+// without node and engine. Call it before creating anything. Every error is
+// ErrInvalidArgument and names the field.
 func ValidateSandboxConfig(cfg *runtimeapi.PodSandboxConfig) error {
 	if cfg == nil {
 		return invalid("config", "nil")
@@ -60,9 +60,9 @@ func validateSandboxMetadata(m *runtimeapi.PodSandboxMetadata) error {
 		return invalid("metadata.name", "empty")
 	}
 	for field, value := range map[string]string{"name": m.GetName(), "namespace": m.GetNamespace(), "uid": m.GetUid()} {
-		// CNI_ARGS separates with semicolons: one in a name would forge arguments.
+		// CNI_ARGS is separated by semicolons: one in a name would forge arguments.
 		if unprintable(value) || strings.Contains(value, ";") {
-			return invalid("metadata."+field, "%q contains a character no Kubernetes name has", value)
+			return invalid("metadata."+field, "%q contains a character not allowed in Kubernetes names", value)
 		}
 	}
 	return nil
@@ -73,12 +73,12 @@ func validateHostname(name string) error {
 		return invalid("hostname", "%d bytes long; Linux allows %d", len(name), maxHostname)
 	}
 	if unprintable(name) || strings.ContainsAny(name, " /") {
-		return invalid("hostname", "%q contains a character no host name has", name)
+		return invalid("hostname", "%q contains a character not allowed in hostnames", name)
 	}
 	return nil
 }
 
-// validateKeys refuses what can't be a key of a Docker label.
+// validateKeys refuses keys that can't be Docker label keys.
 func validateKeys(labels, annotations map[string]string) error {
 	if _, ok := labels[""]; ok {
 		return invalid("labels", "a key is empty")
@@ -91,7 +91,7 @@ func validateKeys(labels, annotations map[string]string) error {
 
 func validateDNS(dns *runtimeapi.DNSConfig) error {
 	for i, server := range dns.GetServers() {
-		// ParseAddr takes any text for a zone.
+		// ParseAddr accepts any text as a zone.
 		if _, err := netip.ParseAddr(server); err != nil || !singleWord(server) {
 			return invalid(fmt.Sprintf("dns_config.servers[%d]", i), "%q is not an IP address", server)
 		}
@@ -106,7 +106,8 @@ func validateDNS(dns *runtimeapi.DNSConfig) error {
 	return nil
 }
 
-// singleWord: a line break would add lines of its own to resolv.conf.
+// singleWord reports whether s is one printable word. A line break would add lines
+// to resolv.conf.
 func singleWord(s string) bool {
 	return s != "" && !unprintable(s) && !strings.Contains(s, " ")
 }
@@ -157,7 +158,7 @@ func validateSandboxSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 		}
 	}
 	if ns.GetTargetId() != "" {
-		return invalid(in+"namespace_options.target_id", "a sandbox joins no container")
+		return invalid(in+"namespace_options.target_id", "a sandbox can't join a container")
 	}
 	if err := validateUserns(in, ns.GetUsernsOptions()); err != nil {
 		return err
@@ -178,7 +179,7 @@ func validateSandboxSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	return err
 }
 
-// ipcSysctls are those of the IPC namespace besides fs.mqueue.*.
+// ipcSysctls are the sysctls of the IPC namespace besides fs.mqueue.*.
 var ipcSysctls = []string{
 	"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
 	"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
@@ -205,16 +206,16 @@ func validateSysctl(key, value string, ns *runtimeapi.NamespaceOption) error {
 		}
 	case name == "kernel.domainname":
 		if isHost(ns.GetNetwork()) {
-			return invalid(field, "not allowed with the host's network and host name")
+			return invalid(field, "not allowed with the host's network and hostname")
 		}
 	default:
-		return invalid(field, "not in a namespace: it would change the node")
+		return invalid(field, "not namespaced: it would change the node")
 	}
 	return nil
 }
 
-// ValidateContainerConfig checks a CreateContainer configuration as far as that
-// needs neither node, engine nor sandbox, by the rules of [ValidateSandboxConfig].
+// ValidateContainerConfig checks a CreateContainer configuration as far as possible
+// without node, engine and sandbox, by the rules of [ValidateSandboxConfig].
 func ValidateContainerConfig(cfg *runtimeapi.ContainerConfig) error {
 	switch {
 	case cfg == nil:
@@ -262,19 +263,18 @@ func ValidateContainerConfig(cfg *runtimeapi.ContainerConfig) error {
 
 func validateLogPath(p string) error {
 	if path.IsAbs(p) || slices.Contains(strings.Split(p, "/"), "..") || strings.ContainsRune(p, 0) {
-		return invalid("log_path", "%q must be relative to the sandbox's log_directory and without \"..\"", p)
+		return invalid("log_path", "%q must be relative to the sandbox's log_directory and must not contain \"..\"", p)
 	}
 	return nil
 }
 
-// validateProcess checks what becomes the process: a C string has no NUL, and
-// Docker's JSON no bytes that are not UTF-8. Values are not quoted, they may be
-// secret.
+// validateProcess checks the process: C strings can't contain NUL, and Docker's
+// JSON takes only UTF-8. Errors don't quote values, which may be secret.
 func validateProcess(cfg *runtimeapi.ContainerConfig) error {
 	for field, words := range map[string][]string{"command": cfg.GetCommand(), "args": cfg.GetArgs()} {
 		for i, word := range words {
 			if strings.ContainsRune(word, 0) || !utf8.ValidString(word) {
-				return invalid(fmt.Sprintf("%s[%d]", field, i), "contains a NUL, or is not UTF-8")
+				return invalid(fmt.Sprintf("%s[%d]", field, i), "contains a NUL or is not UTF-8")
 			}
 		}
 	}
@@ -285,7 +285,7 @@ func validateProcess(cfg *runtimeapi.ContainerConfig) error {
 		case slices.Contains(env.GetValue(), 0):
 			return invalid(fmt.Sprintf("envs[%d].value", i), "contains a NUL")
 		case !utf8.Valid(env.GetValue()):
-			return invalid(fmt.Sprintf("envs[%d].value", i), "is not UTF-8, which is all Docker takes")
+			return invalid(fmt.Sprintf("envs[%d].value", i), "is not UTF-8, as Docker requires")
 		}
 	}
 	if _, ok := runtimeapi.Signal_name[int32(cfg.GetStopSignal())]; !ok {
@@ -340,8 +340,8 @@ func validateContainerNamespaces(in string, ns *runtimeapi.NamespaceOption) erro
 	return validateUserns(strings.TrimSuffix(in, "namespace_options."), ns.GetUsernsOptions())
 }
 
-// isFullID recognises a whole Docker container ID. Nothing else may reach a
-// Docker URL: names and short prefixes would name other people's containers.
+// isFullID reports whether id is a full Docker container ID. Nothing else may reach
+// a Docker URL: a name or short prefix could refer to someone else's container.
 func isFullID(id string) bool {
 	return len(id) == 64 && isHex(id)
 }

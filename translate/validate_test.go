@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// TestValidateSandboxConfig: each change of a good configuration is refused,
-// and the error names the field.
+// TestValidateSandboxConfig: each change to a valid configuration is refused, and
+// the error names the field.
 func TestValidateSandboxConfig(t *testing.T) {
 	if err := ValidateSandboxConfig(podConfig); err != nil {
 		t.Fatal(err)
@@ -145,8 +145,8 @@ func TestValidateContainerConfig(t *testing.T) {
 	refused(t, ValidateContainerConfig(nil), "config")
 }
 
-// refused wants ErrInvalidArgument that begins with the field, or with a reason
-// and the field.
+// refused checks for an ErrInvalidArgument that starts with the field, or with a
+// reason and the field.
 func refused(t *testing.T, err error, field string) {
 	t.Helper()
 	if !errdefs.IsInvalidArgument(err) {

@@ -144,7 +144,7 @@ func (c *Client) run(ctx context.Context, kind string, timeout time.Duration, cl
 	return err
 }
 
-// classify gives transport failures their class; the Docker client has already
+// classify adds the class of transport failures; the Docker client has already
 // classified dockerd's own errors.
 func classify(ctx context.Context, endpoint string, timeout time.Duration, err error) error {
 	var netErr net.Error

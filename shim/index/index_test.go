@@ -35,7 +35,7 @@ type fixture struct {
 	t      testing.TB
 	docker *enginetest.Server
 	client *engine.Client
-	stop   func() error // ends Run and gives its error
+	stop   func() error // stops Run and returns its error
 
 	mu           sync.Mutex
 	differences  []index.Difference

@@ -125,7 +125,7 @@ func TestTrapsLater(t *testing.T) {
 				t.Errorf("Reopen: %v, want the path refused", err)
 			}
 			n.numbered(10, 20)
-			must(os.RemoveAll(aside)) // the log has no name any more
+			must(os.RemoveAll(aside)) // the log no longer has a name
 			n.numbered(20, 30)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -310,7 +310,7 @@ func (t *Tailer) wake(f *follower) {
 type runState struct {
 	mu      sync.Mutex
 	again   bool // something happened since the goroutine last checked
-	stopped bool // no goroutine may start any more
+	stopped bool // no new goroutine may start
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when the goroutine ends; nil if there is none
 }

@@ -1,11 +1,14 @@
 // Package oom detects OOM kills in the control groups of running containers. The
 // kernel's count there is exact, but it disappears with the group soon after the
-// exit, so every change is read at once.
+// exit, so every change is read at once. On cgroup v1 notifications replace a count
+// that is gone: a group is notified when it is out of memory, and once more when it
+// is removed.
 package oom
 
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -41,10 +44,11 @@ type Watcher struct {
 // group is the memory control group of one run of a container. Watcher's mutex
 // guards it.
 type group struct {
-	counter int // descriptor of the count; -1 once it is closed
-	notice  int // eventfd on cgroup v1, else counter
-	killed  bool
-	looking bool
+	counter  int  // descriptor of the count; -1 once it is closed
+	notice   int  // eventfd on cgroup v1, else counter
+	notified bool // v1: a notification arrived while the group existed: an OOM
+	killed   bool
+	looking  bool
 }
 
 // New returns a Watcher, which uses one descriptor plus one or two for each running
@@ -199,8 +203,12 @@ func (g *group) look() (done bool) {
 	}
 	content := make([]byte, 512)
 	n, err := unix.Pread(g.counter, content, 0)
-	if err != nil {
-		return !errors.Is(err, unix.EINTR) // ENODEV
+	if errors.Is(err, unix.EINTR) {
+		return false
+	}
+	if err != nil { // ENODEV
+		g.killed = g.notified || g.notices() > 1
+		return true
 	}
 	for line := range bytes.Lines(content[:n]) {
 		if number, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
@@ -209,6 +217,19 @@ func (g *group) look() (done bool) {
 		}
 	}
 	return g.killed
+}
+
+// notices returns the number of unread notifications of cgroup v1; 0 on v2. The
+// removal of the group causes one.
+func (g *group) notices() uint64 {
+	if g.notice == g.counter {
+		return 0
+	}
+	var count [8]byte
+	if n, err := unix.Read(g.notice, count[:]); err != nil || n != len(count) {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(count[:])
 }
 
 // Run reads notifications until ctx ends, then stops watching and returns nil. Call
@@ -271,6 +292,8 @@ func (w *Watcher) follow(ctx context.Context, g *group) {
 		done := g.look()
 		if done {
 			w.release(g)
+		} else if g.notice != g.counter {
+			g.notified = true
 		}
 		g.looking = !done && pause <= lastLook
 		again := g.looking
