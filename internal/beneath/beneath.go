@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Root is the path of a directory below which files are worked on. Names are
+// Root is the path of a directory whose contents the methods work on. Names are
 // relative to it and clean: neither absolute nor with "." or "..". All methods
-// may be called concurrently. Errors are *RefusedError for what is not followed
-// or opened, and those of the system otherwise, with the whole path.
+// are safe for concurrent use. Errors are *RefusedError for paths that are not
+// followed or opened, and otherwise system errors with the full path.
 type Root string
 
-// RefusedError says that a path leads over a link, or to something that is not a
-// plain file. It is errdefs.ErrFailedPrecondition.
+// RefusedError reports that a path contains a link or is not a plain file. It is
+// errdefs.ErrFailedPrecondition.
 type RefusedError struct{ Path, Reason string }
 
 func (e *RefusedError) Error() string { return "refused: " + e.Path + ": " + e.Reason }
@@ -35,7 +35,7 @@ func IsRefused(err error) bool {
 }
 
 // Rel returns the name of an absolute path below the root. ok is false if the
-// path is not clean, or is not below the root; neither is looked at on disk.
+// path is not clean or not below the root. Rel does not access the disk.
 func (r Root) Rel(path string) (name string, ok bool) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return "", false
@@ -47,21 +47,21 @@ func (r Root) Rel(path string) (name string, ok bool) {
 	return name, true
 }
 
-// Path is the whole path of a name.
+// Path returns the full path of a name.
 func (r Root) Path(name string) string { return filepath.Join(string(r), name) }
 
 // Open opens a regular file for reading.
 func (r Root) Open(name string) (*os.File, error) { return r.OpenFile(name, os.O_RDONLY, 0) }
 
-// OpenFile opens a regular file as os.OpenFile does. One that exists and is
-// opened for writing must have no other name.
+// OpenFile opens a regular file as os.OpenFile does. An existing file opened for
+// writing must have no other hard link.
 func (r Root) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	dir, base, err := r.parent(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
-	const attempts = 100 // others may make and remove the file meanwhile
+	const attempts = 100 // others may create and remove the file meanwhile
 	for range attempts {
 		var f *os.File
 		if flag&os.O_EXCL == 0 {
@@ -77,7 +77,7 @@ func (r Root) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 	return nil, err
 }
 
-// openExisting opens a file once it is known to be one that may be opened.
+// openExisting opens a file after checking that it may be opened.
 func (r Root) openExisting(dir *os.File, base, name string, flag int) (*os.File, error) {
 	found, err := r.openat(dir, base, name, unix.O_PATH, 0)
 	if err != nil {
@@ -94,9 +94,9 @@ func (r Root) openExisting(dir *os.File, base, name string, flag int) (*os.File,
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return nil, r.refused(name, "is not a regular file")
 	case st.Nlink > 1 && flag&(os.O_WRONLY|os.O_RDWR|os.O_TRUNC) != 0:
-		return nil, r.refused(name, "has another name too (a hard link)")
+		return nil, r.refused(name, "has another hard link")
 	}
-	// Non-blocking: a lease on the file would hold us up.
+	// Non-blocking: a lease on the file could block the open.
 	fd, err := ignoringEINTR(func() (int, error) {
 		return unix.Open(procPath(found), flag&^os.O_CREATE|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	})
@@ -119,7 +119,7 @@ func (r Root) ReadFile(name string) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
-// Lstat describes a file of any kind.
+// Lstat describes a file of any kind and follows no link.
 func (r Root) Lstat(name string) (info fs.FileInfo, err error) {
 	err = r.in(name, func(dir *os.Root, base string) error {
 		info, err = dir.Lstat(base)
@@ -140,7 +140,8 @@ func (r Root) Readlink(name string) (target string, err error) {
 // Remove removes a file, or an empty directory.
 func (r Root) Remove(name string) error { return r.in(name, (*os.Root).Remove) }
 
-// RemoveAll removes a directory with all in it, or a file; none is success.
+// RemoveAll removes a directory with its contents, or a file; a missing one is
+// success.
 func (r Root) RemoveAll(name string) error {
 	err := r.in(name, (*os.Root).RemoveAll)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -164,12 +165,12 @@ func (r Root) Names(name string) ([]string, error) {
 	return names, err
 }
 
-// OpenDir opens a directory ("." is the root) as a path only: it is good for
-// system calls that take a descriptor, and for /proc/self/fd.
+// OpenDir opens a directory ("." is the root) as a path only: for system calls that
+// take a descriptor, and for /proc/self/fd.
 func (r Root) OpenDir(name string) (*os.File, error) { return r.walk(name, nil) }
 
-// MkdirAll makes a directory and those above it, the root included. One that
-// exists is success.
+// MkdirAll creates a directory and its parents, including the root. An existing
+// one is success.
 func (r Root) MkdirAll(name string, perm fs.FileMode) error {
 	if err := os.MkdirAll(string(r), perm); err != nil {
 		return err
@@ -181,7 +182,7 @@ func (r Root) MkdirAll(name string, perm fs.FileMode) error {
 	return dir.Close()
 }
 
-// Mkdir makes a directory.
+// Mkdir creates a directory.
 func (r Root) Mkdir(name string, perm fs.FileMode) error {
 	return r.in(name, func(dir *os.Root, base string) error { return dir.Mkdir(base, perm) })
 }
@@ -220,8 +221,8 @@ func (r Root) in(name string, do func(dir *os.Root, base string) error) error {
 	return err
 }
 
-// walk opens a directory below the root, component by component; create, if not
-// nil, is the mode of those that it makes.
+// walk opens a directory below the root, component by component; if create is not
+// nil, it creates missing ones with that mode.
 func (r Root) walk(name string, create *fs.FileMode) (*os.File, error) {
 	if !isClean(name) {
 		return nil, r.refused(name, "is not a clean relative path")
@@ -285,7 +286,7 @@ func (r Root) refused(name, reason string) error {
 
 func isClean(name string) bool { return filepath.IsLocal(name) && filepath.Clean(name) == name }
 
-// procPath is a path that leads to an open file and nowhere else.
+// procPath returns a path that leads to an open file and nowhere else.
 func procPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 func ignoringEINTR(open func() (int, error)) (int, error) {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newRoot is a root that is reached over a link, beside a directory outside.
+// newRoot returns a root that is reached through a link, and a directory outside it.
 func newRoot(t *testing.T) (r Root, outside string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,7 +35,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// contents is the tree below a directory.
+// contents returns the tree below a directory.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -54,7 +54,7 @@ func contents(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// operations are all that touch something by name.
+// operations are all methods that access something by name.
 var operations = map[string]func(r Root, name string) error{
 	"read":   func(r Root, name string) error { _, err := r.ReadFile(name); return err },
 	"append": func(r Root, name string) error { return write(r, name, os.O_WRONLY|os.O_APPEND) },
@@ -122,8 +122,8 @@ func TestUncleanNames(t *testing.T) {
 	}
 }
 
-// TestSpecialFiles: what is no plain file is not opened, not even for a look, and
-// nobody waits for its other end.
+// TestSpecialFiles: only plain files are ever opened, and no call waits for the
+// other end of a FIFO.
 func TestSpecialFiles(t *testing.T) {
 	r, outside := newRoot(t)
 	must(t, unix.Mkfifo(r.Path("fifo"), 0o600))
@@ -176,7 +176,7 @@ func TestHardLinks(t *testing.T) {
 	}
 }
 
-// TestLeasedFile: whoever owns a file can have others wait for it with a lease.
+// TestLeasedFile: the owner of a file can make others wait for it with a lease.
 func TestLeasedFile(t *testing.T) {
 	r, _ := newRoot(t)
 	must(t, r.WriteFile("file", nil, 0o600))
@@ -297,7 +297,7 @@ func (c *tally) repeat(r Root, op string, stop <-chan struct{}) {
 	}
 }
 
-// idle are those that never have. Two need other files.
+// idle returns the operations that have never succeeded. Two need other files.
 func (c *tally) idle() (ops []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -334,13 +334,13 @@ func TestRaces(t *testing.T) {
 	if diff := cmp.Diff(before, contents(t, outside)); diff != "" {
 		t.Errorf("outside (-before +after):\n%s", diff)
 	}
-	// What has never succeeded shows nothing.
+	// An operation that never succeeded proves nothing.
 	if ops := count.idle(); len(ops) > 0 {
 		t.Errorf("%q have never succeeded", ops)
 	}
 }
 
-// TestDrafts: a draft's name cannot be taken in advance, and none stays.
+// TestDrafts: a draft's name cannot be taken in advance, and no draft is left behind.
 func TestDrafts(t *testing.T) {
 	r, outside := newRoot(t)
 	before := contents(t, outside)

@@ -13,21 +13,22 @@ import (
 // minAPIVersion is Docker 20.10's.
 const minAPIVersion = "1.41"
 
-// Capabilities are what one incarnation of the daemon can do, read by
+// Capabilities describe what the running daemon can do, as read by
 // [Client.Refresh]. They are immutable.
 type Capabilities struct {
-	// APIVersion is the negotiated one: the lower of the daemon's and the client's.
+	// APIVersion is the negotiated version: the lower of the daemon's and the
+	// client's.
 	APIVersion string
-	// EngineVersion is the daemon's own, such as 26.1.5+dfsg1.
+	// EngineVersion is the daemon's version, such as 26.1.5+dfsg1.
 	EngineVersion string
-	// DaemonID is the daemon's identity; another one means another engine.
+	// DaemonID identifies the daemon; a different ID means a different engine.
 	DaemonID string
 
 	CgroupDriver string // systemd, cgroupfs or none
 	CgroupV2     bool
 
 	Seccomp, AppArmor, SELinux bool
-	// SeccompCustom: the daemon's default profile is a file of its operator's.
+	// SeccompCustom: the daemon's default profile is a file set by its operator.
 	SeccompCustom             bool
 	UsernsRemap, Rootless     bool
 	Experimental, LiveRestore bool
@@ -43,37 +44,37 @@ type Capabilities struct {
 	LoggingDriver   string
 	KernelVersion   string
 	Architecture    string // Go's names: amd64, arm64
-	// CDISpecDirs are empty where the daemon does not inject CDI devices.
+	// CDISpecDirs is empty if the daemon does not inject CDI devices.
 	CDISpecDirs []string
-	// ContainerdAddress is the socket of the daemon's containerd, from API 1.46.
+	// ContainerdAddress is the socket of the daemon's containerd, since API 1.46.
 	ContainerdAddress string
 	Warnings          []string
 }
 
-// Runtime is one OCI runtime that the daemon is configured with.
+// Runtime is one OCI runtime in the daemon's configuration.
 type Runtime struct {
-	// Path or Type of the runtime: a binary such as runc, or a shim such as
-	// io.containerd.runc.v2.
+	// Path is a binary such as runc, Type a shim such as io.containerd.runc.v2.
 	Path, Type string
-	// MountOptions that the runtime knows, from its OCI features; from API 1.44.
+	// MountOptions are those the runtime supports, from its OCI features; since API
+	// 1.44.
 	MountOptions []string
 }
 
-// AtLeast tells whether the negotiated API version is v or later. It is false
-// before the daemon is known.
+// AtLeast reports whether the negotiated API version is v or later; false before
+// the first Refresh.
 func (c *Capabilities) AtLeast(v string) bool {
 	return c != nil && versions.GreaterThanOrEqualTo(c.APIVersion, v)
 }
 
-// RecursiveReadOnly tells whether the runtime can make mounts read-only with
-// everything below them.
+// RecursiveReadOnly reports whether the runtime can make mounts and all their
+// submounts read-only.
 func (r Runtime) RecursiveReadOnly() bool { return slices.Contains(r.MountOptions, "rro") }
 
-// runcShim is the shim that Docker runs a binary with, and runc's own.
+// runcShim is runc's own shim; Docker also uses it for runtimes given as a binary.
 const runcShim = "io.containerd.runc.v2"
 
-// RuncShim tells whether containerd runs this runtime with runc's shim, version
-// 2, as it does all that are configured as a binary.
+// RuncShim reports whether containerd runs this runtime with version 2 of runc's
+// shim, as it does for all runtimes configured as a binary.
 func (r Runtime) RuncShim() bool { return r.Type == runcShim || r.Type == "" && r.Path != "" }
 
 func capabilities(api string, v types.Version, info system.Info) *Capabilities {
@@ -91,7 +92,7 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
 		switch name {
 		case "seccomp":
-			// Docker 20.10 calls its own profile default, later ones builtin.
+			// Docker 20.10 calls its own profile default, later releases builtin.
 			c.Seccomp = true
 			c.SeccompCustom = !slices.Contains([]string{"", "default", "builtin", "unconfined"}, strings.TrimPrefix(rest, "profile="))
 		case "apparmor":
@@ -118,8 +119,8 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 	return c
 }
 
-// mountOptions reads the OCI features document that a runtime printed. A
-// runtime that printed none, or something else, is known to have no options.
+// mountOptions reads the OCI features document that a runtime printed; nil if it
+// printed none or something else.
 func mountOptions(status map[string]string) []string {
 	var features struct {
 		MountOptions []string `json:"mountOptions"`

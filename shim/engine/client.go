@@ -19,7 +19,7 @@ import (
 const (
 	shortTimeout = 10 * time.Second
 	longTimeout  = 2 * time.Minute
-	// idleConnections bounds the pool; dockerd has no back-pressure of its own.
+	// idleConnections limits the pool; dockerd itself applies no back-pressure.
 	idleConnections = 64
 	idleTimeout     = time.Minute
 )
@@ -32,17 +32,17 @@ type Client struct {
 	observe  Observer
 }
 
-// connection is one negotiated pair of clients: calls share a pool of
-// connections; a stream has a connection of its own, tied to its context.
+// connection is one negotiated pair of clients: calls share a connection pool;
+// each stream has its own connection, tied to its context.
 type connection struct {
 	calls, streams *client.Client
 }
 
-// Observer is told of each finished call: its kind ("container inspect"), how
-// long it took and how it ended.
+// Observer is called after each call with its kind ("container inspect"),
+// duration and error (nil on success).
 type Observer func(kind string, took time.Duration, err error)
 
-// New makes a client for an endpoint such as unix:///var/run/docker.sock. It
+// New returns a client for an endpoint such as unix:///var/run/docker.sock. It
 // does not connect. observe may be nil.
 func New(endpoint string, observe Observer) (*Client, error) {
 	if observe == nil {
@@ -57,7 +57,7 @@ func New(endpoint string, observe Observer) (*Client, error) {
 	return c, nil
 }
 
-// Endpoint is the address given to New.
+// Endpoint returns the address given to New.
 func (c *Client) Endpoint() string { return c.endpoint }
 
 // Close closes idle connections.
@@ -66,9 +66,9 @@ func (c *Client) Close() error {
 	return errors.Join(conn.calls.Close(), conn.streams.Close())
 }
 
-// connect makes a fresh pair of clients, which negotiates at its first call.
-// The Docker client only ever negotiates downwards, so a daemon that was
-// upgraded needs a new one.
+// connect returns a new pair of clients, which negotiates at its first call. The
+// Docker client only negotiates downwards, so an upgraded daemon needs a new
+// pair.
 func (c *Client) connect() (*connection, error) {
 	pool := &http.Transport{MaxIdleConns: idleConnections, MaxIdleConnsPerHost: idleConnections, IdleConnTimeout: idleTimeout}
 	calls, err := client.NewClientWithOpts(client.WithHTTPClient(&http.Client{Transport: pool}),
@@ -76,7 +76,7 @@ func (c *Client) connect() (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A connection that is tied to one request must not serve a second one.
+	// A connection tied to one request must not serve another.
 	single := &http.Transport{DisableKeepAlives: true}
 	streams, err := client.NewClientWithOpts(client.WithHTTPClient(&http.Client{Transport: single}),
 		client.WithHost(c.endpoint), client.WithAPIVersionNegotiation(), client.WithDialContext(dialTied(calls.Dialer())))
@@ -86,8 +86,8 @@ func (c *Client) connect() (*connection, error) {
 	return &connection{calls: calls, streams: streams}, nil
 }
 
-// dialTied makes connections that are closed when the context they were dialled
-// with ends: the Docker client's hijacked connections ignore it.
+// dialTied returns a dialer whose connections are closed when their dial context
+// ends: the Docker client's hijacked connections ignore the context.
 func dialTied(dial func(context.Context) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := dial(ctx)
@@ -107,7 +107,7 @@ type halfCloser interface {
 	CloseWrite() error
 }
 
-// tiedConn forgets its context when it is closed.
+// tiedConn releases its context hook when it is closed.
 type tiedConn struct {
 	halfCloser
 	stop func() bool
@@ -118,8 +118,8 @@ func (t *tiedConn) Close() error {
 	return t.halfCloser.Close()
 }
 
-// call runs one request: within timeout (none if zero), counted, timed and with
-// its error classified.
+// call runs one request within timeout (zero: none); it counts and times it and
+// classifies its error.
 func (c *Client) call(ctx context.Context, kind string, timeout time.Duration, fn func(context.Context, *client.Client) error) error {
 	return c.run(ctx, kind, timeout, c.conn.Load().calls, fn)
 }
@@ -144,40 +144,40 @@ func (c *Client) run(ctx context.Context, kind string, timeout time.Duration, cl
 	return err
 }
 
-// classify gives transport failures their class; errors that dockerd answered
-// have theirs from the Docker client.
+// classify adds the class of transport failures; the Docker client has already
+// classified dockerd's own errors.
 func classify(ctx context.Context, endpoint string, timeout time.Duration, err error) error {
 	var netErr net.Error
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		// The caller's own end: say just that, whatever the transport made of it.
+		// The caller's context ended: report that, whatever the transport reported.
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("docker at %s did not answer within %v: %w: %w", endpoint, timeout, errdefs.ErrUnavailable, context.DeadlineExceeded)
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &netErr):
-		return fmt.Errorf("docker at %s broke the connection: %w: %w", endpoint, errdefs.ErrUnavailable, err)
+		return fmt.Errorf("docker at %s closed the connection: %w: %w", endpoint, errdefs.ErrUnavailable, err)
 	default:
 		return ClassifyText(err)
 	}
 }
 
 const (
-	// diskFull is the system's text for ENOSPC, in dockerd's own errors and in
-	// those of what it runs. Seen on Docker 20.10, 26.1 and 28.5.
+	// diskFull is the system's text for ENOSPC, in errors of dockerd and of the
+	// programs it runs. Seen on Docker 20.10, 26.1 and 28.5.
 	diskFull = "no space left on device"
-	// containerdAway ends what dockerd says while its containerd restarts. Seen
+	// containerdAway ends dockerd's errors while its containerd restarts. Seen
 	// on Docker 20.10 (transport is closing: unavailable), on 26.1 (error reading
 	// from server: EOF: unavailable) and on both (connection error: desc =
 	// "transport: ... connection refused": unavailable).
 	containerdAway = ": unavailable"
 )
 
-// ClassifyText adds the class of an error for which dockerd has words only: it
-// answers with status 500, or inside a stream of messages. nil stays nil.
+// ClassifyText classifies an error by its text where dockerd gives nothing else:
+// in responses with status 500 and in message streams. It returns nil for nil.
 func ClassifyText(err error) error {
 	switch {
 	case err == nil:
@@ -185,7 +185,7 @@ func ClassifyText(err error) error {
 	case strings.Contains(err.Error(), diskFull):
 		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
 	case errdefs.IsInvalidArgument(err), errdefs.IsNotFound(err), errdefs.IsConflict(err):
-		return err // about the request, whose names could end like the text below
+		return err // its text contains names from the request, which could match below
 	case strings.HasSuffix(err.Error(), containerdAway):
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}

@@ -35,11 +35,11 @@ func (c *Client) ContainerCreate(ctx context.Context, name string, cfg *containe
 	return id, err
 }
 
-// logWarnings logs what Docker has left out without failing, such as limits that
-// the kernel has no controller for.
+// logWarnings logs what Docker ignored without failing, such as limits for which
+// the kernel has no controller.
 func logWarnings(ctx context.Context, containerID string, warnings []string) {
 	for _, w := range warnings {
-		klog.FromContext(ctx).Info("Docker warns", "containerID", containerID, "warning", w)
+		klog.FromContext(ctx).Info("Docker warning", "containerID", containerID, "warning", w)
 	}
 }
 
@@ -132,8 +132,8 @@ func (c *Client) ContainerStats(ctx context.Context, id string) (container.Stats
 		if err := json.NewDecoder(answer.Body).Decode(&r); err != nil {
 			return err
 		}
-		if r.Read.IsZero() { // Docker's answer for one that does not run
-			return fmt.Errorf("container %s does not run: %w", id, errdefs.ErrNotFound)
+		if r.Read.IsZero() { // Docker's answer for a container that is not running
+			return fmt.Errorf("container %s is not running: %w", id, errdefs.ErrNotFound)
 		}
 		return nil
 	})
@@ -194,25 +194,26 @@ func (c *Client) ContainerFile(ctx context.Context, id, name string, limit int64
 	}
 	data, again, err := c.containerFile(ctx, id, target, limit)
 	if errdefs.IsNotFound(err) || err == nil && again != "" {
-		return nil, fmt.Errorf("%s in container %s: %w: a link to %s, which is not there", name, id, errdefs.ErrInvalidArgument, target)
+		return nil, fmt.Errorf("%s in container %s: %w: a link to %s, which does not exist", name, id, errdefs.ErrInvalidArgument, target)
 	}
 	return data, err
 }
 
-// containerFile reads one entry: its content, or where it leads to. Docker
-// follows all links of the path for that, as the container's programs would:
-// the text of a link is not enough, its directory may be reached by links too.
+// containerFile reads one entry: its content, or its target if it is a link.
+// Docker resolves the target through all links in the path, as the container's
+// programs would: a link's text is not enough, as its directory may be reached by
+// links too.
 func (c *Client) containerFile(ctx context.Context, id, name string, limit int64) (data []byte, target string, err error) {
 	err = c.call(ctx, "container archive", longTimeout, func(ctx context.Context, cl *client.Client) (err error) {
-		// Before it is read: dockerd opens a FIFO, and waits for a writer for ever
-		// with the container locked.
+		// Checked before reading: dockerd would open a FIFO and wait forever for a
+		// writer, with the container locked.
 		stat, err := cl.ContainerStatPath(ctx, id, name)
 		switch {
 		case err != nil:
 			return err
 		case stat.Mode.Type() == fs.ModeSymlink:
 			if target = stat.LinkTarget; target == "" {
-				return fmt.Errorf("%s in container %s: %w: a link, and Docker does not say where to", name, id, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("%s in container %s: %w: a link whose target Docker does not report", name, id, errdefs.ErrInvalidArgument)
 			}
 			return nil
 		case !stat.Mode.IsRegular():

@@ -12,7 +12,7 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// closeFails is a body whose end cannot be read.
+// closeFails is a body whose Close fails.
 type closeFails struct {
 	io.Reader
 	err error

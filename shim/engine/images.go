@@ -78,12 +78,12 @@ func (c *Client) ImageLoad(ctx context.Context, archive io.Reader) error {
 }
 
 // streamError reads a stream of JSON messages to its end and returns the first
-// error in it: dockerd reports failures inside answers that began with 200.
+// error in it: dockerd reports failures inside responses with status 200.
 func streamError(r io.Reader) error {
 	d := json.NewDecoder(r)
 	for {
 		var m struct {
-			// Engines send the text twice; the first form is on its way out.
+			// Engines send the text in both fields; the first is deprecated.
 			Error  string `json:"error"`
 			Detail struct {
 				Message string `json:"message"`

@@ -21,19 +21,19 @@ type Containers interface {
 	// ContainerCreate creates a container and returns its ID.
 	// errdefs.ErrConflict: the name is taken. errdefs.ErrNotFound: no such image.
 	ContainerCreate(ctx context.Context, name string, cfg *container.Config, host *container.HostConfig, net *network.NetworkingConfig) (string, error)
-	// ContainerStart starts a container; one that runs already is success.
+	// ContainerStart starts a container; an already running one is success.
 	ContainerStart(ctx context.Context, id string) error
 	// ContainerKill sends a signal ("SIGTERM"). errdefs.ErrConflict: not running.
 	ContainerKill(ctx context.Context, id, signal string) error
 	// ContainerPause freezes a running container's processes, ContainerUnpause
-	// lets them go on. errdefs.ErrConflict: they are frozen, or do not run;
-	// errdefs.ErrInternal: they are not frozen.
+	// resumes them. errdefs.ErrConflict: already frozen, or not running;
+	// errdefs.ErrInternal: not frozen.
 	ContainerPause(ctx context.Context, id string) error
 	ContainerUnpause(ctx context.Context, id string) error
 	// ContainerCheckpoint has CRIU write the state of a container's processes to
-	// dir/name, a new directory that the daemon makes; the container runs on if it
-	// did, and stays paused if it was. Only an experimental daemon can do it. It is
-	// bounded by ctx only, and ending ctx does not end it in the daemon.
+	// dir/name, a new directory that the daemon creates; the container stays running
+	// or paused as it was. It needs an experimental daemon. It is bounded by ctx
+	// only, and the daemon continues after ctx has ended.
 	ContainerCheckpoint(ctx context.Context, id, dir, name string) error
 	// ContainerRemove kills and removes a container and its anonymous volumes.
 	ContainerRemove(ctx context.Context, id string) error
@@ -42,8 +42,8 @@ type Containers interface {
 	ContainerList(ctx context.Context, f filters.Args) ([]container.Summary, error)
 	// ContainerWait returns when the container is not running; bounded by ctx only.
 	ContainerWait(ctx context.Context, id string) error
-	// ContainerStats takes one reading of a running container's usage. It costs
-	// the daemon more than all else here. errdefs.ErrNotFound: it does not run.
+	// ContainerStats takes one reading of a running container's usage. It is the
+	// call here that costs the daemon most. errdefs.ErrNotFound: not running.
 	ContainerStats(ctx context.Context, id string) (container.StatsResponse, error)
 	ContainerUpdate(ctx context.Context, id string, update container.UpdateConfig) error
 	ContainerResize(ctx context.Context, id string, height, width uint) error
@@ -51,13 +51,13 @@ type Containers interface {
 	// the stream is raw, otherwise multiplexed as pkg/stdcopy describes.
 	// The stream is closed when ctx ends.
 	ContainerAttach(ctx context.Context, id string, o AttachOptions) (*Stream, error)
-	// ContainerLogs follows the log from since on, timestamps in front of each
-	// record. The reader is closed when ctx ends.
+	// ContainerLogs reads the log from since on, each record preceded by its
+	// timestamp, and follows it if follow is set. The reader is closed when ctx ends.
 	ContainerLogs(ctx context.Context, id string, since time.Time, follow bool) (io.ReadCloser, error)
 	// ContainerFile reads one regular file of the container's file system, at
-	// most limit bytes, following symbolic links inside it. A link that leads
-	// nowhere is ErrInvalidArgument: what the path means once mounts are there
-	// can't be known. It works on containers that were never started.
+	// most limit bytes, and follows symbolic links inside it. A dangling link is
+	// ErrInvalidArgument: its meaning once mounts are in place is unknown. It also
+	// works on containers that were never started.
 	ContainerFile(ctx context.Context, id, path string, limit int64) ([]byte, error)
 }
 
@@ -72,17 +72,17 @@ type Execs interface {
 	// running; errdefs.ErrNotFound: there is no such container.
 	ExecCreate(ctx context.Context, containerID string, o container.ExecOptions) (execID string, err error)
 	// ExecStart starts it and opens its streams: raw with TTY, otherwise
-	// multiplexed. size (height, width; zeros for none) is the first terminal
-	// size, honoured from API 1.42. The stream is closed when ctx ends.
+	// multiplexed. size (height, width; zeros for none) is the initial terminal
+	// size, used since API 1.42. The stream is closed when ctx ends.
 	ExecStart(ctx context.Context, execID string, tty bool, size [2]uint) (*Stream, error)
 	ExecResize(ctx context.Context, execID string, height, width uint) error
-	// ExecInspect tells whether the process runs, its exit code and host pid.
+	// ExecInspect returns whether the process runs, its exit code and its host PID.
 	ExecInspect(ctx context.Context, execID string) (container.ExecInspect, error)
 }
 
-// Stream is a hijacked connection to a process: what it writes is read from
-// it, what is written goes to its standard input. It is closed when the context
-// that opened it ends.
+// Stream is a hijacked connection to a process: reads return the process's
+// output, writes go to its standard input. It is closed when the context that
+// opened it ends.
 type Stream struct {
 	io.Reader
 	conn net.Conn
@@ -104,23 +104,23 @@ func (s *Stream) Close() error { return s.conn.Close() }
 
 // Images are the calls on images.
 type Images interface {
-	// ImageList lists all images but intermediate build layers.
+	// ImageList lists all images except intermediate build layers.
 	ImageList(ctx context.Context) ([]image.Summary, error)
 	// ImageInspect takes an ID or any reference.
 	ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error)
 	ImageHistory(ctx context.Context, ref string) ([]image.HistoryResponseItem, error)
 	// ImagePull returns the stream of progress messages (pkg/jsonmessage). The
-	// pull is over when the stream has ended without an error in it; closing
+	// pull has succeeded when the stream ends without an error message; closing
 	// the stream or ending ctx cancels it.
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
-	// ImageRemove removes one reference, or the image if it is the last. With
-	// force an ID is removed with all its references.
+	// ImageRemove removes one reference, and the image with its last. With force
+	// an ID is removed with all its references.
 	ImageRemove(ctx context.Context, ref string, force bool) error
-	// ImageLoad loads an archive of the form that "docker save" writes.
+	// ImageLoad loads an archive in the format of "docker save".
 	ImageLoad(ctx context.Context, archive io.Reader) error
 }
 
-// Events is the daemon's stream of events.
+// Events is the daemon's event stream.
 type Events interface {
 	// Events delivers until ctx ends or the connection breaks; then exactly one
 	// error arrives on the second channel. Read the first channel without
@@ -132,11 +132,11 @@ type Events interface {
 type System interface {
 	// Ping is the cheapest proof that the daemon answers.
 	Ping(ctx context.Context) error
-	// Refresh reads version and info anew, negotiates the API version and
-	// replaces what Capabilities returns. Call it at start and after every
-	// reconnect: the daemon may be another one.
+	// Refresh rereads version and info, negotiates the API version and replaces
+	// what Capabilities returns. Call it at start and after every reconnect: the
+	// daemon may have been replaced.
 	Refresh(ctx context.Context) (*Capabilities, error)
-	// Capabilities are those of the last Refresh; nil before the first.
+	// Capabilities returns those of the last Refresh; nil before the first.
 	Capabilities() *Capabilities
 }
 

@@ -41,7 +41,7 @@ func (c *Client) Refresh(ctx context.Context) (*Capabilities, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Both clients must speak the same version before anybody uses them.
+	// Both clients must use the same version before they are published.
 	conn.streams.NegotiateAPIVersionPing(types.Ping{APIVersion: version.APIVersion})
 	caps := capabilities(conn.calls.ClientVersion(), version, info)
 	if !caps.AtLeast(minAPIVersion) {

@@ -19,15 +19,15 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// noLayer is the empty directory that goes below an image's layers: the kernel
-// wants two lower directories at least. Keys do not begin with a dot.
+// noLayer is the empty directory placed below an image's layers: the kernel needs
+// at least two lower directories. Keys do not begin with a dot.
 const noLayer = ".empty"
 
-// maxOptions is what mount(2) takes of options: a page, with its final zero.
+// maxOptions is the limit of mount(2) for options: a page less the final zero.
 const maxOptions = 4095
 
-// key is what an owner and a name look like: the beginning of a hash. Nothing
-// else becomes a path.
+// key is the format of an owner and a name: the beginning of a hash. Nothing else
+// becomes a path.
 var key = regexp.MustCompile("^[0-9a-f]{20}$")
 
 // Store keeps mounts below one directory. A mount has an owner and a name, 20
@@ -40,23 +40,22 @@ type Store struct {
 	own map[string]bool // owners that this process has mounted for
 }
 
-// New makes a store below an absolute directory. It touches nothing.
+// New returns a store below an absolute directory. It does not touch the disk.
 func New(dir string) *Store { return &Store{dir: beneath.Root(dir), own: map[string]bool{}} }
 
-// Mount shows layers, the uppermost first, and returns where. made is false if
-// that mount was there already. Layers that are not there are
-// errdefs.ErrNotFound. Only root gets to the mount by its path, and programs in it
-// are not set-user-ID.
+// Mount mounts layers, uppermost first, and returns the path. made is false if the
+// mount already existed. A missing layer is errdefs.ErrNotFound. Only root can
+// reach the mount by its path, and set-user-ID bits in it have no effect.
 func (s *Store) Mount(owner, name string, layers []string) (path string, made bool, err error) {
 	if !key.MatchString(owner) || !key.MatchString(name) {
-		return "", false, fmt.Errorf("image volume %q of %q: %w: no hash", name, owner, errdefs.ErrInvalidArgument)
+		return "", false, fmt.Errorf("image volume %q of %q: %w: not a hash", name, owner, errdefs.ErrInvalidArgument)
 	}
 	s.mu.Lock()
 	s.own[owner] = true
 	err = s.prepare()
 	s.mu.Unlock()
 	if err != nil {
-		return "", false, fmt.Errorf("directory of image volumes %s: %w", s.dir, err)
+		return "", false, fmt.Errorf("image volume directory %s: %w", s.dir, err)
 	}
 	name = filepath.Join(owner, name)
 	path = s.dir.Path(name)
@@ -77,8 +76,8 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 	return path, true, nil
 }
 
-// prepare mounts the store's own file system, which an engine with user
-// namespaces need not get into: its runtime (runc 1.1) opens what it mounts before
+// prepare mounts the store's own file system. An engine with user namespaces needs
+// no access to it from there: its runtime (runc 1.1) opens what it mounts before
 // it enters them. It needs s.mu.
 func (s *Store) prepare() error {
 	if !filepath.IsAbs(string(s.dir)) {
@@ -102,17 +101,17 @@ func (s *Store) prepare() error {
 			return err
 		}
 	}
-	// One that an earlier cridock has mounted was open to all.
+	// A tmpfs mounted by an earlier cridock was accessible to all users.
 	if err := os.Chmod(string(s.dir), 0o700); err != nil {
 		return err
 	}
 	return s.dir.MkdirAll(noLayer, 0o755)
 }
 
-// overlay mounts directories, the uppermost first, as one that is read-only.
+// overlay mounts directories, uppermost first, as one read-only directory.
 func overlay(target *os.File, layers []string) error {
-	// By descriptor, as the paths of many layers do not fit into one page, and
-	// may hold the colon that parts them.
+	// By descriptor: the paths of many layers do not fit into one page, and may
+	// contain colons, which separate them.
 	lower := make([]string, len(layers))
 	for i, layer := range layers {
 		fd, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -127,12 +126,12 @@ func overlay(target *os.File, layers []string) error {
 	}
 	options := "lowerdir=" + strings.Join(lower, ":")
 	if len(options) > maxOptions {
-		return fmt.Errorf("%w: more than the kernel takes", errdefs.ErrOutOfRange)
+		return fmt.Errorf("%w: more layers than the kernel accepts", errdefs.ErrOutOfRange)
 	}
 	return unix.Mount("overlay", procPath(target), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, options)
 }
 
-// Has tells whether there is anything to unmount for an owner.
+// Has reports whether there is anything to unmount for an owner.
 func (s *Store) Has(owner string) bool {
 	if !key.MatchString(owner) {
 		return false
@@ -141,11 +140,11 @@ func (s *Store) Has(owner string) bool {
 	return err == nil
 }
 
-// Unmount takes away all mounts of an owner; one that has none is success.
-// Containers that have them mounted keep them.
+// Unmount removes all mounts of an owner; an owner without mounts is success.
+// Containers that use the mounts keep them.
 func (s *Store) Unmount(owner string) error {
 	if !key.MatchString(owner) {
-		return fmt.Errorf("image volumes of %q: %w: no hash", owner, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("image volumes of %q: %w: not a hash", owner, errdefs.ErrInvalidArgument)
 	}
 	names, err := s.dir.Names(owner)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -170,13 +169,13 @@ func (s *Store) unmount(name string) error {
 			return err
 		}
 		if !mounted {
-			return s.dir.Remove(name) // fails, and removes nothing, if it is not empty
+			return s.dir.Remove(name) // fails if it is not empty
 		}
 		dir, err := s.dir.OpenDir(name)
 		if err != nil {
 			return err
 		}
-		// Detached, as somebody may be looking into it; we are ourselves.
+		// Detached, as others may use it; this process has it open itself.
 		err = errors.Join(unix.Unmount(procPath(dir), unix.MNT_DETACH), dir.Close())
 		if err != nil {
 			return err
@@ -184,7 +183,7 @@ func (s *Store) unmount(name string) error {
 	}
 }
 
-// Foreign lists the owners of mounts that this process has not asked for.
+// Foreign lists the owners for which this process has not called Mount.
 func (s *Store) Foreign() ([]string, error) {
 	names, err := s.dir.Names(".")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -201,10 +200,9 @@ func (s *Store) Foreign() ([]string, error) {
 	return owners, err
 }
 
-// Resolve gives the path of what subPath names inside a mounted image. Symbolic
-// links in it lead where they would if the image were the root. The path is
-// free of links, and stays what it is, as nothing can change in an image. What
-// is not there is errdefs.ErrNotFound.
+// Resolve returns the path of subPath inside a mounted image. Symbolic links
+// resolve as if the image were the root. The path contains no links and stays
+// valid, as an image never changes. A missing file is errdefs.ErrNotFound.
 func Resolve(root, subPath string) (string, error) {
 	path, err := securejoin.SecureJoin(root, subPath)
 	if err != nil {
@@ -218,7 +216,7 @@ func Resolve(root, subPath string) (string, error) {
 	return path, nil
 }
 
-// isMount tells whether a file system of its own is mounted on a directory.
+// isMount reports whether a separate file system is mounted on a directory.
 func isMount(root beneath.Root, name string) (bool, error) {
 	here, err := device(root, name)
 	if err != nil {
@@ -241,5 +239,5 @@ func device(root beneath.Root, name string) (uint64, error) {
 	return st.Dev, nil
 }
 
-// procPath leads to an open directory and nowhere else.
+// procPath returns a path that leads to an open directory and nowhere else.
 func procPath(dir *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) }

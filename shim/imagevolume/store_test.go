@@ -21,7 +21,7 @@ import (
 	"github.com/cridock/cridock/shim/imagevolume"
 )
 
-// newStore makes a store that is gone, mounts and all, when the test ends.
+// newStore returns a store that is removed with all its mounts at the test's end.
 func newStore(t *testing.T) (*imagevolume.Store, string) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -37,7 +37,7 @@ func newStore(t *testing.T) (*imagevolume.Store, string) {
 	return imagevolume.New(dir), dir
 }
 
-// hash is what the owners and names of mounts look like.
+// hash returns a valid owner or name of a mount.
 func hash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])
@@ -190,7 +190,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestLinksInTheStore: mounts and unmounts follow none.
+// TestLinksInTheStore: mounts and unmounts follow no links.
 func TestLinksInTheStore(t *testing.T) {
 	s, dir := newStore(t)
 	outside := newMount(t)
@@ -225,7 +225,7 @@ func TestLinksInTheStore(t *testing.T) {
 	}
 }
 
-// newMount is a file system that is not the store's.
+// newMount mounts a file system that is not the store's.
 func newMount(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), hash("image"))
@@ -243,8 +243,8 @@ func newMount(t *testing.T) string {
 	return dir
 }
 
-// TestSetUserID: a program of an image gives its owner's rights to nobody on the
-// node, whether or not they get to it.
+// TestSetUserID: a set-user-ID program in an image gives nobody on the node its
+// owner's rights, whether or not they can reach it.
 func TestSetUserID(t *testing.T) {
 	s, dir := newStore(t)
 	data := layer(t, map[string]string{"id": ""})

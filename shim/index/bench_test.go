@@ -9,7 +9,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// BenchmarkLists is what the kubelet asks for every second: both lists, from
+// BenchmarkLists measures what the kubelet asks for every second: both lists, from
 // the index, at 110 and 500 pods of two containers.
 func BenchmarkLists(b *testing.B) {
 	for _, pods := range []int{110, 500} {
@@ -60,7 +60,7 @@ func BenchmarkLists(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstSync is how long a restart keeps the kubelet waiting, beside
+// BenchmarkFirstSync measures how long a restart keeps the kubelet waiting, without
 // Docker's own part.
 func BenchmarkFirstSync(b *testing.B) {
 	f := newFixture(b)

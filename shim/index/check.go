@@ -14,22 +14,22 @@ import (
 )
 
 const (
-	// eventDelay is how long an event may be on its way: a difference that it
-	// resolves is none.
+	// eventDelay is how long an event may take to arrive: a difference that it
+	// resolves does not count.
 	eventDelay = 100 * time.Millisecond
-	// createdAge is after which time a created container is looked at with each
-	// relist: a start of it that failed has no event and leaves it created.
+	// createdAge is the age from which a created container is inspected at each
+	// relist: a failed start sends no event and leaves it created.
 	createdAge = time.Minute
 )
 
-// found is one container to look at, and the turn that does.
+// found is one container to inspect, and the turn that does it.
 type found struct {
 	id   string
 	kind Difference // "" if the list agrees
 	turn *turn
 }
 
-// sync looks at everything that may have changed while the index was not
+// sync inspects everything that may have changed while the index was not
 // connected, and returns when all of it is visible.
 func (ix *Index) sync(ctx context.Context) error {
 	number := ix.number()
@@ -50,8 +50,8 @@ func (ix *Index) sync(ctx context.Context) error {
 	return ix.syncImages(ctx)
 }
 
-// syncImages is SyncImages, but for failures that are about images alone: those
-// must not take the pods away.
+// syncImages is SyncImages, but ignores failures that concern images only: those
+// must not make pods unavailable.
 func (ix *Index) syncImages(ctx context.Context) error {
 	err := ix.SyncImages(ctx)
 	if err != nil && !errdefs.IsUnavailable(err) && ctx.Err() == nil {
@@ -60,10 +60,10 @@ func (ix *Index) syncImages(ctx context.Context) error {
 	return err
 }
 
-// tolerable tells whether a sync may succeed although one container could not
-// be looked at. One that Docker reports broken is left out, one that is known
-// keeps its last state. But a list without a container that may run, because
-// Docker did not answer, would make the kubelet start its pod a second time.
+// tolerable reports whether a sync may succeed although one container could not
+// be inspected. One that Docker reports broken is skipped, a known one keeps its
+// last state. But if Docker did not answer, an unknown container may be running:
+// a list without it would make the kubelet start its pod a second time.
 func (ix *Index) tolerable(id string, err error) bool {
 	if !errdefs.IsUnavailable(err) {
 		return true
@@ -94,7 +94,7 @@ func (ix *Index) waitExits(ctx context.Context, work []found) error {
 	return nil
 }
 
-// relist compares what is known with Docker's list: the net under lost events.
+// relist compares the index with Docker's list: the safety net for lost events.
 func (ix *Index) relist(ctx context.Context) error {
 	number := ix.number()
 	list, err := ix.list(ctx)
@@ -123,7 +123,7 @@ func (ix *Index) number() uint64 {
 	return ix.sequence
 }
 
-// differs tells whether compare would find a difference.
+// differs reports whether compare would find a difference.
 func (ix *Index) differs(list []container.Summary, number uint64) bool {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -132,9 +132,9 @@ func (ix *Index) differs(list []container.Summary, number uint64) bool {
 	return differ
 }
 
-// compare looks at every container that the list, sent as that number, shows
-// different from what is known. all: at those as well that may have changed and
-// changed back unseen.
+// compare inspects every container for which the list, requested under this
+// number, differs from the index. With all it also inspects those that may have
+// changed and changed back unseen.
 func (ix *Index) compare(list []container.Summary, number uint64, all bool) []found {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -145,7 +145,7 @@ func (ix *Index) compare(list []container.Summary, number uint64, all bool) []fo
 	return work
 }
 
-// each calls do with the containers to look at. It needs ix.mu.
+// each calls do with the containers to inspect. It needs ix.mu.
 func (ix *Index) each(list []container.Summary, number uint64, all bool, do func(id string, kind Difference)) {
 	listed := make(map[string]bool, len(list))
 	for _, s := range list {
@@ -168,7 +168,7 @@ func (ix *Index) each(list []container.Summary, number uint64, all bool, do func
 	}
 }
 
-// underWay: what is to be learnt of it is on its way already.
+// underWay reports whether an inspect is running or scheduled.
 func (r *record) underWay() bool { return r.busy || r.next != nil }
 
 func compareOne(r *record, s container.Summary, number uint64, all bool) (look bool, kind Difference) {
@@ -176,7 +176,7 @@ func compareOne(r *record, s container.Summary, number uint64, all bool) (look b
 	case r == nil:
 		return true, DifferenceMissing
 	case !r.gone.IsZero() || r.applied > number:
-		return false, "" // known better than the list knew it
+		return false, "" // the index is newer than the list
 	case r.underWay():
 		return all, ""
 	case r.status == "":
@@ -184,7 +184,7 @@ func compareOne(r *record, s container.Summary, number uint64, all bool) (look b
 	case r.status != s.State:
 		return true, DifferenceState
 	case all:
-		// An exited container stays as it is, but for a start, which is a difference.
+		// An exited container changes only by a start, which is a state difference.
 		return s.State != container.StateExited, ""
 	case s.State == container.StateCreated && r.object != nil && !r.object.exited():
 		return time.Since(time.Unix(s.Created, 0)) > createdAge, ""
@@ -192,7 +192,7 @@ func compareOne(r *record, s container.Summary, number uint64, all bool) (look b
 	return false, ""
 }
 
-// count reports differences, but those of the first sync.
+// count reports differences, except those of the first sync.
 func (ix *Index) count(ctx context.Context, work []found) {
 	ix.mu.Lock()
 	first := !ix.announce
@@ -201,7 +201,7 @@ func (ix *Index) count(ctx context.Context, work []found) {
 		if first || w.kind == "" {
 			continue
 		}
-		klog.FromContext(ctx).V(2).Info("Docker's list shows what no event announced", "containerID", w.id, "difference", w.kind)
+		klog.FromContext(ctx).V(2).Info("Docker's list shows a change that no event announced", "containerID", w.id, "difference", w.kind)
 		if ix.opts.Observer.Difference != nil {
 			ix.opts.Observer.Difference(w.kind)
 		}

@@ -2,33 +2,32 @@
 // of a Docker Engine: lists, statuses and events are answered from it without a
 // Docker call.
 //
-// Docker is the truth. The index learns it from inspect answers alone: events,
-// the periodic list and cridock's own operations only say which container to
-// look at. It keeps nothing over a restart, guesses no state, and shows nothing
-// but pod members (translate.IsKubernetes).
+// Docker is the source of truth. The index takes state from inspect responses
+// only: events, the periodic list and cridock's own operations only say which
+// container to inspect. It keeps nothing across restarts, guesses no state, and
+// shows only pod members (translate.IsKubernetes).
 //
-// # How it stays right
+// # How it stays correct
 //
-// [Index.Run] opens the stream of events before it lists, so nothing falls in
-// between. A broken stream is opened again and everything that may have changed
-// is looked at. Once a minute a list is compared with what is known; a
-// difference that no event announced is looked at and counted.
+// [Index.Run] opens the event stream before it lists, so it misses no change in
+// between. When the stream breaks, Run reopens it and inspects everything that
+// may have changed. Once a minute it compares Docker's list with the index; it
+// inspects and counts each difference that no event announced.
 //
-// Looks at one container never overlap: what is asked for while one is under
-// way is served by the one after it, however often it was asked for. A
-// container that is gone stays gone: its ID is remembered for a minute, so that
-// an answer which was on its way cannot bring it back.
+// Inspects of one container never overlap: all requests made while one is in
+// progress share the next one. A removed container stays removed: its ID is
+// remembered for a minute, so that a late response cannot bring it back.
 //
 // # What readers see
 //
-// Snapshots, which never change. Before the first sync reads wait, and end with
+// Immutable snapshots. Before the first sync, reads wait and then fail with
 // errdefs.ErrUnavailable: an empty list would make the kubelet start every pod
-// again. Without Docker they go on for five minutes. A container reads as exited
-// only when [Options.Exited] is done with it, which is when its log is complete.
+// again. Without Docker, reads are served for five minutes. A container reads as
+// exited only after [Options.Exited] has returned, when its log is complete.
 //
 // # Reading the source
 //
-// index.go (what it is), session.go (one connection to Docker), look.go (one
-// container), publish.go (what becomes visible and when), check.go (comparing
-// with a list), read.go and image.go (answers), watch.go (transitions).
+// index.go (types), session.go (one connection to Docker), look.go (inspecting
+// one container), publish.go (what becomes visible and when), check.go (comparing
+// with a list), read.go and image.go (reads), watch.go (transitions).
 package index

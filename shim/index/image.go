@@ -17,7 +17,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// imageDelay collects the events of one operation on images.
+// imageDelay batches the events of one image operation.
 const imageDelay = 100 * time.Millisecond
 
 // imageCache is what the index knows of images.
@@ -27,10 +27,10 @@ type imageCache struct {
 	mu    sync.Mutex
 	busy  bool
 	next  *turn
-	timer *time.Timer // an event's look is due; nil if none is
+	timer *time.Timer // a read scheduled by an event; nil if there is none
 
-	// known is what an inspect said, by ID: it cannot change, but for names and
-	// with them size. Only the look under way uses it.
+	// known holds inspect results by ID: only names, and with them the size, can
+	// change. Only the running readImages uses it.
 	known map[string]translate.Image
 }
 
@@ -41,29 +41,29 @@ func (c *imageCache) load() []translate.Image {
 	return nil
 }
 
-// Images are all images but intermediate layers, sorted by ID, by the rules of
-// [Index.Sandboxes].
+// Images returns all images except intermediate layers, sorted by ID. It follows
+// the rules of [Index.Sandboxes].
 func (ix *Index) Images(ctx context.Context) ([]translate.Image, error) {
 	list, err := ix.readableImages(ctx)
 	return slices.Clone(list), err
 }
 
-// readableImages fails as long as images could not be listed: no image and no
-// answer are not the same.
+// readableImages fails until images have been listed: no images and no answer are
+// not the same.
 func (ix *Index) readableImages(ctx context.Context) ([]translate.Image, error) {
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
 	}
 	if ix.images.list.Load() == nil {
-		return nil, fmt.Errorf("images: %w: Docker has not listed them yet, see the log", errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("images: %w: Docker has not listed them yet; see the log", errdefs.ErrUnavailable)
 	}
 	return ix.images.load(), nil
 }
 
-// Image gives the image that ref refers to: an ID, at least three digits of
-// one, a name with tag or digest, or both. The answer is the same for every
-// reference of one image. false without an error: there is none. A ref that
-// cannot be read or means several images is errdefs.ErrInvalidArgument.
+// Image returns the image that ref refers to: an ID, at least three digits of
+// one, a name with tag or digest, or both. It returns the same value for every
+// reference to one image, and false without an error if there is none. A
+// malformed or ambiguous ref is errdefs.ErrInvalidArgument.
 func (ix *Index) Image(ctx context.Context, ref string) (translate.Image, bool, error) {
 	list, err := ix.readableImages(ctx)
 	if err != nil {
@@ -79,13 +79,13 @@ func (ix *Index) Image(ctx context.Context, ref string) (translate.Image, bool, 
 	return found, true, nil
 }
 
-// SyncImages returns when the images, as they are now or later, are visible: for
+// SyncImages returns when the images, as of now or later, are visible: for
 // cridock's own pulls, loads and removals.
 func (ix *Index) SyncImages(ctx context.Context) error {
 	return ix.lookAtImages().wait(ctx)
 }
 
-// imagesChanged looks at the images soon.
+// imagesChanged schedules a read of the images.
 func (ix *Index) imagesChanged() {
 	c := &ix.images
 	c.mu.Lock()
@@ -100,7 +100,7 @@ func (ix *Index) imagesChanged() {
 	}
 }
 
-// lookAtImages is look for the images, all of which one list shows.
+// lookAtImages is look for images: one list covers all of them.
 func (ix *Index) lookAtImages() *turn {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -121,7 +121,7 @@ func (ix *Index) lookAtImages() *turn {
 	return c.next
 }
 
-// readImages serves the turns, one after the other, until there is none.
+// readImages serves turns one by one until there are none.
 func (ix *Index) readImages(ctx context.Context) {
 	c := &ix.images
 	for {
@@ -133,7 +133,7 @@ func (ix *Index) readImages(ctx context.Context) {
 			return
 		}
 		if t.err = ix.readImageList(ctx); t.err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(t.err, "Images could not be listed, the last list stays")
+			klog.FromContext(ctx).Error(t.err, "Cannot list images, keeping the last list")
 		}
 		close(t.done)
 	}
@@ -164,8 +164,8 @@ func (ix *Index) readImageList(ctx context.Context) error {
 	return nil
 }
 
-// inspectImages gives what is known of the images of a list, asking Docker for
-// new ones only.
+// inspectImages returns what is known of the listed images. It asks Docker only
+// about new ones.
 func (ix *Index) inspectImages(ctx context.Context, summaries []image.Summary) (map[string]translate.Image, error) {
 	known := make(map[string]translate.Image, len(summaries))
 	var mu sync.Mutex
@@ -187,7 +187,7 @@ func (ix *Index) inspectImages(ctx context.Context, summaries []image.Summary) (
 				return err
 			case err != nil:
 				// A broken image must not hide the others.
-				klog.FromContext(ctx).Error(err, "Image left out", "image", s.ID)
+				klog.FromContext(ctx).Error(err, "Cannot inspect image, skipping it", "image", s.ID)
 				return nil
 			}
 			mu.Lock()

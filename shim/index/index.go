@@ -15,24 +15,24 @@ import (
 )
 
 const (
-	// workers bounds the inspects that are under way: Docker answers twelve at a
-	// time three times as fast as one by one, and not much faster with more.
+	// workers limits concurrent inspects: Docker answers twelve at a time three
+	// times as fast as one by one, and not much faster with more.
 	workers = 12
-	// drainTimeout bounds what Options.Exited may delay an exit.
+	// drainTimeout limits how long Options.Exited may delay an exit.
 	drainTimeout = 10 * time.Second
 	// tombstoneAge is how long a removed container's ID is remembered.
 	tombstoneAge = time.Minute
 	// staleAfter is how long reads are answered without Docker.
 	staleAfter = 5 * time.Minute
-	// connectTimeout bounds opening the stream of events.
+	// connectTimeout limits the time to open the event stream.
 	connectTimeout = 10 * time.Second
 
 	relistInterval    = time.Minute
 	heartbeatInterval = 10 * time.Second
 )
 
-// Engine is what the index needs of Docker. Calls but Events have deadlines of
-// their own.
+// Engine is what the index needs from Docker. All calls except Events set their
+// own deadlines.
 type Engine interface {
 	Ping(ctx context.Context) error
 	ContainerList(ctx context.Context, f filters.Args) ([]container.Summary, error)
@@ -42,62 +42,62 @@ type Engine interface {
 	Events(ctx context.Context, f filters.Args) (<-chan events.Message, <-chan error)
 }
 
-// Options of an index. All but Host may be left out.
+// Options configure an index. All except Host are optional.
 type Options struct {
-	// Host is what reading Docker's answers depends on. It is called after
-	// Connected, whenever a container is looked at.
+	// Host returns the host settings needed to read Docker's responses. It is
+	// called after Connected, for every inspect.
 	Host func() translate.Host
 	// Connected is called before each sync, the first and those after a lost
-	// connection: the daemon may be another one. An error ends the attempt.
+	// connection: the daemon may have been replaced. An error ends the attempt.
 	Connected func(ctx context.Context) error
-	// Exited is called before an exit becomes visible, also for a container that
-	// is found exited. The exit is published when it returns, or after ten
-	// seconds, when ctx ends too. Calls for different containers run at once.
+	// Exited is called before an exit becomes visible, including for a container
+	// that is first seen exited. The exit is published when Exited returns, or
+	// after ten seconds, when ctx ends too. Calls for different containers run
+	// concurrently.
 	Exited func(ctx context.Context, c *translate.Container)
-	// OOMKilled is asked about containers that were killed, and not by the OOM
-	// killer for all that Docker knows: it reads of the killer in a race with the
-	// removal of the container's cgroup.
+	// OOMKilled is called for killed containers that Docker does not report as
+	// OOM-killed: Docker's check races with the removal of the container's cgroup.
 	OOMKilled func(containerID string) bool
-	// SandboxGone and ContainerGone are called after something has been removed,
-	// by whomever, with what it was last. Calls run at once.
+	// SandboxGone and ContainerGone are called with the last known state after
+	// anyone has removed a sandbox or container. Calls run concurrently.
 	SandboxGone   func(ctx context.Context, s *translate.Sandbox)
 	ContainerGone func(ctx context.Context, c *translate.Container)
-	// Complete tells whether a running sandbox has its network; nil if all have.
-	// Subscribers hear of a sandbox when it is complete, at the latest when it
-	// exits: see [Index.Announce]. It is called often and must not block.
+	// Complete reports whether a running sandbox has its network; nil means all
+	// have. Subscribers are told of a sandbox when it is complete, at the latest
+	// when it exits: see [Index.Announce]. It is called often and must not block.
 	Complete func(s *translate.Sandbox) bool
-	// Observer is told what the metrics count.
+	// Observer receives what the metrics count.
 	Observer Observer
 
-	// Relist is the time between two comparisons with Docker's list (a minute if
-	// zero), Heartbeat that between two proofs that Docker answers (ten seconds).
+	// Relist is the interval between comparisons with Docker's list (zero: one
+	// minute), Heartbeat the interval between pings (zero: ten seconds).
 	Relist, Heartbeat time.Duration
-	// DrainTimeout replaces the ten seconds of Exited if it is not zero,
+	// DrainTimeout, if not zero, replaces the ten seconds of Exited, and
 	// StaleAfter the five minutes of reads without Docker.
 	DrainTimeout, StaleAfter time.Duration
 }
 
-// Difference is a kind of disagreement between the index and Docker's list,
-// that no event had announced.
+// Difference is a kind of difference between the index and Docker's list that no
+// event announced.
 type Difference string
 
 // The kinds of differences.
 const (
-	DifferenceMissing Difference = "missing" // listed, but not known
-	DifferenceState   Difference = "state"   // another state
-	DifferenceGone    Difference = "gone"    // known, but not listed
+	DifferenceMissing Difference = "missing" // listed, but not in the index
+	DifferenceState   Difference = "state"   // different states
+	DifferenceGone    Difference = "gone"    // in the index, but not listed
 )
 
-// Observer is told of things as they happen, in no particular goroutine. Nil
-// functions are not called.
+// Observer is notified of events as they happen, in any goroutine. Nil functions
+// are not called.
 type Observer struct {
-	// Difference found by comparing, periodically or after a lost connection.
+	// Difference: a periodic comparison, or one after a lost connection, found it.
 	Difference func(Difference)
 	// Disconnected: the connection to Docker was lost.
 	Disconnected func()
-	// Undrained: an exit was published before Exited was done.
+	// Undrained: an exit was published before Exited returned.
 	Undrained func()
-	// CutOff: a subscriber was too slow.
+	// CutOff: a slow subscriber was cut off.
 	CutOff func()
 }
 
@@ -106,8 +106,8 @@ type Index struct {
 	engine Engine
 	opts   Options
 
-	slots   chan struct{} // one per inspect under way
-	suspect chan struct{} // a call was not answered: ask whether Docker is there
+	slots   chan struct{} // one per running inspect
+	suspect chan struct{} // a call was not answered: ping Docker
 	synced  chan struct{} // closed after the first sync
 	work    sync.WaitGroup
 
@@ -116,7 +116,7 @@ type Index struct {
 	sequence uint64          // numbers inspects and lists as they are sent
 	records  map[string]*record
 	watchers map[*Subscription]struct{}
-	announce bool // the first sync is over: changes are transitions
+	announce bool // the first sync is done: changes are transitions
 	link     link
 
 	view   atomic.Pointer[view] // what readers see; nil after a change
@@ -130,7 +130,7 @@ type link struct {
 	reason error // why it is not up
 }
 
-// New makes an index. It starts nothing: see [Index.Run].
+// New returns an index. It starts nothing: see [Index.Run].
 func New(e Engine, o Options) *Index {
 	orDefault(&o.Relist, relistInterval)
 	orDefault(&o.Heartbeat, heartbeatInterval)
@@ -151,7 +151,7 @@ func orDefault(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Sizes are the numbers of sandboxes, containers and images known.
+// Sizes returns the numbers of known sandboxes, containers and images.
 func (ix *Index) Sizes() (sandboxes, containers, images int) {
 	v := ix.current()
 	return len(v.sandboxes), len(v.containers), len(ix.images.load())

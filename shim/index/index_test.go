@@ -35,7 +35,7 @@ type fixture struct {
 	t      testing.TB
 	docker *enginetest.Server
 	client *engine.Client
-	stop   func() error // ends Run and gives its error
+	stop   func() error // stops Run and returns its error
 
 	mu           sync.Mutex
 	differences  []index.Difference
@@ -162,8 +162,7 @@ func (f *fixture) remove(id string) {
 	}
 }
 
-// state is what the index says of a container now: its state, or "" if it is
-// not there.
+// state returns the index's current state of a container, "" if it has none.
 func (f *fixture) state(id string) string {
 	f.t.Helper()
 	c, err := f.Container(context.Background(), id)
@@ -244,7 +243,7 @@ func TestOnlyPodMembers(t *testing.T) {
 	labelled := f.run(f.create("db", map[string]string{translate.LabelType: "podsandbox"}, "sleep", "1000"))
 	sandbox := f.run(f.sandbox(1))
 	f.ready()
-	// Nobody looks at what does not carry the label.
+	// Containers without the label are never inspected.
 	f.docker.ResetCalls()
 	f.run(f.create("web2", nil, "sleep", "1000"))
 	f.waitState(f.member(sandbox, 1), stateCreated)
@@ -281,8 +280,8 @@ func TestEventsAndCoalescing(t *testing.T) {
 	f.waitState(c, stateCreated)
 	f.run(c)
 	f.waitState(c, stateRunning)
-	f.sync(sandbox) // the looks that its events asked for are over
-	// While one look is under way, any number of events lead to one more.
+	f.sync(sandbox) // the inspects that its events asked for are done
+	// While one inspect is running, any number of events lead to one more.
 	held, release := f.docker.HoldNext("container inspect", 1)
 	f.docker.ResetCalls()
 	update := func(shares int64) {
@@ -296,7 +295,7 @@ func TestEventsAndCoalescing(t *testing.T) {
 	for i := range 20 {
 		update(int64(200 + i))
 	}
-	// Events come in order: with this one all those before it have come.
+	// Events arrive in order: after this one, all earlier ones have arrived.
 	f.waitState(f.member(sandbox, 2), stateCreated)
 	f.docker.ResetCalls()
 	release()
@@ -337,8 +336,8 @@ func TestLateInspectDoesNotResurrect(t *testing.T) {
 	}
 }
 
-// TestListedBeforeItIsThere: a container that is still being made is listed by
-// Docker, and no inspect finds it. It is there when its creation returns.
+// TestListedBeforeItIsThere: Docker lists a container that is still being created,
+// but inspect does not find it until its creation returns.
 func TestListedBeforeItIsThere(t *testing.T) {
 	f := newFixture(t)
 	c := f.member("", 1)
@@ -353,8 +352,7 @@ func TestListedBeforeItIsThere(t *testing.T) {
 	}
 }
 
-// TestLateList: a list that was on its way says nothing about what was learnt
-// since.
+// TestLateList: a list requested earlier does not override newer inspects.
 func TestLateList(t *testing.T) {
 	f := newFixture(t, func(o *index.Options) { o.Relist = 20 * time.Millisecond })
 	removed, exits := f.member("", 1), f.run(f.member("", 2))
@@ -494,7 +492,8 @@ func TestBeforeFirstSync(t *testing.T) {
 func TestSyncWaitsForEveryContainer(t *testing.T) {
 	f := newFixture(t)
 	c, broken := f.run(f.member("", 1)), f.member("", 2)
-	// One that is not answered breaks the attempt, one that Docker cannot read is left out.
+	// An unanswered inspect fails the attempt; a container that Docker cannot read is
+	// skipped.
 	f.docker.DropNext("container inspect", 1)
 	f.docker.DropNext("container inspect", 2)
 	f.ready()
@@ -643,7 +642,7 @@ func TestOOMIsLookedForAgain(t *testing.T) {
 	}
 }
 
-// TestOOMThatDockerMissed: only of killed containers the kernel is asked.
+// TestOOMThatDockerMissed: the kernel is asked only about killed containers.
 func TestOOMThatDockerMissed(t *testing.T) {
 	for name, v2 := range map[string]bool{"v1": false, "v2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -686,8 +685,8 @@ func TestRunEnds(t *testing.T) {
 	}
 }
 
-// TestLockedContainersHoldUpNobody: inspects that wait in Docker for the locks of
-// containers, as many as may be under way at once, do not delay that of another.
+// TestLockedContainersHoldUpNobody: as many inspects as may run at once wait in
+// Docker for container locks, and do not delay the inspect of another container.
 func TestLockedContainersHoldUpNobody(t *testing.T) {
 	const locked = 12
 	f := newFixture(t)

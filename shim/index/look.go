@@ -17,40 +17,40 @@ import (
 const (
 	firstLookRetry = time.Second
 	lastLookRetry  = 30 * time.Second
-	// slotTime is how long an inspect counts as work for dockerd. One that takes
-	// longer waits there for the container's lock, which a start holds.
+	// slotTime is how long an inspect occupies a slot. A longer one is waiting in
+	// dockerd for the container's lock, which a start holds.
 	slotTime = time.Second
 )
 
-// record is what the index knows of one Docker container. Index.mu guards it.
+// record is what the index knows about one Docker container. Index.mu guards it.
 type record struct {
 	id string
-	// object is what readers see; nil before the first look, for what is not a pod
-	// member, and once it is gone. last is what it was then.
+	// object is what readers see; nil before the first inspect, for containers that
+	// are not pod members, and after removal. last is its value before removal.
 	object, last object
-	// told is what subscribers know; nil if they have not heard of it.
+	// told is what subscribers know; nil if they have not been told of it.
 	told object
-	// status is Docker's, of the last inspect that was applied; "" before it.
+	// status is Docker's status in the last applied inspect; "" before the first.
 	status string
 	// applied is the number of that inspect.
 	applied uint64
-	// exit is one that is not visible yet.
+	// exit is an exit that is not visible yet.
 	exit *exit
 	// gone is when the container was removed, else zero.
 	gone time.Time
-	// changed is closed at the next change of what is visible; nil if nobody waits.
+	// changed is closed at the next visible change; nil if nobody waits.
 	changed chan struct{}
 
-	busy     bool  // an inspect is under way
-	next     *turn // the one after it
+	busy     bool  // an inspect is running
+	next     *turn // the inspect after it
 	failures int
 }
 
-// turn is one inspect, shared by all who asked for it before it was sent.
+// turn is one inspect, shared by all callers that asked before it was sent.
 type turn struct {
 	done chan struct{}
 	// err is set before done is closed: errdefs.ErrNotFound if the container is
-	// gone, other errors if nothing was learnt.
+	// gone, another error if the inspect failed.
 	err error
 }
 
@@ -69,8 +69,8 @@ func finished(err error) *turn {
 	return t
 }
 
-// isID tells whether a string is a full container ID. To Docker anything else is
-// a name or a prefix, and that may be somebody else's container.
+// isID reports whether a string is a full container ID. Docker takes anything else
+// for a name or a prefix, which may match somebody else's container.
 func isID(s string) bool {
 	if len(s) != 64 {
 		return false
@@ -87,8 +87,7 @@ func notFound(id string) error {
 	return fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
 }
 
-// look inspects a container soon: at once, or after the inspect of it that is
-// under way.
+// look schedules an inspect of a container: at once, or after the running one.
 func (ix *Index) look(id string) *turn {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -118,7 +117,7 @@ func (ix *Index) lookLocked(id string) *turn {
 	return r.next
 }
 
-// inspect serves a record's turns, one after the other, until there is none.
+// inspect serves a record's turns one by one until there are none.
 func (ix *Index) inspect(ctx context.Context, r *record) {
 	for {
 		select {
@@ -132,7 +131,7 @@ func (ix *Index) inspect(ctx context.Context, r *record) {
 		}
 		if t.err = ctx.Err(); t.err != nil {
 			close(t.done)
-			continue // another turn may wait for its end
+			continue // another turn may be waiting
 		}
 		release := sync.OnceFunc(func() { ix.release(ctx) })
 		late := time.AfterFunc(slotTime, release)
@@ -144,8 +143,8 @@ func (ix *Index) inspect(ctx context.Context, r *record) {
 	}
 }
 
-// answer is what Docker says of a container, and of the image it was created
-// from where that matters (see [Index.CreatedFrom]).
+// answer is what Docker reports about a container, and about the image it was
+// created from where that matters (see [Index.CreatedFrom]).
 type answer struct {
 	container.InspectResponse
 	image *translate.Image
@@ -159,7 +158,7 @@ func (ix *Index) ask(ctx context.Context, id string) (a answer, err error) {
 	return a, err
 }
 
-// release gives a slot back. After the end of ctx slots are not counted.
+// release frees a slot. After ctx has ended, slots are not counted.
 func (ix *Index) release(ctx context.Context) {
 	select {
 	case <-ix.slots:
@@ -167,7 +166,7 @@ func (ix *Index) release(ctx context.Context) {
 	}
 }
 
-// take begins a record's next turn and numbers it. nil: there is none.
+// take starts a record's next turn and numbers it; nil if there is none.
 func (ix *Index) take(r *record) (*turn, uint64) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -177,7 +176,7 @@ func (ix *Index) take(r *record) (*turn, uint64) {
 	return t, ix.sequence
 }
 
-// apply takes over what an inspect answered.
+// apply stores the result of an inspect.
 func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, err error) error {
 	switch {
 	case errdefs.IsNotFound(err):
@@ -191,8 +190,8 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, 
 	ix.completeOOM(a.InspectResponse)
 	now, err := read(a, host)
 	if err != nil {
-		// It would be the same next time: nothing to retry until it changes.
-		klog.FromContext(ctx).Error(err, "Container left out", "containerID", r.id)
+		// A retry would fail the same way until the container changes.
+		klog.FromContext(ctx).Error(err, "Cannot read container, skipping it", "containerID", r.id)
 	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -209,7 +208,7 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, 
 	return nil
 }
 
-// completeOOM sets what Docker may have missed.
+// completeOOM sets the OOM flag where Docker missed it.
 func (ix *Index) completeOOM(answer container.InspectResponse) {
 	if ix.opts.OOMKilled == nil || answer.ContainerJSONBase == nil || answer.State == nil {
 		return
@@ -220,9 +219,9 @@ func (ix *Index) completeOOM(answer container.InspectResponse) {
 	}
 }
 
-// absent takes out what Docker does not know. One that was never seen is not gone
-// for good: Docker lists a container while it still makes it, and answers to an
-// inspect only when that is done.
+// absent removes a container that Docker does not know. One that was never seen
+// may still appear: Docker lists a container while creating it, but an inspect
+// finds it only afterwards.
 func (ix *Index) absent(r *record) {
 	ix.mu.Lock()
 	seen := r.applied > 0
@@ -235,9 +234,9 @@ func (ix *Index) absent(r *record) {
 	}
 }
 
-// failed looks again later, and the last state stays. That Docker does not answer
-// in time is no error of a container: it is locked, by a start or an exit that
-// takes its time, or Docker is away, which the ping tells.
+// failed retries the inspect later and keeps the last state. A timeout is not an
+// error of the container: a slow start or exit holds its lock, or Docker is away,
+// which the ping detects.
 func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	if ctx.Err() != nil {
 		return
@@ -248,9 +247,9 @@ func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	r.failures++
 	ix.mu.Unlock()
 	if !errors.Is(err, context.DeadlineExceeded) {
-		klog.FromContext(ctx).Error(err, "Container could not be inspected, its last state stays", "containerID", r.id)
+		klog.FromContext(ctx).Error(err, "Cannot inspect container, keeping its last state", "containerID", r.id)
 	} else if first {
-		klog.FromContext(ctx).V(2).Info("Docker is slow to describe a container, its last state stays", "containerID", r.id)
+		klog.FromContext(ctx).V(2).Info("Docker is slow to inspect a container, keeping its last state", "containerID", r.id)
 	}
 	time.AfterFunc(pause, func() { ix.look(r.id) })
 	if errdefs.IsUnavailable(err) {
@@ -261,9 +260,9 @@ func (ix *Index) failed(ctx context.Context, r *record, err error) {
 	}
 }
 
-// CreatedFrom returns the image that a container was created from, where reading
-// the container depends on it (see [translate.NeedsImage]); else nil, and nil too
-// if the image is gone. It asks Docker only for images that are not known.
+// CreatedFrom returns the image that a container was created from if reading the
+// container depends on it (see [translate.NeedsImage]), and nil if it does not or
+// the image is gone. It asks Docker only about unknown images.
 func (ix *Index) CreatedFrom(ctx context.Context, in container.InspectResponse) (*translate.Image, error) {
 	if !translate.NeedsImage(in, ix.opts.Host()) {
 		return nil, nil
@@ -284,10 +283,10 @@ func (ix *Index) CreatedFrom(ctx context.Context, in container.InspectResponse) 
 	return &image, nil
 }
 
-// read returns the object that an answer describes; nil if it is no pod member.
+// read returns the object that an answer describes; nil if it is not a pod member.
 func read(a answer, host translate.Host) (object, error) {
 	if a.ContainerJSONBase == nil || a.Config == nil {
-		return nil, fmt.Errorf("docker's answer: %w: it has no configuration", errdefs.ErrDataLoss)
+		return nil, fmt.Errorf("docker's answer: %w: no configuration", errdefs.ErrDataLoss)
 	}
 	kind, ok := translate.IsKubernetes(a.Config.Labels, a.Name)
 	if !ok {
@@ -315,10 +314,10 @@ func readKind(kind translate.Kind, a answer, host translate.Host) (object, error
 	return member{c}, nil
 }
 
-// Sync looks at a container and returns when what it saw, or something newer,
-// is visible: for cridock's own operations, which read what they wrote. An exit
-// is visible when its log is drained. A container that is gone is removed from
-// the index and no error. It returns errdefs.ErrUnavailable if Docker does not
+// Sync inspects a container and returns when the result, or something newer, is
+// visible: cridock's own operations thus read what they wrote. An exit becomes
+// visible when its log is drained. A missing container is removed from the index
+// and is not an error. Sync returns errdefs.ErrUnavailable if Docker does not
 // answer.
 func (ix *Index) Sync(ctx context.Context, id string) error {
 	if !isID(id) {
@@ -347,7 +346,7 @@ func (ix *Index) Sync(ctx context.Context, id string) error {
 	}
 }
 
-// sweep forgets containers that went long ago.
+// sweep forgets containers that were removed long ago.
 func (ix *Index) sweep() {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()

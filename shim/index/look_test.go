@@ -12,8 +12,8 @@ import (
 	"k8s.io/klog/v2/textlogger"
 )
 
-// That Docker does not answer an inspect in time is logged once, and not as an
-// error; another failure is an error each time.
+// An inspect that times out is logged once, and not as an error; any other
+// failure is logged as an error each time.
 func TestUnansweredInspectIsNoError(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -32,7 +32,7 @@ func TestUnansweredInspectIsNoError(t *testing.T) {
 			for range 3 {
 				ix.failed(ctx, r, tc.err)
 			}
-			if got := strings.Count(log.String(), "its last state stays"); got != tc.lines || !strings.HasPrefix(log.String(), tc.level) {
+			if got := strings.Count(log.String(), "keeping its last state"); got != tc.lines || !strings.HasPrefix(log.String(), tc.level) {
 				t.Errorf("log:\n%s\nwant %d lines of level %s", &log, tc.lines, tc.level)
 			}
 		})

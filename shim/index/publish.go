@@ -10,8 +10,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// oomDelay is how long after an exit the kernel's OOM count of a v2 cgroup has
-// surely reached Docker's state.
+// oomDelay is how long after an exit Docker's state surely includes the kernel's
+// OOM count of a v2 cgroup.
 const oomDelay = 100 * time.Millisecond
 
 // exitKilled is the exit code of SIGKILL.
@@ -21,11 +21,11 @@ const exitKilled = 137
 type exit struct {
 	seen   member        // as the exit was first seen
 	latest object        // what was seen since
-	done   chan struct{} // closed when it is visible, or the container gone
+	done   chan struct{} // closed when it is visible or the container is gone
 }
 
-// advance takes a newer object over: it becomes visible now, or as an exit later.
-// It needs ix.mu.
+// advance stores a newer object, which becomes visible now, or later if it is an
+// exit. It needs ix.mu.
 func (ix *Index) advance(r *record, now object) {
 	if r.exit != nil {
 		r.exit.latest = now
@@ -41,7 +41,7 @@ func (ix *Index) advance(r *record, now object) {
 	ix.publish(r, now)
 }
 
-// sameEnd tells whether two objects are of one run that has ended.
+// sameEnd reports whether two objects show the same finished run.
 func sameEnd(before, now object) bool {
 	return before != nil && now != nil && before.exited() && now.exited() && before.startedAt() == now.startedAt()
 }
@@ -85,8 +85,8 @@ func (ix *Index) settle(life context.Context, r *record, e *exit) {
 	ix.advance(r, e.latest)
 }
 
-// lookForOOM looks at a killed container once more: with cgroup v2 Docker learns
-// of the OOM killer a moment after it learnt of the exit.
+// lookForOOM inspects a killed container once more: with cgroup v2 Docker learns
+// of an OOM kill shortly after the exit.
 func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
 	if c.ExitCode != exitKilled || c.OOMKilled || !ix.opts.Host().CgroupV2 {
 		return
@@ -96,7 +96,7 @@ func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
 	case <-ctx.Done():
 		return
 	}
-	// If it fails the exit is published as it was seen.
+	// If this fails, the exit is published as first seen.
 	_ = ix.look(c.ID).wait(ctx)
 }
 
@@ -115,8 +115,8 @@ func (ix *Index) changedLocked(r *record) {
 	}
 }
 
-// Removed takes a container out of the index. For a minute its ID stays out,
-// whatever answers arrive late.
+// Removed removes a container from the index. Late responses cannot bring it back:
+// its ID is remembered for a minute.
 func (ix *Index) Removed(id string) {
 	if !isID(id) {
 		return
@@ -145,7 +145,7 @@ func (ix *Index) Removed(id string) {
 	ix.changedLocked(r)
 }
 
-// gone has what an object leaves behind seen to. It needs ix.mu.
+// gone starts cleanup for a removed object. It needs ix.mu.
 func (ix *Index) gone(o object) {
 	if ix.life == nil {
 		return
@@ -172,7 +172,7 @@ type object interface {
 	createdAt() int64
 }
 
-// sandbox and member give the two kinds what the index asks of both.
+// sandbox and member implement object for the two kinds.
 type (
 	sandbox struct{ *translate.Sandbox }
 	member  struct{ *translate.Container }
@@ -183,7 +183,7 @@ func (s sandbox) running() bool    { return s.Running }
 func (s sandbox) startedAt() int64 { return s.StartedAt }
 func (s sandbox) createdAt() int64 { return s.CreatedAt }
 
-// A sandbox without a running pause is over, unless it was never started.
+// A sandbox without a running pause process has exited, unless it was never started.
 func (s sandbox) exited() bool { return !s.Running && s.DockerStatus != "created" }
 
 func (m member) id() string       { return m.ID }

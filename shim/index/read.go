@@ -13,8 +13,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// lookAgain is how often WaitExited looks by itself: a lost event must not hold
-// up a stop until the next relist.
+// lookAgain is how often WaitExited inspects on its own: a lost event must not
+// delay a stop until the next relist.
 const lookAgain = 5 * time.Second
 
 // view is what readers see. It never changes.
@@ -25,7 +25,7 @@ type view struct {
 	members    map[string][]*translate.Container // by sandbox
 }
 
-// current gives the view, and makes one if something has changed since.
+// current returns the view, a new one if something has changed.
 func (ix *Index) current() *view {
 	if v := ix.view.Load(); v != nil {
 		return v
@@ -57,8 +57,8 @@ func (ix *Index) current() *view {
 	return v
 }
 
-// Ready returns nil once the first sync is done. If ctx ends before, the error
-// is errdefs.ErrUnavailable and says what is missing.
+// Ready returns nil once the first sync is done. If ctx ends first, the error is
+// errdefs.ErrUnavailable and gives the reason.
 func (ix *Index) Ready(ctx context.Context) error {
 	select {
 	case <-ix.synced:
@@ -73,8 +73,8 @@ func (ix *Index) Ready(ctx context.Context) error {
 	}
 }
 
-// Health is nil while the index is connected and synced. Otherwise it says why
-// not and since when; its class is errdefs.ErrUnavailable.
+// Health returns nil while the index is connected and synced. Otherwise it
+// returns errdefs.ErrUnavailable with the reason and the time it began.
 func (ix *Index) Health() error {
 	ix.mu.Lock()
 	up := ix.link.up
@@ -90,12 +90,12 @@ func (ix *Index) away() error {
 	defer ix.mu.Unlock()
 	since := ix.link.since.Format(time.RFC3339)
 	if ix.link.reason == nil {
-		return fmt.Errorf("not synced with docker yet, since %s: %w", since, errdefs.ErrUnavailable)
+		return fmt.Errorf("not yet synced with docker, started at %s: %w", since, errdefs.ErrUnavailable)
 	}
 	return fmt.Errorf("not connected to docker since %s: %w: %w", since, ix.link.reason, errdefs.ErrUnavailable)
 }
 
-// readable is what all reads wait for.
+// readable waits until reads can be served.
 func (ix *Index) readable(ctx context.Context) error {
 	if err := ix.Ready(ctx); err != nil {
 		return err
@@ -109,9 +109,9 @@ func (ix *Index) readable(ctx context.Context) error {
 	return nil
 }
 
-// Sandboxes are all pod sandboxes, the oldest first. The slice is the caller's,
-// what it points to is not to be changed. Like all reads it waits for the first
-// sync, costs no Docker call, and is errdefs.ErrUnavailable after ctx has ended
+// Sandboxes returns all pod sandboxes, oldest first. The caller owns the slice,
+// but must not change what it points to. Like all reads it waits for the first
+// sync, makes no Docker call, and fails with errdefs.ErrUnavailable if ctx ends
 // before that sync or Docker has been away for five minutes.
 func (ix *Index) Sandboxes(ctx context.Context) ([]*translate.Sandbox, error) {
 	if err := ix.readable(ctx); err != nil {
@@ -120,8 +120,8 @@ func (ix *Index) Sandboxes(ctx context.Context) ([]*translate.Sandbox, error) {
 	return slices.Clone(ix.current().sandboxes), nil
 }
 
-// Containers are all containers of pods, also of pods whose sandbox is gone, by
-// the rules of [Index.Sandboxes].
+// Containers returns all pod containers, including those whose sandbox is gone.
+// It follows the rules of [Index.Sandboxes].
 func (ix *Index) Containers(ctx context.Context) ([]*translate.Container, error) {
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
@@ -129,14 +129,14 @@ func (ix *Index) Containers(ctx context.Context) ([]*translate.Container, error)
 	return slices.Clone(ix.current().containers), nil
 }
 
-// ContainersOf are the containers of one sandbox, by its full ID, as known now.
+// ContainersOf returns the containers of a sandbox, given its full ID, as known
+// now.
 func (ix *Index) ContainersOf(sandboxID string) []*translate.Container {
 	return slices.Clone(ix.current().members[sandboxID])
 }
 
-// Sandbox gives the sandbox with that ID, or with the only ID that begins so.
-// errdefs.ErrNotFound names what was asked for; a container's ID is none of a
-// sandbox.
+// Sandbox returns the sandbox with this ID or unique ID prefix. If there is none,
+// or the ID is a container's, it returns an errdefs.ErrNotFound that names the ID.
 func (ix *Index) Sandbox(ctx context.Context, id string) (*translate.Sandbox, error) {
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ func byPrefix[T any](kind, prefix string, all []*T, id func(*T) string) (*T, err
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("%s %q: %w: several IDs begin so", kind, prefix, errdefs.ErrNotFound)
+			return nil, fmt.Errorf("%s %q: %w: the ID prefix is ambiguous", kind, prefix, errdefs.ErrNotFound)
 		}
 		found = o
 	}
@@ -177,8 +177,8 @@ func byPrefix[T any](kind, prefix string, all []*T, id func(*T) string) (*T, err
 	return found, nil
 }
 
-// WaitExited returns when a container or sandbox, by its full ID, is visible as
-// exited, or is not there. It returns ctx's error if that ends before.
+// WaitExited returns when a container or sandbox, given its full ID, is visible as
+// exited or does not exist. It returns ctx's error if ctx ends first.
 func (ix *Index) WaitExited(ctx context.Context, id string) error {
 	if err := ix.Ready(ctx); err != nil {
 		return err
@@ -200,8 +200,8 @@ func (ix *Index) WaitExited(ctx context.Context, id string) error {
 	}
 }
 
-// unlessExited gives a channel that is closed at the next change, or nil if there
-// is nothing to wait for.
+// unlessExited returns a channel that is closed at the next change, or nil if
+// there is nothing to wait for.
 func (ix *Index) unlessExited(id string) <-chan struct{} {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()

@@ -16,13 +16,12 @@ import (
 
 const (
 	firstRetry = 100 * time.Millisecond
-	// lastRetry is what a node is not ready for after Docker is back.
+	// lastRetry limits how long a node stays not ready after Docker is back.
 	lastRetry = time.Second
 )
 
 // Run connects to Docker and keeps the index up to date until ctx ends. It
-// returns ctx's error, after everything it had started has ended. It is called
-// once.
+// returns ctx's error after all its goroutines have finished. Call it once.
 func (ix *Index) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	ix.mu.Lock()
@@ -56,8 +55,8 @@ func (ix *Index) Run(ctx context.Context) error {
 	}
 }
 
-// session is one connection: until the stream of events breaks, Docker stops
-// answering or ctx ends. wasUp tells whether the sync succeeded.
+// session serves one connection until the event stream breaks, Docker stops
+// answering or ctx ends. wasUp reports whether the sync succeeded.
 func (ix *Index) session(ctx context.Context) (wasUp bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -83,7 +82,7 @@ func (ix *Index) session(ctx context.Context) (wasUp bool, err error) {
 			if err == nil {
 				err = io.EOF
 			}
-			return wasUp, fmt.Errorf("stream of docker events: %w", err)
+			return wasUp, fmt.Errorf("docker event stream: %w", err)
 		case err := <-checks.done:
 			if err != nil {
 				return wasUp, err
@@ -106,8 +105,8 @@ func (ix *Index) session(ctx context.Context) (wasUp bool, err error) {
 	}
 }
 
-// checks runs one call to Docker at a time beside the stream of events, whose
-// reader must not wait: Docker drops events for a slow one.
+// checks runs one Docker call at a time in the background: the reader of the event
+// stream must not wait, as Docker drops events for a slow reader.
 type checks struct {
 	index   *Index
 	ctx     context.Context
@@ -121,9 +120,9 @@ func (c *checks) start(check func(context.Context) error) {
 	c.index.work.Go(func() { c.done <- check(c.ctx) })
 }
 
-// ask runs a check now, or after the one that is under way. Of several that
-// wait the last is run: each proves that Docker answers, and a relist that is
-// left out comes a minute later.
+// ask runs a check now or after the running one. Of several waiting checks only
+// the last is run: each proves that Docker answers, and a skipped relist comes a
+// minute later.
 func (c *checks) ask(check func(context.Context) error) {
 	if c.running {
 		c.waiting = check
@@ -140,9 +139,9 @@ func (c *checks) next() {
 	}
 }
 
-// subscribe opens the stream of events: those of containers that change what an
-// inspect answers, and those of images. Labels are not filtered by Docker, as
-// events of images would not pass.
+// subscribe opens the event stream: container events that change the result of an
+// inspect, and image events. It sets no label filter, which would drop image
+// events.
 func (ix *Index) subscribe(ctx context.Context, cancel context.CancelFunc) (<-chan events.Message, <-chan error, error) {
 	f := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.ImageEventType)))
 	for _, action := range []events.Action{
@@ -152,17 +151,17 @@ func (ix *Index) subscribe(ctx context.Context, cancel context.CancelFunc) (<-ch
 	} {
 		f.Add("event", string(action))
 	}
-	// The client waits for the answer's head, without a bound of its own.
+	// The client waits for the response header without a timeout.
 	late := time.AfterFunc(connectTimeout, cancel)
 	messages, broken := ix.engine.Events(ctx, f)
 	if !late.Stop() {
-		return nil, nil, fmt.Errorf("docker did not open its stream of events within %v: %w", connectTimeout, errdefs.ErrUnavailable)
+		return nil, nil, fmt.Errorf("docker did not open the event stream within %v: %w", connectTimeout, errdefs.ErrUnavailable)
 	}
 	return messages, broken, nil
 }
 
-// handle takes one event for a hint where to look. What it says of names and
-// exit codes is not used: labels can overwrite it.
+// handle treats one event as a hint what to inspect. It ignores the event's names
+// and exit codes: labels can overwrite them.
 func (ix *Index) handle(m events.Message) {
 	if m.Type == events.ImageEventType {
 		ix.imagesChanged()
@@ -178,7 +177,7 @@ func (ix *Index) handle(m events.Message) {
 	ix.look(m.Actor.ID)
 }
 
-// connected marks the end of a sync.
+// connected marks the sync as done.
 func (ix *Index) connected(ctx context.Context) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -190,14 +189,14 @@ func (ix *Index) connected(ctx context.Context) {
 	}
 }
 
-// lost marks the end of a connection, or another failure to make one.
+// lost marks the connection as lost, or records another failed attempt.
 func (ix *Index) lost(ctx context.Context, err error) {
 	ix.mu.Lock()
 	wasUp, news := ix.link.up, ix.link.up || ix.link.reason == nil
 	if wasUp {
 		ix.link = link{since: time.Now()}
 	}
-	// A failed attempt later says more than the end of a stream.
+	// The error of a later failed attempt says more than a broken stream.
 	ix.link.reason = err
 	ix.mu.Unlock()
 	if news {

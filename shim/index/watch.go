@@ -13,18 +13,18 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// Transition is one change of a sandbox or container, as it became visible.
+// Transition is one visible change of a sandbox or container.
 type Transition struct {
 	Type runtimeapi.ContainerEventType
 	Time time.Time
 	// ID of the sandbox or container, SandboxID of the pod's sandbox.
 	ID, SandboxID string
-	// Sandbox or Container is what changed, as it is now; when it was deleted, as
-	// it was last.
+	// Sandbox or Container is the changed object's new state, or its last state if
+	// it was deleted.
 	Sandbox   *translate.Sandbox
 	Container *translate.Container
-	// Pod and Members are the whole pod right after the change, the oldest member
-	// first. Of a sandbox that is gone Pod is the last state, nil after a minute.
+	// Pod and Members are the whole pod right after the change, oldest member
+	// first. For a removed sandbox Pod is its last state, and nil after a minute.
 	Pod     *translate.Sandbox
 	Members []*translate.Container
 }
@@ -37,14 +37,15 @@ type Subscription struct {
 	err error // set before c is closed
 }
 
-// Err is why the subscription ended. It may be called once C is closed.
+// Err returns why the subscription ended. It may be called once C is closed.
 func (s *Subscription) Err() error { return s.err }
 
-// Subscribe delivers every transition from now on, until ctx ends. Those of one
-// ID come in order, none is left out over a lost connection to Docker: what a
-// sync finds changed is delivered then. buffer is how many may wait: a subscriber
-// that lags further behind is cut off with errdefs.ErrResourceExhausted and delays
-// nobody. Subscribe waits for the first sync as reads do.
+// Subscribe delivers every transition from now on, until ctx ends. Transitions of
+// one ID arrive in order. A lost connection to Docker loses none: they are
+// delivered when a sync finds the changes. buffer is how many may wait: a
+// subscriber that lags further behind is cut off with
+// errdefs.ErrResourceExhausted and delays nobody. Subscribe waits for the first
+// sync as reads do.
 func (ix *Index) Subscribe(ctx context.Context, buffer int) (*Subscription, error) {
 	if err := ix.Ready(ctx); err != nil {
 		return nil, err
@@ -83,8 +84,8 @@ func (ix *Index) endSubscriptions(err error) {
 	}
 }
 
-// Announce tells subscribers of a sandbox whose network has been set up. Call it
-// when Options.Complete has become true; a second call does nothing.
+// Announce tells subscribers about a sandbox whose network has been set up. Call
+// it once Options.Complete is true for the sandbox; a second call does nothing.
 func (ix *Index) Announce(id string) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -93,14 +94,14 @@ func (ix *Index) Announce(id string) {
 	}
 }
 
-// incomplete tells whether subscribers are to hear of an object later.
+// incomplete reports whether subscribers must not be told of an object yet.
 func (ix *Index) incomplete(o object) bool {
 	s, ok := o.(sandbox)
 	return ok && ix.announce && ix.opts.Complete != nil && !s.exited() && !ix.opts.Complete(s.Sandbox)
 }
 
-// tell sends what lies between the state that subscribers know and a newer one,
-// under ix.mu: in order.
+// tell sends the transitions between the state that subscribers know and a newer
+// one. It needs ix.mu, which keeps them in order.
 func (ix *Index) tell(r *record, now object) {
 	before := r.told
 	if ix.incomplete(now) || before == nil && now == nil {
@@ -120,7 +121,7 @@ func (ix *Index) tell(r *record, now object) {
 			select {
 			case s.c <- t:
 			default:
-				ix.end(s, fmt.Errorf("events: %w: the subscriber is %d behind", errdefs.ErrResourceExhausted, cap(s.c)))
+				ix.end(s, fmt.Errorf("events: %w: the subscriber is %d events behind", errdefs.ErrResourceExhausted, cap(s.c)))
 				if ix.opts.Observer.CutOff != nil {
 					ix.opts.Observer.CutOff()
 				}
@@ -136,8 +137,8 @@ const (
 	deleted = runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT
 )
 
-// changes are the steps from one state to another. Steps between that were not
-// seen are there, but for whole runs.
+// changes returns the steps from one state to another, including intermediate
+// steps that were not seen, except whole runs.
 func changes(before, now object) []runtimeapi.ContainerEventType {
 	if now == nil {
 		return []runtimeapi.ContainerEventType{deleted}

@@ -83,7 +83,7 @@ func TestTransitions(t *testing.T) {
 	f.run(c)
 	f.expect(s, c, started)
 	f.remove(c)
-	// Whether the exit is seen before the container is gone is Docker's affair.
+	// Docker decides whether the exit is seen before the container is gone.
 	got = f.next(s)
 	if got.Type == stopped {
 		got = f.next(s)
@@ -246,8 +246,8 @@ func TestDeletedWhileDraining(t *testing.T) {
 	}
 }
 
-// Subscribers hear of a sandbox when its network is up, or when it exits, and of
-// one that goes before not at all.
+// Subscribers are told of a sandbox when its network is up or when it exits, and
+// never of one that is removed before.
 func TestTransitionsOfIncompleteSandbox(t *testing.T) {
 	var complete sync.Map // by sandbox ID
 	f := newFixture(t, func(o *index.Options) {

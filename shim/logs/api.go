@@ -15,8 +15,8 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// serveAPI follows the Engine API's stream until the container is drained. A
-// stream that ends before is opened again: the engine may have been restarted.
+// serveAPI follows the Engine API's stream until the container is drained. It
+// reopens a stream that ends earlier: the engine may have been restarted.
 func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	for ctx.Err() == nil {
@@ -42,7 +42,8 @@ func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 	}
 }
 
-// finish is the end of the last stream. With an error the container is not done.
+// finish handles the end of the last stream. After an error the container is not
+// done.
 func (f *follower) finish(ctx context.Context, err error) {
 	if f.lock(ctx) != nil {
 		return
@@ -54,8 +55,8 @@ func (f *follower) finish(ctx context.Context, err error) {
 	}
 }
 
-// drainAPI waits until a stream that was opened after the container had exited
-// came to its end.
+// drainAPI waits for the end of a stream that was opened after the container had
+// exited.
 func (t *Tailer) drainAPI(ctx context.Context, f *follower) error {
 	f.draining.Store(true)
 	t.wakeLocked(f)
@@ -76,12 +77,12 @@ func (t *Tailer) drainAPI(ctx context.Context, f *follower) error {
 		return f.refused
 	}
 	if !f.done {
-		return errors.New("stream of the container's log was not read to its end")
+		return errors.New("the container's log stream was not read to its end")
 	}
 	return nil
 }
 
-// followStream opens a stream at the position and carries it over to its end.
+// followStream opens a stream at the position and copies it to its end.
 func (t *Tailer) followStream(ctx context.Context, f *follower) (progressed bool, err error) {
 	if err := f.lock(ctx); err != nil {
 		return false, err
@@ -106,7 +107,7 @@ func (t *Tailer) followStream(ctx context.Context, f *follower) (progressed bool
 	s := apiStream{r: bufio.NewReaderSize(stream, 32<<10), tty: f.src.TTY, pos: p, resume: p}
 	for {
 		err := s.next()
-		// Written when the next record is not here yet, so no line waits for another.
+		// Written if the next record has not arrived yet, so no line waits for another.
 		if s.lines > 0 && (err != nil || len(s.out) >= 64<<10 || !s.ready()) {
 			if err := t.deliver(ctx, f, &s); err != nil {
 				return progressed, err
@@ -122,7 +123,7 @@ func (t *Tailer) followStream(ctx context.Context, f *follower) (progressed bool
 	}
 }
 
-// prepareStream opens the output and makes sure there is a position to begin from.
+// prepareStream opens the output and ensures that there is a position to start at.
 func (f *follower) prepareStream() error {
 	if err := f.openOutput(); err != nil {
 		return err
@@ -149,8 +150,8 @@ func (f *follower) prepareStream() error {
 	return nil
 }
 
-// deliver writes what the stream gave, however long that takes: the stream waits
-// meanwhile, the container does not. It gives up where the log's path is refused.
+// deliver writes the lines in s.out, however long that takes: the stream waits
+// meanwhile, the container does not. It gives up if the log's path is refused.
 func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	for {
@@ -184,7 +185,7 @@ type apiStream struct {
 
 	resume  position // records up to here were delivered before
 	skipped int      // records with its time seen so far
-	pos     position // last and same: behind the records in out
+	pos     position // last and same: after the records in out
 	out     []byte
 	lines   int
 	payload []byte
@@ -203,7 +204,7 @@ func (s *apiStream) next() error {
 	}
 	size := binary.BigEndian.Uint32(header[4:])
 	if header[0] > 2 || size > maxRecord {
-		return fmt.Errorf("no frame of a multiplexed stream: % x", header)
+		return fmt.Errorf("not a frame of a multiplexed stream: % x", header)
 	}
 	if uint32(cap(s.payload)) < size {
 		s.payload = make([]byte, size)
@@ -220,8 +221,8 @@ func (s *apiStream) next() error {
 	return nil
 }
 
-// nextLine reads up to a line feed. The pieces of a line longer than 16 KiB are
-// not framed, but each begins with the time of the first.
+// nextLine reads up to a line feed. The pieces of a line longer than 16 KiB have
+// no frames, but each begins with the time of the first.
 func (s *apiStream) nextLine() error {
 	s.payload = s.payload[:0]
 	var err error
@@ -233,8 +234,8 @@ func (s *apiStream) nextLine() error {
 			break
 		}
 	}
-	// A line without end is whole only if the stream came to its end: a broken one
-	// is opened again and has the line once more.
+	// A line without a line feed is whole only at the end of the stream: a broken
+	// stream is reopened and has the line once more.
 	if len(s.payload) == 0 || err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
 		return err
 	}
@@ -273,9 +274,9 @@ func (s *apiStream) add(record []byte, stream string) {
 	case t.Equal(s.pos.last):
 		s.pos.same++
 	}
-	// The API pads the fraction with zeroes, Docker's files do not: one form for both.
+	// The API pads the fraction with zeroes, Docker's files do not: use the latter form.
 	stamp = t.AppendFormat(nil, time.RFC3339Nano)
-	// Drivers other than json-file may keep a message of several lines as one record.
+	// Drivers other than json-file may store several lines in one record.
 	for whole := true; whole; {
 		var line []byte
 		line, text, whole = bytes.Cut(text, []byte("\n"))
@@ -288,7 +289,7 @@ func (s *apiStream) add(record []byte, stream string) {
 }
 
 // known reports whether a record of time t was delivered before the stream was
-// opened. Without a count (the position is from a file), all of that time were.
+// opened. Without a count (the position is from a file), all with that time were.
 func (s *apiStream) known(t time.Time) bool {
 	if s.resume.last.IsZero() || t.After(s.resume.last) {
 		s.resume.last = time.Time{} // what follows is new, whatever its time

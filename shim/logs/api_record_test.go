@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A record with line feeds inside is as many lines as it has.
+// A record that contains line feeds becomes several lines.
 func TestAPIRecordOfSeveralLines(t *testing.T) {
 	a := newFakeAPI()
 	n := apiNode(t, a)
@@ -39,8 +39,7 @@ func TestAPIRecordOfSeveralLines(t *testing.T) {
 // criLine is what the kubelet and log agents parse.
 var criLine = regexp.MustCompile(`^(\S+) (stdout|stderr) [FP] [^\n]*$`)
 
-// FuzzAPILog holds that whatever the stream is, every line that is written is one
-// of the CRI's.
+// FuzzAPILog: whatever the stream contains, every line written is a valid CRI line.
 func FuzzAPILog(f *testing.F) {
 	frame := func(stream byte, record string) []byte {
 		header := [8]byte{stream}

@@ -117,7 +117,7 @@ func (a *fakeAPI) frame(rec apiRecord) []byte {
 
 func apiNode(t *testing.T, a *fakeAPI) *node {
 	src := sourceIn(t.TempDir())
-	src.Follow, src.TTY = a.follow, a.tty // Docker's directory is not there
+	src.Follow, src.TTY = a.follow, a.tty // Docker's directory is missing
 	return &node{tb: t, src: src}
 }
 
@@ -225,7 +225,7 @@ func TestAPITerminal(t *testing.T) {
 	}
 }
 
-// A stream that breaks in the middle of a line has not delivered it.
+// A stream that breaks within a line has not delivered that line.
 func TestAPITerminalStreamBreaks(t *testing.T) {
 	a := newFakeAPI()
 	a.tty, a.exited = true, true
@@ -246,7 +246,7 @@ func TestAPITerminalStreamBreaks(t *testing.T) {
 	n.wantNumbered(4)
 }
 
-// Docker's files come and go between restarts of cridock.
+// Docker's files appear and disappear between restarts of cridock.
 func TestSourceChanges(t *testing.T) {
 	a := newFakeAPI()
 	a.exited = true

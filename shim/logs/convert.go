@@ -2,22 +2,22 @@ package logs
 
 import "bytes"
 
-// maxRecord bounds one record of Docker's: 16 KiB of text can take six times
-// that in escapes, attributes come on top. What is longer without a line feed
-// is damage, such as the zeroes a power failure leaves behind.
+// maxRecord limits one of Docker's records: 16 KiB of text can take six times that
+// in escapes, and attributes are extra. Longer data without a line feed is damage,
+// such as the zeroes left by a power failure.
 const maxRecord = 1 << 20
 
-// batch describes what convert made of a piece of Docker's log.
+// batch describes the result of converting a piece of Docker's log.
 type batch struct {
 	consumed  int // bytes of whole records
 	lines     int // records converted
-	malformed int // lines, or pieces of damage, that held no record
-	last      int // index in the output of the last line, -1 if none
+	malformed int // lines, or damaged pieces, without a record
+	last      int // index of the last line in the output, -1 if none
 }
 
 // convert appends the CRI form of all whole records at the start of src. The
-// output depends on nothing but src, wherever src was cut into pieces: recovery
-// after a crash relies on that.
+// output depends only on the log, not on how it is cut into pieces: crash recovery
+// relies on that.
 func convert(dst, src []byte, tty bool) ([]byte, batch) {
 	b := batch{last: -1}
 	for {
@@ -46,8 +46,8 @@ func convert(dst, src []byte, tty bool) ([]byte, batch) {
 	return dst, b
 }
 
-// appendSalvaged finds the whole record behind a torn one: a dockerd that died
-// in mid-write appends to the torn line when it is back. A record's start has
+// appendSalvaged finds the whole record after a torn one: a dockerd that died
+// during a write appends to the torn line after its restart. A record's start has
 // unescaped quotes, so it cannot be part of a text.
 func appendSalvaged(dst, line []byte, tty bool) ([]byte, bool) {
 	at := bytes.LastIndex(line, []byte(logKey))

@@ -9,8 +9,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// openOutput opens the position and the CRI log file, if they are not open. When
-// it succeeds, there is a file at CRILog, in place of a link if need be.
+// openOutput opens the position and the CRI log file, if they are not open. On
+// success there is a file at CRILog; it replaces a link there.
 func (f *follower) openOutput() error {
 	if f.out != nil {
 		return nil
@@ -23,7 +23,7 @@ func (f *follower) openOutput() error {
 		return err
 	}
 	known := err == nil
-	// The directory is made only here: one that goes away later was removed on purpose.
+	// The directory is created only here: if it disappears later, that is on purpose.
 	if err := f.src.CRIRoot.MkdirAll(filepath.Dir(f.src.CRILog), 0o755); err != nil {
 		return errors.Join(fmt.Errorf("container log directory: %w", err), posFile.close())
 	}
@@ -39,7 +39,7 @@ func (f *follower) openOutput() error {
 	return nil
 }
 
-// placeOutput finds out where in the CRI log the position lies.
+// placeOutput finds the position in the CRI log.
 func (f *follower) placeOutput(known bool) error {
 	size, _, err := f.out.state()
 	if err != nil {
@@ -62,13 +62,13 @@ func (f *follower) placeOutput(known bool) error {
 		f.lost = true
 		return nil
 	}
-	// A new log, or one that was emptied or replaced: go on at its end.
+	// A new log, or one that was emptied or replaced: continue at its end.
 	f.pos.criInode, f.pos.base = f.out.id.ino, size
 	return f.posFile.store(f.pos)
 }
 
-// placeAside goes on in the file that the kubelet has renamed but not had
-// reopened: its last line has to be finished there.
+// placeAside continues in a file that the kubelet has renamed without calling
+// ReopenContainerLog yet: its last line must be finished there.
 func (f *follower) placeAside(old *criFile) error {
 	size, _, err := old.state()
 	if err != nil {
@@ -80,12 +80,12 @@ func (f *follower) placeAside(old *criFile) error {
 	return nil
 }
 
-// moveAside finishes the last line in a file that is not at CRILog any more, and
-// goes over to one that is. Afterwards f.aside is false.
+// moveAside finishes the last line in a file that is no longer at CRILog, and
+// switches to one that is. Afterwards f.aside is false.
 func (f *follower) moveAside(b *buffers) error {
 	for f.skip > 0 && !f.api.Load() {
 		if more, err := f.carry(b); !more || err != nil {
-			break // the file is full, or Docker's is gone: cut instead
+			break // the disk is full, or Docker's file is gone: cut instead
 		}
 	}
 	if f.skip > 0 && !f.lost {
@@ -110,7 +110,7 @@ func (f *follower) moveAside(b *buffers) error {
 	p := f.pos
 	p.criInode, p.base = fresh.id.ino, size-f.skip
 	if !f.lost {
-		// Not to be put off: the next write would leave a position that no file matches.
+		// Must not be delayed: the next write would leave a position that no file matches.
 		if err := f.posFile.store(p); err != nil {
 			return errors.Join(err, fresh.Close())
 		}
@@ -121,9 +121,9 @@ func (f *follower) moveAside(b *buffers) error {
 	return nil
 }
 
-// emit writes the output that leads from the current position to p, less what is
-// in the file already, and makes p the position. After an error the position is
-// as before and skip says how much of out was written.
+// emit writes the output between the current position and p, except what is
+// already in the file, and makes p the position. After an error the position is
+// unchanged and skip says how much of out was written.
 func (f *follower) emit(out []byte, p position) error {
 	if err := f.checkOutput(out); err != nil {
 		return err
@@ -142,8 +142,8 @@ func (f *follower) emit(out []byte, p position) error {
 	return nil
 }
 
-// checkOutput makes sure that what skip counts is in the file, whatever others did
-// to it, and that the file has a name.
+// checkOutput ensures that the bytes counted by skip are in the file, whatever
+// others did to it, and that the file has a name.
 func (f *follower) checkOutput(out []byte) error {
 	size, linked, err := f.out.state()
 	if err != nil {
@@ -160,7 +160,7 @@ func (f *follower) checkOutput(out []byte) error {
 		if same || err != nil {
 			return err
 		}
-		// Not ours: Docker deleted the records behind these lines, or it was edited.
+		// Other content: Docker deleted the records of these lines, or the file was edited.
 		if size, err = f.out.cutTorn(); err != nil {
 			return err
 		}
@@ -169,8 +169,8 @@ func (f *follower) checkOutput(out []byte) error {
 	return nil
 }
 
-// replaceOutput makes a new file in place of one that was deleted. The directory
-// is not made again: until it is back, this fails.
+// replaceOutput creates a new file in place of a deleted one. It does not recreate
+// the directory: while that is missing, it fails.
 func (f *follower) replaceOutput() error {
 	fresh, err := f.src.openCRI(f.src.CRILog)
 	if err != nil {
@@ -181,8 +181,8 @@ func (f *follower) replaceOutput() error {
 		return errors.Join(err, fresh.Close())
 	}
 	carried := int64(0)
-	// The kubelet takes a rename back when it has no answer to ReopenContainerLog;
-	// that deletes the file made in between, and its lines belong into the old one.
+	// The kubelet undoes a rename when it gets no answer to ReopenContainerLog; that
+	// deletes the file created in between, whose lines belong in the old one.
 	if fresh.id == f.former {
 		n, err := io.Copy(fresh, io.NewSectionReader(f.out, 0, 1<<62))
 		if err != nil {
@@ -198,7 +198,7 @@ func (f *follower) replaceOutput() error {
 }
 
 // store writes the position. A failure does no harm as long as the CRI log file
-// stays the same, since its size tells how far ahead it is.
+// stays the same, since its size shows how far ahead it is.
 func (f *follower) store() {
 	if err := f.posFile.store(f.pos); err != nil {
 		f.count.positionErrors.Add(1)

@@ -18,36 +18,36 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// Source names one container's log, where it comes from and where it goes.
+// Source describes one container's log: its source and its destination.
 type Source struct {
 	// ID of the container.
 	ID string
-	// DockerLog is the path of the newest file of Docker's json-file log; those
-	// rotated away stand beside it, uncompressed, as DockerLog.1, .2, … It need not
-	// exist before the container runs, its directory must.
+	// DockerLog is the path of the newest file of Docker's json-file log; rotated
+	// files are next to it, uncompressed, as DockerLog.1, .2, … It need not exist
+	// before the container runs, but its directory must.
 	DockerLog string
 	// CRIRoot is a directory below which others may write, and CRILog the name of
-	// the CRI log in it: no link is followed there, and nothing but a plain file
-	// written to. An error about that is a *beneath.RefusedError.
+	// the CRI log in it: no link is followed there, and only plain files are
+	// written. An error about that is a *beneath.RefusedError.
 	CRIRoot beneath.Root
 	CRILog  string
 	// Position is the path of the position file, which belongs to this package.
 	Position string
-	// Backlog bounds, in bytes, how much of Docker's log a CRI log begins with; 0
-	// for all of it. It is for containers that another adapter has started, whose
-	// log may be of any size.
+	// Backlog limits, in bytes, how much of Docker's existing log a CRI log begins
+	// with; 0 means all. It is for containers started by another adapter, whose log
+	// may have any size.
 	Backlog int64
 	// TTY says that the container has a terminal: all output is stdout.
 	TTY bool
-	// Follow, if not nil, is used when Docker's files cannot be read. It opens the
-	// Engine API's log stream of both streams with timestamps, following, from since
-	// on (zero: from the beginning); multiplexed unless TTY. The stream ends when the
-	// container has exited or the context is done.
+	// Follow, if not nil, is used when Docker's files cannot be read. It opens and
+	// follows the Engine API's log stream with stdout, stderr and timestamps, from
+	// since on (zero: from the beginning), multiplexed unless TTY. The stream ends
+	// when the container has exited or the context is done.
 	Follow func(ctx context.Context, since time.Time) (io.ReadCloser, error)
 }
 
-// follower carries the log of one container over. It has a goroutine only while
-// there is something to do.
+// follower copies the log of one container. It has a goroutine only while there is
+// something to do.
 type follower struct {
 	src   Source
 	count *counters
@@ -57,28 +57,28 @@ type follower struct {
 	trouble trouble
 
 	api      atomic.Bool   // Docker's files cannot be read: the API is the source
-	draining atomic.Bool   // the container has exited: the next end of the API stream is the last
-	kick     chan struct{} // ends a pause of the goroutine
+	draining atomic.Bool   // the container has exited: the next API stream opened is the last
+	kick     chan struct{} // ends the goroutine's pause
 	// lagOffset is the number of consumed bytes of the file lagInode, for Stats.
 	lagOffset, lagInode atomic.Uint64
 
-	// turn is the lock on all below; a channel, so that waiting ends with a context.
+	// turn is the lock for all below; a channel, so that a context can end the wait.
 	turn chan struct{}
 
 	done    bool  // drained or removed: nothing is open
-	removed bool  // not to be started again
-	refused error // why the last stream of the API could not be written
+	removed bool  // must not be started again
+	refused error // why the last API stream could not be written
 	pos     position
 	posFile *positionFile // nil: output is not open
 	out     *criFile
 	skip    int64  // bytes of the output for what follows pos that are already in out
-	aside   bool   // out is not at CRILog any more: go over to a file that is
+	aside   bool   // out is no longer at CRILog: switch to a file that is
 	former  fileID // the CRI file before out
-	lost    bool   // there was no usable position: look for the last line instead
+	lost    bool   // there was no usable position: search for the last line instead
 	cur     *dockerFile
 	off     int64       // offset of the next record in cur; pos stays at the last record until that one is read
 	loss    bool        // records may be missing before the next one: mark it
-	next    *dockerFile // what Docker wrote after cur, opened early lest it be deleted
+	next    *dockerFile // Docker's file after cur, opened early in case it is deleted
 	gap     bool        // files may be missing between cur and next
 }
 
@@ -119,9 +119,9 @@ func putBuffers(b *buffers) {
 	}
 }
 
-// step carries one piece over. It reports whether there may be more at once;
-// false says that Docker's log is read to its end. After an error the same step
-// can be tried again. The caller holds the turn.
+// step copies one piece. It reports whether there may be more now; false means
+// that Docker's log has been read to its end. After an error the same step can be
+// retried. The caller holds the turn.
 func (f *follower) step(b *buffers) (more bool, err error) {
 	if f.done {
 		return false, nil
@@ -142,8 +142,8 @@ func (f *follower) carry(b *buffers) (more bool, err error) {
 	if ok, err := f.openInput(); !ok || err != nil {
 		return false, err
 	}
-	// Looked at before reading: Docker closes a file before it renames it, so the
-	// end found in a file that has a successor is its end.
+	// Before reading: Docker closes a file before it renames it, so a file that has a
+	// successor is complete.
 	if err := f.lookAhead(); err != nil {
 		return false, err
 	}
@@ -197,7 +197,7 @@ func (f *follower) commit(consumed, out []byte, did batch) error {
 	return nil
 }
 
-// lookAhead opens the file that follows cur, once there is one.
+// lookAhead opens the file after cur, once there is one.
 func (f *follower) lookAhead() error {
 	if f.next != nil {
 		return nil
@@ -207,14 +207,14 @@ func (f *follower) lookAhead() error {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("log of Docker: %w", err)
+		return fmt.Errorf("docker's log: %w", err)
 	}
 	f.next, f.gap, err = openSuccessor(f.src.DockerLog, f.cur.id)
 	return err
 }
 
-// switchFile goes over to the next file. pos keeps pointing at the end of the one
-// before until a record was read: the start of a file has nothing to know it by.
+// switchFile switches to the next file. pos keeps pointing to the end of the
+// previous one until a record is read: nothing identifies the start of a file.
 func (f *follower) switchFile() {
 	_ = f.cur.Close()
 	f.cur, f.next = f.next, nil
@@ -225,7 +225,7 @@ func (f *follower) switchFile() {
 	}
 }
 
-// seek has reading go on at offset off of cur.
+// seek makes reading continue at offset off of cur.
 func (f *follower) seek(off int64) {
 	f.off = off
 	f.lagOffset.Store(uint64(off))
@@ -236,7 +236,7 @@ func (f *follower) seek(off int64) {
 func (f *follower) checkTruncated() (more bool, err error) {
 	info, err := f.cur.Stat()
 	if err != nil {
-		return false, fmt.Errorf("log of Docker: %w", err)
+		return false, fmt.Errorf("docker's log: %w", err)
 	}
 	if info.Size() >= f.off {
 		return false, nil
@@ -253,9 +253,9 @@ func (f *follower) noteLoss() {
 	}
 }
 
-// lossMarker returns the line that tells of a loss before the record of the time
-// until. The amount is known only as a span of time: Docker keeps no count of
-// what it deletes. Made from the position and the next record alone, the marker is
+// lossMarker returns the line that reports a loss before the record with the time
+// until. The amount is known only as a time span: Docker does not count what it
+// deletes. The marker depends only on the position and the next record, so it is
 // the same again after a crash.
 func (f *follower) lossMarker(until string) []byte {
 	from := "the start"
@@ -270,7 +270,7 @@ func (f *follower) lossMarker(until string) []byte {
 	return appendLine(nil, until, stream, true, text)
 }
 
-// openInput opens Docker's file at the position; false while there is none.
+// openInput opens Docker's file at the position; false while there is no file.
 func (f *follower) openInput() (bool, error) {
 	if f.cur != nil {
 		return true, nil
@@ -306,7 +306,7 @@ func (f *follower) openInput() (bool, error) {
 		return false, err
 	}
 	if begin > 0 {
-		klog.Background().Info("Container log begins with the newest of what Docker has", "containerID", f.src.ID, "bytes", f.src.Backlog)
+		klog.Background().Info("Container log begins with the newest part of Docker's log", "containerID", f.src.ID, "bytes", f.src.Backlog)
 	}
 	f.seek(begin)
 	if f.pos.consumed() {
@@ -315,8 +315,8 @@ func (f *follower) openInput() (bool, error) {
 	return true, nil
 }
 
-// recoverPosition finds the record of the last line in the CRI log by looking
-// through all that Docker has: the position file was lost.
+// recoverPosition handles a lost position file: it searches all of Docker's files
+// for the record of the last line in the CRI log.
 func (f *follower) recoverPosition() error {
 	tail := f.out
 	if size, _, err := tail.state(); err != nil {
@@ -342,17 +342,17 @@ func (f *follower) recoverPosition() error {
 	}
 	p.base = size
 	if found && tail == f.out {
-		p.base = end // the torn line behind is completed
+		p.base = end // the torn line after it is completed
 	}
 	f.pos, f.skip, f.lost = p, size-p.base, false
 	if !found && !p.last.IsZero() && !p.consumed() {
-		f.noteLoss() // Docker has nothing that is as old as the last line
+		f.noteLoss() // Docker has no record as old as the last line
 	}
 	return nil
 }
 
-// findLine returns the position behind the times-th record that makes line.
-// Without one, reading starts with what is younger than the line.
+// findLine returns the position after the times-th record that produces line. If
+// there is none, reading starts with the first record newer than the line.
 func (f *follower) findLine(line []byte, times int) (position, bool, error) {
 	var p position
 	if len(line) == 0 {
@@ -388,13 +388,13 @@ func (f *follower) findLine(line []byte, times int) (position, bool, error) {
 	return older, false, nil
 }
 
-// lineSearch looks for a line in one of Docker's files.
+// lineSearch searches for a line in one of Docker's files.
 type lineSearch struct {
 	line  []byte
 	times int
 	tty   bool
 	last  time.Time
-	at    position // behind the line, or else behind the last record not younger than it
+	at    position // after the line, or else after the last record not newer than it
 }
 
 func (s *lineSearch) in(d *dockerFile) (bool, error) {
@@ -437,14 +437,14 @@ func (s *lineSearch) in(d *dockerFile) (bool, error) {
 	}
 }
 
-// errUseAPI says that Docker's files cannot be read and Source.Follow is there.
-var errUseAPI = errors.New("log file of Docker cannot be read")
+// errUseAPI says that Docker's files cannot be read and Source.Follow is set.
+var errUseAPI = errors.New("cannot read Docker's log file")
 
-// dockerReadable reports whether Docker's files can be read, or will be: a
-// missing file is still to come as long as its directory is there.
+// dockerReadable returns an error unless Docker's files can be read, or will be: a
+// missing file may still appear as long as its directory exists.
 func (f *follower) dockerReadable() error {
 	if f.src.DockerLog == "" {
-		return errors.New("path of Docker's log unknown")
+		return errors.New("path of Docker's log is unknown")
 	}
 	if _, err := os.Stat(filepath.Dir(f.src.DockerLog)); err != nil {
 		return err
@@ -459,7 +459,7 @@ func (f *follower) dockerReadable() error {
 	return d.Close()
 }
 
-// release closes everything; the position on disk is the way back.
+// release closes everything; the position on disk allows resuming.
 func (f *follower) release() {
 	if f.cur != nil {
 		_ = f.cur.Close()

@@ -11,8 +11,8 @@ import (
 // wholeLine is what the kubelet reads: time, stream, tag and text.
 var wholeLine = regexp.MustCompile(`^[0-9T:.+Z-]{20,35} (stdout|stderr) [FP] [^\n]*\n`)
 
-// FuzzConvertLines: whatever Docker's log holds, what is written are whole CRI
-// lines, as many as were counted at least, and every whole line was looked at.
+// FuzzConvertLines: whatever Docker's log contains, the output is whole CRI lines,
+// at least as many as were counted, and every whole input line was processed.
 func FuzzConvertLines(f *testing.F) {
 	whole := appendDocker(nil, recordTime, "stdout", []byte("text\n"), "")
 	f.Add(append(whole, '\n'), false)
@@ -44,8 +44,8 @@ func FuzzConvertLines(f *testing.F) {
 	})
 }
 
-// FuzzPosition: a position comes back as it was stored, one that was damaged
-// does not, and none that is read points outside a file.
+// FuzzPosition: a position is read back as it was stored, a damaged one is
+// rejected, and none that is read points outside a file.
 func FuzzPosition(f *testing.F) {
 	f.Add(int64(4096), uint32(7), 64, uint64(12), int64(-3), int64(1700000000123456789), 2, 5, byte(1))
 	f.Add(int64(0), uint32(0), 0, uint64(0), int64(0), int64(0), 0, 0, byte(0))
@@ -58,7 +58,7 @@ func FuzzPosition(f *testing.F) {
 		if len(line) > maxPosition {
 			t.Fatalf("%d bytes: %q", len(line), line)
 		}
-		// What an earlier, longer record has left behind is not read.
+		// The rest of an earlier, longer record is not read.
 		got, err := decodePosition(append(bytes.Clone(line), "left behind"...))
 		if valid := sumLen >= 0 && sumLen <= sumSpan && offset >= int64(sumLen); valid != (err == nil) {
 			t.Fatalf("%+v: %v", p, err)
@@ -75,7 +75,7 @@ func FuzzPosition(f *testing.F) {
 	})
 }
 
-// FuzzPositionFile: what a position file holds is a position of a file or none.
+// FuzzPositionFile: a position file contains a valid position or none.
 func FuzzPositionFile(f *testing.F) {
 	f.Add((&position{offset: 100, sumLen: 64}).encode())
 	f.Add([]byte("cridock-log-position-1 -1 0 0 0 0 0 0 00000000\n"))

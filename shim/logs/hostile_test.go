@@ -17,7 +17,7 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// precious is a file beside the log directory that a pod wants to have written.
+// precious is a file next to the log directory that a pod wants cridock to write to.
 func (n *node) precious() string {
 	path := filepath.Join(filepath.Dir(string(n.src.CRIRoot)), "precious")
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
@@ -36,7 +36,8 @@ func (n *node) checkPrecious() {
 	}
 }
 
-// traps are what a pod that can write to its log directory puts in the log's way.
+// traps are what a pod that can write to its log directory may put in place of the
+// log.
 var traps = map[string]func(n *node){
 	"hard link": func(n *node) { must(os.Link(n.precious(), n.criPath())) },
 	"FIFO":      func(n *node) { must(unix.Mkfifo(n.criPath(), 0o600)) },
@@ -51,7 +52,7 @@ var traps = map[string]func(n *node){
 	},
 }
 
-// useAPI has an exited container with numbered lines, which only the API knows.
+// useAPI sets up an exited container with numbered lines that only the API has.
 func (n *node) useAPI(from, to int) *fakeAPI {
 	a := newFakeAPI()
 	for i := from; i < to; i++ {
@@ -62,8 +63,8 @@ func (n *node) useAPI(from, to int) *fakeAPI {
 	return a
 }
 
-// TestTraps: the log is refused with a reason, whatever its source, the exit of its
-// container waits for nothing, and the log is whole once the trap is gone.
+// TestTraps: whatever its source, the log is refused with a reason, the container's
+// exit does not wait, and the log is complete once the trap is gone.
 func TestTraps(t *testing.T) {
 	for what, set := range traps {
 		for _, source := range []string{"files", "API"} {
@@ -124,7 +125,7 @@ func TestTrapsLater(t *testing.T) {
 				t.Errorf("Reopen: %v, want the path refused", err)
 			}
 			n.numbered(10, 20)
-			must(os.RemoveAll(aside)) // the log has no name any more
+			must(os.RemoveAll(aside)) // the log no longer has a name
 			n.numbered(20, 30)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -142,7 +143,7 @@ func TestTrapsLater(t *testing.T) {
 	}
 }
 
-// TestTrapForStream: so it is for a container whose stream is under way.
+// TestTrapForStream: the same holds for a container whose stream is already open.
 func TestTrapForStream(t *testing.T) {
 	n := newNode(t, 0, 0)
 	n.precious()

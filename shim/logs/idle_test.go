@@ -12,7 +12,7 @@ import (
 
 const idleContainers = 200
 
-// startMany follows containers that have written something and say no more.
+// startMany follows containers that have written something and then stay idle.
 func startMany(tb testing.TB, tailer *Tailer) {
 	tb.Helper()
 	root := tb.TempDir()
@@ -80,7 +80,7 @@ func memory() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// BenchmarkTailer carries 64 MB over, from the first byte to the drained end.
+// BenchmarkTailer copies 64 MB, from the first byte to the drained end.
 func BenchmarkTailer(b *testing.B) {
 	n := newNode(b, 0, 1)
 	log := benchLog("100-byte-lines")

@@ -70,7 +70,7 @@ func startProcess(t *testing.T, root string) *process {
 	return &process{cmd: cmd, in: in, replies: bufio.NewScanner(out)}
 }
 
-// do reports whether the child carried the command out.
+// do reports whether the child executed the command.
 func (p *process) do(command string) bool {
 	if _, err := fmt.Fprintln(p.in, command); err != nil {
 		return false
@@ -83,9 +83,9 @@ func (p *process) kill() {
 	_ = p.cmd.Wait()
 }
 
-// TestExactlyOnceOverKills has a million lines written at full speed while the
-// process that carries them over is killed five times and the kubelet rotates
-// three times, of which the second meets a dead process and is taken back.
+// TestExactlyOnceOverKills writes a million lines at full speed while the process
+// that copies them is killed five times and the kubelet rotates three times; the
+// second rotation meets a dead process and is undone.
 func TestExactlyOnceOverKills(t *testing.T) {
 	lines := 1_000_000
 	if testing.Short() {
@@ -108,7 +108,7 @@ func TestExactlyOnceOverKills(t *testing.T) {
 	child := startProcess(t, root)
 	defer func() { child.kill() }()
 	for round := range 5 {
-		// Some way into the writing, and a random moment later.
+		// After part of the writing, plus a random delay.
 		eventually(t, "writer", func() bool { return written.Load() >= int64(round*18+5) })
 		if round == 1 || round == 3 {
 			n.rotateLikeKubelet(round, func() {

@@ -14,19 +14,19 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// criFile is an open CRI log file. It is read only to check what a cridock
-// before this one has written.
+// criFile is an open CRI log file. It is read only to check what was written
+// before.
 type criFile struct {
 	*os.File
 	id fileID
 }
 
-// logMode is a CRI log file's.
+// logMode is the mode of a CRI log file.
 const logMode = 0o640
 
-// openCRI opens or makes the CRI log file, or one beside it. It refuses a symbolic
-// link, behind which may be Docker's own file, and all else that is not a plain
-// file of this name alone.
+// openCRI opens or creates the CRI log file, or one next to it. It refuses a
+// symbolic link, which may lead to Docker's own file, and everything else that is
+// not a plain file with a single name.
 func (s *Source) openCRI(name string) (*criFile, error) {
 	f, err := s.CRIRoot.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, logMode)
 	if err != nil {
@@ -49,8 +49,8 @@ func (c *criFile) state() (size int64, linked bool, err error) {
 	return info.Size(), !ok || st.Nlink > 0, nil
 }
 
-// holds reports whether want stands at offset. What lies before the start of the
-// file cannot be checked and is taken as right.
+// holds reports whether the file has want at offset. Bytes before the start of the
+// file cannot be checked and are taken as correct.
 func (c *criFile) holds(want []byte, offset int64) (bool, error) {
 	if offset < 0 {
 		want = want[min(int64(len(want)), -offset):]
@@ -63,12 +63,12 @@ func (c *criFile) holds(want []byte, offset int64) (bool, error) {
 	return bytes.Equal(got, want), nil
 }
 
-// tailSpan is how much of the end of a CRI log file is looked at: more than one
-// line can take.
+// tailSpan is how much of the end of a CRI log file is read: more than the longest
+// line.
 const tailSpan = 256 << 10
 
-// tail returns the last whole line, how many times it stands at the end of the
-// file in a row, and the offset behind it.
+// tail returns the last whole line, how many times in a row it ends the file, and
+// the offset after it.
 func (c *criFile) tail() (line []byte, times int, end int64, err error) {
 	size, _, err := c.state()
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *criFile) tail() (line []byte, times int, end int64, err error) {
 	return line, times, from + int64(len(buf)), nil
 }
 
-// cutTorn removes a line without end from the file and returns the new size.
+// cutTorn removes an unfinished last line from the file and returns the new size.
 func (c *criFile) cutTorn() (int64, error) {
 	_, _, end, err := c.tail()
 	if err != nil {
@@ -102,8 +102,8 @@ func (c *criFile) cutTorn() (int64, error) {
 	return end, nil
 }
 
-// rotatedCRI opens the file with that inode among those the kubelet made of the
-// CRI log by renaming (NAME.20060102-150405); nil if there is none.
+// rotatedCRI opens the file with this inode among the CRI log's files renamed by
+// the kubelet (NAME.20060102-150405); nil if there is none.
 func (s *Source) rotatedCRI(inode uint64) (*criFile, error) {
 	for _, name := range s.rotatedNames() {
 		if info, err := s.CRIRoot.Lstat(name); err == nil && idOf(info).ino == inode {
@@ -134,11 +134,11 @@ func (s *Source) rotatedNames() []string {
 	return names
 }
 
-// Symlink makes the CRI log name below root a symbolic link to dockerLog, its
-// directory included. A link that is right is left alone; another one, or a CRI
-// log file, is replaced: what that had is in Docker's file. It must not be used on
-// a container that a Tailer follows. Errors: *beneath.RefusedError for a path that
-// leads over a link.
+// Symlink makes the CRI log name below root a symbolic link to dockerLog, and
+// creates its directory. A correct link is left alone; a different one, or a CRI
+// log file, is replaced: Docker's file has the same content. Do not use it on a
+// container that a Tailer follows. Errors: *beneath.RefusedError for a path that
+// contains a link.
 func Symlink(dockerLog string, root beneath.Root, name string) error {
 	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("container log directory: %w", err)
@@ -152,9 +152,8 @@ func Symlink(dockerLog string, root beneath.Root, name string) error {
 	return nil
 }
 
-// replaceLink puts an empty file in place of a symbolic link at CRILog. The
-// position is of an earlier file, if there is one, and goes first: the log
-// begins anew.
+// replaceLink replaces a symbolic link at CRILog with an empty file. An existing
+// position belongs to an earlier file and is removed first: the log starts over.
 func (s *Source) replaceLink() error {
 	link, err := IsSymlink(s.CRIRoot, s.CRILog)
 	if err != nil || !link {
@@ -170,7 +169,7 @@ func (s *Source) replaceLink() error {
 }
 
 // IsSymlink reports whether the CRI log name below root is a symbolic link, as
-// dockershim and cri-dockerd make them; a missing file is none. Errors are those
+// created by dockershim and cri-dockerd; false for a missing file. Errors are those
 // of [Symlink].
 func IsSymlink(root beneath.Root, name string) (bool, error) {
 	info, err := root.Lstat(name)

@@ -14,39 +14,39 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// position says how far a container's log has been turned into CRI form. What
-// it claims is: the output for everything in Docker's log before offset ends at
-// byte base of the CRI log file. What the CRI file holds beyond base is output
-// that was written after the position was.
+// position says how far a container's log has been converted to CRI form: the
+// output for everything in Docker's log before offset ends at byte base of the CRI
+// log file. Anything in the CRI file beyond base was written after the position
+// was stored.
 type position struct {
 	// offset counts the consumed bytes of one of Docker's files. An inode number
-	// does not say which: Docker deletes and makes files in one go, so numbers come
-	// back at once. The sumLen bytes before offset do, for they end in the time of
-	// a record in nanoseconds; sum is their CRC-32.
+	// does not identify the file: Docker deletes and creates files in quick
+	// succession, and numbers are reused at once. The sumLen bytes before offset do,
+	// as they end in a record's time in nanoseconds; sum is their CRC-32.
 	offset int64
 	sum    uint32
 	sumLen int
 
 	criInode uint64
-	base     int64 // negative: so much of the output for what follows went to an earlier CRI file
+	base     int64 // negative: this much of the following output went to an earlier CRI file
 
 	last time.Time // time of the last record; zero: none yet
 	same int       // API source only: how many records had that time
 }
 
-// sumSpan is how much of Docker's log identifies a position; its last 60 bytes
-// or so are the end of a record, its time in nanoseconds included.
+// sumSpan is how much of Docker's log identifies a position; the last 60 bytes or
+// so are the end of a record, including its time in nanoseconds.
 const sumSpan = 64
 
 // maxPosition keeps the record within one page, which a single write fills
-// whole or not at all when the process is killed.
+// completely or not at all if the process is killed.
 const maxPosition = 512
 
 const positionFormat = "cridock-log-position-1 %d %d %d %d %d %d %d"
 
 var errNoPosition = errors.New("no position")
 
-// consumed says whether the position lies behind a record in Docker's files.
+// consumed reports whether the position is after a record in Docker's files.
 func (p *position) consumed() bool { return p.sumLen > 0 }
 
 // matches reports whether f is the file the position is in.
@@ -100,12 +100,12 @@ func decodePosition(data []byte) (position, error) {
 	return p, nil
 }
 
-// positionFile keeps the position on disk. It is overwritten in place: a record
-// shorter than the one before leaves bytes behind its line feed, which are not read.
+// positionFile keeps the position on disk. It is overwritten in place: a shorter
+// record leaves old bytes after its line feed, which are not read.
 type positionFile struct{ f *os.File }
 
-// openPosition opens or makes the file and returns what it holds, errNoPosition
-// beside a usable file if that is nothing.
+// openPosition opens or creates the file and returns its position, or errNoPosition
+// with a usable file if it holds none.
 func openPosition(path string) (*positionFile, position, error) {
 	root, name := beneath.Root(filepath.Dir(path)), filepath.Base(path)
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
@@ -126,7 +126,7 @@ func openPosition(path string) (*positionFile, position, error) {
 	return &positionFile{f: f}, p, err
 }
 
-// removePosition removes a position; none is success.
+// removePosition removes a position file; a missing one is success.
 func removePosition(path string) error {
 	err := beneath.Root(filepath.Dir(path)).Remove(filepath.Base(path))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

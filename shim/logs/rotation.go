@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// fileID names a file for as long as it is kept open or watched by name; a
-// deleted file's inode number may be given to the next file made.
+// fileID identifies a file while it is open or watched by name; the inode number of
+// a deleted file may be reused for the next file created.
 type fileID struct{ dev, ino uint64 }
 
 func idOf(info fs.FileInfo) fileID {
@@ -50,8 +50,8 @@ func rotatedPath(path string, n int) string {
 	return path + "." + strconv.Itoa(n)
 }
 
-// listRotated returns the IDs of X, X.1, … , the zero ID where one is missing.
-// While Docker renames, the list is not of one moment.
+// listRotated returns the IDs of X, X.1, …, with the zero ID for a missing file.
+// While Docker renames files, the list is not consistent.
 func listRotated(path string) ([]fileID, error) {
 	var ids []fileID
 	missing := 0
@@ -71,8 +71,8 @@ func listRotated(path string) ([]fileID, error) {
 	return ids[:len(ids)-missing], nil
 }
 
-// errUnsettled says that Docker was renaming files all the while they were
-// looked at. A later look will succeed, and the watch reports the renames.
+// errUnsettled says that Docker kept renaming files while they were listed. A later
+// attempt will succeed, and the watch reports the renames.
 var errUnsettled = errors.New("rotation in progress")
 
 // settledList returns a list that was the same twice in a row.
@@ -108,7 +108,7 @@ func openNth(path string, n int, id fileID) (*dockerFile, error) {
 	return f, nil
 }
 
-// openOldest opens the oldest file there is; nil if there is none.
+// openOldest opens the oldest file; nil if there is none.
 func openOldest(path string) (*dockerFile, error) {
 	ids, err := settledList(path)
 	if err != nil || len(ids) == 0 {
@@ -118,7 +118,7 @@ func openOldest(path string) (*dockerFile, error) {
 }
 
 // openNewest opens the file in which the last limit bytes of a log begin, and
-// returns the offset of the first whole record of them; nil if there is no file.
+// returns the offset of their first whole record; nil if there is no file.
 func openNewest(path string, limit int64) (*dockerFile, int64, error) {
 	ids, err := settledList(path)
 	if err != nil {
@@ -148,17 +148,17 @@ func openNewest(path string, limit int64) (*dockerFile, int64, error) {
 }
 
 // begin returns the offset of the first record in the last limit bytes of the
-// file, and how many bytes of the limit the file does not fill.
+// file, and by how many bytes the file is smaller than the limit.
 func (f *dockerFile) begin(limit int64) (offset, rest int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return 0, 0, fmt.Errorf("log of Docker: %w", err)
+		return 0, 0, fmt.Errorf("docker's log: %w", err)
 	}
 	offset = info.Size() - limit
 	if offset <= 0 {
 		return 0, -offset, nil
 	}
-	// From one byte earlier: it may be the end of the record before.
+	// From one byte earlier: it may end the previous record.
 	r := bufio.NewReader(io.NewSectionReader(f, offset-1, info.Size()-offset+1))
 	cut, err := r.ReadSlice('\n')
 	for errors.Is(err, bufio.ErrBufferFull) {
@@ -172,7 +172,7 @@ func (f *dockerFile) begin(limit int64) (offset, rest int64, err error) {
 }
 
 // openSuccessor opens the file that Docker wrote after cur. It returns nil while
-// there is none. If cur is not in the row any more, the oldest file follows, and
+// there is none. If cur is no longer among the files, it opens the oldest one, and
 // gap says that there may have been others in between.
 func openSuccessor(path string, cur fileID) (next *dockerFile, gap bool, err error) {
 	ids, err := settledList(path)
@@ -190,7 +190,7 @@ func openSuccessor(path string, cur fileID) (next *dockerFile, gap bool, err err
 	return next, gap, err
 }
 
-// openAt opens the file in which the position lies; nil if Docker has none.
+// openAt opens the file that contains the position; nil if there is none.
 func openAt(path string, p position) (*dockerFile, error) {
 	ids, err := settledList(path)
 	if err != nil {

@@ -26,8 +26,8 @@ const (
 
 // appendCRI appends the CRI form of one Docker record (without its line feed)
 // to dst: "TIME STREAM F TEXT\n", or P in place of F when the record's text
-// does not end a line. A record that is not one leaves dst as it was and
-// reports false. The result is the same as with encoding/json on every line.
+// does not end a line. For a malformed record it leaves dst as it was and reports
+// false. The result is the same as with encoding/json on every line.
 func appendCRI(dst, line []byte, tty bool) ([]byte, bool) {
 	mark := len(dst)
 	if dst, ok := appendFast(dst, line, tty); ok {
@@ -36,14 +36,14 @@ func appendCRI(dst, line []byte, tty bool) ([]byte, bool) {
 	return appendSlow(dst[:mark], line, tty)
 }
 
-// appendFast handles the one shape Docker writes. Anything else, valid or not,
-// is left to appendSlow.
+// appendFast handles the one form that Docker writes and leaves everything else,
+// valid or not, to appendSlow.
 func appendFast(dst, line []byte, tty bool) ([]byte, bool) {
 	if !bytes.HasPrefix(line, []byte(logKey)) || !bytes.HasSuffix(line, []byte(`"}`)) {
 		return dst, false
 	}
-	// The time stands last in Docker's record and first in CRI's, so it is taken
-	// from the end before the text is decoded straight into its final place.
+	// The time is last in Docker's record and first in the CRI line, so it is taken
+	// from the end before the text is decoded directly into its final place.
 	end := len(line) - len(`"}`)
 	start := bytes.LastIndexByte(line[:end], '"') + 1
 	if start < len(timeKey) || !bytes.HasSuffix(line[:start], []byte(timeKey)) || !plausibleTime(line[start:end]) {
@@ -73,7 +73,7 @@ func appendFast(dst, line []byte, tty bool) ([]byte, bool) {
 }
 
 // finishLine turns the text at dst[text:] into a finished CRI line. Docker
-// splits at line feeds, so more than one of them is left to appendSlow.
+// splits at line feeds, so text with more than one is left to appendSlow.
 func finishLine(dst []byte, text, feeds int) ([]byte, bool) {
 	switch {
 	case feeds == 0:
@@ -90,8 +90,8 @@ func validAttrs(rest []byte) bool {
 	return ok && json.Valid(attrs)
 }
 
-// plausibleTime accepts what can be an RFC 3339 time; it must not let through a
-// byte that would break a CRI line.
+// plausibleTime accepts anything that can be an RFC 3339 time, but no byte that
+// would break a CRI line.
 func plausibleTime(b []byte) bool {
 	if len(b) < len("2006-01-02T15:04:05Z") || len(b) > len("2006-01-02T15:04:05.999999999+00:00") {
 		return false
@@ -128,7 +128,7 @@ func appendSlow(dst, line []byte, tty bool) ([]byte, bool) {
 	}
 }
 
-// appendLine appends one CRI line; whole says that text ends a line.
+// appendLine appends one CRI line; whole means that text ends a line.
 func appendLine[T string | []byte](dst []byte, time T, stream string, whole bool, text []byte) []byte {
 	dst = append(dst, time...)
 	dst = append(dst, ' ')
@@ -185,13 +185,13 @@ func appendUnquoted(dst, s []byte) (_ []byte, n, feeds int, ok bool) {
 	}
 }
 
-// simpleEscape gives what a backslash and a byte stand for, 0 if nothing.
+// simpleEscape maps the byte after a backslash to its meaning, 0 if it has none.
 var simpleEscape = [256]byte{
 	'"': '"', '\\': '\\', '/': '/', 'n': '\n', 'r': '\r', 't': '\t', 'b': '\b', 'f': '\f',
 }
 
-// appendUnicodeEscape decodes \uXXXX, or a surrogate pair of them; a surrogate
-// that has no partner becomes U+FFFD, as in encoding/json.
+// appendUnicodeEscape decodes \uXXXX, or a surrogate pair of them; an unpaired
+// surrogate becomes U+FFFD, as in encoding/json.
 func appendUnicodeEscape(dst, s []byte) ([]byte, int) {
 	r := hex4(s)
 	if r < 0 {
@@ -234,9 +234,9 @@ const (
 )
 
 // plainLen returns how many bytes at the start of s stand for themselves in a
-// JSON string: ASCII, no control character, quote or backslash. It looks at
-// eight bytes at a time; the lowest bit found is exact, since borrows travel
-// only upwards from a match.
+// JSON string: ASCII, no control character, quote or backslash. It checks eight
+// bytes at a time; the lowest bit found is exact, since borrows propagate only
+// upwards from a match.
 func plainLen(s []byte) int {
 	n := 0
 	for ; len(s)-n >= 8; n += 8 {

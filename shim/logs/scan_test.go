@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// jsonCRI is appendCRI done with encoding/json.
+// jsonCRI is appendCRI implemented with encoding/json.
 func jsonCRI(line []byte, tty bool) (string, bool) {
 	var rec struct{ Log, Stream, Time string }
 	if json.Unmarshal(line, &rec) != nil || !plausibleTime([]byte(rec.Time)) {

@@ -12,27 +12,28 @@ type counters struct {
 	reopens, drainFailures, apiStreams atomic.Uint64
 }
 
-// Stats are counts since New, and gauges of the moment.
+// Stats are counters since New, and current gauges.
 type Stats struct {
-	Lines       uint64 // records carried over
+	Lines       uint64 // records copied
 	SourceBytes uint64 // read from Docker
 	CRIBytes    uint64 // written to CRI logs
 
-	Losses    uint64 // times Docker had deleted records that were not read
-	Malformed uint64 // lines of Docker's that held no record
+	Losses    uint64 // times Docker may have deleted unread records
+	Malformed uint64 // lines in Docker's files without a record
 
-	Errors         uint64 // attempts to read or write that failed and were retried
-	PositionErrors uint64 // position files that could not be written
+	Errors         uint64 // failed reads and writes that were retried
+	PositionErrors uint64 // failed writes of position files
 	DrainFailures  uint64 // drains given up
 	Reopens        uint64
-	APIStreams     uint64 // streams opened since Docker's files could not be read
+	APIStreams     uint64 // streams opened because Docker's files could not be read
 
 	Containers int   // followed
 	Troubled   int   // whose last attempt failed
-	LagBytes   int64 // in Docker's files, not carried over yet
+	LagBytes   int64 // in Docker's files, not copied yet
 }
 
-// Stats looks at the size of every followed container's log: microseconds each.
+// Stats returns the current statistics. It reads the size of every followed
+// container's log, which takes microseconds each.
 func (t *Tailer) Stats() Stats {
 	c := &t.count
 	s := Stats{
@@ -51,8 +52,8 @@ func (t *Tailer) Stats() Stats {
 	return s
 }
 
-// lag adds up the files that are younger than the one being read, and the rest of
-// that one.
+// lag returns the total size of the files newer than the one being read, plus the
+// unread rest of that one.
 func (f *follower) lag() int64 {
 	if f.src.DockerLog == "" || f.api.Load() {
 		return 0

@@ -17,17 +17,17 @@ import (
 
 // Options tune a Tailer. The zero value is right for production.
 type Options struct {
-	// Settle is how long a log that has just been read to its end is left alone, so
-	// that a container which writes all the time is read in large pieces. It is also
-	// how old a line can get before it is in the CRI log. 0 means 20 ms.
+	// Settle is the pause after a log has been read to its end, so that a container
+	// that writes constantly is read in large pieces. It is also the longest delay
+	// before a line is in the CRI log. 0 means 20 ms.
 	Settle time.Duration
-	// RetryMin and RetryMax bound the pause between attempts while a log cannot be
+	// RetryMin and RetryMax limit the pause between attempts while a log cannot be
 	// read or written; it doubles each time. 0 means 100 ms and 5 s.
 	RetryMin, RetryMax time.Duration
 }
 
-// Tailer carries the logs of many containers over. All methods may be called
-// concurrently.
+// Tailer copies the logs of many containers. Its methods are safe for concurrent
+// use.
 type Tailer struct {
 	opts  Options
 	count counters
@@ -54,7 +54,7 @@ func setDefault(d *time.Duration, v time.Duration) {
 }
 
 // Run follows all containers, those started before and after, until ctx ends,
-// and returns when nothing is running any more. It is to be called once.
+// and returns when all its goroutines have finished. Call it once.
 func (t *Tailer) Run(ctx context.Context) error {
 	w, err := newWatcher()
 	if err != nil {
@@ -110,18 +110,17 @@ func (t *Tailer) find(id string) (*follower, error) {
 	return nil, fmt.Errorf("log of container %s: %w: not followed", id, errdefs.ErrNotFound)
 }
 
-// openTimeout bounds calls without a context, which wait for nothing but a file
-// system that hangs.
+// openTimeout limits calls without a context, which only wait if a file system
+// hangs.
 const openTimeout = 10 * time.Second
 
-// Start begins to follow a container, or goes on where a Tailer before this one
-// stopped, even if that one was killed. On success the CRI log file exists. A
-// symbolic link there, as other adapters make them, is replaced by a file that
-// begins with what Docker has kept, see Source.Backlog. Starting a container that
-// is followed changes nothing; one that was drained is followed again. Errors:
-// errdefs.ErrInvalidArgument for a source that cannot be right; with other errors
-// the container is followed nevertheless, and the file made as soon as that is
-// possible.
+// Start starts to follow a container, or continues where an earlier Tailer stopped,
+// even if that one was killed. On success the CRI log file exists. A symbolic link
+// there, as created by other adapters, is replaced by a file that begins with what
+// Docker has kept, see Source.Backlog. Starting a followed container changes
+// nothing; a drained one is followed again. Errors: errdefs.ErrInvalidArgument for
+// an invalid source; after other errors the container is followed nevertheless, and
+// the file is created as soon as possible.
 func (t *Tailer) Start(src Source) error {
 	if err := src.validate(); err != nil {
 		return err
@@ -130,7 +129,7 @@ func (t *Tailer) Start(src Source) error {
 	defer cancel()
 	f, err := t.claim(ctx, src)
 	if err != nil {
-		return fmt.Errorf("log of container %s: %w: %s cannot be opened in time", src.ID, errdefs.ErrUnavailable, src.CRIRoot.Path(src.CRILog))
+		return fmt.Errorf("log of container %s: %w: timed out opening %s", src.ID, errdefs.ErrUnavailable, src.CRIRoot.Path(src.CRILog))
 	}
 	f.done = false
 	f.draining.Store(false)
@@ -143,7 +142,7 @@ func (t *Tailer) Start(src Source) error {
 	return nil
 }
 
-// claim returns the follower for src, a new one if there is none, with its turn.
+// claim returns the locked follower for src, a new one if there is none.
 func (t *Tailer) claim(ctx context.Context, src Source) (*follower, error) {
 	for {
 		t.mu.Lock()
@@ -168,9 +167,9 @@ func (s *Source) validate() error {
 	case s.ID == "":
 		return fmt.Errorf("log source: %w: no container ID", errdefs.ErrInvalidArgument)
 	case !filepath.IsAbs(string(s.CRIRoot)):
-		return fmt.Errorf("log of container %s: %w: directory of CRI logs %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.CRIRoot)
+		return fmt.Errorf("log of container %s: %w: CRI log directory %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.CRIRoot)
 	case !filepath.IsLocal(s.CRILog):
-		return fmt.Errorf("log of container %s: %w: CRI log %q is not below a directory", s.ID, errdefs.ErrInvalidArgument, s.CRILog)
+		return fmt.Errorf("log of container %s: %w: CRI log %q is not a relative path below its directory", s.ID, errdefs.ErrInvalidArgument, s.CRILog)
 	case !filepath.IsAbs(s.Position):
 		return fmt.Errorf("log of container %s: %w: position path %q is not absolute", s.ID, errdefs.ErrInvalidArgument, s.Position)
 	case s.DockerLog == "" && s.Follow == nil, s.DockerLog != "" && !filepath.IsAbs(s.DockerLog):
@@ -179,11 +178,11 @@ func (s *Source) validate() error {
 	return nil
 }
 
-// Reopen goes over to a new file at CRILog after the kubelet has renamed the one
-// there; nothing is lost or repeated, and each line is whole in one of the two.
-// If nothing was renamed, it changes nothing. After an error the old file stays in
-// use, wherever it is now. Errors: errdefs.ErrNotFound for a container that is not
-// followed, errdefs.ErrFailedPrecondition for one that was drained.
+// Reopen switches to a new file at CRILog after the kubelet has renamed the old one;
+// nothing is lost or repeated, and each line is whole in one of the two. If nothing
+// was renamed, it changes nothing. After an error the old file stays in use,
+// wherever it is now. Errors: errdefs.ErrNotFound for a container that is not
+// followed, errdefs.ErrFailedPrecondition for a drained one.
 func (t *Tailer) Reopen(ctx context.Context, id string) error {
 	f, err := t.find(id)
 	if err != nil {
@@ -195,7 +194,7 @@ func (t *Tailer) Reopen(ctx context.Context, id string) error {
 	defer t.wakeLocked(f)
 	defer f.unlock()
 	if f.done {
-		return fmt.Errorf("reopen log of container %s: %w: it has exited", id, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("reopen log of container %s: %w: the container has exited", id, errdefs.ErrFailedPrecondition)
 	}
 	if err := f.openOutput(); err != nil {
 		return fmt.Errorf("reopen log of container %s: %w", id, err)
@@ -209,13 +208,12 @@ func (t *Tailer) Reopen(ctx context.Context, id string) error {
 	return nil
 }
 
-// Drain carries over what an exited container has left in Docker's log, to its
-// end: Docker closes the log before it reports the exit. When it returns nil every
-// line is in the CRI log and the files are closed. It retries until ctx ends, but
-// not where the log's path is refused, which time does not change; after an error
-// the container is still followed. Draining twice is fine. Errors:
-// errdefs.ErrNotFound for a container that is not followed, the context's error,
-// *beneath.RefusedError.
+// Drain copies an exited container's log to its end: Docker closes the log before
+// it reports the exit. When Drain returns nil, every line is in the CRI log and the
+// files are closed. It retries until ctx ends, but not if the log's path is refused,
+// which time does not change; after an error the container is still followed.
+// Drain is idempotent. Errors: errdefs.ErrNotFound for a container that is not
+// followed, the context's error, *beneath.RefusedError.
 func (t *Tailer) Drain(ctx context.Context, id string) error {
 	f, err := t.find(id)
 	if err != nil {
@@ -256,10 +254,10 @@ func (t *Tailer) unwatch(f *follower) {
 	}
 }
 
-// Remove forgets a container and deletes its position, also one that an earlier
-// process has left; the CRI log file stays, it is the kubelet's. What was not
-// carried over is left behind: Drain first. Removing a container that is not
-// followed, or has no position, is no error.
+// Remove forgets a container and deletes its position, even one left by an earlier
+// process; the CRI log file stays, as it is the kubelet's. Lines not copied yet are
+// not copied any more: call Drain first. Removing a container that is not followed,
+// or has no position, is not an error.
 func (t *Tailer) Remove(id, position string) error {
 	if f, err := t.find(id); err == nil {
 		if err := t.forget(f); err != nil {
@@ -289,15 +287,15 @@ func (t *Tailer) forget(f *follower) error {
 	return nil
 }
 
-// wakeLocked has f looked at; see wake.
+// wakeLocked wakes f; see wake.
 func (t *Tailer) wakeLocked(f *follower) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wake(f)
 }
 
-// wake gives f a goroutine, or has the one it has look once more. Before Run it
-// does nothing. The caller holds t.mu.
+// wake starts a goroutine for f, or makes the running one check once more. Before
+// Run it does nothing. The caller holds t.mu.
 func (t *Tailer) wake(f *follower) {
 	if t.ctx == nil || t.ctx.Err() != nil {
 		return
@@ -308,16 +306,16 @@ func (t *Tailer) wake(f *follower) {
 	}
 }
 
-// runState tells whether a follower has a goroutine.
+// runState records whether a follower has a goroutine.
 type runState struct {
 	mu      sync.Mutex
-	again   bool // something happened since the goroutine looked
-	stopped bool // there is to be none any more
+	again   bool // something happened since the goroutine last checked
+	stopped bool // no new goroutine may start
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when the goroutine ends; nil if there is none
 }
 
-// begin reports whether the caller is to start a goroutine, and its context.
+// begin reports whether the caller must start a goroutine, and returns its context.
 func (r *runState) begin(parent context.Context) (context.Context, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -333,7 +331,7 @@ func (r *runState) begin(parent context.Context) (context.Context, bool) {
 	return ctx, true
 }
 
-// end reports whether the goroutine may end; if not it has to look once more.
+// end reports whether the goroutine may end; if not, it must check once more.
 func (r *runState) end(ctx context.Context) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -347,7 +345,7 @@ func (r *runState) end(ctx context.Context) bool {
 	return true
 }
 
-// stop ends the goroutine soon and lets no other begin.
+// stop tells the goroutine to end and prevents another from starting.
 func (r *runState) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -369,14 +367,14 @@ func (r *runState) wait() <-chan struct{} {
 	return closed
 }
 
-// serve follows one container until it has nothing to say.
+// serve follows one container until there is nothing to do.
 func (t *Tailer) serve(ctx context.Context, f *follower) {
 	defer t.wg.Done()
 	for {
 		if !f.api.Load() {
 			t.serveFiles(ctx, f)
 		}
-		if f.api.Load() { // perhaps only since a moment ago
+		if f.api.Load() { // serveFiles may have set it
 			t.serveAPI(ctx, f)
 		}
 		if f.run.end(ctx) {
@@ -385,8 +383,8 @@ func (t *Tailer) serve(ctx context.Context, f *follower) {
 	}
 }
 
-// serveFiles reads Docker's files until their end, and returns once a watch is
-// set that will report more.
+// serveFiles reads Docker's files to their end, and returns once a watch is set
+// that will report more.
 func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	armed := false
@@ -394,7 +392,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 		progressed, done, err := f.pump(ctx)
 		switch {
 		case done:
-			f.trouble.end() // whatever this goroutine met last
+			f.trouble.end() // whatever error this goroutine had last
 			return
 		case errors.Is(err, errUseAPI):
 			f.api.Store(true)
@@ -413,7 +411,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 		case armed:
 			return
 		default:
-			// Armed before the last look, so nothing falls in between.
+			// Armed before a last read, so that no write is missed in between.
 			f.trouble.end()
 			if armed = t.arm(ctx, f); !armed {
 				pause.wait(ctx, f.kick)
@@ -430,8 +428,8 @@ func (t *Tailer) arm(ctx context.Context, f *follower) bool {
 	return err == nil
 }
 
-// pump carries everything over there is now. It gives up the turn after each
-// piece, for Reopen.
+// pump copies everything there is now. It releases the turn after each piece, for
+// Reopen.
 func (f *follower) pump(ctx context.Context) (progressed, done bool, err error) {
 	b := getBuffers()
 	defer putBuffers(b)
@@ -449,7 +447,7 @@ func (f *follower) pump(ctx context.Context) (progressed, done bool, err error) 
 	}
 }
 
-// drain carries everything over and closes all files.
+// drain copies everything and closes all files.
 func (f *follower) drain(ctx context.Context) error {
 	b := getBuffers()
 	defer putBuffers(b)
@@ -506,7 +504,7 @@ func (tr *trouble) report(logger klog.Logger, id string, err error) {
 		return
 	}
 	tr.said = time.Now()
-	logger.Error(err, "Container log is not carried over for now; retrying", "containerID", id)
+	logger.Error(err, "Cannot copy container log, retrying", "containerID", id)
 }
 
 func (tr *trouble) end() { tr.now.Store(false) }

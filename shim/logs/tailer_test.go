@@ -266,7 +266,7 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// carry has a Tailer of its own carry over all there is.
+// carry copies everything there is with a new Tailer.
 func (n *node) carry() {
 	n.tb.Helper()
 	tailer := New(Options{})
@@ -276,8 +276,8 @@ func (n *node) carry() {
 	stop()
 }
 
-// TestBacklog begins a CRI log in the middle of Docker's, at a whole record, and
-// goes on there after a restart.
+// TestBacklog starts a CRI log in the middle of Docker's, at a whole record, and
+// continues there after a restart.
 func TestBacklog(t *testing.T) {
 	at := time.Date(2026, 3, 1, 10, 0, 0, 123456789, time.UTC)
 	record := func(i int) string { return fmt.Sprintf("%036d", i) }
@@ -369,7 +369,7 @@ func TestDockerRotationUnderLoad(t *testing.T) {
 	}
 }
 
-// The file in hand is deleted while it is read, its successor too: neither is lost.
+// The current file and its successor are deleted while being read: neither is lost.
 func TestOpenFilesOutliveRotation(t *testing.T) {
 	n := newNode(t, 0, 3)
 	tailer := New(Options{})
@@ -391,7 +391,7 @@ func TestOpenFilesOutliveRotation(t *testing.T) {
 	for range 3 {
 		n.docker.rotate()
 	}
-	step() // goes over to the successor, which is deleted by now
+	step() // switches to the successor, which is deleted by now
 	step()
 	n.wantNumbered(30)
 }
@@ -435,7 +435,7 @@ func TestLossIsMarked(t *testing.T) {
 	}
 }
 
-// Docker deletes the file in hand and others after it while nobody looks.
+// Docker deletes the current file and later ones while nobody reads.
 func TestLossWhileFollowing(t *testing.T) {
 	n := newNode(t, 0, 2)
 	tailer := New(Options{})
@@ -459,7 +459,7 @@ func TestLossWhileFollowing(t *testing.T) {
 	}
 }
 
-// The CRI log is ahead of the position, by records that Docker has deleted.
+// The CRI log is ahead of the position by records that Docker has deleted.
 func TestLossBehindPosition(t *testing.T) {
 	n := newNode(t, 0, 2)
 	tailer := New(Options{})
@@ -485,8 +485,8 @@ func TestLossBehindPosition(t *testing.T) {
 	}
 }
 
-// A deleted file's inode number goes to the next file made: the position must not
-// be taken for one in that.
+// A deleted file's inode number is reused for the next file: the position must not
+// be taken for one in that file.
 func TestInodeNumberUsedAgain(t *testing.T) {
 	n := newNode(t, 0, 2)
 	tailer := New(Options{})
@@ -541,7 +541,7 @@ func TestRecoveryAtEveryByte(t *testing.T) {
 	}
 }
 
-// The kubelet renamed the file, cridock was killed before ReopenContainerLog came.
+// The kubelet renamed the file; cridock was killed before ReopenContainerLog arrived.
 func TestRestartBetweenRenameAndReopen(t *testing.T) {
 	for _, cut := range []int64{0, 5, 40, 60} {
 		n := newNode(t, 0, 2)
@@ -571,7 +571,7 @@ func TestRestartBetweenRenameAndReopen(t *testing.T) {
 	}
 }
 
-// The kubelet takes the rename back, over the file made by Reopen.
+// The kubelet undoes the rename, over the file created by Reopen.
 func TestKubeletRenamesBack(t *testing.T) {
 	n := newNode(t, 0, 2)
 	tailer := New(Options{})
@@ -712,7 +712,7 @@ func TestLogDirectoryGone(t *testing.T) {
 	n.wantNumbered(20)
 }
 
-// A container whose log cannot be written must not hold up the others.
+// A container whose log cannot be written must not delay the others.
 func TestTroubleOfOneDelaysNoOther(t *testing.T) {
 	bad, good := newNode(t, 0, 1), newNode(t, 0, 1)
 	bad.src.ID = "bad"

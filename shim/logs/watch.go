@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watcher is one inotify instance for all containers. A watch is good for one
-// event: a container that writes fast costs no events while it is being read,
-// and one that is idle costs nothing at all.
+// watcher is one inotify instance for all containers. A watch fires once: a
+// container that writes fast causes no events while it is being read, and an idle
+// one costs nothing at all.
 type watcher struct {
 	events *os.File
 	fd     int
@@ -22,8 +22,8 @@ type watcher struct {
 	armed map[int32]*follower
 }
 
-// watched are the changes to a container's directory that can bring output:
-// writes, and the renames of Docker's rotation.
+// watched are the changes in a container's directory that can mean output: writes,
+// and the renames of Docker's rotation.
 const watched = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ONLYDIR | unix.IN_ONESHOT
 
 func newWatcher() (*watcher, error) {
@@ -31,12 +31,12 @@ func newWatcher() (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	// Non-blocking, so the runtime's poller waits for it and Close ends a Read.
+	// Non-blocking, so that Go's poller waits for it and Close ends a Read.
 	return &watcher{events: os.NewFile(uintptr(fd), "inotify"), fd: fd, armed: make(map[int32]*follower)}, nil
 }
 
-// arm has the next change in dir reported for f. The lock is held across the
-// system call, so an event is never looked up before its watch is known.
+// arm sets a watch that reports the next change in dir for f. The lock is held
+// across the system call, so an event is never looked up before its watch is known.
 func (w *watcher) arm(dir string, f *follower) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -57,11 +57,11 @@ func (w *watcher) disarm(f *follower) {
 		return
 	}
 	delete(w.armed, f.watch)
-	// An error says that the watch has fired in this moment.
+	// An error means that the watch has just fired.
 	_, _ = unix.InotifyRmWatch(w.fd, uint32(f.watch))
 }
 
-// run calls wake for each follower that has something to look at, until close.
+// run calls wake for each follower whose watch has fired, until close.
 func (w *watcher) run(wake func(*follower)) error {
 	buf := make([]byte, 16<<10)
 	for {
@@ -78,8 +78,8 @@ func (w *watcher) run(wake func(*follower)) error {
 	}
 }
 
-// fired returns the followers whose watches the events ended; all of them if the
-// kernel had to drop events.
+// fired returns the followers whose watches have fired, and all followers if the
+// kernel dropped events.
 func (w *watcher) fired(buf []byte) []*follower {
 	w.mu.Lock()
 	defer w.mu.Unlock()

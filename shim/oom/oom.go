@@ -1,9 +1,8 @@
-// Package oom learns from the control groups of running containers which of them
-// the kernel's OOM killer has hit. The kernel keeps an exact count there, but the
-// count goes with the group, soon after the exit, so a change is read at once. On
-// cgroup v1 the kernel's notices also tell what a count that is gone no longer
-// can: a group is notified when it is out of memory, and once more when it is
-// removed.
+// Package oom detects OOM kills in the control groups of running containers. The
+// kernel's count there is exact, but it disappears with the group soon after the
+// exit, so every change is read at once. On cgroup v1 notifications replace a count
+// that is gone: a group is notified when it is out of memory, and once more when it
+// is removed.
 package oom
 
 import (
@@ -27,8 +26,8 @@ import (
 const (
 	// counterV1 and counterV2 are the files with a line "oom_kill N".
 	counterV1, counterV2 = "memory.oom_control", "memory.events"
-	// The kernel tells of an OOM before it kills, and delays some notices: the
-	// count is read again until lastLook after one.
+	// The kernel reports an OOM before it kills, and delays some notifications:
+	// after one, the count is read again, at intervals from firstLook to lastLook.
 	firstLook, lastLook = time.Millisecond, 256 * time.Millisecond
 )
 
@@ -38,7 +37,7 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	groups  map[string]*group // by container ID
-	events  map[int32]*group  // by the descriptor that has notices
+	events  map[int32]*group  // by the descriptor that signals notifications
 	closing bool
 }
 
@@ -47,13 +46,13 @@ type Watcher struct {
 type group struct {
 	counter  int  // descriptor of the count; -1 once it is closed
 	notice   int  // eventfd on cgroup v1, else counter
-	notified bool // v1: there was a notice while the group was there, so of an OOM
+	notified bool // v1: a notification arrived while the group existed: an OOM
 	killed   bool
 	looking  bool
 }
 
-// New makes a Watcher, which needs one descriptor, and one or two more for each
-// running container. It starts nothing; see [Watcher.Run].
+// New returns a Watcher, which uses one descriptor plus one or two for each running
+// container. It starts nothing; see [Watcher.Run].
 func New() (*Watcher, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
@@ -65,7 +64,8 @@ func New() (*Watcher, error) {
 	return &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), groups: map[string]*group{}, events: map[int32]*group{}}, nil
 }
 
-// CounterFile is the file of a memory control group that has the kernel's count.
+// CounterFile returns the name of the memory control group file that holds the
+// kernel's count.
 func CounterFile(v2 bool) string {
 	if v2 {
 		return counterV2
@@ -73,9 +73,9 @@ func CounterFile(v2 bool) string {
 	return counterV1
 }
 
-// Watch begins with the control group of a container that runs, by the name of
-// its [CounterFile] below root; an earlier run of the container is forgotten. A
-// group that is gone is [os.ErrNotExist].
+// Watch starts to watch the control group of a running container, given the name of
+// its [CounterFile] below root, and forgets an earlier run of the container. A
+// missing group is [os.ErrNotExist].
 func (w *Watcher) Watch(containerID string, root beneath.Root, name string) error {
 	g, err := open(root, name)
 	if err != nil {
@@ -97,7 +97,7 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name string) erro
 		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
 	w.groups[containerID], w.events[int32(g.notice)] = g, g
-	g.look() // what has happened until now had no notice
+	g.look() // earlier kills caused no notification
 	return nil
 }
 
@@ -106,7 +106,7 @@ func open(root beneath.Root, name string) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A descriptor that Go's poller does not have.
+	// A descriptor that Go's poller does not use.
 	counter, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ func open(root beneath.Root, name string) (*group, error) {
 	return g, nil
 }
 
-// register asks for notices on cgroup v1.
+// register enables notifications on cgroup v1.
 func register(root beneath.Root, dir string, g *group) error {
 	f, err := root.OpenFile(path.Join(dir, "cgroup.event_control"), os.O_WRONLY, 0)
 	if err != nil {
@@ -137,8 +137,8 @@ func register(root beneath.Root, dir string, g *group) error {
 	return errors.Join(err, f.Close())
 }
 
-// Killed tells whether the OOM killer has hit a process of a watched container.
-// It stays so after the exit, until Forget.
+// Killed reports whether the OOM killer has killed a process of a watched
+// container. The answer remains available after the exit, until Forget.
 func (w *Watcher) Killed(containerID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -152,7 +152,7 @@ func (w *Watcher) Killed(containerID string) bool {
 	return g.killed
 }
 
-// Forget ends the watch over a container that is gone; another one is success.
+// Forget stops watching a removed container; one that is not watched is success.
 func (w *Watcher) Forget(containerID string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -166,13 +166,13 @@ func (w *Watcher) forget(containerID string) {
 	}
 }
 
-// release closes a group's descriptors. What is known of it stays.
+// release closes a group's descriptors and keeps what is known of it.
 func (w *Watcher) release(g *group) {
 	if g.counter < 0 {
 		return
 	}
 	delete(w.events, int32(g.notice))
-	_ = w.control(unix.EPOLL_CTL_DEL, g.notice, nil) // closing would do it as well
+	_ = w.control(unix.EPOLL_CTL_DEL, g.notice, nil) // closing would remove it as well
 	g.close()
 }
 
@@ -195,8 +195,8 @@ func (g *group) close() {
 	g.counter = -1
 }
 
-// look reads the count and tells whether there is no more to learn: the killer
-// has come, or the group is gone.
+// look reads the count and reports whether it is final: a process was killed, or
+// the group is gone.
 func (g *group) look() (done bool) {
 	if g.killed || g.counter < 0 {
 		return true
@@ -219,8 +219,8 @@ func (g *group) look() (done bool) {
 	return g.killed
 }
 
-// notices counts those of cgroup v1 that nobody has read. The removal of the group
-// makes one.
+// notices returns the number of unread notifications of cgroup v1; 0 on v2. The
+// removal of the group causes one.
 func (g *group) notices() uint64 {
 	if g.notice == g.counter {
 		return 0
@@ -232,8 +232,8 @@ func (g *group) notices() uint64 {
 	return binary.NativeEndian.Uint64(count[:])
 }
 
-// Run reads notices until ctx ends; then it returns nil and watches nothing any
-// more. It is called once.
+// Run reads notifications until ctx ends, then stops watching and returns nil. Call
+// it once.
 func (w *Watcher) Run(ctx context.Context) error {
 	var looks sync.WaitGroup
 	defer looks.Wait()
@@ -242,7 +242,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer stop()
 	conn, err := w.epoll.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("notices of the OOM killer: %w", err)
+		return fmt.Errorf("OOM notifications: %w", err)
 	}
 	events := make([]unix.EpollEvent, 128)
 	for {
@@ -251,7 +251,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("notices of the OOM killer: %w", err)
+			return fmt.Errorf("OOM notifications: %w", err)
 		}
 		for _, e := range events[:n] {
 			if g := w.noticed(e.Fd); g != nil {
@@ -261,7 +261,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// wait is epoll_wait that occupies no thread.
+// wait is epoll_wait without blocking a thread.
 func wait(conn syscall.RawConn, events []unix.EpollEvent) (n int, err error) {
 	rerr := conn.Read(func(epoll uintptr) bool {
 		n, err = unix.EpollWait(int(epoll), events, 0)
@@ -273,7 +273,7 @@ func wait(conn syscall.RawConn, events []unix.EpollEvent) (n int, err error) {
 	return n, errors.Join(err, rerr)
 }
 
-// noticed returns the group of a notice, unless it is being looked at.
+// noticed returns the group of a notification, or nil if it is being read already.
 func (w *Watcher) noticed(fd int32) *group {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -285,7 +285,7 @@ func (w *Watcher) noticed(fd int32) *group {
 	return g
 }
 
-// follow reads the count of a group until it says something, or for a while.
+// follow rereads a group's count until it is final or the last pause is over.
 func (w *Watcher) follow(ctx context.Context, g *group) {
 	for pause := firstLook; ; pause *= 2 {
 		w.mu.Lock()

@@ -43,7 +43,7 @@ func newGroup(t *testing.T, name string) string {
 	return dir
 }
 
-// run runs a shell script in a group, which is removed right after it.
+// run runs a shell script in a group, which is removed right afterwards.
 func run(dir, script string) {
 	_ = exec.Command("sh", "-c", "echo $$ >"+dir+"/cgroup.procs && "+script).Run()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
@@ -74,8 +74,8 @@ func newWatcher(t *testing.T) *Watcher {
 	return w
 }
 
-// TestWatcher: of many groups that go right after the exit, those are known that
-// the killer hit.
+// TestWatcher: many groups are removed right after the exit; all OOM kills in them
+// are detected.
 func TestWatcher(t *testing.T) {
 	w := newWatcher(t)
 	var runs sync.WaitGroup

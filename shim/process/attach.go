@@ -13,24 +13,24 @@ import (
 )
 
 const (
-	// maxBacklog bounds what waits for a slow client of Attach. dockerd stops
-	// reading a container's output, and so stops the container, when one of
-	// its clients does not take it: the client is cut off instead.
+	// maxBacklog limits the output that waits for a slow client of Attach. When a
+	// client does not read, dockerd stops reading the container's output, which
+	// blocks the container: such a client is cut off instead.
 	maxBacklog = 8 << 20
-	// flushTimeout bounds how long a client may take for the rest of the
-	// output after the container has ended.
+	// flushTimeout limits how long a client may take to read the remaining output
+	// after the container has exited.
 	flushTimeout = time.Minute
 )
 
-// Attach connects a client to a container's main process until that ends, ctx
+// Attach connects a client to a container's main process until that exits, ctx
 // ends, or, with stdin, the input has ended and the container was not created
-// with StdinOnce (Docker's rule). tty is the container's own setting. Output
-// begins now. The container never waits for the client.
-// exited returns nil when the container has exited: Docker also attaches to one
-// that just has, and then waits for its next start.
+// with StdinOnce (Docker's rule). tty is the container's own setting. Only output
+// from now on is sent. The container never waits for the client.
+// exited must return nil when the container has exited: Docker also attaches to a
+// container that has just exited, and then waits for its next start.
 //
-// errdefs.ErrResourceExhausted: the client does not take its output.
-// errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as Exec.
+// errdefs.ErrResourceExhausted: the client is not reading its output.
+// errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as for Exec.
 func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size, exited func(context.Context) error) error {
 	// Docker attaches to stopped containers too, and waits for their start.
 	if err := r.checkRunning(ctx, containerID); err != nil {
@@ -76,8 +76,8 @@ func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin
 	return client.finish(ctx)
 }
 
-// backlog passes output on to a client that may be slow. It never blocks who
-// writes to it; when too much waits, writing fails.
+// backlog forwards output to a client that may be slow. Writes to it never block;
+// they fail when too much output is waiting.
 type backlog struct {
 	mu      sync.Mutex
 	changed sync.Cond
@@ -85,13 +85,13 @@ type backlog struct {
 	size    int
 	limit   int
 	closed  bool
-	// done is closed when everything is delivered or given up; err is set
-	// before.
+	// done is closed when everything is delivered or delivery has failed; err is
+	// set before that.
 	done chan struct{}
 	err  error
 }
 
-// chunk is output of one of the streams.
+// chunk is a piece of output of one stream.
 type chunk struct {
 	to   io.Writer
 	data []byte
@@ -103,7 +103,7 @@ func newBacklog(limit int) *backlog {
 	return b
 }
 
-// writer is the entry for one stream of the client, nil for none.
+// writer returns the writer for one stream of the client, nil if to is nil.
 func (b *backlog) writer(to io.Writer) io.Writer {
 	if to == nil {
 		return nil
@@ -125,7 +125,7 @@ func (w *backlogWriter) Write(p []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	if b.size+len(p) > b.limit {
-		return 0, fmt.Errorf("%w: the client does not take its output, %d bytes wait", errdefs.ErrResourceExhausted, b.size)
+		return 0, fmt.Errorf("%w: the client is not reading its output: %d bytes are waiting", errdefs.ErrResourceExhausted, b.size)
 	}
 	b.size += len(p)
 	b.waiting = append(b.waiting, chunk{to: w.to, data: append([]byte(nil), p...)})
@@ -133,8 +133,8 @@ func (w *backlogWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// deliver writes to the client until the backlog is closed and empty. A client
-// that fails is told to failed.
+// deliver writes to the client until the backlog is closed and empty. It passes a
+// write error to failed.
 func (b *backlog) deliver(failed context.CancelCauseFunc) {
 	defer close(b.done)
 	for {
@@ -156,7 +156,7 @@ func (b *backlog) deliver(failed context.CancelCauseFunc) {
 	}
 }
 
-// next waits for output; false if there will be no more.
+// next waits for output and returns false if there will be no more.
 func (b *backlog) next() ([]chunk, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -168,7 +168,7 @@ func (b *backlog) next() ([]chunk, bool) {
 	return next, len(next) > 0
 }
 
-// abandon drops what waits.
+// abandon closes the backlog and drops waiting output.
 func (b *backlog) abandon() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -188,6 +188,6 @@ func (b *backlog) finish(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-time.After(flushTimeout):
-		return fmt.Errorf("%w: the client does not take its output", errdefs.ErrResourceExhausted)
+		return fmt.Errorf("%w: the client is not reading its output", errdefs.ErrResourceExhausted)
 	}
 }

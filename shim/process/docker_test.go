@@ -205,8 +205,8 @@ func TestDockerWrongContainer(t *testing.T) {
 	}
 }
 
-// mortal is an Engine whose container ends when the outcome of an exec is asked
-// for: before Docker answers or after it.
+// mortal is an Engine whose container exits when the result of an exec is
+// inspected: before Docker answers or after it.
 type mortal struct {
 	Engine
 	end    func()
@@ -241,8 +241,8 @@ func TestDockerContainerEndsUnderExec(t *testing.T) {
 	}
 }
 
-// A timeout kills the whole tree, also what has left its parent, its session or
-// its output; other processes stay.
+// A timeout kills the whole tree, including processes that have left their parent,
+// session or output; other processes survive.
 func TestDockerTimeoutKillsTree(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
@@ -279,8 +279,8 @@ func TestDockerTimeoutKillsTree(t *testing.T) {
 	eventually(t, "the cancelled command has gone", func() bool { return len(processes(t, id)) == 2 })
 }
 
-// A child that keeps the output does not keep the caller, and is not killed:
-// the command has ended by itself.
+// A child that keeps the output open does not block the caller, and is not killed:
+// the command has exited by itself.
 func TestDockerBackgroundChild(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
@@ -305,7 +305,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	}
 }
 
-// Without the event the inspection tells.
+// Without the event, an inspect detects the exit.
 func TestDockerWithoutEvents(t *testing.T) {
 	with := runner(t)
 	r := New(with.engine)
@@ -346,7 +346,7 @@ func TestDockerStdin(t *testing.T) {
 	if stdout, _, _, err := r.ExecSync(t.Context(), id, []string{"cat", "/tmp/in"}, 0); err != nil || string(stdout) != "kept" {
 		t.Errorf("stdin alone: file has %q, %v", stdout, err)
 	}
-	// An input that never ends does not keep the caller.
+	// Input that never ends does not block the caller.
 	in, feeder := io.Pipe()
 	defer func() { _ = feeder.Close() }()
 	if code, err := r.Exec(t.Context(), id, sh("exit 9"), false, in, io.Discard, nil, nil); err != nil || code != 9 {
@@ -385,7 +385,7 @@ func TestDockerTTY(t *testing.T) {
 	}
 }
 
-// The size that is there before the process starts is the one it finds.
+// A process starts with the terminal size sent before its start.
 func TestDockerTTYFirstSize(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
@@ -422,7 +422,7 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// Execs whose clients leave at any moment leave nothing behind.
+// Execs whose clients leave at any moment leave no process behind.
 func TestDockerDroppedExecs(t *testing.T) {
 	total := 500
 	if testing.Short() {
@@ -561,7 +561,7 @@ func TestDockerAttachTTY(t *testing.T) {
 	}
 }
 
-// A client that takes nothing is cut off; the container and the others go on.
+// A client that reads nothing is cut off; the container and other clients continue.
 func TestDockerAttachSlowClient(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{Cmd: sh("read x; head -c 50000000 /dev/zero; echo end"), OpenStdin: true})

@@ -17,18 +17,19 @@ import (
 
 const (
 	// firstSizeTimeout is how long a start waits for the size of the client's
-	// terminal, which comes right behind the request.
+	// terminal, which arrives right after the request.
 	firstSizeTimeout = 100 * time.Millisecond
-	// drainTimeout is how long, after a process's end, output is waited for.
-	// Docker has it by then; only a child that holds the output can have more.
+	// drainTimeout is how long to wait for output after a process has exited.
+	// Docker has it by then; only a child that holds the output open can add more.
 	drainTimeout = 2 * time.Second
 	// checkPeriod is when Docker is first asked whether a process with open
-	// output still runs, a net for lost events; then it is asked ever more
-	// rarely.
+	// output still runs, in case an event was lost; the interval then doubles up
+	// to maxCheckPeriod.
 	checkPeriod    = 10 * time.Second
 	maxCheckPeriod = 5 * time.Minute
-	// Docker ends a process's streams and notes its end independently; it is
-	// asked again after minCheck, then ever more rarely, while no event comes.
+	// Docker closes a process's streams and records its exit independently. While
+	// no event arrives, it is asked again after minCheck; the interval doubles up
+	// to maxCheck.
 	minCheck = time.Millisecond
 	maxCheck = time.Second
 )
@@ -44,7 +45,7 @@ type StartError struct {
 
 func (e *StartError) Error() string { return "process was not started: " + e.Message }
 
-// command is one exec. Streams that are nil are not opened.
+// command is one exec. Nil streams are not opened.
 type command struct {
 	containerID    string
 	cmd            []string
@@ -56,15 +57,15 @@ type command struct {
 	started bool
 }
 
-// Exec runs a command in a container with the streams of a client (nil for
-// none) and returns its exit code; a command that could not be started has 126
-// or 127 and Docker's message on stderr. When ctx ends, so does the command,
-// with all that it started. (A killed process whose parent has gone too becomes
-// one of the container's first process, which may or may not reap it.) stdin may be read until that fails, also after Exec
-// has returned.
+// Exec runs a command in a container with a client's streams (nil for none) and
+// returns its exit code; a command that could not be started has 126 or 127 and
+// Docker's message on stderr. When ctx ends, the command and all its descendants
+// are killed. (A killed process whose parent is gone too becomes a child of the
+// container's first process, which may or may not reap it.) stdin may be read
+// until a read fails, even after Exec has returned.
 //
-// errdefs.ErrNotFound: no such container. errdefs.ErrFailedPrecondition: it
-// does not run.
+// errdefs.ErrNotFound: no such container. errdefs.ErrFailedPrecondition: it is
+// not running.
 func (r *Runner) Exec(ctx context.Context, containerID string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size) (exitCode int, err error) {
 	code, err := r.run(ctx, &command{containerID: containerID, cmd: cmd, tty: tty, stdin: stdin, stdout: stdout, stderr: stderr, resize: resize})
 	var failed *StartError
@@ -105,7 +106,7 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 		}
 	}
 	if ctx.Err() == nil {
-		// A container that ends makes its execs fail in ways that have no class.
+		// When a container exits, its execs fail with errors that have no class.
 		if gone := r.checkRunning(ctx, c.containerID); gone != nil {
 			return 0, gone
 		}
@@ -119,11 +120,12 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 	} else if !c.started {
 		return 0, err
 	}
-	// Whatever went wrong, nobody is left who could use the process.
+	// Whatever went wrong, no client is left to use the process.
 	return 0, errors.Join(err, r.kill(ctx, c.containerID, execID))
 }
 
-// release writes what was taken for Docker's message, and is the process's own.
+// release writes text that was held back as Docker's message but is the process's
+// own output.
 func (c *command) release(message string) error {
 	if c.tty || c.stdout == nil || message == "" {
 		return nil
@@ -132,7 +134,8 @@ func (c *command) release(message string) error {
 	return err
 }
 
-// firstSize is the size a terminal begins with, if its client says so in time.
+// firstSize returns a terminal's initial size, zero if its client does not send one
+// in time.
 func firstSize(ctx context.Context, c *command) Size {
 	if !c.tty || c.resize == nil {
 		return Size{}
@@ -147,7 +150,7 @@ func firstSize(ctx context.Context, c *command) Size {
 }
 
 // converse starts an exec and copies its streams until they end. It returns
-// what Docker said in place of the process, if it did.
+// Docker's message if there is one in place of output.
 func (r *Runner) converse(ctx context.Context, execID string, c *command, first Size, ended *exit) (message string, err error) {
 	// Resizing and watching end with the conversation.
 	ctx, cancel := context.WithCancel(ctx)
@@ -171,7 +174,7 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 	go r.watchEnd(ctx, execID, ended, out)
 	message, err = copyOutput(out, c)
 	if out.gaveUp() {
-		// The process has ended; a child of it holds its output.
+		// The process has exited; a child of it holds its output open.
 		err = nil
 	}
 	return message, err
@@ -198,7 +201,7 @@ func copyOutput(stream io.Reader, c *command) (message string, err error) {
 	return held.message(), nil
 }
 
-// feed passes a client's input on, and its end unless there is a terminal: a
+// feed forwards a client's input, and its end unless there is a terminal: a
 // terminal's input never ends, and dockerd would drop the output too.
 func feed(stream *engine.Stream, stdin io.Reader, tty bool) {
 	_, err := io.Copy(stream, stdin)
@@ -207,7 +210,7 @@ func feed(stream *engine.Stream, stdin io.Reader, tty bool) {
 	}
 }
 
-// watchEnd tells out when the process has ended. It returns with ctx.
+// watchEnd notifies out when the process has exited. It returns when ctx ends.
 func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *drain) {
 	pause := checkPeriod
 	check := time.NewTimer(pause)
@@ -229,8 +232,8 @@ func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *
 	}
 }
 
-// result is the exit code of an exec whose streams have ended. message is what
-// Docker says if there was no process.
+// result returns the exit code of an exec whose streams have ended. message is
+// Docker's reason if there was no process.
 func (r *Runner) result(ctx context.Context, execID string, ended *exit, message string) (int, error) {
 	noted := ended.done
 	for wait := minCheck; ; wait = min(2*wait, maxCheck) {
@@ -243,10 +246,10 @@ func (r *Runner) result(ctx context.Context, execID string, ended *exit, message
 		case !info.Running:
 			return info.ExitCode, nil
 		}
-		klog.FromContext(ctx).V(5).Info("Docker has not noted the end of an exec yet", "execID", execID)
+		klog.FromContext(ctx).V(5).Info("Docker has not recorded an exec's exit yet", "execID", execID)
 		select {
 		case <-noted:
-			noted = nil // the event is good for one more look
+			noted = nil // the event causes one extra inspect
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
@@ -254,8 +257,8 @@ func (r *Runner) result(ctx context.Context, execID string, ended *exit, message
 	}
 }
 
-// startError is the error of an exec without a process. Docker leaves the code
-// at 0 where it refused the start itself, of a paused container for instance.
+// startError returns the error of an exec without a process. Docker leaves the
+// code at 0 if it refused the start itself, for example in a paused container.
 func startError(code int, message string) error {
 	if code == 0 {
 		code = 126
@@ -268,12 +271,12 @@ func startError(code int, message string) error {
 }
 
 // resize applies terminal sizes until there are no more or ctx ends. Docker
-// waits with a size until the process runs.
+// applies a size only once the process runs.
 func resize(ctx context.Context, first Size, sizes <-chan Size, apply func(ctx context.Context, height, width uint) error) {
 	for size, ok := first, true; ok; {
 		if size.Height > 0 && size.Width > 0 {
 			if err := apply(ctx, uint(size.Height), uint(size.Width)); err != nil && ctx.Err() == nil {
-				klog.FromContext(ctx).V(2).Info("Terminal was not resized", "err", err)
+				klog.FromContext(ctx).V(2).Info("Cannot resize terminal", "err", err)
 			}
 		}
 		select {

@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// maxOutput is how much ExecSync keeps of each stream; the rest is read and
-// dropped, as other runtimes do.
+// maxOutput is how much ExecSync keeps of each stream; like other runtimes, it
+// reads and drops the rest.
 const maxOutput = 16 << 20
 
 // ExecSync runs a command in a container and returns its output, at most 16 MiB
 // of each stream, and its exit code. At the timeout (zero for none) or when ctx
-// ends, the command and all that it started are killed and the error wraps
+// ends, the command and all its descendants are killed and the error wraps
 // context.DeadlineExceeded or ctx's cause. A command that cannot be started is
 // a *StartError; other errors are those of Exec.
 func (r *Runner) ExecSync(ctx context.Context, containerID string, cmd []string, timeout time.Duration) (stdout, stderr []byte, exitCode int32, err error) {
 	if timeout > 0 {
-		cause := fmt.Errorf("command in container %s did not end within %v: %w", containerID, timeout, context.DeadlineExceeded)
+		cause := fmt.Errorf("command in container %s did not finish within %v: %w", containerID, timeout, context.DeadlineExceeded)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, cause)
 		defer cancel()

@@ -17,19 +17,18 @@ import (
 )
 
 const (
-	// killTimeout bounds the end of an exec, startTimeout the wait for one that
-	// Docker has not begun to start: it may never do so.
+	// killTimeout limits the time to kill an exec, startTimeout the wait for one
+	// that Docker has not started yet: it may never do so.
 	killTimeout  = 10 * time.Second
 	startTimeout = 2 * time.Second
-	// deathTimeout bounds the wait for killed processes.
+	// deathTimeout limits the wait for killed processes.
 	deathTimeout = 2 * time.Second
-	// maxSweeps bounds how often a tree that grows while it is killed is
-	// looked through.
+	// maxSweeps limits how often a tree that grows while it is killed is searched.
 	maxSweeps = 10
 )
 
-// kill ends the process of an exec and all that it started. It works after ctx
-// has ended. Success if there is nothing to end.
+// kill kills the process of an exec and all its descendants. It also works after
+// ctx has ended. No process to kill is success.
 func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
@@ -39,15 +38,15 @@ func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
 	}
 	n, err := killTree(pid, containerID)
 	if err != nil {
-		return fmt.Errorf("end the processes of an abandoned exec in container %s: %w", containerID, err)
+		return fmt.Errorf("kill the processes of an abandoned exec in container %s: %w", containerID, err)
 	}
-	klog.FromContext(ctx).V(2).Info("Ended the processes of an abandoned exec", "containerID", containerID, "processes", n)
+	klog.FromContext(ctx).V(2).Info("Killed the processes of an abandoned exec", "containerID", containerID, "processes", n)
 	return nil
 }
 
-// pid is the host's PID of an exec's process, 0 if there was none; the process
-// may have ended. Docker may still be about to start it: it answers a start
-// before it does so.
+// pid returns the host PID of an exec's process, 0 if there was none; the process
+// may have exited. It waits for a pending start: Docker answers a start request
+// before it starts the process.
 func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 	began := time.Now()
 	for wait := minCheck; ; wait = min(2*wait, 100*time.Millisecond) {
@@ -56,10 +55,10 @@ func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 		case errdefs.IsNotFound(err):
 			return 0, nil
 		case err != nil:
-			return 0, fmt.Errorf("end an abandoned exec: %w", err)
+			return 0, fmt.Errorf("kill an abandoned exec: %w", err)
 		case info.Pid > 0:
-			// Whether it runs is not asked: when dockerd cannot write to a client
-			// that has left, it notes exit code 126 for a process that lives.
+			// Running is not checked: when dockerd cannot write to a client that has
+			// left, it records exit code 126 for a process that is still running.
 			return info.Pid, nil
 		case !info.Running && info.ExitCode != 0:
 			return 0, nil
@@ -69,15 +68,15 @@ func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return 0, fmt.Errorf("an abandoned exec does not start: %w", ctx.Err())
+			return 0, fmt.Errorf("an abandoned exec did not start: %w", ctx.Err())
 		}
 	}
 }
 
 // killTree kills the process root, which must be the first one of an exec in
 // the container, with its descendants and its whole session: runc gives each
-// exec a session, so a child whose parent has ended is found as well. It
-// returns how many processes it killed.
+// exec a session, so children whose parent has exited are found as well. It
+// returns the number of processes killed.
 func killTree(root int, containerID string) (int, error) {
 	p, err := open(root)
 	if err != nil || p == nil {
@@ -89,9 +88,9 @@ func killTree(root int, containerID string) (int, error) {
 			_ = unix.Close(p.fd)
 		}
 	}()
-	// The PID may have been given to another process since Docker named it.
+	// The PID may have been reused since Docker reported it.
 	if groups, err := os.ReadFile(procPath(root, "cgroup")); err != nil || p.session != root || !bytes.Contains(groups, []byte(containerID)) {
-		return 0, fmt.Errorf("process %d: %w: is not an exec of the container; does this program run in Docker's PID namespace?",
+		return 0, fmt.Errorf("process %d: %w: not an exec of the container; does cridock run in Docker's PID namespace?",
 			root, errdefs.ErrFailedPrecondition)
 	}
 	if err := p.signal(unix.SIGSTOP); err != nil {
@@ -106,10 +105,10 @@ func killTree(root int, containerID string) (int, error) {
 			return len(tree), err
 		}
 	}
-	return len(tree), fmt.Errorf("process %d: %w: starts children faster than they can be killed", root, errdefs.ErrAborted)
+	return len(tree), fmt.Errorf("process %d: %w: it starts children faster than they can be killed", root, errdefs.ErrAborted)
 }
 
-// proc is a process that cannot be mistaken for a later one with its PID.
+// proc is a process that cannot be confused with a later one that reuses its PID.
 type proc struct {
 	fd              int
 	parent, session int
@@ -125,7 +124,7 @@ func open(pid int) (*proc, error) {
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
-	// Read after opening: if it says what is looked for, so does what is open.
+	// Read after opening, so that a match is a match of the opened process.
 	parent, session, err := relatives(pid)
 	if err != nil {
 		_ = unix.Close(fd)
@@ -158,7 +157,7 @@ func procPath(pid int, file string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), file)
 }
 
-// signal sends a signal; success if the process has ended.
+// signal sends a signal; a process that has exited is success.
 func (p *proc) signal(s unix.Signal) error {
 	if err := unix.PidfdSendSignal(p.fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
@@ -166,8 +165,8 @@ func (p *proc) signal(s unix.Signal) error {
 	return nil
 }
 
-// grow adds the processes that belong to a tree, until there are no more. It
-// stops each: a parent that ended or forked meanwhile would hide its children.
+// grow adds processes that belong to a tree until it finds no more. It stops each
+// one: a parent that exits or forks meanwhile would hide its children.
 func grow(tree map[int]*proc, session int) (grown bool, err error) {
 	for again := true; again; {
 		again = false
@@ -193,9 +192,10 @@ func grow(tree map[int]*proc, session int) (grown bool, err error) {
 	return grown, nil
 }
 
-// openMember opens and stops a process if it belongs to a tree, else nil.
+// openMember opens and stops a process if it belongs to a tree; else it returns
+// nil.
 func openMember(pid int, tree map[int]*proc, session int) (*proc, error) {
-	// Before opening: most processes are none of ours.
+	// Checked before opening: most processes do not belong to the tree.
 	if parent, s, err := relatives(pid); err != nil || tree[parent] == nil && s != session {
 		return nil, nil
 	}
@@ -214,7 +214,7 @@ func openMember(pid int, tree map[int]*proc, session int) (*proc, error) {
 	return p, nil
 }
 
-// killAll kills what has not been killed.
+// killAll kills the processes that have not been killed yet.
 func killAll(tree map[int]*proc) error {
 	var errs []error
 	for pid, p := range tree {
@@ -240,7 +240,7 @@ func awaitDeath(tree map[int]*proc) error {
 				continue
 			}
 			if err != nil || n == 0 {
-				return errors.Join(fmt.Errorf("process %d: %w: was killed but does not end", pid, errdefs.ErrUnavailable), err)
+				return errors.Join(fmt.Errorf("process %d: %w: killed, but it does not exit", pid, errdefs.ErrUnavailable), err)
 			}
 			break
 		}

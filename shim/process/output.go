@@ -18,13 +18,13 @@ const (
 	frameStdin  = 0
 	frameStdout = 1
 	frameStderr = 2
-	// frameSystem carries an error of dockerd's own, from API 1.26 on.
+	// frameSystem carries an error from dockerd itself, since API 1.26.
 	frameSystem = 3
 	frameHeader = 8
 )
 
-// demultiplex copies a multiplexed stream to its parts until it ends; an end
-// inside a frame is io.ErrUnexpectedEOF.
+// demultiplex copies a multiplexed stream to stdout and stderr until it ends; an
+// end inside a frame is io.ErrUnexpectedEOF.
 func demultiplex(r io.Reader, stdout, stderr io.Writer) error {
 	in := bufio.NewReaderSize(r, 32<<10)
 	buf := make([]byte, 32<<10)
@@ -45,7 +45,7 @@ func demultiplex(r io.Reader, stdout, stderr io.Writer) error {
 			message, err := io.ReadAll(io.LimitReader(in, min(size, maxMessage)))
 			return errors.Join(fmt.Errorf("docker: %s", message), err)
 		default:
-			return fmt.Errorf("docker sent a frame of the unknown type %d", header[0])
+			return fmt.Errorf("docker sent a frame of unknown type %d", header[0])
 		}
 		n, err := io.CopyBuffer(to, io.LimitReader(in, size), buf)
 		if err == nil && n < size {
@@ -57,16 +57,16 @@ func demultiplex(r io.Reader, stdout, stderr io.Writer) error {
 	}
 }
 
-// maxMessage bounds Docker's messages in place of output.
+// maxMessage limits Docker's messages in place of output.
 const maxMessage = 64 << 10
 
-// startFailure is what Docker's message begins with when runc has refused a
-// start (20.10 to 29). It only decides which stream the message goes to;
+// startFailure is the prefix of Docker's message when runc has refused a start
+// (20.10 to 29). It only decides which stream the message goes to;
 // whether the start failed is read from the exec's state.
 var startFailure = []byte("OCI runtime exec failed")
 
-// holdBack keeps a message of Docker's that looks like a failed start out of
-// stdout, until more output shows that it is the process's own.
+// holdBack holds back text that looks like Docker's message about a failed start,
+// until more output shows that it is the process's own.
 type holdBack struct {
 	to   io.Writer
 	held bytes.Buffer
@@ -85,7 +85,8 @@ func (h *holdBack) Write(p []byte) (int, error) {
 	return h.to.Write(p)
 }
 
-// looksLike says whether held and then p begin with prefix, as far as they go.
+// looksLike reports whether held followed by p begins with prefix, or is itself
+// the beginning of prefix.
 func looksLike(prefix, held, p []byte) bool {
 	all := slices.Concat(held, p)
 	n := min(len(prefix), len(all))
@@ -97,10 +98,10 @@ func (h *holdBack) flush() error {
 	return err
 }
 
-// message is what was kept.
+// message returns the text held back.
 func (h *holdBack) message() string { return h.held.String() }
 
-// beginning remembers the first bytes of what it passes on.
+// beginning forwards writes and keeps their first bytes.
 type beginning struct {
 	to   io.Writer
 	kept bytes.Buffer
@@ -116,10 +117,10 @@ func (b *beginning) Write(p []byte) (int, error) {
 
 func (b *beginning) message() string { return b.kept.String() }
 
-// drain reads a process's output. Once the process has ended it waits for
-// output no longer than timeout in total, then it closes the stream: something
-// that the process left behind may hold it open for ever. Time that the reader
-// takes for itself does not count.
+// drain reads a process's output. Once the process has exited, it waits for output
+// no longer than timeout in total and then closes the stream: a child left behind
+// may hold it open forever. Time that the caller spends between reads does not
+// count.
 type drain struct {
 	r       io.Reader
 	timer   *time.Timer
@@ -159,7 +160,7 @@ func (d *drain) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// arm sets the timer if there is something to wait for.
+// arm starts the timer if a read is waiting and the process has exited.
 func (d *drain) arm() {
 	if d.reading && d.over {
 		d.since = time.Now()
@@ -167,7 +168,7 @@ func (d *drain) arm() {
 	}
 }
 
-// ended says that the process has ended.
+// ended tells drain that the process has exited.
 func (d *drain) ended() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -177,7 +178,7 @@ func (d *drain) ended() {
 	}
 }
 
-// gaveUp says whether the stream was closed because nothing came any more.
+// gaveUp reports whether the stream was closed because the timeout expired.
 func (d *drain) gaveUp() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -40,7 +40,7 @@ func TestDemultiplex(t *testing.T) {
 		"not frames":        {in: "plain text", err: "unknown type"},
 	} {
 		var stdout, stderr bytes.Buffer
-		// One byte at a time: a frame comes in any pieces.
+		// One byte at a time: frames may arrive in any pieces.
 		err := demultiplex(&oneByte{strings.NewReader(c.in)}, &stdout, &stderr)
 		if stdout.String() != c.stdout || stderr.String() != c.stderr {
 			t.Errorf("%s: %d and %d bytes", name, stdout.Len(), stderr.Len())

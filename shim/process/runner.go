@@ -30,7 +30,7 @@ type Engine interface {
 	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
 }
 
-// Size is that of a terminal, in characters.
+// Size is the size of a terminal, in characters.
 type Size = remotecommand.TerminalSize
 
 // Runner runs processes. Its methods are safe for concurrent use.
@@ -38,27 +38,27 @@ type Runner struct {
 	engine Engine
 
 	mu sync.Mutex
-	// running are the execs under way, by ID.
+	// running holds the running execs by ID.
 	running map[string]*exit
 }
 
-// New makes a Runner. It works without Run, but learns then only by asking
-// Docker that a process has ended while something else holds its output.
+// New returns a Runner. Without Run it works too, but when something else holds a
+// process's output open, it must poll Docker to learn that the process has exited.
 func New(e Engine) *Runner {
 	return &Runner{engine: e, running: make(map[string]*exit)}
 }
 
-// exit is the end of one process. Its code is not part of it: Docker lets a
-// label of the container overwrite the one that an event tells.
+// exit signals that one process has exited. It has no exit code: Docker lets a
+// container label overwrite the code in an event.
 type exit struct {
 	once sync.Once
-	// done is closed when the process has ended.
+	// done is closed when the process has exited.
 	done chan struct{}
 }
 
 func (e *exit) set() { e.once.Do(func() { close(e.done) }) }
 
-// watch begins to look out for the end of an exec; forget ends it.
+// watch starts to wait for an exec's exit; forget stops it.
 func (r *Runner) watch(execID string) (e *exit, forget func()) {
 	e = &exit{done: make(chan struct{})}
 	r.mu.Lock()
@@ -71,8 +71,8 @@ func (r *Runner) watch(execID string) (e *exit, forget func()) {
 	}
 }
 
-// Run follows Docker's exec_die events until ctx ends, whatever happens to the
-// connection.
+// Run follows Docker's exec_die events until ctx ends and reconnects as needed. It
+// returns nil.
 func (r *Runner) Run(ctx context.Context) error {
 	wanted := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("event", string(events.ActionExecDie)))
 	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
@@ -82,8 +82,8 @@ func (r *Runner) Run(ctx context.Context) error {
 			return nil
 		}
 		if time.Since(began) > maxRetry {
-			// And not each attempt while Docker is away.
-			klog.FromContext(ctx).V(2).Info("Docker's exec events broke off", "err", err)
+			// Logged once, not at each attempt while Docker is away.
+			klog.FromContext(ctx).V(2).Info("Lost the stream of Docker's exec events", "err", err)
 			retry = minRetry
 		}
 		select {
@@ -111,7 +111,7 @@ func (r *Runner) follow(ctx context.Context, wanted filters.Args) error {
 	}
 }
 
-// classify gives Docker's answers the class that the CRI wants.
+// classify gives Docker's errors the class that the CRI expects.
 func classify(containerID string, err error) error {
 	if errdefs.IsConflict(err) {
 		// Not running, paused or restarting: Docker says which.
@@ -120,14 +120,14 @@ func classify(containerID string, err error) error {
 	return fmt.Errorf("container %s: %w", containerID, err)
 }
 
-// checkRunning says why a container's processes cannot be reached, if so.
+// checkRunning returns an error if a container's processes cannot be reached.
 func (r *Runner) checkRunning(ctx context.Context, containerID string) error {
 	info, err := r.engine.ContainerInspect(ctx, containerID)
 	if err != nil {
 		return classify(containerID, err)
 	}
 	if info.State == nil || !info.State.Running {
-		return fmt.Errorf("container %s: %w: is not running", containerID, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s: %w: not running", containerID, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (s *Server) unpauseContainer(w http.ResponseWriter, _ *http.Request, ref st
 	return nil
 }
 
-// setPaused needs s.mu. The processes run on: nobody looks.
+// setPaused needs s.mu. The processes keep running: no test looks.
 func (s *Server) setPaused(c *ctr, paused bool) {
 	c.inspect.State.Paused, c.inspect.State.Status = paused, container.StateRunning
 	event := "unpause"
@@ -86,7 +86,7 @@ func (s *Server) checkpointContainer(w http.ResponseWriter, r *http.Request, ref
 	return nil
 }
 
-// SetUpperDir gives a container a directory as the upper one of its overlay.
+// SetUpperDir sets the upper directory of a container's overlay.
 func (s *Server) SetUpperDir(id, dir string) {
 	s.t.Helper()
 	s.mu.Lock()

@@ -27,7 +27,7 @@ const neverTime = "0001-01-01T00:00:00Z"
 type ctr struct {
 	inspect container.InspectResponse
 	image   *Image
-	proc    *proc // nil while it does not run
+	proc    *proc // nil while it is not running
 	output  *output
 	stdin   *stdin
 	exited  chan struct{} // closed when the current run has ended
@@ -178,7 +178,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, _ *http.Request, ref st
 	return reply(w, http.StatusOK, c.inspect)
 }
 
-// containerStats is one reading; the same one always, as nothing runs.
+// containerStats always returns the same reading, as nothing really runs.
 func (s *Server) containerStats(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +212,7 @@ func (s *Server) listContainers(w http.ResponseWriter, r *http.Request, _ string
 		if err != nil {
 			return err
 		}
-		// The image of a list is the name that was asked for.
+		// A list shows the image name given at creation.
 		item := container.Summary{
 			ID: id, Names: []string{c.inspect.Name}, Image: c.inspect.Config.Image, ImageID: c.inspect.Image, Created: created.Unix(),
 			Labels: maps.Clone(c.inspect.Config.Labels), State: c.inspect.State.Status, Status: c.inspect.State.Status, Mounts: c.inspect.Mounts,
@@ -236,7 +236,7 @@ func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request, ref str
 		return err
 	}
 	have := &c.inspect.HostConfig.Resources
-	// Zero is what the API takes for "as it is".
+	// The API takes zero for "unchanged".
 	set(&have.CPUShares, u.CPUShares)
 	set(&have.CPUPeriod, u.CPUPeriod)
 	set(&have.CPUQuota, u.CPUQuota)

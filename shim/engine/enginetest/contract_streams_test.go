@@ -121,8 +121,8 @@ func contractExec(t *testing.T, s subject) {
 	}
 }
 
-// execState asks until a condition holds: an exec's process begins and ends a
-// little apart from its streams.
+// execState inspects an exec until a condition holds: its process starts and exits
+// slightly before or after its streams do.
 func execState(t *testing.T, s subject, exec string, until func(container.ExecInspect) bool) container.ExecInspect {
 	t.Helper()
 	end := time.Now().Add(20 * time.Second)

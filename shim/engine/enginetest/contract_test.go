@@ -18,7 +18,7 @@ import (
 	"github.com/cridock/cridock/shim/engine/enginetest"
 )
 
-// subject is the engine that the contract is held against.
+// subject is the engine under test.
 type subject struct {
 	*engine.Client
 	image string // has sh, sleep, cat and true, and the file /etc/passwd
@@ -93,7 +93,7 @@ func runContract(t *testing.T, endpoint, image string) {
 
 const testLabel = "io.cridock.contract"
 
-// create makes a container that ends with the test.
+// create creates a container that is removed at the test's end.
 func (s subject) create(t *testing.T, argv ...string) string {
 	t.Helper()
 	return s.createWith(t, &container.Config{Cmd: argv}, &container.HostConfig{})
@@ -235,7 +235,7 @@ func contractJoined(t *testing.T, s subject) {
 	if err := s.ContainerRemove(t.Context(), sandbox); err != nil {
 		t.Fatal(err)
 	}
-	// The class is NotFound or Internal, whatever the version likes.
+	// The class is NotFound or Internal, depending on the version.
 	err := s.ContainerStart(t.Context(), joined)
 	if err == nil || !strings.Contains(err.Error(), "No such container: "+sandbox) {
 		t.Errorf("start beside a removed sandbox: %v", err)
@@ -256,7 +256,7 @@ func contractMissing(t *testing.T, s subject) {
 	wantClass(t, "unpause", s.ContainerUnpause(ctx, id), errdefs.IsNotFound)
 	_, err = s.ContainerLogs(ctx, id, time.Time{}, false)
 	wantClass(t, "logs", err, errdefs.IsNotFound)
-	// The client gives errors of calls that take over their connection no class.
+	// The client does not classify errors of calls that hijack their connection.
 	_, err = s.ContainerAttach(ctx, id, engine.AttachOptions{Stdout: true})
 	wantClass(t, "attach", err, isError)
 	_, err = s.ExecCreate(ctx, id, container.ExecOptions{Cmd: []string{"true"}})

@@ -12,10 +12,11 @@ import (
 	"github.com/docker/docker/api/types/filters"
 )
 
-// eventBuffer is Docker's: a reader that lags further behind loses events.
+// eventBuffer is the size of Docker's: a reader that lags further behind loses
+// events.
 const eventBuffer = 1024
 
-// broadcast sends events to the streams that are open.
+// broadcast sends events to all open streams.
 type broadcast struct {
 	mu    sync.Mutex
 	lose  bool
@@ -28,14 +29,14 @@ type sink struct {
 	cut    chan struct{}
 }
 
-// LoseEvents makes events reach nobody, until it is called with false.
+// LoseEvents drops all events until it is called with false.
 func (s *Server) LoseEvents(lose bool) {
 	s.events.mu.Lock()
 	defer s.events.mu.Unlock()
 	s.events.lose = lose
 }
 
-// CutEvents breaks all open streams of events.
+// CutEvents breaks all open event streams.
 func (s *Server) CutEvents() {
 	s.events.mu.Lock()
 	defer s.events.mu.Unlock()
@@ -45,8 +46,8 @@ func (s *Server) CutEvents() {
 	clear(s.events.sinks)
 }
 
-// containerEvent needs s.mu. Attributes are the labels and, over them, what
-// Docker adds; names that collide are Docker's own trap.
+// containerEvent needs s.mu. Attributes are the labels, overwritten by those that
+// Docker adds.
 func (s *Server) containerEvent(c *ctr, action string, extra ...string) {
 	attributes := maps.Clone(c.inspect.Config.Labels)
 	if attributes == nil {

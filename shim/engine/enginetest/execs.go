@@ -13,13 +13,13 @@ import (
 	"github.com/docker/docker/api/types/container"
 )
 
-// execution is a further process of a container. Server.mu guards it.
+// execution is an exec in a container. Server.mu guards it.
 type execution struct {
 	id      string
 	ctr     *ctr
 	options container.ExecOptions
 	proc    *proc
-	pid     int // stays when the process has ended, as with Docker
+	pid     int // kept after the process has exited, as in Docker
 	started bool
 	code    *int
 }
@@ -88,7 +88,7 @@ func (s *Server) startExec(w http.ResponseWriter, r *http.Request, id string) er
 	if e.options.AttachStdin {
 		in.r = rd
 	} else {
-		// Nobody reads otherwise, and a client's end would go unnoticed.
+		// Without a reader, a client's disconnect would go unnoticed.
 		go func() { _, _ = io.Copy(io.Discard, rd) }()
 	}
 	defer in.close()
@@ -117,7 +117,7 @@ func (s *Server) runExec(e *execution, in io.Reader, conn io.Writer, tty bool) <
 	}
 	s.containerEvent(e.ctr, "exec_start: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
 	if e.proc == nil {
-		// Docker has taken over the connection by now: the error is output.
+		// Docker has hijacked the connection by now: the error goes to the output.
 		code := 127
 		e.code = &code
 		_, _ = fmt.Fprintf(stdout, "OCI runtime exec failed: exec failed: unable to start container process: exec: %q: executable file not found in $PATH: unknown\r\n", e.options.Cmd[0])
@@ -133,7 +133,7 @@ func wanted(attach bool, w io.Writer) io.Writer {
 	return io.Discard
 }
 
-// execInput reads what the client sends, until the exec is over.
+// execInput reads what the client sends until the exec has finished.
 type execInput struct {
 	mu sync.Mutex
 	r  io.Reader
@@ -176,14 +176,14 @@ func (s *Server) inspectExec(w http.ResponseWriter, _ *http.Request, id string) 
 	if err != nil {
 		return err
 	}
-	// ExitCode is null until there is one, which the client's type cannot say.
+	// ExitCode is null until there is one; the client's type cannot express that.
 	return reply(w, http.StatusOK, map[string]any{
 		"ID": e.id, "ContainerID": e.ctr.inspect.ID, "Running": e.proc != nil, "ExitCode": e.code, "Pid": e.pid,
 	})
 }
 
-// KillExecs ends the processes of all running execs, as a signal to their PIDs
-// would, and returns how many there were.
+// KillExecs kills the processes of all running execs, as a signal to their PIDs
+// would, and returns their number.
 func (s *Server) KillExecs() int {
 	s.mu.Lock()
 	var running []*proc

@@ -7,16 +7,15 @@ import (
 	"sync"
 )
 
-// faults are what tests ordered for calls to come, and the count of those that
-// came.
+// faults holds the faults that tests ordered for future calls, and counts calls.
 type faults struct {
 	mu     sync.Mutex
 	calls  map[string]int
 	orders map[string][]*order
-	hung   chan struct{} // closed when a hanging engine answers again; nil if it does
+	hung   chan struct{} // closed when a hanging engine answers again; nil if not hanging
 }
 
-// order is one fault: it waits for the nth call of its kind.
+// order is one fault for the nth call of its kind.
 type order struct {
 	n  int
 	do func(rt route, w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter))
@@ -24,7 +23,7 @@ type order struct {
 
 func (f *faults) init() { f.calls, f.orders = map[string]int{}, map[string][]*order{} }
 
-// Calls are the calls that reached the engine so far, by kind.
+// Calls returns how many calls have reached the engine, by kind.
 func (s *Server) Calls() map[string]int {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
@@ -38,24 +37,24 @@ func (s *Server) ResetCalls() {
 	clear(s.faults.calls)
 }
 
-// FailNext makes the nth call of a kind from now on (1 is the next) answer with
-// an error and do nothing else.
+// FailNext makes the nth call of a kind from now on (1 is the next) return an
+// error and do nothing.
 func (s *Server) FailNext(kind string, n, status int, message string) {
 	s.order(kind, n, func(_ route, w http.ResponseWriter, _ *http.Request, _ func(http.ResponseWriter)) {
 		answer(w, errorf(status, "%s", message))
 	})
 }
 
-// DropNext makes the nth call of a kind break its connection without an answer
-// and without doing anything.
+// DropNext makes the nth call of a kind close its connection without an answer
+// and without any effect.
 func (s *Server) DropNext(kind string, n int) {
 	s.order(kind, n, func(route, http.ResponseWriter, *http.Request, func(http.ResponseWriter)) {
 		panic(http.ErrAbortHandler)
 	})
 }
 
-// LoseAnswer makes the nth call of a kind take effect and break its connection
-// in place of answering.
+// LoseAnswer makes the nth call of a kind take effect, then close its connection
+// instead of answering.
 func (s *Server) LoseAnswer(kind string, n int) {
 	s.order(kind, n, func(_ route, _ http.ResponseWriter, _ *http.Request, serve func(http.ResponseWriter)) {
 		serve(httptest.NewRecorder())
@@ -70,9 +69,9 @@ func (s *Server) HangNext(kind string, n int) {
 	})
 }
 
-// HoldNext makes the nth call of a kind take effect at once and answer, with
-// what was true then, only after release. held is closed when that call has
-// come. Calls that stream cannot be held.
+// HoldNext makes the nth call of a kind take effect at once, but send its answer,
+// unchanged, only after release. held is closed when the call has arrived.
+// Streaming calls cannot be held.
 func (s *Server) HoldNext(kind string, n int) (held <-chan struct{}, release func()) {
 	came, released := make(chan struct{}), make(chan struct{})
 	s.order(kind, n, func(_ route, w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter)) {
@@ -87,8 +86,8 @@ func (s *Server) HoldNext(kind string, n int) (held <-chan struct{}, release fun
 	return came, sync.OnceFunc(func() { close(released) })
 }
 
-// Hang makes the engine accept every call and answer none, until resume.
-// Streams that are open stay so, and silent.
+// Hang makes the engine accept every call and answer none until resume. Open
+// streams stay open but silent.
 func (s *Server) Hang() (resume func()) {
 	f := &s.faults
 	f.mu.Lock()
@@ -122,7 +121,7 @@ func (s *Server) knows(kind string) bool {
 	return false
 }
 
-// inject counts one call and serves it, or what was ordered for it.
+// inject counts one call and serves it, or injects the fault ordered for it.
 func (s *Server) inject(rt route, w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter)) {
 	do, hung := s.faults.next(rt.kind)
 	if hung != nil {
@@ -151,8 +150,8 @@ func (f *faults) next(kind string) (do func(route, http.ResponseWriter, *http.Re
 	return do, f.hung
 }
 
-// hang returns when release is closed, and ends the call when its client or the
-// engine ends first.
+// hang returns when release is closed; it aborts the call if its client leaves or
+// the engine stops first.
 func (s *Server) hang(r *http.Request, release <-chan struct{}) {
 	select {
 	case <-release:

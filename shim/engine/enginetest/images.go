@@ -20,9 +20,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Image is an image of the engine or of the registry it pulls from.
+// Image is an image in the engine or in the registry it pulls from.
 type Image struct {
-	// ID is a digest; one is made up if it is empty.
+	// ID is a digest; if empty, one is generated.
 	ID string
 	// Tags and Digests are familiar names ("busybox:1"), as Docker prints them.
 	Tags, Digests []string
@@ -30,17 +30,17 @@ type Image struct {
 	Config        ocispec.ImageConfig
 	// Files are the content of regular files, by absolute path.
 	Files map[string]string
-	// Layers are the directories that the storage driver, overlay2, claims to
-	// have the image in, the uppermost first; none for a driver that tells nothing.
+	// Layers are the directories that the storage driver, overlay2, reports for the
+	// image, uppermost first; empty for a driver that reports none.
 	Layers []string
-	// Pull, if set, decides on the progress and outcome of a pull. auth is the
-	// X-Registry-Auth header, decoded.
+	// Pull, if set, decides a pull's progress and outcome. auth is the decoded
+	// X-Registry-Auth header.
 	Pull func(progress func(status string), auth string) error
 
 	created time.Time
 }
 
-// hasDir tells whether a file is below a directory.
+// hasDir reports whether a file is below a directory.
 func (i *Image) hasDir(dir string) bool {
 	for name := range i.Files {
 		if strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/") {
@@ -50,7 +50,7 @@ func (i *Image) hasDir(dir string) bool {
 	return false
 }
 
-// clone gives an image of its own from what a test passed in, complete.
+// clone returns a copy of an image passed in by a test, with defaults filled in.
 func (i Image) clone(ref string) *Image {
 	if i.ID == "" {
 		sum := sha256.Sum256([]byte("image " + ref))
@@ -64,7 +64,7 @@ func (i Image) clone(ref string) *Image {
 	return &i
 }
 
-// fill gives a container what it does not say itself.
+// fill completes a container's configuration from the image.
 func (i *Image) fill(c *container.Config) {
 	if len(c.Entrypoint) == 0 {
 		c.Entrypoint = i.Config.Entrypoint
@@ -87,8 +87,8 @@ func (i *Image) fill(c *container.Config) {
 	}
 }
 
-// AddImage puts an image into the engine under ref (a tag, or name@digest) and
-// returns its ID. An image that is there gets one more reference.
+// AddImage adds an image to the engine under ref (a tag, or name@digest) and
+// returns its ID. An existing image gets one more reference.
 func (s *Server) AddImage(ref string, i Image) string {
 	s.t.Helper()
 	s.mu.Lock()
@@ -100,7 +100,7 @@ func (s *Server) AddImage(ref string, i Image) string {
 	return id
 }
 
-// Publish makes an image that can be pulled by ref.
+// Publish makes an image available for pulls by ref.
 func (s *Server) Publish(ref string, i Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,7 +244,7 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, ref string)
 	return reply(w, http.StatusOK, gone)
 }
 
-// removable tells whether an image may lose its last name.
+// removable returns an error if an image may not lose its last name.
 func (s *Server) removable(i *Image, ref string, force, several bool) error {
 	if several && !force {
 		return errorf(http.StatusConflict, "conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", ref)

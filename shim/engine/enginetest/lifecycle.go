@@ -36,7 +36,8 @@ func (s *Server) startContainer(w http.ResponseWriter, _ *http.Request, ref stri
 	return nil
 }
 
-// joinable tells whether the containers whose namespaces c shares run.
+// joinable returns an error if c joins the network of a container that is not
+// running.
 func (s *Server) joinable(c *ctr) error {
 	mode := c.inspect.HostConfig.NetworkMode
 	if !mode.IsContainer() {
@@ -52,8 +53,8 @@ func (s *Server) joinable(c *ctr) error {
 	return nil
 }
 
-// failStart leaves the container as it was, with a code and a reason. Docker
-// sends no event of it.
+// failStart leaves the container as it was, with an exit code and a reason. Docker
+// sends no event for a failed start.
 func (s *Server) failStart(c *ctr, code int, err error) error {
 	c.inspect.State.ExitCode, c.inspect.State.Error = code, err.Error()
 	return err
@@ -84,7 +85,7 @@ func (s *Server) launch(c *ctr) error {
 
 func now() string { return time.Now().UTC().Format(time.RFC3339Nano) }
 
-// connect gives a container on a network an address there.
+// connect gives a container an address on its network.
 func (s *Server) connect(c *ctr) {
 	mode := c.inspect.HostConfig.NetworkMode
 	if mode.IsContainer() {
@@ -99,7 +100,7 @@ func (s *Server) connect(c *ctr) {
 	c.inspect.NetworkSettings.Networks = map[string]*network.EndpointSettings{strings.Replace(string(mode), "default", "bridge", 1): e}
 }
 
-// exit is called once a run has ended, without s.mu.
+// exit is called when a run has ended, without s.mu.
 func (s *Server) exit(c *ctr, code int, exited chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +125,7 @@ func (s *Server) exitLocked(c *ctr, code int, exited chan struct{}, tell bool) {
 	c.stdin.close()
 	for _, e := range s.execs {
 		if e.ctr == c && e.proc != nil {
-			// The end of process 1 takes its namespace along; it needs s.mu.
+			// The exit of process 1 kills its PID namespace. The handler needs s.mu.
 			go e.proc.signal(unix.SIGKILL)
 		}
 	}
@@ -134,14 +135,14 @@ func (s *Server) exitLocked(c *ctr, code int, exited chan struct{}, tell bool) {
 	}
 }
 
-// Exit makes a running container's process end with a code.
+// Exit makes a running container's process exit with a code.
 func (s *Server) Exit(id string, code int) {
 	s.t.Helper()
 	s.end(id, code, false)
 }
 
-// OOM makes the kernel's OOM killer end a running container: exit code 137 and
-// the flag.
+// OOM ends a running container as the kernel's OOM killer would: exit code 137 and
+// the OOM flag.
 func (s *Server) OOM(id string) {
 	s.t.Helper()
 	s.end(id, 137, true)
@@ -153,7 +154,7 @@ func (s *Server) end(id string, code int, oom bool) {
 	c := s.containers[id]
 	if c == nil || !c.running() {
 		s.mu.Unlock()
-		s.t.Fatalf("engine: container %s does not run", id)
+		s.t.Fatalf("engine: container %s is not running", id)
 	}
 	p := c.proc
 	if oom {
@@ -164,8 +165,8 @@ func (s *Server) end(id string, code int, oom bool) {
 	p.end(code)
 }
 
-// KillQuietly ends all containers without an event, as a restart of the daemon
-// without live-restore does.
+// KillQuietly kills all containers without an event, as a daemon restart without
+// live-restore does.
 func (s *Server) KillQuietly() {
 	s.mu.Lock()
 	var ended []*proc
@@ -288,7 +289,8 @@ func (s *Server) resizeContainer(w http.ResponseWriter, _ *http.Request, ref str
 	return nil
 }
 
-// Containers are the IDs of all containers, sorted: what a rollback left behind.
+// Containers returns the sorted IDs of all containers, for example to check a
+// rollback.
 func (s *Server) Containers() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,8 +302,8 @@ func (s *Server) Containers() []string {
 	return ids
 }
 
-// MarkOOM sets the OOM flag of a container that has exited: with cgroup v2
-// Docker learns of it a little later than of the exit.
+// MarkOOM sets the OOM flag of an exited container: with cgroup v2 Docker learns
+// of an OOM kill shortly after the exit.
 func (s *Server) MarkOOM(id string) {
 	s.t.Helper()
 	s.mu.Lock()

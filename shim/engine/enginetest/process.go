@@ -9,33 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firstPid is beyond the kernel's limit (2^22): no such process ever exists.
+// firstPid is above the kernel's limit (2^22): no such process ever exists.
 const firstPid = 1 << 23
 
-// Program is what an executable does. It runs until it returns its exit code,
-// and has to return soon after Killed is closed.
+// Program implements an executable. It returns its exit code, and must return soon
+// after Killed is closed.
 type Program func(p *Process) int
 
 // Process is one run of a program.
 type Process struct {
-	// Args begin with the executable, as the container's or exec's command.
+	// Args is the container's or exec's command, the executable first.
 	Args, Env []string
-	// User is the one that the container or exec was created with.
+	// User is the user that the container or exec was created with.
 	User           string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Signals delivers what it was sent, but for SIGKILL.
+	// Signals delivers the signals sent to it, except SIGKILL.
 	Signals <-chan unix.Signal
-	// Killed is closed when the process is gone: what it still does is nothing.
+	// Killed is closed when the process is gone: anything it still does has no effect.
 	Killed <-chan struct{}
 }
 
-// Program makes executables of that base name ("nginx") do what run does. An
+// Program sets the program for executables with this base name ("nginx"). An
 // executable without a program cannot be started: exit code 127.
 //
-// There are pause (ends with 0 on SIGTERM and SIGINT), sleep (ends on SIGKILL
-// alone, like any process 1 without handlers), true, false, cat, echo, and sh,
-// which knows echo, cat, sleep, true, false and exit between semicolons.
+// Predefined are pause (exits with 0 on SIGTERM and SIGINT), sleep (exits on
+// SIGKILL only, like any process 1 without handlers), true, false, cat, echo, and
+// sh, which runs echo, cat, sleep, true, false and exit separated by semicolons.
 func (s *Server) Program(name string, run Program) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,8 +50,8 @@ type proc struct {
 	end     func(code int) // once
 }
 
-// spawn runs args[0] and calls ended, without s.mu, with its exit code. It
-// needs s.mu. It is nil if there is no such program.
+// spawn runs args[0] and calls ended with its exit code, without s.mu. It needs
+// s.mu. It returns nil if there is no such program.
 func (s *Server) spawn(p Process, ended func(code int)) *proc {
 	run, ok := s.programs[path.Base(p.Args[0])]
 	if !ok {

@@ -16,8 +16,8 @@ import (
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
-// pullImage answers 404 for what is not published; what goes wrong later is an
-// error message in a stream that began with 200.
+// pullImage answers 404 for an unpublished image; later failures are error
+// messages in a response with status 200.
 func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, _ string) error {
 	name, tag := r.FormValue("fromImage"), r.FormValue("tag")
 	ref := name + ":" + tag
@@ -48,7 +48,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, _ string) err
 		}
 	}
 	if r.Context().Err() != nil {
-		return nil // a pull whose client has gone is cancelled
+		return nil // the client has left: the pull is cancelled
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,7 +64,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, _ string) err
 	return nil
 }
 
-// loadImage reads an archive as "docker save" writes it: manifest.json names
+// loadImage reads an archive in the format of "docker save": manifest.json names
 // the config, whose digest is the image's ID, and the tags.
 func (s *Server) loadImage(w http.ResponseWriter, r *http.Request, _ string) error {
 	files, err := untar(r.Body)

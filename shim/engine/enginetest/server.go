@@ -31,7 +31,7 @@ type Server struct {
 	programs   map[string]Program
 	containers map[string]*ctr
 	execs      map[string]*execution
-	conns      map[net.Conn]struct{} // that were taken over
+	conns      map[net.Conn]struct{} // hijacked connections
 	images     map[string]*Image
 	registry   map[string]Image
 	nextPid    int
@@ -48,14 +48,14 @@ type route struct {
 	kind, method string
 	path         *regexp.Regexp
 	serve        handler
-	// stream: the handler writes as it goes, so the answer cannot be held.
+	// stream: the handler writes while it runs, so the answer cannot be held.
 	stream bool
 }
 
-// New starts an engine with no containers and no images. It ends with the test.
+// New starts an engine without containers and images. It stops at the test's end.
 func New(t testing.TB) *Server {
 	t.Helper()
-	// Not t.TempDir: a long test name would exceed what a socket's path may have.
+	// Not t.TempDir: a long test name could exceed the limit for socket paths.
 	dir, err := os.MkdirTemp("", "enginetest")
 	if err != nil {
 		t.Fatal(err)
@@ -79,12 +79,12 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// Endpoint is the address for engine.New.
+// Endpoint returns the address for engine.New.
 func (s *Server) Endpoint() string { return "unix://" + s.socket() }
 
 func (s *Server) socket() string { return filepath.Join(s.dir, "docker.sock") }
 
-// Root is the engine's data root; containers' log files are below it.
+// Root returns the engine's data root; containers' log files are below it.
 func (s *Server) Root() string { return s.dir }
 
 // Start makes a stopped engine listen again.
@@ -104,9 +104,9 @@ func (s *Server) Start() {
 	}(s.http, s.served)
 }
 
-// Stop makes the engine vanish: it listens no more and breaks every connection.
-// Containers live on, as with live-restore; [Server.KillQuietly] ends them the
-// way a restart without it does. Stopping twice is harmless.
+// Stop stops the engine: it stops listening and closes every connection.
+// Containers keep running, as with live-restore; [Server.KillQuietly] kills them
+// as a restart without it does. Stopping twice is harmless.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	h, served, stopping := s.http, s.served, s.stopping
@@ -213,7 +213,7 @@ func errorf(status int, format string, args ...any) error {
 	return &statusError{status, fmt.Sprintf(format, args...)}
 }
 
-// answer sends err; a handler that returned nil has answered itself.
+// answer sends err; a handler that returned nil has already answered.
 func answer(w http.ResponseWriter, err error) {
 	if err == nil {
 		return

@@ -22,8 +22,8 @@ const (
 	stderrStream = "stderr"
 )
 
-// output is where a container's streams go: the json-file log, one record per
-// line, and whoever is attached.
+// output receives a container's streams: it writes the json-file log, one record
+// per line, and serves attached clients.
 type output struct {
 	log string
 
@@ -133,8 +133,8 @@ func (s *stdin) close() {
 	_ = s.Close()
 }
 
-// hijack takes over a call's connection, as Docker does for raw streams. The
-// connection is closed when the engine stops, or by hangUp.
+// hijack takes over a call's connection, as Docker does for raw streams. It is
+// closed when the engine stops, or by hangUp.
 func (s *Server) hijack(w http.ResponseWriter, tty bool) (net.Conn, *bufio.Reader, error) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -161,7 +161,7 @@ func (s *Server) hangUp(conn net.Conn) {
 	_ = conn.Close()
 }
 
-// writers are where stdout and stderr go on a hijacked connection.
+// writers returns the writers for stdout and stderr on a hijacked connection.
 func writers(conn io.Writer, tty bool) (stdout, stderr io.Writer) {
 	if tty {
 		return conn, conn

@@ -19,15 +19,15 @@ func defaultInfo(root string) system.Info {
 	}
 }
 
-// SetAPIVersion makes the engine speak a version from 1.41 to 1.51; it begins
-// with 1.41. Clients notice when they negotiate anew.
+// SetAPIVersion sets the engine's API version, from 1.41 (the initial one) to
+// 1.51. Clients notice at their next negotiation.
 func (s *Server) SetAPIVersion(v string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.apiVersion = v
 }
 
-// SetInfo changes what the engine says of itself.
+// SetInfo changes what the engine reports about itself.
 func (s *Server) SetInfo(change func(*system.Info)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
