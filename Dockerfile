@@ -1,26 +1,26 @@
 # cridock as a container image.
 #
-# Build (classic builder of Docker 20.10 and BuildKit alike):
+# Build (with the classic builder of Docker 20.10, or BuildKit):
 #
 #   docker build -t cridock --build-arg VERSION=v1.2.3 .
 #
-# Without a registry, name base images that the engine already has; without
-# the internet, vendor the modules first ("go mod vendor": a vendor directory is
-# used if it is there), or serve them by a module proxy on loopback:
+# Without a registry, name base images that the engine already has. Without
+# internet access, vendor the modules first ("go mod vendor"; a vendor directory is
+# used if it exists), or serve them from a module proxy on loopback:
 #
 #   docker build -t cridock --network host \
 #     --build-arg BUILD_IMAGE=local/go --build-arg RUN_IMAGE=local/base --build-arg RUN_PACKAGES= \
 #     --build-arg GOPROXY=http://127.0.0.1:8081 .
 #
-# A tag can come to name another image. For a build that can be repeated, pin both
-# base images by digest; classic builder and BuildKit take NAME@sha256:... alike:
+# Tags can move. For a reproducible build, pin both base images by digest; both
+# builders accept NAME@sha256:...:
 #
 #   docker pull golang:1.26-bookworm
 #   docker image inspect --format '{{index .RepoDigests 0}}' golang:1.26-bookworm
 #   docker build -t cridock \
 #     --build-arg BUILD_IMAGE=golang@sha256:... --build-arg RUN_IMAGE=debian@sha256:... .
 #
-# Run, on a machine that keeps Docker's data in the usual place:
+# Run, on a machine with Docker's data in the default location:
 #
 #   docker run -d --name cridock --restart always \
 #     --privileged --pid=host --network=host --cgroupns=host --oom-score-adj=-999 \
@@ -37,32 +37,33 @@
 #     -v /etc/cridock:/etc/cridock:ro \
 #     cridock serve --config /etc/cridock/cridock.yaml
 #
-# Why so much: cridock and the CNI plug-ins that it runs work on the machine,
-# and Docker resolves every path they exchange on the machine. So each directory
-# has the same path inside and outside, and:
-#   --pid=host        the pods' namespaces are found by PID under /proc
-#   --network=host    plug-ins make interfaces and rules on the machine
-#   /run, rshared     pods' network namespaces are pinned by bind mounts in
+# Why all these options: cridock and the CNI plugins that it runs act on the
+# machine, and Docker resolves every path it gets from them on the machine. So each
+# directory has the same path inside and outside, and:
+#   --pid=host        cridock finds the pods' namespaces by PID under /proc
+#   --network=host    plugins make interfaces and rules on the machine
+#   /run, rshared     cridock pins pods' network namespaces by bind mounts in
 #                     /run/cridock/netns; only a shared mount shows them to the
 #                     machine and to the next cridock container. /run must be a
-#                     shared mount on the machine, as under systemd it is (else:
-#                     mount --make-rshared /run). It also brings docker.sock as
-#                     it is now, not as it was before Docker's last restart, and
+#                     shared mount on the machine, as it is under systemd
+#                     (otherwise: mount --make-rshared /run). It also has the
+#                     current docker.sock, even after a restart of Docker, and
 #                     the xtables lock.
-#   /sys/fs/cgroup    a container's own view on cgroup v1 hides the pods' files
-#   /lib/modules      iptables, run by plug-ins, loads modules
-#   /var/lib/docker   container logs are read from Docker's files, disk usage
-#                     from its data root; with the containerd image store mount
-#                     /var/lib/containerd likewise, and add Docker's data-root if
-#                     it is elsewhere
-#   /opt/cni/bin      where plug-ins live; with Debian's package mount
-#                     /usr/lib/cni too
-# Where the machine itself lacks CAP_SYS_RESOURCE (an engine inside a container),
-# Docker cannot start a privileged container. Instead of --privileged take
+#   /sys/fs/cgroup    on cgroup v1, a container's own view hides the pods' files
+#   /lib/modules      plugins run iptables, which loads modules
+#   /var/lib/docker   cridock reads container logs from Docker's files and disk
+#                     usage from its data root; with the containerd image store
+#                     also mount /var/lib/containerd the same way, and add
+#                     Docker's data-root if it is elsewhere
+#   /opt/cni/bin      the plugins; with Debian's package also mount
+#                     /usr/lib/cni
+# If the machine itself lacks CAP_SYS_RESOURCE (an engine inside a container),
+# Docker cannot start a privileged container. Replace --privileged with
 #   --cap-add=ALL --cap-drop=SYS_RESOURCE --security-opt=seccomp=unconfined
 #   --security-opt=apparmor=unconfined --security-opt=systempaths=unconfined
 #
-# Plug-ins run inside this image, so what they call has to be in it: iptables.
+# Plugins run inside this image, so it must have the programs that they call:
+# iptables.
 
 ARG BUILD_IMAGE=golang:1.26-bookworm
 ARG RUN_IMAGE=debian:bookworm-slim
@@ -77,7 +78,7 @@ RUN CGO_ENABLED=0 GOTOOLCHAIN=local go build -trimpath -buildvcs=false \
     -ldflags "-s -w -X main.version=${VERSION}" -o /out/cridock ./cmd/cridock
 
 FROM ${RUN_IMAGE}
-# Space-separated; empty if the base image has what the CNI plug-ins call.
+# Space-separated; empty if the base image has the programs that CNI plugins call.
 ARG RUN_PACKAGES=iptables
 RUN [ -z "${RUN_PACKAGES}" ] || { apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ${RUN_PACKAGES} && \

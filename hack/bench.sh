@@ -1,21 +1,21 @@
 #!/bin/bash
-# Measures cridock beside other runtimes on this machine, in one run.
+# Measures cridock and other runtimes on this machine, in one run.
 #
 #   sudo hack/bench.sh [cribench run flags]      for example --rounds 5 --containers 10,50
 #
-# Always measured: cridock and Docker's own calls, on one private engine, and
-# the CRI plug-in of Debian's containerd with its own configuration, root,
-# socket and network. With CRI_DOCKERD=PATH also that cri-dockerd, on a second
+# It always measures cridock and Docker's own calls, on one private engine, and the
+# CRI plugin of Debian's containerd with its own configuration, root, socket and
+# network. With CRI_DOCKERD=PATH it also measures that cri-dockerd, on a second
 # engine: two adapters on one engine would list each other's pods. All pull from
-# registries on loopback and run the same images, the sandbox's included.
+# registries on loopback and run the same images, including the sandbox's.
 #
-#   OUT=DIR           where the report goes (default bin/bench)
+#   OUT=DIR           directory for the report (default bin/bench)
 #   CRI_DOCKERD=PATH  cri-dockerd's binary
-#   NETWORK=cni       pods on a CNI bridge everywhere but for the raw calls;
-#                     the default, docker, is Docker's bridge for cridock and
+#   NETWORK=cni       use a CNI bridge for all pods except those of the raw calls;
+#                     the default, docker, uses Docker's bridge for cridock and
 #                     cri-dockerd, and a CNI bridge for containerd
 #
-# On exit, also after a failure, all is removed but the report.
+# On exit, even after a failure, everything except the report is removed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -30,7 +30,7 @@ pull=$registry/pull:cridock
 need_root
 find_go
 install_missing docker.io containerd containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
-[ -z "${CRI_DOCKERD:-}" ] || [ -x "$CRI_DOCKERD" ] || die "CRI_DOCKERD: $CRI_DOCKERD is no program"
+[ -z "${CRI_DOCKERD:-}" ] || [ -x "$CRI_DOCKERD" ] || die "CRI_DOCKERD: $CRI_DOCKERD is not executable"
 cni_bin=/usr/lib/cni
 [ -x "$cni_bin/bridge" ] || cni_bin=/opt/cni/bin
 
@@ -47,7 +47,7 @@ trap 'status=$?; engine_remove "$b" || status=1; engine_remove "$a" || status=1;
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# cni_conflist writes the configuration of a bridge with addresses of its own.
+# cni_conflist writes the configuration of a bridge with its own addresses.
 cni_conflist() { # DIR NAME SUBNET
 	mkdir -p "$1"
 	cat >"$1/10-$2.conflist" <<-END
@@ -58,9 +58,9 @@ cni_conflist() { # DIR NAME SUBNET
 	END
 }
 
-# runtime_args prints dockerd's arguments for a machine that cannot lower
-# oom_score_adj, where cri-dockerd's sandboxes fail: a runtime that leaves the
-# score alone, for all engines alike. None where CAP_SYS_RESOURCE is there.
+# runtime_args prints dockerd arguments for a machine that cannot lower
+# oom_score_adj, where cri-dockerd's sandboxes would fail: a runtime that does not
+# lower it, the same for all engines. With CAP_SYS_RESOURCE it prints nothing.
 runtime_args() {
 	local effective
 	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
@@ -78,12 +78,12 @@ runtime_args() {
 		exec runc "$@"
 	END
 	chmod 755 "$dir/runc"
-	log "no CAP_SYS_RESOURCE: both engines run containers through a wrapper of runc that leaves oom_score_adj alone"
+	log "no CAP_SYS_RESOURCE: both engines run containers through a wrapper of runc that does not lower oom_score_adj"
 	echo "--add-runtime bench=$dir/runc --default-runtime bench"
 }
 
 # serve runs a server in an engine's namespaces, with its log in ENGINE/NAME.log,
-# and waits for its socket. It ends with the engine.
+# and waits for its socket. The server stops with the engine.
 serve() { # ENGINE NAME SOCKET COMMAND...
 	local engine=$1 name=$2 socket=$3
 	shift 3
@@ -97,8 +97,8 @@ serve() { # ENGINE NAME SOCKET COMMAND...
 
 socket_or_end() { [ -S "$1" ] || ! kill -0 "$2"; } # SOCKET PID
 
-# adapter_network prints the arguments of cridock and cri-dockerd for pods on a
-# CNI bridge of their own.
+# adapter_network prints the arguments of cridock and cri-dockerd for pods on their
+# own CNI bridge.
 adapter_network() { # ENGINE
 	cni_conflist "$1/cni" bench0 10.96.0.0/16
 	echo "--network-plugin=cni --cni-conf-dir=$1/cni --cni-bin-dir=$cni_bin --cni-cache-dir=$1/cni-cache"
@@ -151,15 +151,15 @@ docker_post() { # ENGINE PATH
 	curl -sS --fail --unix-socket "$(engine_socket "$1")" -H 'X-Registry-Auth: e30=' -X POST "http://docker$2"
 }
 
-# push pushes an image under a name in the registry and takes the name off again.
+# push pushes an image to the registry under a name, then removes that name.
 push() { # ENGINE IMAGE NAME
 	[ "$2" = "$3" ] || docker_post "$1" "/images/$2/tag?repo=${3%:*}&tag=${3##*:}"
 	docker_post "$1" "/images/${3%:*}/push?tag=${3##*:}" | jq -es 'all(.error == null)' >/dev/null || die "push of $3 failed"
 	curl -sS --fail --unix-socket "$(engine_socket "$1")" -X DELETE "http://docker/images/$3" >/dev/null
 }
 
-# fill_registry puts the images of the run into the registry: what pods run,
-# their sandboxes' image, which cridock has brought, and one to pull.
+# fill_registry pushes the run's images to the registry: the pods' image, cridock's
+# built-in sandbox image, and one to pull.
 fill_registry() { # ENGINE
 	local tree
 	push "$1" "$(import_busybox "$(engine_socket "$1")" "$image")" "$image"
@@ -172,7 +172,7 @@ fill_registry() { # ENGINE
 }
 
 log "starting cridock and containerd"
-read -ra runtime < <(runtime_args) || true # it is empty as a rule
+read -ra runtime < <(runtime_args) || true # usually empty
 socket=$(engine_start "$a" "${runtime[@]}")
 registry_start "$a" "${registry##*:}" >/dev/null
 start_cridock "$a" || die "cridock did not start"
@@ -185,11 +185,11 @@ if [ -n "${CRI_DOCKERD:-}" ]; then
 	peer=$(engine_start "$b" "${runtime[@]}")
 	cp -a "$a/registry" "$b/registry"
 	registry_start "$b" "${registry##*:}" >/dev/null
-	# Releases differ in the engines that they take.
+	# Not every release supports every engine.
 	if start_cri_dockerd "$b"; then
 		targets+=(--target "cri-dockerd=unix://$b/cri-dockerd.sock" --backend "cri-dockerd=unix://$peer")
 	else
-		log "cri-dockerd does not start on this engine: left out"
+		log "cri-dockerd does not start on this engine, leaving it out"
 		engine_remove "$b"
 	fi
 fi
@@ -199,6 +199,6 @@ mkdir -p "$dir/logs" "$out"
 bin/cribench run "${targets[@]}" --docker "unix://$socket" --docker-sandbox-image "$pause" --image "$image" --pull-image "$pull" \
 	--cgroup-parent "$(engine_cgroup "$a")" --log-dir "$dir/logs" -o "$out" "$@" &
 measuring=$!
-# For an interrupt to reach cribench, which removes its pods, before the engines go.
+# Pass an interrupt on to cribench, which removes its pods, before the engines stop.
 trap 'kill -TERM "$measuring" 2>/dev/null; wait "$measuring" || true; exit 130' INT TERM
 wait "$measuring"

@@ -1,18 +1,18 @@
 #!/bin/bash
-# A private Docker Engine for tests and trials; the machine's own is not touched.
+# A private Docker Engine for tests and experiments, apart from the machine's own.
 #
 #   hack/engine.sh start DIR [dockerd flags]   start it, print its socket
 #   hack/engine.sh exec DIR COMMAND...         run a command in its namespaces
 #   hack/engine.sh busybox DIR [NAME:TAG]      import a busybox image, print its name
 #   hack/engine.sh go-base DIR [NAME:TAG]      import a base with Go for the Dockerfile's build, print its name
 #   hack/engine.sh registry DIR [PORT]         run a registry on its loopback, print the address
-#   hack/engine.sh stop DIR                    stop it, keep images and logs
+#   hack/engine.sh stop DIR                    stop it and keep images and logs
 #   hack/engine.sh remove DIR                  stop it and remove DIR
 #
-# It has its own network, mount and PID namespace: its bridge and iptables
-# rules are not the machine's, and no network but loopback is reachable. A
-# process that works on its containers' PIDs or namespaces, as cridock does,
-# has to run in there: use exec.
+# It has its own network, mount and PID namespaces: its bridge and iptables rules
+# are separate from the machine's, and it can reach no network but loopback. A
+# process that uses its containers' PIDs or namespaces, as cridock does, must run
+# inside: use exec.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

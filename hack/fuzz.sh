@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs fuzz targets, each for a while, as many at a time as there are processors.
+# Runs fuzz targets, each for some time, one per processor in parallel.
 #
 #   hack/fuzz.sh [DURATION] [PACKAGE/TARGET...]
 #
@@ -7,13 +7,14 @@
 #   hack/fuzz.sh 2s                         every target for 2s
 #   hack/fuzz.sh 8h shim/logs/FuzzAnyLine   one for a night
 #
-# A run of seconds uses the tests' own programs, with the race detector: inputs
-# are changed blindly. For minutes and hours the programs get the fuzzer's
-# instruments, which find what leads to new code and take minutes to build.
+# With a duration in seconds, the targets run with the race detector but without
+# the fuzzer's instrumentation: inputs are mutated blindly. With minutes or hours,
+# the programs are instrumented, which finds inputs that reach new code but takes
+# minutes to build.
 #
-# It fails if a target fails. The input that did it is then in the package's
-# testdata/fuzz/TARGET, where go test runs it: commit it with the fix. What led
-# to new code is kept in Go's cache for the next run.
+# It fails if a target fails. The failing input is then in the package's
+# testdata/fuzz/TARGET, where go test runs it: commit it with the fix. Inputs that
+# reached new code are kept in Go's cache for the next run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -30,7 +31,7 @@ build=(-fuzz .)
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-# fuzz runs one target. The program fails if there is none of that name.
+# fuzz runs one target. It fails if there is no target of that name.
 fuzz() { # PACKAGE/TARGET
 	local package=${1%/*} target=${1##*/} out="$dir/$1.log" status=0
 	(cd "$package" && "$dir/$package/test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$duration" \
@@ -49,7 +50,7 @@ if [ $# -eq 0 ]; then
 else
 	mapfile -t packages < <(dirname "$@" | sort -u)
 fi
-[ ${#packages[@]} -gt 0 ] || die "there are no fuzz targets"
+[ ${#packages[@]} -gt 0 ] || die "no fuzz targets found"
 for package in "${packages[@]}"; do
 	mkdir -p "$dir/$package"
 	go test -c "${build[@]}" -o "$dir/$package/test" "./$package"

@@ -1,23 +1,23 @@
 #!/bin/bash
-# Runs a real kubelet on cridock, and the tests of e2e/kubelet with it.
+# Runs the tests of e2e/kubelet with a real kubelet on cridock.
 #
 #   sudo hack/kubelet.sh [go test arguments]   for example -run 'TestKubelet/.*/logs'
-#   sudo hack/kubelet.sh build                 only build what is run, print the paths
+#   sudo hack/kubelet.sh build                 only build the programs and print their paths
 #
-# The kubelet, an API server and its etcd are built from the Go module proxy,
-# once: they are kept in ${XDG_CACHE_HOME:-~/.cache}/cridock. Building them takes
-# some minutes and 4 GB.
+# The first run builds the kubelet, an API server and its etcd from the Go module
+# proxy and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock. Building takes some
+# minutes and 4 GB.
 #
-# The node is a private engine (see hack/engine.sh) with an address, a /var/lib,
-# a /var/log, a cgroup and kernel settings of its own. The tests start cridock
-# and the kubelet in it. On exit, also after a failure, all of it is removed.
-# The engine is the dockerd in PATH. With LOGS=DIR the logs of all are kept there.
+# The node is a private engine (see hack/engine.sh) with its own address, /var/lib,
+# /var/log, cgroup and kernel settings. The tests start cridock and the kubelet in
+# it. On exit, even after a failure, all of it is removed. The engine is the
+# dockerd in PATH. With LOGS=DIR all logs are kept there.
 #
 # The tests see:
 #   CRIDOCK_E2E_KUBELET    the kubelet's binary; without it they are skipped
 #   CRIDOCK_E2E_APISERVER  the API server's binary
-#   CRIDOCK_E2E_ETCD       its store's
-#   CRIDOCK_E2E_CRIDOCK    cridock's
+#   CRIDOCK_E2E_ETCD       etcd's binary
+#   CRIDOCK_E2E_CRIDOCK    cridock's binary
 #   CRIDOCK_E2E_DOCKER     unix:// address of the engine
 #   CRIDOCK_E2E_REGISTRY   host:port of a registry on the node's loopback
 #   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
@@ -26,8 +26,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
-# build builds a command of e2e/kubelet, of the release that its go.mod requires,
-# unless it has been built, and prints where it is.
+# build builds a command of e2e/kubelet, in the release that its go.mod requires,
+# unless it is already built, and prints its path.
 build() { # COMMAND MODULE
 	set -e # a command substitution does not inherit it
 	local version minor binary package=k8s.io/component-base/version
@@ -37,16 +37,16 @@ build() { # COMMAND MODULE
 	if [ ! -x "$binary" ]; then
 		log "building $1 $version: some minutes the first time"
 		mkdir -p "${binary%/*}"
-		# Under another name until it is whole.
+		# Use another name until the build is complete.
 		(cd e2e/kubelet && CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath \
 			-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" \
-			-o "$binary.$$" "./cmd/$1") || die "$1 $version is not built"
+			-o "$binary.$$" "./cmd/$1") || die "cannot build $1 $version"
 		mv "$binary.$$" "$binary"
 	fi
 	echo "$binary"
 }
 
-# node_setup runs in the engine's namespaces and makes a node of them.
+# node_setup runs in the engine's namespaces and turns them into a node.
 node_setup() { # DIR CGROUP
 	local dir=$1 cgroup=$2 tree setting path
 	ip link add node0 type veth peer name node1
@@ -54,7 +54,7 @@ node_setup() { # DIR CGROUP
 	ip link set node1 up
 	ip link set node0 up
 	ip route add default dev node0
-	# The kubelet has paths in /var/lib and /var/log that no flag moves.
+	# Some of the kubelet's paths in /var/lib and /var/log cannot be changed by flags.
 	for tree in lib log; do
 		mkdir -p "$dir/var/$tree"
 		mount --bind "$dir/var/$tree" "/var/$tree"
@@ -62,9 +62,9 @@ node_setup() { # DIR CGROUP
 	for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
 		[ ! -e "$tree/cgroup.procs" ] || mkdir -p "$tree$cgroup"
 	done
-	# crun takes cgroup v2 beside v1 only if it has no controllers.
+	# crun accepts cgroup v2 beside v1 only if v2 has no controllers.
 	[ ! -e /sys/fs/cgroup/unified/cgroup.controllers ] || mount --bind /dev/null /sys/fs/cgroup/unified/cgroup.controllers
-	# The kubelet sets these for the whole machine, unless it finds what it wants.
+	# The kubelet would set these for the whole machine unless they are as it wants.
 	mkdir "$dir/sysctl"
 	for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
 		kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -82,7 +82,7 @@ need_root
 find_go
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
 
-# All that needs the network comes first: there is none inside.
+# Do everything that needs the network first: there is none inside.
 kubelet=$(build kubelet k8s.io/kubernetes)
 apiserver=$(build kube-apiserver k8s.io/kubernetes)
 etcd=$(build etcd go.etcd.io/etcd/server/v3)
@@ -106,7 +106,7 @@ trap 'exit 143' TERM
 
 log "building cridock"
 CGO_ENABLED=0 go build -trimpath -o "$dir/cridock" ./cmd/cridock
-mkdir "$dir/bin" # what is below /var/lib cannot be seen inside
+mkdir "$dir/bin" # the machine's /var/lib is not visible inside
 cp "$kubelet" "$dir/bin/kubelet"
 cp "$apiserver" "$dir/bin/kube-apiserver"
 cp "$etcd" "$dir/bin/etcd"
@@ -125,7 +125,7 @@ export CRIDOCK_E2E_KUBELET=$dir/bin/kubelet CRIDOCK_E2E_APISERVER=$dir/bin/kube-
 log "go test e2e/kubelet $*"
 run="env -C $dir $PWD/hack/engine.sh exec $dir"
 cd e2e/kubelet
-# In the background, for a signal to be obeyed now and not when the tests are
-# through: they end with the namespaces.
+# In the background, so that a signal is handled at once and not after the tests,
+# which end with the namespaces.
 CGO_ENABLED=0 go test -count=1 -trimpath -timeout=40m -parallel=30 -exec "$run" "$@" . &
 wait $!

@@ -1,13 +1,13 @@
-# Functions for the scripts in this folder; source it, do not run it.
+# Functions for the scripts in this directory; source it, do not run it.
 #
-# A "private engine" is a dockerd that shares nothing with the machine's own:
-# it has its own network, mount and PID namespace, its own /run, and keeps data
-# root, exec root, configuration and socket in one directory DIR. It ends with
-# its namespaces: no shim, mount, interface or rule outlives it.
+# A "private engine" is a dockerd that shares nothing with the machine's own: it has
+# its own network, mount and PID namespaces and its own /run, and keeps its data
+# root, exec root, configuration and socket in one directory DIR. No shim, mount,
+# interface or rule outlives its namespaces.
 #
 #   DIR/docker.sock   the API, reachable from outside as well
-#   DIR/init.pid      the namespaces' first process, as the machine numbers it
-#   DIR/dockerd.log   what dockerd printed
+#   DIR/init.pid      the PID of the namespaces' first process, as seen from outside
+#   DIR/dockerd.log   dockerd's output
 # shellcheck shell=bash
 
 log() { printf '%s\n' "==> $*" >&2; }
@@ -21,15 +21,15 @@ need_root() {
 	[ "$(id -u)" = 0 ] || die "$0 needs root: run it with sudo"
 }
 
-# find_go puts a Go tool that sudo's PATH hides back onto it.
+# find_go adds Go to PATH if sudo has removed it.
 find_go() {
 	command -v go >/dev/null && return
 	PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
 	command -v go >/dev/null || die "Go is not installed, see https://go.dev/doc/install"
 }
 
-# has says whether what a Debian package is wanted for is there, however it was
-# installed: a machine with Docker's own packages must not get Debian's.
+# has reports whether the programs needed from a Debian package exist, however they
+# were installed: a machine with Docker's own packages must not get Debian's.
 has() { # PACKAGE
 	case $1 in
 	docker.io) command -v dockerd >/dev/null ;;
@@ -45,18 +45,18 @@ has() { # PACKAGE
 	esac
 }
 
-# install_missing installs the packages that are not there, with apt. It starts
-# no service: Debian would start a Docker and, open to the network, a registry.
+# install_missing installs missing packages with apt. It prevents Debian from
+# starting their services: a Docker and, open to the network, a registry.
 install_missing() { # PACKAGE...
 	local p missing=()
 	for p; do
 		has "$p" || missing+=("$p")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
-	command -v apt-get >/dev/null || die "missing, and there is no apt-get to install it: ${missing[*]}"
+	command -v apt-get >/dev/null || die "missing, and cannot be installed without apt-get: ${missing[*]}"
 	log "installing ${missing[*]}"
 	(
-		policy=/usr/sbin/policy-rc.d # where maintainer scripts ask
+		policy=/usr/sbin/policy-rc.d # maintainer scripts ask it whether to start services
 		if [ ! -e "$policy" ]; then
 			trap 'rm -f "$policy"' EXIT
 			printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -66,13 +66,13 @@ install_missing() { # PACKAGE...
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
 	) >&2
 	for p in "${missing[@]}"; do
-		has "$p" || die "$p is installed but what it should bring is not there"
-		# Nor at the next boot.
+		has "$p" || die "$p is installed, but its programs are missing"
+		# Do not start it at the next boot either.
 		[ "$p" != docker-registry ] || systemctl disable docker-registry >/dev/null 2>&1 || true
 	done
 }
 
-# wait_for runs a command until it succeeds, a tenth of a second apart.
+# wait_for runs a command every tenth of a second until it succeeds or time is up.
 wait_for() { # SECONDS COMMAND...
 	local end=$((SECONDS + $1))
 	shift
@@ -88,12 +88,12 @@ docker_answers() { # SOCKET
 	curl -sf --max-time 5 --unix-socket "$1" http://docker/_ping
 }
 
-# engine_cgroup is where containers go that ask for no cgroup parent, so that
-# it can be removed: the default, /docker, belongs to the machine's engine too.
+# engine_cgroup prints the cgroup of containers without a cgroup parent. It can be
+# removed; Docker's default, /docker, is used by the machine's engine too.
 engine_cgroup() { echo "/cridock-$(basename "$1")"; } # DIR
 
-# engine_pid prints the PID of a running engine's first process. The file may
-# be older than a reboot, so the process has to be of this DIR.
+# engine_pid prints the PID of a running engine's first process. The file may be
+# from before a reboot, so the process must have DIR on its command line.
 engine_pid() { # DIR
 	local pid
 	pid=$(cat "$1/init.pid" 2>/dev/null) || return 1
@@ -101,26 +101,26 @@ engine_pid() { # DIR
 	echo "$pid"
 }
 
-# engine_init is the first process of the namespaces. It stays bash, which
-# reaps the shims that containerd leaves behind, and ends when dockerd does,
-# unless that was killed: then it is started again, as systemd would.
+# engine_init is the first process of the namespaces. It stays a bash, which reaps
+# the shims that containerd leaves behind, and exits when dockerd exits. A killed
+# dockerd is started again, as systemd would do.
 engine_init() { # DIR DOCKERD_ARG...
 	local dir=$1 pid resolv
 	shift
-	# /proc is still the machine's: it knows this process by its outer PID.
+	# /proc is still the machine's: it shows this process's outer PID.
 	read -r pid _ </proc/self/stat
 	echo "$pid" >"$dir/init.pid"
 	mount -t proc proc /proc
 	resolv=$(cat /etc/resolv.conf 2>/dev/null || true)
-	# Without this dockerd would use a system containerd's socket, and a mount
-	# or lock made here would be seen outside.
+	# Without this, dockerd would use the socket of a system containerd, and mounts
+	# and locks made here would be visible outside.
 	mount -t tmpfs -o mode=755 tmpfs /run
 	mkdir -p /run/lock
 	if [ -L /etc/resolv.conf ] && [ ! -e /etc/resolv.conf ]; then # it was in /run
 		mkdir -p "$(dirname "$(readlink -m /etc/resolv.conf)")"
 		echo "$resolv" >"$(readlink -m /etc/resolv.conf)"
 	fi
-	# As systemd does: bidirectional mounts of containers need shared ones.
+	# As systemd does: bidirectional mounts of containers need shared mounts.
 	mount --make-rshared /
 	ip link set lo up
 	pid='' killed=1
@@ -131,14 +131,14 @@ engine_init() { # DIR DOCKERD_ARG...
 		pid=$! killed=''
 		# A trapped signal ends wait early; dockerd is still shutting down then.
 		while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
-		# That of a process that has ended is still there to be asked for.
+		# The exit status is still available after the process has exited.
 		wait "$pid" || [ $? != 137 ] || killed=1
 	done
 }
 
-# engine_start starts a private engine, or finds it running, and prints its
-# socket. A second engine of the same DIR is never started. It is the dockerd in
-# PATH; CRIDOCK_ENGINE_FLAGS has flags for every one.
+# engine_start starts a private engine, unless it runs already, and prints its
+# socket. It never starts a second engine for the same DIR. The engine is the
+# dockerd in PATH; CRIDOCK_ENGINE_FLAGS has flags for every engine.
 engine_start() { # DIR [DOCKERD_ARG...]
 	local dir sock here flags
 	mkdir -p "$1"
@@ -153,7 +153,7 @@ engine_start() { # DIR [DOCKERD_ARG...]
 	here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 	read -ra flags <<<"${CRIDOCK_ENGINE_FLAGS-}"
 	rm -f "$dir/init.pid" "$dir/dockerd.pid" "$sock"
-	echo '{}' >"$dir/daemon.json" # instead of the machine's /etc/docker/daemon.json
+	echo '{}' >"$dir/daemon.json" # replaces the machine's /etc/docker/daemon.json
 	setsid unshare --net --mount --pid --fork --propagation private \
 		bash -c 'set -eu; . "$1/lib.sh"; shift; engine_init "$@"' cridock-engine "$here" "$dir" "${flags[@]}" "$@" \
 		</dev/null >"$dir/dockerd.log" 2>&1 &
@@ -174,7 +174,7 @@ engine_exec() { # DIR COMMAND...
 	local pid
 	pid=$(engine_pid "$(cd "$1" && pwd)") || die "no engine runs in $1"
 	shift
-	# setns moves the process to /; the directory has to be found again inside.
+	# nsenter moves the process to /: change back to the current directory.
 	nsenter --target "$pid" --net --mount --pid -- bash -c 'cd "$1" && shift && exec "$@"' _ "$PWD" "$@"
 }
 
@@ -185,8 +185,8 @@ engine_remove_containers() { # SOCKET
 	done
 }
 
-# engine_stop removes an engine's containers and stops it; DIR stays. Success
-# if none runs. What does not end in time is killed with the PID namespace.
+# engine_stop removes an engine's containers and stops it; DIR stays. It succeeds if
+# none runs. Processes that do not exit in time are killed with the PID namespace.
 engine_stop() { # DIR
 	local dir pid
 	dir=$(cd "$1" 2>/dev/null && pwd) || return 0
@@ -194,7 +194,7 @@ engine_stop() { # DIR
 		engine_remove_containers "$(engine_socket "$dir")" || true
 		kill -TERM "$pid" 2>/dev/null || true
 		wait_for 20 test ! -e "/proc/$pid" || {
-			log "dockerd in $dir does not end: killing it"
+			log "dockerd in $dir does not exit, killing it"
 			kill -KILL "$pid" 2>/dev/null || true
 			wait_for 20 test ! -e "/proc/$pid" || die "process $pid cannot be killed"
 		}
@@ -203,15 +203,16 @@ engine_stop() { # DIR
 	rm -f "$dir/init.pid" "$dir/dockerd.pid" "$dir/docker.sock"
 }
 
-# engine_remove_cgroups removes what a killed runc could not, and the engine's
-# own: cgroups are the one thing of a container that no namespace takes along.
+# engine_remove_cgroups removes cgroups that a killed runc left behind, and the
+# engine's own: unlike a container's other resources, they do not disappear with a
+# namespace.
 engine_remove_cgroups() { # DIR
 	local path
 	for path in "$1"/root/containers/*/; do
 		[ -d "$path" ] || continue # no container left
 		find /sys/fs/cgroup -depth -type d -path "*$(basename "$path")*" -exec rmdir {} + 2>/dev/null || true
 	done
-	# Of cgroup v1's hierarchies, or of v2's one.
+	# In cgroup v1's hierarchies, or in v2's single one.
 	rmdir /sys/fs/cgroup/*"$(engine_cgroup "$1")" /sys/fs/cgroup"$(engine_cgroup "$1")" 2>/dev/null || true
 }
 
@@ -222,8 +223,8 @@ engine_remove() { # DIR
 	rm -rf --one-file-system -- "$1"
 }
 
-# import_tree makes an image of a directory tree, files owned by root, default
-# command sh, and prints its name.
+# import_tree makes an image from a directory tree, with files owned by root and the
+# default command sh, and prints its name.
 import_tree() { # SOCKET NAME:TAG DIR
 	tar -C "$3" --owner=0 --group=0 -c . |
 		curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
@@ -231,8 +232,8 @@ import_tree() { # SOCKET NAME:TAG DIR
 	echo "$2"
 }
 
-# busybox_tree fills a directory with the machine's static busybox, every
-# applet a symbolic link, and what a program expects of a root directory.
+# busybox_tree makes a root directory with the machine's static busybox, symbolic
+# links for its applets, and the files that programs expect.
 busybox_tree() { # DIR
 	local applet
 	mkdir -p "$1"/{bin,etc,proc,root,sys,dev,var}
@@ -245,8 +246,7 @@ busybox_tree() { # DIR
 	echo 'root:x:0:' >"$1/etc/group"
 }
 
-# import_busybox makes an image of busybox, without a registry, and prints its
-# name.
+# import_busybox makes a busybox image, without a registry, and prints its name.
 import_busybox() { # SOCKET [NAME:TAG]
 	local tree
 	tree=$(mktemp -d)
@@ -255,8 +255,8 @@ import_busybox() { # SOCKET [NAME:TAG]
 	rm -rf "$tree"
 }
 
-# import_go_base makes an image that can stand for the Dockerfile's BUILD_IMAGE:
-# busybox and the machine's Go, whose programs are static. It prints its name.
+# import_go_base makes an image that can be the Dockerfile's BUILD_IMAGE: busybox and
+# the machine's Go, whose programs are static. It prints its name.
 import_go_base() { # SOCKET [NAME:TAG]
 	local tree goroot
 	goroot=$(go env GOROOT)
@@ -269,9 +269,9 @@ import_go_base() { # SOCKET [NAME:TAG]
 	rm -rf "$tree"
 }
 
-# registry_start runs Debian's docker-registry inside an engine's namespaces
-# and prints its address. Docker takes 127.0.0.0/8 without TLS. It ends with
-# the engine.
+# registry_start runs Debian's docker-registry inside an engine's namespaces and
+# prints its address. Docker accepts registries in 127.0.0.0/8 without TLS. The
+# registry stops with the engine.
 registry_start() { # DIR [PORT]
 	local dir port=${2:-5000}
 	dir=$(cd "$1" && pwd)

@@ -1,19 +1,19 @@
 #!/bin/bash
-# Runs golangci-lint with .golangci.yml, govulncheck, and shellcheck on the
-# scripts. The first two are built by the Go tool outside this module at pinned
-# versions the first time (some minutes) and kept.
+# Runs golangci-lint with .golangci.yml, govulncheck, and shellcheck on the scripts.
+# The first run builds the first two with the Go tool, outside this module and at
+# pinned versions (some minutes), and keeps them.
 #
 #   hack/lint.sh [packages]      the default is ./...
 #
-# govulncheck needs the database at https://vuln.go.dev, or a copy of it that
-# CRIDOCK_VULNDB names (a file:// or https:// address). Without either it is left
-# out, and that said; so is shellcheck where it is not installed.
+# govulncheck needs the database at https://vuln.go.dev, or a copy at the file:// or
+# https:// address in CRIDOCK_VULNDB. Without either it is left out, with a message;
+# so is shellcheck if it is not installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 find_go
 
-# tool prints the path of a program, which it builds if it is not there.
+# tool prints the path of a program, and builds it if it is missing.
 tool() { # NAME VERSION PACKAGE
 	local bin=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2
 	if [ ! -x "$bin/$1" ]; then
@@ -25,12 +25,12 @@ tool() { # NAME VERSION PACKAGE
 
 skipped() { printf '\n!!!! LEFT OUT: %s\n\n' "$*" >&2; }
 
-# vulnerabilities fails on a vulnerability that this code reaches and that a
-# newer version fixes. What no version fixes is listed.
+# vulnerabilities fails if the code reaches a vulnerability that a newer version
+# fixes. Vulnerabilities without a fix are only listed.
 vulnerabilities() { # PACKAGES
 	local db=${CRIDOCK_VULNDB:-https://vuln.go.dev} check found
 	if [ -z "${CRIDOCK_VULNDB-}" ] && ! curl -sfo /dev/null --max-time 10 "$db/index/db.json"; then
-		skipped "govulncheck, as $db cannot be reached: nobody has looked for known vulnerabilities"
+		skipped "govulncheck, as $db cannot be reached: known vulnerabilities were not checked"
 		return
 	fi
 	check=$(tool govulncheck v1.9.0 golang.org/x/vuln/cmd/govulncheck)

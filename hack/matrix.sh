@@ -1,27 +1,27 @@
 #!/bin/bash
-# Runs the tests on several Docker Engines and ends with a table of results.
+# Runs the tests on several Docker Engines and prints a table of results.
 #
 #   sudo hack/matrix.sh [ENGINE...] [-- go test arguments]
 #
-# An ENGINE is a Debian suite, whose Docker is then used, or the path of a
-# directory with dockerd, containerd, containerd-shim-runc-v2, runc, crun,
-# docker-proxy and docker-init. "+containerd" after it turns the containerd
-# image store on, "+graphdriver" off (Docker 28 and later). The default:
+# An ENGINE is a Debian suite, to use its Docker, or the path of a directory with
+# dockerd, containerd, containerd-shim-runc-v2, runc, crun, docker-proxy and
+# docker-init. The suffix "+containerd" enables the containerd image store,
+# "+graphdriver" disables it (Docker 28 and later). The default:
 #
 #   bookworm          Docker 20.10
 #   trixie            Docker 26.1
 #   sid               Docker 28.5 or later
 #   sid+containerd
 #
-# The go test arguments are by default ./e2e ./shim/..., which is what needs an
-# engine. Each run is one of hack/test.sh, with that dockerd first in PATH.
+# The default go test arguments are ./e2e ./shim/..., the tests that need an engine.
+# Each engine is tested by hack/test.sh, with its dockerd first in PATH.
 #
-# Debian's packages come from the mirror that this machine's apt uses, with
-# lists, cache and package status of their own: nothing is installed but
-# patchelf, which makes the unpacked programs use the libraries that they were
-# built with. They are kept in ${XDG_CACHE_HOME:-~/.cache}/cridock/engines/SUITE;
-# remove that to get newer ones. The output of each run is kept beside them, in
-# results/ENGINE.json as go test -json prints it and in results/ENGINE.log.
+# Debian's packages come from the mirror that this machine's apt uses, with separate
+# lists, cache and package status: only patchelf is installed, which makes the
+# unpacked programs use the libraries that they were built with. They are kept in
+# ${XDG_CACHE_HOME:-~/.cache}/cridock/engines/SUITE; remove that to get newer ones.
+# The output of each run is kept beside them: that of go test -json in
+# results/ENGINE.json, the log in results/ENGINE.log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -29,8 +29,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/engines
 programs=(dockerd docker-proxy docker-init containerd containerd-shim-runc-v2 runc crun)
 
-# unpack_suite downloads a suite's Docker and all that it depends on, and
-# unpacks it.
+# unpack_suite downloads and unpacks a suite's Docker with all its dependencies.
 unpack_suite() { # SUITE ROOT
 	local apt mirror deb options
 	apt=$2.apt
@@ -38,7 +37,7 @@ unpack_suite() { # SUITE ROOT
 	mkdir -p "$apt"/{lists/partial,archives/partial,sources} "$2"
 	: >"$apt/status"
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
-	[ -n "$mirror" ] || die "apt knows no Debian mirror; has apt-get update been run?"
+	[ -n "$mirror" ] || die "no Debian mirror found; run apt-get update"
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$apt/sources.list"
 	options=(-qq -o "Dir::State=$apt" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt"
 		-o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=$apt/sources"
@@ -51,20 +50,20 @@ unpack_suite() { # SUITE ROOT
 	rm -r "$apt"
 }
 
-# patch_programs copies a suite's programs to a directory, with the suite's
-# loader and libraries in place of the machine's.
+# patch_programs copies a suite's programs to a directory and makes them use the
+# suite's loader and libraries instead of the machine's.
 patch_programs() { # ROOT DIR
 	local program path libraries loader
 	mkdir -p "$2"
 	libraries=$(find "$1" -maxdepth 3 -type d -path '*lib/*-linux-gnu' | paste -sd :)
 	for program in "${programs[@]}"; do
 		path=$(find "$1"/usr/{sbin,bin} -name "$program" -print -quit)
-		[ -n "$path" ] || die "there is no $program in $1"
+		[ -n "$path" ] || die "no $program in $1"
 		cp -L "$path" "$2/$program"
-		loader=$(patchelf --print-interpreter "$2/$program" 2>/dev/null) || continue # it is static
+		loader=$(patchelf --print-interpreter "$2/$program" 2>/dev/null) || continue # it is a static binary
 		# Not the one in lib64, which may be an absolute link.
 		loader=$(find "$1" -path "*-linux-gnu/${loader##*/}" -print -quit)
-		# An RPATH and not a RUNPATH: it goes for the libraries' libraries, too.
+		# RPATH, not RUNPATH: it also applies to the libraries' own libraries.
 		patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" "$2/$program"
 	done
 }
@@ -84,8 +83,8 @@ suite_programs() { # SUITE
 	echo "$root/programs"
 }
 
-# count prints how many tests passed, failed and were skipped. A test that only
-# holds others is none; a package that fails by itself is one.
+# count prints how many tests passed, failed and were skipped. A test with subtests
+# does not count; a package that fails without a failed test counts as one.
 count() { # RESULTS.json
 	jq -Rrs '
 		[split("\n")[] | fromjson? | select(.Action | IN("pass", "fail", "skip"))] as $ends |
@@ -97,7 +96,7 @@ count() { # RESULTS.json
 		[("pass", "fail", "skip") as $a | [$actions[] | select(. == $a)] | length] | @tsv' "$1"
 }
 
-# failures prints what did not pass.
+# failures lists the failed tests and packages.
 failures() { # RESULTS.json
 	jq -Rr 'fromjson? | select(.Action == "fail") | "    " + .Package + " " + (.Test // "")' "$1"
 }
@@ -114,7 +113,7 @@ done
 [ $# -gt 0 ] || set -- ./e2e ./shim/...
 [ ${#engines[@]} -gt 0 ] || engines=(bookworm trixie sid sid+containerd)
 
-# All downloads first: a mirror that does not answer must not cost an hour.
+# Download everything first: an unreachable mirror must not waste an hour.
 declare -A directories
 for engine in "${engines[@]}"; do
 	case ${engine%+*} in
@@ -140,7 +139,7 @@ for engine in "${engines[@]}"; do
 	remark=
 	PATH=${directories[$engine]}:$PATH hack/test.sh -json "$@" >"$results/$name.json" 2> >(tee "$results/$name.log" >&2) || {
 		status=1
-		remark='did not end well'
+		remark='hack/test.sh failed'
 		failures "$results/$name.json"
 	}
 	read -r passed failed skipped < <(count "$results/$name.json")

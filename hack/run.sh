@@ -1,12 +1,12 @@
 #!/bin/bash
-# Builds cridock, runs it on this machine's Docker and shows its main job.
+# Builds cridock, runs it on this machine's Docker and shows a pod.
 #
 #   sudo hack/run.sh
 #
-# What is missing is installed with apt. A Docker Engine that answers is used as
-# it is; only if none does, dockerd is started. Without a CNI configuration the
-# pods join Docker's own bridge. cridock keeps running afterwards: the last lines
-# say how to use and how to stop it. To be run again at will.
+# It installs missing packages with apt. It uses the running Docker Engine, and
+# starts dockerd only if none answers. Without a CNI configuration, pods join
+# Docker's bridge. cridock keeps running afterwards: the last lines say how to use
+# and stop it. It can be run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -40,7 +40,7 @@ CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(git describe 
 CGO_ENABLED=0 go build -trimpath -o bin/demo ./hack/demo
 
 if [ -s "$pidfile" ] && [ "$(readlink "/proc/$(cat "$pidfile")/exe" 2>/dev/null | sed 's/ (deleted)$//')" = "$PWD/bin/cridock" ]; then
-	log "stopping the cridock of an earlier run; its pods go on"
+	log "stopping the cridock of an earlier run; its pods keep running"
 	kill "$(cat "$pidfile")"
 	wait_for 30 test ! -e "/proc/$(cat "$pidfile")" || die "process $(cat "$pidfile") does not stop"
 fi
@@ -52,7 +52,7 @@ curl -sf --unix-socket "$socket" "http://docker/images/$image/json" >/dev/null |
 
 network=(--network-plugin=docker)
 if ls /etc/cni/net.d/*.conf /etc/cni/net.d/*.conflist >/dev/null 2>&1; then
-	log "pods are networked by the CNI configuration in /etc/cni/net.d"
+	log "pods use the CNI configuration in /etc/cni/net.d"
 	network=(--network-plugin=cni)
 else
 	log "no CNI configuration in /etc/cni/net.d: pods join Docker's bridge"
@@ -65,7 +65,7 @@ echo $! >"$pidfile"
 disown
 wait_for 30 test -S "$run/cridock.sock" || die "cridock did not start, see $logfile"
 
-log "a pod of two containers through $endpoint"
+log "running a pod with two containers through $endpoint"
 bin/demo --endpoint "$endpoint" --image "$image"
 
 cat <<END

@@ -1,33 +1,34 @@
 #!/bin/bash
-# Runs every test, with a real Docker Engine and a registry of its own.
+# Runs every test, with a private Docker Engine and registry.
 #
 #   sudo hack/test.sh [go test arguments]      the default is ./...
 #
-# It installs what is missing with apt, checks format and vet, and runs the
-# tests with the race detector inside the namespaces of a private engine (see
-# hack/engine.sh): no network but loopback, the machine's Docker untouched. On
-# exit, also after a failure, the engine and all it made are removed.
+# It installs missing packages with apt, runs gofmt and go vet, and runs the tests
+# with the race detector inside the namespaces of a private engine (see
+# hack/engine.sh), which have no network but loopback. It does not touch the
+# machine's Docker. On exit, even after a failure, the engine and its data are
+# removed.
 #
 # The tests see:
 #   CRIDOCK_E2E_DOCKER     unix:// address of the engine
 #   CRIDOCK_E2E_REGISTRY   host:port of the registry, on loopback, no TLS
 #   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
-#   CRIDOCK_CI=1           what a test needs is installed: fail, do not skip
+#   CRIDOCK_CI=1           all tools are installed: fail, do not skip
 #
-# With CRIDOCK_E2E_CRI_DOCKERD=PATH, of a cri-dockerd that takes the engine's API
-# version, pods also change hands between it and cridock.
+# With CRIDOCK_E2E_CRI_DOCKERD=PATH, a cri-dockerd that supports the engine's API
+# version, the tests also migrate pods between it and cridock.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
 need_root
 find_go
-# gcc: the race detector, and what the pause binaries are checked against;
-# systemd: its check of units.
+# gcc is for the race detector and the check of the pause binaries, systemd for its
+# check of units.
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq crun systemd \
 	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu
 
-# All that needs the network comes first: there is none inside.
+# Do everything that needs the network first: there is none inside.
 log "go mod download"
 go mod download
 log "gofmt"
@@ -51,7 +52,7 @@ export CRIDOCK_CI=1 CGO_ENABLED=1 GOPROXY=off GOTOOLCHAIN=local
 
 [ $# -gt 0 ] || set -- ./...
 log "go test -race -count=1 $*"
-# In the background, for a signal to be obeyed now and not when the tests are
-# through: they end with the namespaces.
+# In the background, so that a signal is handled at once and not after the tests,
+# which end with the namespaces.
 engine_exec "$dir" go test -race -count=1 -timeout=20m "$@" &
 wait $!

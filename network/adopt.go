@@ -6,13 +6,12 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
-// Adopt returns the attachment of a container that another runtime has attached,
-// where the result cache knows nothing of it: the one that Attachment returns, or
-// else what the pod's interface in the network namespace shows, which is then
-// remembered until Teardown. false means that it has no address.
+// Adopt returns the attachment of a container that another runtime has attached
+// and that may have no result cache entry: the one that Attachment returns, or
+// else one read from the pod's interface in the network namespace, which is then
+// kept in memory until Teardown. false means that the container has no address.
 //
-// There is no record of it afterwards either: Teardown runs DEL of the default
-// network.
+// Adopt writes no record: Teardown runs DEL of the default network.
 func (c *CNI) Adopt(containerID, netns string) (*Attachment, bool) {
 	if a, ok := c.Attachment(containerID); ok {
 		return a, true
@@ -41,8 +40,8 @@ func (c *CNI) Adopt(containerID, netns string) (*Attachment, bool) {
 	return a, true
 }
 
-// addresses are those of an interface of the thread's network namespace, IPv4
-// before IPv6, that others can reach it at.
+// addresses returns the global unicast addresses of an interface in the thread's
+// network namespace, IPv4 before IPv6.
 func addresses(ifName string) (v4 []*types100.IPConfig, err error) {
 	i, err := net.InterfaceByName(ifName)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // Attachment is a container's completed attachment to a network.
 type Attachment struct {
 	ContainerID string `json:"containerID"`
-	// Network is the name in the configuration that was used.
+	// Network is the name of the network, from its configuration.
 	Network string `json:"network"`
 	// IfName is the interface inside the sandbox.
 	IfName string `json:"ifName"`
@@ -21,12 +21,12 @@ type Attachment struct {
 	// IPs are the sandbox's addresses without prefix length, in the order of
 	// the result; the first is the primary. There is at least one.
 	IPs []string `json:"ips"`
-	// Result is what ADD returned, as of the newest CNI version known here.
+	// Result is the result of ADD, converted to the newest CNI version known here.
 	Result *types100.Result `json:"result"`
 }
 
 // newAttachment reads an ADD result of any version. A result without an address
-// of the sandbox is an error: the pod could not be reached.
+// for the sandbox is an error: the pod would be unreachable.
 func newAttachment(network string, rt *libcni.RuntimeConf, result types.Result) (*Attachment, error) {
 	current, err := types100.NewResultFromResult(result)
 	if err != nil {
@@ -46,9 +46,9 @@ func newAttachment(network string, rt *libcni.RuntimeConf, result types.Result) 
 	}, nil
 }
 
-// sandboxIPs leaves out addresses that the result gives to an interface of the
-// host or to another one of the sandbox. Results need not name interfaces
-// (before 0.3 they could not).
+// sandboxIPs returns the addresses of the result, without those of the host's
+// interfaces and of the sandbox's other interfaces. Results need not name
+// interfaces (before 0.3 they could not).
 func sandboxIPs(result *types100.Result, ifName string) []string {
 	var ips []string
 	for _, ip := range result.IPs {

@@ -25,7 +25,7 @@ const ipRangesCapability = "ipRanges"
 // renderedConf is the file that Config.ConfTemplate is rendered into.
 const renderedConf = "10-cridock.conflist"
 
-// podCIDRs is the node's address ranges, at most one of each family. The zero
+// podCIDRs holds the node's address ranges, at most one of each family. The zero
 // value has none.
 type podCIDRs struct {
 	update sync.Mutex // one SetPodCIDRs at a time
@@ -48,9 +48,9 @@ func (p *podCIDRs) set(ranges []netip.Prefix) {
 
 func (c *CNI) cidrFile() string { return filepath.Join(c.stateDir(), "pod-cidrs") }
 
-// loadCIDRs reads the value kept by SetPodCIDRs; the kubelet does not repeat it
-// when only the runtime restarts. A damaged file is as good as none: it must
-// not keep the runtime from starting.
+// loadCIDRs reads the value saved by SetPodCIDRs; the kubelet does not repeat it
+// when only the runtime restarts. A damaged file is ignored: it must not keep the
+// runtime from starting.
 func (c *CNI) loadCIDRs() error {
 	data, err := os.ReadFile(c.cidrFile())
 	if errors.Is(err, os.ErrNotExist) {
@@ -61,24 +61,24 @@ func (c *CNI) loadCIDRs() error {
 	}
 	ranges, err := parsePodCIDRs(strings.TrimSpace(string(data)))
 	if err != nil {
-		klog.Background().Error(err, "Ignoring the pod CIDRs kept on disk", "file", c.cidrFile())
+		klog.Background().Error(err, "Ignoring the pod CIDRs saved on disk", "file", c.cidrFile())
 		return nil
 	}
 	c.cidrs.set(ranges)
 	return nil
 }
 
-// SetPodCIDRs takes the node's pod address ranges, one CIDR or one of each
-// family with a comma between, as in the CRI's UpdateRuntimeConfig. They are
-// kept over restarts, go into the ipRanges capability of networks that have it,
-// and into Config.ConfTemplate. The same or another value may come at any time;
-// attached pods keep their addresses. An empty value changes nothing. Invalid
-// ones are ErrInvalidArgument.
+// SetPodCIDRs sets the node's pod address ranges: one CIDR, or one of each family
+// separated by a comma, as in the CRI's UpdateRuntimeConfig. They survive
+// restarts, are passed to networks with the ipRanges capability, and are rendered
+// into Config.ConfTemplate. It may be called at any time, with the same or another
+// value; attached pods keep their addresses. An empty value changes nothing. An
+// invalid one is ErrInvalidArgument.
 //
 // The template is text/template with .PodCIDR (the first), .PodCIDRRanges (all)
 // and .Routes (the default route of each family), as in containerd. It is
-// rendered to 10-cridock.conflist in the configuration directory, unless
-// another network is in use there already.
+// rendered to 10-cridock.conflist in the configuration directory, unless another
+// configuration is already in use there.
 func (c *CNI) SetPodCIDRs(cidrs string) error {
 	if cidrs == "" {
 		return nil
@@ -129,8 +129,8 @@ func parsePodCIDRs(cidrs string) ([]netip.Prefix, error) {
 	return ranges, nil
 }
 
-// withIPRanges returns rt with the ipRanges capability where the network takes
-// it and the caller did not set it. One range set for each family gives a pod
+// withIPRanges returns rt with the ipRanges capability if the network supports it
+// and the caller did not set it. With one range set for each family, a pod gets
 // one address of each.
 func (c *CNI) withIPRanges(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) *libcni.RuntimeConf {
 	ranges := c.cidrs.get()

@@ -14,8 +14,8 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// confExtensions are the names that count as CNI configuration, as in
-// containerd and CRI-O.
+// confExtensions are the extensions of CNI configuration files, as in containerd
+// and CRI-O.
 var confExtensions = []string{".conflist", ".conf", ".json"}
 
 // confFile is one network of the configuration directory.
@@ -30,21 +30,20 @@ type brokenFile struct {
 	err  error
 }
 
-// configuration is the outcome of reading the configuration directory once.
+// configuration is the result of reading the configuration directory once.
 type configuration struct {
-	// active is the default network, nil when there is none.
+	// active is the default network, nil if there is none.
 	active *confFile
-	// broken names the unusable files, in directory order.
+	// broken lists the unusable files, in directory order.
 	broken []brokenFile
 	// err is set when the directory itself cannot be read.
 	err error
 }
 
 // loadConfiguration reads dir. The lexically first usable file is the default
-// network. A file that was in use and is now broken (often: half written)
-// keeps its last good content, so that pods do not land on another network in
-// the meantime; it is listed in broken all the same. A missing or empty
-// directory is not an error.
+// network. If the file in use is now broken (often half written), its last good
+// content stays in use, so that pods do not land on another network meanwhile; it
+// is still listed in broken. A missing or empty directory is not an error.
 func loadConfiguration(dir string, last *confFile) configuration {
 	var conf configuration
 	paths, err := libcni.ConfFiles(dir, confExtensions)
@@ -73,7 +72,7 @@ func loadConfiguration(dir string, last *confFile) configuration {
 	return conf
 }
 
-// unusable says why there is no default network, in words fit for the
+// unusable returns why there is no default network, in words fit for the
 // NetworkReady condition.
 func (c configuration) unusable(dir string) error {
 	if c.err != nil {
@@ -94,8 +93,8 @@ func (c configuration) brokenText() string {
 	return strings.Join(texts, "; ")
 }
 
-// loadConfFile reads one file, a network configuration list or a single
-// plug-in's configuration, and checks what libcni would only notice at ADD.
+// loadConfFile reads one file, a network configuration list or a single plugin's
+// configuration, and checks what libcni would check only at ADD.
 func loadConfFile(path string) (*libcni.NetworkConfigList, error) {
 	list, err := parseConfFile(path)
 	if err != nil {
@@ -110,7 +109,7 @@ func loadConfFile(path string) (*libcni.NetworkConfigList, error) {
 		return nil, fmt.Errorf("cniVersion: %w", err)
 	}
 	if newer {
-		return nil, fmt.Errorf("cniVersion %s is newer than %s, the newest known here", list.CNIVersion, version.Current())
+		return nil, fmt.Errorf("cniVersion %s is newer than %s, the newest supported", list.CNIVersion, version.Current())
 	}
 	return list, nil
 }
@@ -130,7 +129,7 @@ func parseConfFile(path string) (*libcni.NetworkConfigList, error) {
 	return list, inlinePlugins(list)
 }
 
-// listFromPlugin makes a list of a single plug-in's configuration.
+// listFromPlugin makes a list from a single plugin's configuration.
 func listFromPlugin(data []byte) (*libcni.NetworkConfigList, error) {
 	plugin, err := libcni.NetworkPluginConfFromBytes(data)
 	if err != nil {
@@ -147,8 +146,8 @@ func listFromPlugin(data []byte) (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(list)
 }
 
-// inlinePlugins writes plug-ins that came from the network's own folder (CNI
-// 1.1) into the list's bytes: those are what the result cache keeps for DEL.
+// inlinePlugins adds plugins from the network's own folder (CNI 1.1) to the list's
+// bytes, which the result cache keeps for DEL.
 func inlinePlugins(list *libcni.NetworkConfigList) error {
 	raw := map[string]json.RawMessage{}
 	if err := json.Unmarshal(list.Bytes, &raw); err != nil {
@@ -176,7 +175,7 @@ func inlinePlugins(list *libcni.NetworkConfigList) error {
 	return err
 }
 
-// listFromCache parses a configuration kept in the result cache, by this
+// listFromCache parses a configuration from the result cache, written by this
 // package or by another user of libcni.
 func listFromCache(data []byte) (*libcni.NetworkConfigList, error) {
 	list, err := libcni.NetworkConfFromBytes(data)
@@ -187,12 +186,12 @@ func listFromCache(data []byte) (*libcni.NetworkConfigList, error) {
 		return single, nil
 	}
 	if err == nil {
-		err = errors.New("no plug-ins in it")
+		err = errors.New("it has no plugins")
 	}
 	return nil, fmt.Errorf("cached network configuration: %w", err)
 }
 
-// supports reports whether any plug-in of the list takes the capability.
+// supports reports whether any plugin of the list has the capability.
 func supports(list *libcni.NetworkConfigList, capability string) bool {
 	return slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
 		return p.Network.Capabilities[capability]

@@ -2,35 +2,35 @@ package network
 
 import "path/filepath"
 
-// Description is the state of the network for people, JSON-able. It holds no
-// plug-in configuration beyond types and capabilities.
+// Description is the state of the network for people, and can be marshalled to
+// JSON. Of plugin configurations it has only types and capabilities.
 type Description struct {
 	ConfDir  string   `json:"confDir"`
 	BinDirs  []string `json:"binDirs"`
 	CacheDir string   `json:"cacheDir"`
-	// File, Network, CNIVersion and Plugins are of the default network, empty
-	// when there is none.
+	// File, Network, CNIVersion and Plugins describe the default network; empty
+	// if there is none.
 	File       string              `json:"file,omitempty"`
 	Network    string              `json:"network,omitempty"`
 	CNIVersion string              `json:"cniVersion,omitempty"`
 	Plugins    []PluginDescription `json:"plugins,omitempty"`
-	// BrokenFiles maps the names of unusable configuration files to the reason.
+	// BrokenFiles maps the names of unusable configuration files to their errors.
 	BrokenFiles map[string]string `json:"brokenFiles,omitempty"`
-	// LastLoadError says why there is no default network or why the directory
-	// could not be read.
+	// LastLoadError is why there is no default network or why the directory could
+	// not be read.
 	LastLoadError string   `json:"lastLoadError,omitempty"`
 	PodCIDRs      []string `json:"podCIDRs,omitempty"`
 	// Attachments counts the attached containers.
 	Attachments int `json:"attachments"`
 }
 
-// PluginDescription is one plug-in of a network.
+// PluginDescription describes one plugin of a network.
 type PluginDescription struct {
 	Type         string          `json:"type"`
 	Capabilities map[string]bool `json:"capabilities,omitempty"`
 }
 
-// Describe returns the present state without I/O.
+// Describe returns the current state. It does no I/O.
 func (c *CNI) Describe() Description {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

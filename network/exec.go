@@ -20,36 +20,37 @@ import (
 )
 
 const (
-	// pipeGrace is how long a plug-in's output is still read after the plug-in
-	// itself is gone.
+	// pipeGrace is how long a plugin's output is still read after the plugin has
+	// exited.
 	pipeGrace = time.Second
-	// busyRetry spaces the attempts to start a binary that is being installed.
+	// busyRetry is the pause between attempts to start a binary that is being
+	// installed.
 	busyRetry    = 200 * time.Millisecond
 	busyAttempts = 25
-	// maxOutput bounds what a plug-in may print to each of its outputs, maxSaid
-	// what of that goes into an error.
+	// maxOutput bounds each of a plugin's outputs, maxSaid the part of it that
+	// goes into an error; in bytes.
 	maxOutput = 4 << 20
 	maxSaid   = 1 << 10
 )
 
-// pluginExec runs plug-ins from disk. It differs from libcni's default in two
-// ways: at the context's end the plug-in dies with all its children (libcni
-// kills the plug-in alone and then waits for whoever holds its output), and the
-// error then says so and wraps the context's.
+// pluginExec runs plugins from disk. It differs from libcni's default in two ways:
+// when the context ends, it kills the plugin with all its children (libcni kills
+// only the plugin and then waits for whoever holds its output), and the error then
+// says so and wraps the context's.
 type pluginExec struct {
 	version.PluginDecoder
 }
 
 var _ invoke.Exec = &pluginExec{}
 
-// FindInPath returns the path of the plug-in's binary in the first directory
-// that has it.
+// FindInPath returns the path of the plugin's binary in the first directory that
+// has it.
 func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// ExecPlugin runs one plug-in and returns its standard output. A plug-in's own
-// failure is a *types.Error inside the error.
+// ExecPlugin runs one plugin and returns its standard output. An error that the
+// plugin reports is a *types.Error in the returned error.
 func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	name := filepath.Base(path)
 	for attempt := 1; ; attempt++ {
@@ -58,7 +59,7 @@ func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 		case err == nil:
 			return stdout, nil
 		case ctx.Err() != nil:
-			return nil, fmt.Errorf("plug-in %s killed: %w", name, context.Cause(ctx))
+			return nil, fmt.Errorf("plugin %s killed: %w", name, context.Cause(ctx))
 		case !errors.Is(err, syscall.ETXTBSY) || attempt == busyAttempts:
 			return nil, err
 		}
@@ -69,7 +70,7 @@ func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 	}
 }
 
-// runPlugin runs the binary once in a process group of its own.
+// runPlugin runs the binary once, in its own process group.
 func runPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	var stdout, stderr boundedBuffer
 	cmd := exec.CommandContext(ctx, path)
@@ -82,31 +83,31 @@ func runPlugin(ctx context.Context, path string, stdin []byte, environ []string)
 	cmd.WaitDelay = pipeGrace
 
 	err := cmd.Run()
-	// ErrWaitDelay alone means that the plug-in succeeded and a process it left
+	// ErrWaitDelay alone means that the plugin succeeded and a process it left
 	// behind still holds its output.
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return nil, pluginError(err, stdout.taken.Bytes(), stderr.taken.String())
 	}
 	if stderr.taken.Len() > 0 {
-		klog.FromContext(ctx).V(4).Info("CNI plug-in wrote to standard error",
+		klog.FromContext(ctx).V(4).Info("CNI plugin wrote to standard error",
 			"plugin", filepath.Base(path), "stderr", strings.TrimSpace(stderr.taken.String()))
 	}
 	return stdout.taken.Bytes(), nil
 }
 
-// boundedBuffer takes maxOutput bytes; who writes more gets an error, and the
-// plug-in a broken pipe.
-type boundedBuffer struct{ taken bytes.Buffer } // not embedded: its ReadFrom would go round Write
+// boundedBuffer holds up to maxOutput bytes; a write beyond returns an error, and
+// the plugin gets a broken pipe.
+type boundedBuffer struct{ taken bytes.Buffer } // not embedded: its ReadFrom would bypass Write
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
 	if b.taken.Len()+len(p) > maxOutput {
-		return 0, fmt.Errorf("plug-in printed more than %d bytes", maxOutput)
+		return 0, fmt.Errorf("plugin printed more than %d bytes", maxOutput)
 	}
 	return b.taken.Write(p)
 }
 
-// pluginError makes an error of a plug-in's exit. A plug-in that follows the
-// specification printed a JSON error on its standard output.
+// pluginError makes an error from a plugin's exit. A plugin that follows the
+// specification prints a JSON error to its standard output.
 func pluginError(err error, stdout []byte, stderr string) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
@@ -124,7 +125,7 @@ func pluginError(err error, stdout []byte, stderr string) error {
 	return fmt.Errorf("%w: %s", err, shortened(said))
 }
 
-// shortened makes text of what a plugin said, fit for an error and an event.
+// shortened cuts a plugin's output to fit an error and an event, as valid UTF-8.
 func shortened(said string) string {
 	if len(said) > maxSaid {
 		said = said[:maxSaid] + " …"

@@ -12,7 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// script makes a plug-in of a shell script.
+// script makes a plugin of a shell script.
 func script(t *testing.T, body string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "scripted")
@@ -22,7 +22,7 @@ func script(t *testing.T, body string) string {
 	return path
 }
 
-// The child holds the plug-in's output: killing the plug-in alone would not end
+// The child holds the plugin's output: killing the plugin alone would not end
 // the wait for it.
 func TestHangingPluginDiesWithItsChildren(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
@@ -38,7 +38,7 @@ func TestHangingPluginDiesWithItsChildren(t *testing.T) {
 	}()
 	start := time.Now()
 	_, err := (&pluginExec{}).ExecPlugin(ctx, path, nil, os.Environ())
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "plug-in scripted killed") {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "plugin scripted killed") {
 		t.Errorf("error = %v", err)
 	}
 	if took := time.Since(start); took > time.Minute {

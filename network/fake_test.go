@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// call is one execution of a plug-in.
+// call is one execution of a plugin.
 type call struct {
 	plugin, command, containerID, netns, ifName, args string
 	conf                                              map[string]any

@@ -17,7 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 )
 
-// FuzzResult: an attachment made of what a plug-in printed has addresses that
+// FuzzResult: an attachment made of what a plugin printed has addresses that
 // can be shown, all of them the sandbox's own.
 func FuzzResult(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"},{"name":"veth1"}],"ips":[{"interface":0,"address":"10.0.0.2/24"},{"interface":1,"address":"10.0.0.1/24"}]}`))
@@ -102,7 +102,7 @@ func FuzzRecords(f *testing.F) {
 }
 
 // FuzzConfFile: a configuration that is used has a network name that can be a
-// file's and a plug-in, and comes back from the cache as the same.
+// file's and a plugin, and comes back from the cache as the same.
 func FuzzConfFile(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge","capabilities":{"portMappings":true}}]}`), "10-net.conflist")
 	f.Add([]byte(`{"cniVersion":"0.3.1","name":"net","type":"bridge"}`), "10-net.conf")
@@ -139,7 +139,7 @@ func FuzzConfFile(f *testing.F) {
 	})
 }
 
-// FuzzPluginError: what a plug-in prints makes an error that is short enough for
+// FuzzPluginError: what a plugin prints makes an error that is short enough for
 // an event, and valid text.
 func FuzzPluginError(f *testing.F) {
 	f.Add([]byte(`{"code":11,"msg":"try again","details":"x"}`), "")

@@ -16,18 +16,18 @@ import (
 // defaultIfName is the interface of a pod's default network in Kubernetes.
 const defaultIfName = "eth0"
 
-// processNetNS is how dockershim and cri-dockerd name a namespace.
+// processNetNS matches the namespace paths of dockershim and cri-dockerd.
 var processNetNS = regexp.MustCompile(`^/proc/\d+/ns/net$`)
 
-// GC releases what sandboxes that no longer exist still hold: DEL for each of
-// their recorded attachments and the end of their pinned namespaces, then, for
-// a default network of cniVersion 1.1 or later that does not disable it, the GC
-// verb with the attachments that remain.
+// GC releases the resources of sandboxes that no longer exist: it runs DEL for
+// each of their recorded attachments and unpins their namespaces. Then, for a
+// default network of cniVersion 1.1 or later that does not disable it, it runs the
+// GC verb with the remaining attachments.
 //
-// liveContainerIDs are all sandboxes that exist, ready or not; containers that
-// this process attached count as live until their Teardown, so a list that is
-// slightly old does no harm. Attachments in a shared cache that another kind of
-// runtime made are left alone. Failures are joined and do not stop the rest.
+// liveContainerIDs are all sandboxes that exist, ready or not. Containers that
+// this process attached count as live until their Teardown, so a slightly old list
+// does no harm. GC ignores attachments that other kinds of runtimes made in a
+// shared cache. Failures are joined and do not stop the rest.
 func (c *CNI) GC(ctx context.Context, liveContainerIDs []string) error {
 	live := make(map[string]struct{}, len(liveContainerIDs))
 	for _, id := range liveContainerIDs {
@@ -45,7 +45,7 @@ func (c *CNI) GC(ctx context.Context, liveContainerIDs []string) error {
 	return errors.Join(errs...)
 }
 
-// stale returns the containers with attachments of ours that are not live.
+// stale returns the containers that have attachments of ours and are not live.
 func (c *CNI) stale(records []record, live map[string]struct{}) []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -62,7 +62,7 @@ func (c *CNI) stale(records []record, live map[string]struct{}) []string {
 	return slices.Compact(ids)
 }
 
-// release tears one stale container down and unpins its namespace.
+// release tears down one stale container and unpins its namespace.
 func (c *CNI) release(ctx context.Context, containerID string) error {
 	netns := filepath.Join(c.cfg.NetNSDir, containerID)
 	err := c.Teardown(ctx, &libcni.RuntimeConf{ContainerID: containerID, NetNS: netns, IfName: defaultIfName})
@@ -73,9 +73,9 @@ func (c *CNI) release(ctx context.Context, containerID string) error {
 	return UnpinNetNS(netns)
 }
 
-// collect runs the GC verb of the default network. Every attachment that is
-// still recorded counts as valid: libcni would otherwise run DEL for it with
-// today's configuration and yesterday's namespace path.
+// collect runs the GC verb of the default network. Every recorded attachment
+// counts as valid: otherwise libcni would run DEL for it with the current
+// configuration and the old namespace path.
 func (c *CNI) collect(ctx context.Context, liveContainerIDs []string) error {
 	conf, err := c.active()
 	if err != nil {

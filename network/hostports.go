@@ -9,13 +9,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// portMappings is the capability by which a plugin is told the host ports.
+// portMappings is the capability of plugins that take host ports.
 const portMappings = "portMappings"
 
-// HostPorts returns nil when a plugin of the default network takes host ports,
-// else an error that says which configuration lacks it. Pods can be attached all
-// the same: libcni drops what no plugin asks for, and some networks publish host
-// ports on their own. It costs no I/O.
+// HostPorts returns nil if a plugin of the default network takes host ports, else
+// an error that names the configuration without one. Pods can be attached anyway:
+// libcni drops capabilities that no plugin has, and some networks publish host
+// ports on their own. It does no I/O.
 func (c *CNI) HostPorts() error {
 	conf, err := c.active()
 	if err != nil {
@@ -24,24 +24,23 @@ func (c *CNI) HostPorts() error {
 	if supports(conf.list, portMappings) {
 		return nil
 	}
-	return fmt.Errorf("network %q (%s): %w: no plugin has the capability %s, so no host port is passed on; add {\"type\":\"portmap\",\"capabilities\":{\"portMappings\":true}} to its plugins, unless the network publishes host ports on its own",
+	return fmt.Errorf("network %q (%s): %w: no plugin has the capability %s, so host ports have no effect; add {\"type\":\"portmap\",\"capabilities\":{\"portMappings\":true}} to its plugins, unless the network publishes host ports on its own",
 		conf.list.Name, filepath.Base(conf.path), errdefs.ErrNotImplemented, portMappings)
 }
 
-// explainCheck adds what is known to a failed CHECK. The portmap plugin before
+// explainCheck explains a known false failure of CHECK. The portmap plugin before
 // 1.3 looks for the rules of each address in both iptables and ip6tables, and so
-// fails for every attachment with host ports, which work.
+// fails for every attachment with host ports, although they work.
 func explainCheck(err error, ips []string) error {
 	if err == nil || !portmapMixesFamilies(err.Error(), ips) {
 		return err
 	}
-	return fmt.Errorf("inconclusive: portmap before 1.3 looks for the rules of IPv4 among those of IPv6 and the other way round, and so fails for every pod with host ports: %w", err)
+	return fmt.Errorf("inconclusive: portmap before 1.3 looks for IPv4 rules in ip6tables and for IPv6 rules in iptables, so CHECK fails for every pod with host ports: %w", err)
 }
 
-// portmapMixesFamilies recognises that failure: the family that the plugin finds
-// fault with is not that of the address it looks for, or one that the container
-// has no address of. A rule or chain that is missing in its own family is a
-// fault.
+// portmapMixesFamilies recognises that failure: the family in the plugin's error is
+// not that of the address it looks for, or the container has no address of it. A
+// rule or chain missing in its own family is a real failure.
 func portmapMixesFamilies(text string, ips []string) bool {
 	var v4, v6 bool
 	for _, ip := range ips {
@@ -57,7 +56,7 @@ func portmapMixesFamilies(text string, ips []string) bool {
 	return false
 }
 
-// namesAddress tells whether a text has a rule for one of the addresses of a
+// namesAddress reports whether text has a rule for one of the addresses of a
 // family.
 func namesAddress(text string, ips []string, family func(netip.Addr) bool) bool {
 	for _, ip := range ips {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// keyLock is one lock per key. The zero value is ready for use; keys nobody
-// holds or waits for take no memory.
+// keyLock is one lock per key. The zero value is ready for use; keys that nobody
+// holds or waits for use no memory.
 type keyLock struct {
 	mu   sync.Mutex
 	held map[string]*keyState

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PinNetNS keeps the network namespace of a process alive at path by a bind
-// mount, making the file and its directory. It is idempotent: a pin of the same
-// namespace is kept, a file or a pin of another namespace is replaced. Calls
-// for the same path must not overlap.
+// PinNetNS keeps the network namespace of a process alive by a bind mount at path,
+// and makes the file and its directory. It is idempotent: a pin of the same
+// namespace is kept; a file or a pin of another namespace is replaced. Calls for
+// the same path must not overlap.
 func PinNetNS(pid int, path string) error {
 	if pid <= 0 || !filepath.IsAbs(path) {
-		return fmt.Errorf("pin network namespace of process %d at %q: %w: need a process and an absolute path", pid, path, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("pin network namespace of process %d at %q: %w: want a process ID and an absolute path", pid, path, errdefs.ErrInvalidArgument)
 	}
 	source := fmt.Sprintf("/proc/%d/ns/net", pid)
 	same, err := sameFile(source, path)
@@ -58,8 +58,8 @@ func sameFile(source, path string) (bool, error) {
 	return os.SameFile(want, have), nil
 }
 
-// UnpinNetNS undoes PinNetNS. It is idempotent; what is not there is removed
-// already. A namespace that nothing else holds ends with it.
+// UnpinNetNS undoes PinNetNS. It is idempotent: a missing file is not an error. The
+// kernel frees the namespace if nothing else holds it.
 func UnpinNetNS(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -67,7 +67,7 @@ func UnpinNetNS(path string) error {
 			continue // mounts can be stacked
 		}
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break // not a mount point, or not there
+			break // not a mount point, or missing
 		}
 		return fmt.Errorf("unmount network namespace %s: %w", path, err)
 	}
@@ -77,19 +77,19 @@ func UnpinNetNS(path string) error {
 	return nil
 }
 
-// IsPinned reports whether PinNetNS has made path and UnpinNetNS not removed it.
+// IsPinned reports whether a namespace is pinned at path.
 func IsPinned(path string) bool { return isNamespace(path) }
 
-// isNamespace reports whether path leads to a namespace rather than to a plain
-// file that a lost mount left behind.
+// isNamespace reports whether path is a namespace rather than a plain file that a
+// lost mount left behind.
 func isNamespace(path string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// InNetNS runs fn in the network namespace at path and returns its error. The
-// rest of the process stays where it is; fn must do its work on the calling
-// goroutine and must not end it.
+// InNetNS runs fn in the network namespace at path and returns its error. The rest
+// of the process stays in its own namespace; fn must do its work on the goroutine
+// that calls it and must not end it.
 func InNetNS(path string, fn func() error) error {
 	target, err := os.Open(path)
 	if err != nil {
@@ -101,8 +101,8 @@ func InNetNS(path string, fn func() error) error {
 	return <-done
 }
 
-// enterNetNS must run on a goroutine of its own. If the thread can't be brought
-// back it stays locked to that goroutine, and the Go runtime ends it with it.
+// enterNetNS must run on its own goroutine. If the thread cannot return to its
+// namespace, it stays locked to that goroutine, and the Go runtime ends both.
 func enterNetNS(target *os.File, fn func() error) error {
 	runtime.LockOSThread()
 	origin, err := os.Open("/proc/thread-self/ns/net")
@@ -123,7 +123,7 @@ func enterNetNS(target *os.File, fn func() error) error {
 	return err
 }
 
-// prepareNetNS makes a fresh namespace fit for ADD: IPv6 on, loopback up.
+// prepareNetNS prepares a new namespace for ADD: IPv6 enabled, loopback up.
 func prepareNetNS(path string) error {
 	if err := EnableIPv6(path); err != nil {
 		return err

@@ -19,19 +19,19 @@ import (
 
 const (
 	// rollbackTimeout bounds the DEL after a failed ADD, whose own context may
-	// be over.
+	// have ended.
 	rollbackTimeout = 30 * time.Second
-	// statusTimeout bounds the STATUS verb of all plug-ins together.
+	// statusTimeout bounds the STATUS verb of all plugins together.
 	statusTimeout = 10 * time.Second
 )
 
-// Config is what a CNI needs. ConfDir, BinDirs, CacheDir and NetNSDir are
-// required and must be absolute.
+// Config configures a [CNI]. ConfDir, BinDirs, CacheDir and NetNSDir are required
+// and must be absolute.
 type Config struct {
-	// ConfDir holds the network configurations, usually /etc/cni/net.d. It need
-	// not exist.
+	// ConfDir holds the network configurations, usually /etc/cni/net.d. It may be
+	// missing.
 	ConfDir string
-	// BinDirs are searched for plug-ins in order.
+	// BinDirs are searched for plugins in order.
 	BinDirs []string
 	// CacheDir is the root of libcni's cache, which keeps its entries in
 	// CacheDir/results. cri-dockerd's is /var/lib/cni/cache.
@@ -39,10 +39,10 @@ type Config struct {
 	// NetNSDir is where the caller pins network namespaces, each under its
 	// container's ID.
 	NetNSDir string
-	// Exec runs the plug-ins; nil runs them from BinDirs.
+	// Exec runs the plugins; if nil, they are run from BinDirs.
 	Exec invoke.Exec
 	// ConfTemplate is the path of a text/template that SetPodCIDRs renders into
-	// ConfDir; empty for none. See SetPodCIDRs.
+	// ConfDir; empty for none.
 	ConfTemplate string
 }
 
@@ -55,19 +55,19 @@ func (c Config) validate() error {
 		}
 	}
 	if len(c.BinDirs) == 0 {
-		return fmt.Errorf("CNI plug-in directories: %w: none given", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("CNI plugin directories: %w: none given", errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-// CNI attaches containers to the default network of the configuration
-// directory. All methods are safe for concurrent use; calls about one container
-// take turns, calls about different containers run in parallel. Every method
-// with a context ends with it, killing the plug-in under way.
+// CNI attaches containers to the default network of the configuration directory.
+// All methods are safe for concurrent use: calls about one container run one after
+// the other, calls about different containers in parallel. When its context ends,
+// a method kills the running plugin and returns.
 type CNI struct {
 	cfg    Config
 	libcni *libcni.CNIConfig
-	notes  *libcni.CNIConfig // reads the notes of ADDs under way, runs nothing
+	notes  *libcni.CNIConfig // reads the notes of pending ADDs, runs nothing
 	locks  keyLock           // by container ID
 
 	reloading   sync.Mutex // one reading of ConfDir at a time
@@ -79,9 +79,9 @@ type CNI struct {
 	cidrs podCIDRs
 }
 
-// New reads the configuration directory, the result cache and the last pod
-// CIDRs. It starts nothing: Run follows changes of the configuration. A missing
-// configuration is not an error here; Status reports it.
+// New returns a CNI. It reads the configuration directory, the result cache and
+// the last pod CIDRs, and starts nothing: Run follows changes of the
+// configuration. A missing configuration is not an error here; Status reports it.
 func New(cfg Config) (*CNI, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -107,25 +107,25 @@ func New(cfg Config) (*CNI, error) {
 	return c, nil
 }
 
-// loadAttachments fills the attachments from the result cache. An ADD whose
-// note was never crossed out is not an attachment: its Setup did not return.
+// loadAttachments reads the attachments from the result cache. An ADD with a note
+// is not an attachment: its Setup did not return.
 func (c *CNI) loadAttachments() error {
 	records, err := c.records("")
 	if err != nil {
 		return err
 	}
 	for _, r := range records {
-		// Other adapters' loopback is recorded for eth0, and its address need not
-		// name its interface.
+		// Other adapters record their loopback network for eth0, and its address
+		// need not name its interface.
 		if r.begun || r.IfName == "lo" || r.Network == adoptedLoopback {
 			continue
 		}
-		// The newest version loses nothing of an older result.
+		// Conversion to the newest version loses nothing of an older result.
 		list := &libcni.NetworkConfigList{Name: r.Network, CNIVersion: version.Current()}
 		rt := &libcni.RuntimeConf{ContainerID: r.ContainerID, IfName: r.IfName}
 		result, err := c.libcni.GetNetworkListCachedResult(list, rt)
 		if err != nil || result == nil {
-			continue // DEL needs the configuration only
+			continue // DEL needs only the configuration
 		}
 		rt.NetNS = r.NetNS
 		if a, err := newAttachment(r.Network, rt, result); err == nil {
@@ -135,8 +135,8 @@ func (c *CNI) loadAttachments() error {
 	return nil
 }
 
-// Attachment returns the completed attachment of a container; it must not be
-// changed. It costs no I/O and survives restarts.
+// Attachment returns the completed attachment of a container, which must not be
+// changed. It does no I/O; attachments survive restarts.
 func (c *CNI) Attachment(containerID string) (*Attachment, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -144,7 +144,7 @@ func (c *CNI) Attachment(containerID string) (*Attachment, bool) {
 	return a, ok
 }
 
-// active returns the default network, or why there is none.
+// active returns the default network, or an error that says why there is none.
 func (c *CNI) active() (*confFile, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -154,10 +154,9 @@ func (c *CNI) active() (*confFile, error) {
 	return c.conf.active, nil
 }
 
-// Status returns nil when pods can be attached, else an error in words fit for
-// the NetworkReady condition: no configuration, broken files by name, missing
-// plug-ins, or what the STATUS verb said (configurations of cniVersion 1.1 and
-// later).
+// Status returns nil if pods can be attached, else an error in words fit for the
+// NetworkReady condition: no configuration, broken files by name, missing plugins,
+// or the error of the STATUS verb (configurations of cniVersion 1.1 and later).
 func (c *CNI) Status(ctx context.Context) error {
 	conf, err := c.active()
 	if err != nil {
@@ -174,7 +173,7 @@ func (c *CNI) Status(ctx context.Context) error {
 	return nil
 }
 
-// findPlugins returns nil when all plug-ins of a network are installed.
+// findPlugins returns nil if all plugins of a network are installed.
 func (c *CNI) findPlugins(conf *confFile) error {
 	for _, plugin := range conf.list.Plugins {
 		if _, err := c.cfg.Exec.FindInPath(plugin.Network.Type, c.cfg.BinDirs); err != nil {
@@ -184,16 +183,16 @@ func (c *CNI) findPlugins(conf *confFile) error {
 	return nil
 }
 
-// Setup attaches a container to the default network: it enables IPv6 and lo in
-// the namespace and runs ADD. The runtime configuration is not changed; the
-// ipRanges capability is added to it from SetPodCIDRs. Whatever an earlier
-// Setup of the same container left is deleted first.
+// Setup attaches a container to the default network: it enables IPv6 and lo in the
+// namespace and runs ADD with rt, plus the ipRanges capability from SetPodCIDRs.
+// It does not change rt. It first deletes what an earlier Setup of the same
+// container left.
 //
-// On failure, of whatever kind, DEL has run on a context of its own when Setup
-// returns; if that failed too, the error has both, and Teardown tries again
-// with the same configuration. A result without an address is a failure.
-// ErrFailedPrecondition means that there is no usable configuration, or that a
-// plug-in of it is not installed.
+// If ADD fails in any way, Setup runs DEL with its own context before it returns;
+// if that fails too, the error has both, and Teardown tries again with the same
+// configuration. A result without an address is a failure. ErrFailedPrecondition
+// means that there is no usable configuration, or that one of its plugins is not
+// installed.
 func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, error) {
 	if err := validateRuntimeConf(rt); err != nil {
 		return nil, err
@@ -205,8 +204,8 @@ func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, e
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
-	// Without a plug-in neither ADD nor the DEL that takes ADD back gets through:
-	// what the other plug-ins did would stay.
+	// With a plugin missing, neither ADD nor the DEL after it could finish, and
+	// what the other plugins did would stay.
 	if err := c.findPlugins(conf); err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
@@ -227,7 +226,7 @@ func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, e
 	return attachment, nil
 }
 
-// attach does Setup's work on disk and in the namespace.
+// attach does the work of Setup on disk and in the namespace.
 func (c *CNI) attach(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (*Attachment, error) {
 	if err := c.deleteRecords(ctx, rt); err != nil {
 		return nil, fmt.Errorf("detach before attaching again: %w", err)
@@ -245,7 +244,7 @@ func (c *CNI) attach(ctx context.Context, list *libcni.NetworkConfigList, rt *li
 	return attachment, nil
 }
 
-// add runs ADD and crosses its note out.
+// add runs ADD and deletes its note.
 func (c *CNI) add(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (*Attachment, error) {
 	result, err := c.libcni.AddNetworkList(ctx, list, rt)
 	if err != nil {
@@ -258,7 +257,7 @@ func (c *CNI) add(ctx context.Context, list *libcni.NetworkConfigList, rt *libcn
 	return attachment, c.removeNote(list.Name, rt.ContainerID, rt.IfName)
 }
 
-// rollback runs DEL after a failed ADD; the context that ADD had may be over.
+// rollback runs DEL after a failed ADD, whose context may have ended.
 func (c *CNI) rollback(ctx context.Context, rt *libcni.RuntimeConf) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
@@ -268,7 +267,7 @@ func (c *CNI) rollback(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return nil
 }
 
-// claim tells GC that the container is not stale, whatever older list says so.
+// claim marks the container as not stale for GC, even if GC has an older list.
 func (c *CNI) claim(containerID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -276,18 +275,18 @@ func (c *CNI) claim(containerID string) {
 }
 
 // Teardown detaches a container from every network it is attached to, with the
-// configuration and arguments that ADD had, as far as the disk knows of one;
-// otherwise with the default network and rt. Only rt.NetNS is taken from rt in
-// either case: a namespace that is gone (or empty) makes a DEL without one.
+// configuration and arguments of ADD if they are recorded, otherwise from the
+// default network with rt. With a record, only rt.NetNS is taken from rt. If the
+// namespace is gone (or empty), DEL runs without one.
 //
-// It is idempotent. With nothing recorded and no configuration there is nothing
-// to detach from, which is success.
+// It is idempotent. With nothing recorded and no configuration it succeeds: there
+// is nothing to detach from.
 //
-// Where the result of an ADD is recorded, a plugin's failure is an error and the
-// next call tries again, for as long as it takes: the address would otherwise
-// never come back. Without a result each plugin is run once, a failure is logged
-// and the call succeeds, so that a plugin that has never worked does not keep
-// the pod from going. containerd draws the same line.
+// If the result of an ADD is recorded, a plugin's failure is an error, and every
+// further call tries again: otherwise the address would never be released. Without
+// a result each plugin runs once, a failure is logged and the call succeeds, so
+// that a plugin that never worked does not prevent the pod's removal. containerd
+// does the same.
 func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -314,8 +313,8 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return nil
 }
 
-// deleteOrGiveUp is deleteRecord, but a record without a result goes whether or
-// not DEL succeeds.
+// deleteOrGiveUp is like deleteRecord, but removes a record without a result even
+// if DEL fails.
 func (c *CNI) deleteOrGiveUp(ctx context.Context, r record, netns string) error {
 	if r.result {
 		return c.deleteRecord(ctx, r, netns)
@@ -327,12 +326,12 @@ func (c *CNI) deleteOrGiveUp(ctx context.Context, r record, netns string) error 
 	if err := giveUpDEL(ctx, r.ContainerID, err); err != nil {
 		return err
 	}
-	// A result that was only partly written is not read, but it has a file.
+	// A partly written result is not read, but it has a file.
 	return errors.Join(c.removeResult(r), c.removeNote(r.Network, r.ContainerID, r.IfName))
 }
 
-// deletePlugins runs DEL of every plugin of a network, the last first. libcni
-// stops at the first that fails, and what the others hold would stay.
+// deletePlugins runs DEL of every plugin of a network, the last first. libcni stops
+// at the first that fails, and the others would release nothing.
 func (c *CNI) deletePlugins(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 	var errs []error
 	for i := range slices.Backward(list.Plugins) {
@@ -345,18 +344,18 @@ func (c *CNI) deletePlugins(ctx context.Context, list *libcni.NetworkConfigList,
 	return errors.Join(errs...)
 }
 
-// giveUpDEL logs the failure of a DEL, also one that took too long. The caller's
-// own end is no failure of the plugin.
+// giveUpDEL logs the failure of a DEL, a timeout included, and returns nil. If the
+// caller cancelled, it returns err: that is not the plugin's failure.
 func giveUpDEL(ctx context.Context, containerID string, err error) error {
 	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
 		return err
 	}
-	klog.FromContext(ctx).Error(err, "CNI DEL failed for a container without a recorded ADD; it is not tried again", "containerID", containerID)
+	klog.FromContext(ctx).Error(err, "CNI DEL failed for a container without a recorded ADD result, not retrying", "containerID", containerID)
 	return nil
 }
 
-// Recorded tells whether there is an ADD of the container that no DEL has taken
-// back: done, or begun.
+// Recorded reports whether an ADD of the container, finished or pending, is
+// recorded that no DEL has undone.
 func (c *CNI) Recorded(containerID string) (bool, error) {
 	records, err := c.records(containerID)
 	return len(records) > 0, err
@@ -369,7 +368,8 @@ func (c *CNI) forget(containerID string) {
 	delete(c.own, containerID)
 }
 
-// deleteRecords deletes what the disk knows of a container. Its lock is held.
+// deleteRecords runs DEL for all records of a container and removes them. The
+// caller holds the container's lock.
 func (c *CNI) deleteRecords(ctx context.Context, rt *libcni.RuntimeConf) error {
 	records, err := c.records(rt.ContainerID)
 	for _, r := range records {
@@ -378,12 +378,12 @@ func (c *CNI) deleteRecords(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return err
 }
 
-// deleteUnrecorded runs DEL of the default network for a container that the
-// disk knows nothing of, such as one attached by a runtime with another cache.
+// deleteUnrecorded runs DEL of the default network for a container without
+// records, such as one attached by a runtime with another cache.
 func (c *CNI) deleteUnrecorded(ctx context.Context, rt *libcni.RuntimeConf) error {
 	conf, err := c.active()
 	if err != nil {
-		klog.FromContext(ctx).V(2).Info("Nothing to detach the container from", "containerID", rt.ContainerID, "reason", err.Error())
+		klog.FromContext(ctx).V(2).Info("No network to detach the container from", "containerID", rt.ContainerID, "reason", err.Error())
 		return nil
 	}
 	del := *c.withIPRanges(conf.list, rt)
@@ -391,17 +391,16 @@ func (c *CNI) deleteUnrecorded(ctx context.Context, rt *libcni.RuntimeConf) erro
 	return c.deletePlugins(ctx, conf.list, &del)
 }
 
-// adoptedLoopback is the network that dockershim and cri-dockerd bring lo up
-// with.
+// adoptedLoopback is the network with which dockershim and cri-dockerd bring lo up.
 const adoptedLoopback = "cni-loopback"
 
 // deleteRecord runs DEL for one record and removes it.
 func (c *CNI) deleteRecord(ctx context.Context, r record, netns string) error {
 	err := c.runDelete(ctx, r, netns)
 	if err != nil && r.Network == adoptedLoopback && ctx.Err() == nil {
-		// lo ends with its namespace: nothing outside is held, and the plug-in,
+		// lo disappears with its namespace and holds nothing outside; the plugin,
 		// not needed here, may have been uninstalled.
-		klog.FromContext(ctx).Info("Dropping loopback attachment in spite of its failed DEL", "containerID", r.ContainerID, "err", err)
+		klog.FromContext(ctx).Info("Dropping the loopback attachment although its DEL failed", "containerID", r.ContainerID, "err", err)
 		err = c.removeResult(r)
 	}
 	if err != nil {
@@ -418,7 +417,7 @@ func (c *CNI) runDelete(ctx context.Context, r record, netns string) error {
 	return c.libcni.DelNetworkList(ctx, list, rt)
 }
 
-// recordedADD is what ADD was called with, for DEL.
+// recordedADD returns the arguments of the recorded ADD, for DEL.
 func (c *CNI) recordedADD(r record, netns string) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := listFromCache(r.Config)
 	if err != nil {
@@ -437,9 +436,9 @@ func (c *CNI) recordedADD(r record, netns string) (*libcni.NetworkConfigList, *l
 	}, nil
 }
 
-// usableNetNS returns the namespace to run DEL in: the caller's, or the pinned
-// one that ADD had, or none. A cached /proc/PID path is never used, since the
-// process ID may be another's by now.
+// usableNetNS returns the namespace for DEL: the caller's, or the pinned one of
+// ADD, or none. A cached /proc/PID path is never used: the process ID may have been
+// reused.
 func (c *CNI) usableNetNS(given, cached string) string {
 	if given != "" && isNamespace(given) {
 		return given
@@ -451,9 +450,9 @@ func (c *CNI) usableNetNS(given, cached string) string {
 }
 
 // Check runs CHECK on a container's attachments with the configuration and
-// arguments that ADD had, in rt.NetNS. ErrNotFound means not attached,
+// arguments of ADD, in rt.NetNS. ErrNotFound means not attached,
 // ErrNotImplemented a configuration older than cniVersion 0.4. A failure that old
-// plugins are known to report of attachments that work says so.
+// plugins are known to report for working attachments is marked as inconclusive.
 func (c *CNI) Check(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
@@ -504,8 +503,8 @@ func (c *CNI) checkRecord(ctx context.Context, r record, netns string) error {
 	return err
 }
 
-// validateRuntimeConf refuses identifiers that libcni would make file names or
-// environment variables of.
+// validateRuntimeConf refuses invalid identifiers, which libcni would use in file
+// names and environment variables.
 func validateRuntimeConf(rt *libcni.RuntimeConf) error {
 	if rt == nil {
 		return fmt.Errorf("CNI runtime configuration: %w: none given", errdefs.ErrInvalidArgument)

@@ -56,7 +56,7 @@ func TestSetupAttachesAndTeardownForgets(t *testing.T) {
 func TestFailedADDIsRolledBack(t *testing.T) {
 	hang := func(ctx context.Context, c call) (string, error) {
 		<-ctx.Done()
-		return "", fmt.Errorf("plug-in %s killed: %w", c.plugin, ctx.Err())
+		return "", fmt.Errorf("plugin %s killed: %w", c.plugin, ctx.Err())
 	}
 	tests := []struct {
 		name string

@@ -15,7 +15,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// inNetNSExec runs plug-ins in a namespace that stands for the host's, so that
+// inNetNSExec runs plugins in a namespace that stands for the host's, so that
 // bridges and iptables rules stay in it.
 type inNetNSExec struct {
 	pluginExec
@@ -30,13 +30,13 @@ func (e *inNetNSExec) ExecPlugin(ctx context.Context, path string, stdin []byte,
 	return out, err
 }
 
-// realNode is a node with Debian's plug-ins and a host namespace of its own.
+// realNode is a node with Debian's plugins and a host namespace of its own.
 func realNode(t *testing.T) (n *node, host, ipamDir string) {
 	t.Helper()
 	return realNodeWith(t, "/usr/lib/cni", "1.0.0")
 }
 
-// realNodeWith is realNode with the plug-ins of a directory, and more of them in
+// realNodeWith is realNode with the plugins of a directory, and more of them in
 // the chain.
 func realNodeWith(t *testing.T, binDir, cniVersion string, more ...string) (n *node, host, ipamDir string) {
 	t.Helper()
@@ -270,7 +270,7 @@ func TestRealPluginsCheck(t *testing.T) {
 	}
 }
 
-// The last plug-in of the chain fails after the others have taken an address,
+// The last plugin of the chain fails after the others have taken an address,
 // a port and an interface.
 func TestRealPluginsRollBack(t *testing.T) {
 	n, host, ipamDir := realNode(t)
@@ -310,7 +310,7 @@ func TestRealPluginsRollBack(t *testing.T) {
 
 const bandwidthPlugin = `{"type": "bandwidth", "capabilities": {"bandwidth": true}}`
 
-// TestRealPluginsBandwidth gives the plug-in the largest burst, as translate does.
+// TestRealPluginsBandwidth gives the plugin the largest burst, as translate does.
 func TestRealPluginsBandwidth(t *testing.T) {
 	n, host, _ := realNodeWith(t, "/usr/lib/cni", "1.0.0", bandwidthPlugin)
 	c := n.start()
@@ -348,7 +348,7 @@ func TestRealPluginsBandwidth(t *testing.T) {
 }
 
 // TestRealPluginsOfCNI11 has the verbs that came with version 1.1 answered by
-// plug-ins that know them: those of release 1.6 and later, which Debian 12 does
+// plugins that know them: those of release 1.6 and later, which Debian 12 does
 // not have.
 func TestRealPluginsOfCNI11(t *testing.T) {
 	binDir := os.Getenv("CRIDOCK_CNI_BIN")

@@ -13,11 +13,11 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
-// stateDirName is the folder of this package inside libcni's cache root.
+// stateDirName is this package's directory inside libcni's cache root.
 const stateDirName = "cridock"
 
-// record is what the disk says about one container on one network: either an
-// entry of libcni's result cache, or the note of an ADD that did not finish.
+// record is what is on disk about one container on one network: an entry of
+// libcni's result cache, or the note of an ADD that did not finish.
 type record struct {
 	libcni.NetworkAttachment
 	// begun is true while there is a note: ADD started and its end was not
@@ -27,8 +27,7 @@ type record struct {
 	result bool
 }
 
-// note is libcni's cache entry without a result. Being in libcni's format, it
-// is read back by libcni.
+// note is a cache entry in libcni's format without a result. libcni reads it back.
 type note struct {
 	Kind           string         `json:"kind"`
 	ContainerID    string         `json:"containerId"`
@@ -40,7 +39,7 @@ type note struct {
 	CapabilityArgs map[string]any `json:"capabilityArgs,omitempty"`
 }
 
-// entryName is the file name of a cache entry, as libcni makes it.
+// entryName returns the file name that libcni gives to a cache entry.
 func entryName(network, containerID, ifName string) string {
 	return fmt.Sprintf("%s-%s-%s", network, containerID, ifName)
 }
@@ -51,10 +50,10 @@ func (c *CNI) notePath(network, containerID, ifName string) string {
 	return filepath.Join(c.stateDir(), "results", entryName(network, containerID, ifName))
 }
 
-// records returns what is on disk about a container, or about every container
-// when containerID is empty, ordered by container, network and interface. Where
-// a result and a note are about the same attachment, the result's data are
-// returned. Unreadable entries are left out.
+// records returns what is on disk about a container, or about every container if
+// containerID is empty, ordered by container, network and interface. If an
+// attachment has a result and a note, it returns the result's data. Unreadable
+// entries are left out.
 func (c *CNI) records(containerID string) ([]record, error) {
 	results, err := c.libcni.GetCachedAttachments(containerID)
 	if err != nil {
@@ -62,7 +61,7 @@ func (c *CNI) records(containerID string) ([]record, error) {
 	}
 	notes, err := c.notes.GetCachedAttachments(containerID)
 	if err != nil {
-		return nil, fmt.Errorf("read notes of CNI ADD: %w", err)
+		return nil, fmt.Errorf("read notes of pending CNI ADDs: %w", err)
 	}
 	byName := map[string]record{}
 	for _, a := range notes {
@@ -89,8 +88,8 @@ func (c *CNI) records(containerID string) ([]record, error) {
 	return all, nil
 }
 
-// namesFile reports whether an attachment can have been made by libcni, which
-// makes a file name of what it refuses otherwise.
+// namesFile reports whether libcni can have written an attachment. It refuses
+// other identifiers, but would still use them in file names.
 func namesFile(a *libcni.NetworkAttachment) bool {
 	return utils.ValidateContainerID(a.ContainerID) == nil && utils.ValidateNetworkName(a.Network) == nil &&
 		utils.ValidateInterfaceName(a.IfName) == nil
@@ -109,13 +108,13 @@ func (c *CNI) writeNote(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) 
 		CapabilityArgs: rt.CapabilityArgs,
 	})
 	if err != nil {
-		return fmt.Errorf("encode note of CNI ADD: %w", err)
+		return fmt.Errorf("encode note of pending CNI ADD: %w", err)
 	}
 	path := c.notePath(list.Name, rt.ContainerID, rt.IfName)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("note CNI ADD: %w", err)
 	}
-	// The draft lies outside results/, where it could be read as an entry.
+	// The draft is outside results/, where it could be read as an entry.
 	draft := filepath.Join(c.stateDir(), filepath.Base(path)+".tmp")
 	if err := writeFileAtomically(path, draft, data, 0o600); err != nil {
 		return fmt.Errorf("note CNI ADD: %w", err)
@@ -123,16 +122,16 @@ func (c *CNI) writeNote(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) 
 	return nil
 }
 
-// removeNote crosses out the note of an ADD; a missing note is no error.
+// removeNote deletes the note of an ADD; a missing note is not an error.
 func (c *CNI) removeNote(network, containerID, ifName string) error {
 	err := os.Remove(c.notePath(network, containerID, ifName))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove note of CNI ADD: %w", err)
+		return fmt.Errorf("remove note of pending CNI ADD: %w", err)
 	}
 	return nil
 }
 
-// removeResult drops an entry of libcni's result cache without a DEL.
+// removeResult removes an entry of libcni's result cache without a DEL.
 func (c *CNI) removeResult(r record) error {
 	err := os.Remove(filepath.Join(c.cfg.CacheDir, "results", entryName(r.Network, r.ContainerID, r.IfName)))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -141,15 +140,15 @@ func (c *CNI) removeResult(r record) error {
 	return nil
 }
 
-// writeFileAtomically replaces path by way of draft, which must be on the same
-// file system: a reader sees the old content or the new.
+// writeFileAtomically replaces path with a rename of draft, which must be on the
+// same filesystem: a reader sees the old content or the new.
 func writeFileAtomically(path, draft string, data []byte, mode os.FileMode) error {
 	err := os.WriteFile(draft, data, mode)
 	if err == nil {
 		err = os.Rename(draft, path)
 	}
 	if err != nil {
-		// A full disk leaves a part of it.
+		// A full disk leaves a partial file.
 		_ = os.Remove(draft)
 	}
 	return err

@@ -13,8 +13,8 @@ import (
 )
 
 // SetSysctls writes net.* sysctls in the network namespace at netnsPath, in the
-// order of their names. Names may be written with dots or with slashes, as in
-// sysctl(8). An invalid name is ErrInvalidArgument and nothing is written.
+// order of their names. Names have dots or slashes, as in sysctl(8). With an
+// invalid name it returns ErrInvalidArgument and writes nothing.
 func SetSysctls(netnsPath string, sysctls map[string]string) error {
 	files := make(map[string]string, len(sysctls))
 	for name := range sysctls {
@@ -37,9 +37,9 @@ func SetSysctls(netnsPath string, sysctls map[string]string) error {
 	})
 }
 
-// EnableIPv6 allows IPv6 on all present and future interfaces of the namespace.
-// Docker forbids it in sandboxes of its network "none" (moby/moby#42748). On a
-// kernel without IPv6 there is nothing to do.
+// EnableIPv6 enables IPv6 on all present and future interfaces of the namespace.
+// Docker disables it in sandboxes of its network "none" (moby/moby#42748). On a
+// kernel without IPv6 it does nothing.
 func EnableIPv6(netnsPath string) error {
 	return InNetNS(netnsPath, func() error {
 		for _, scope := range []string{"all", "default", "lo"} {
@@ -67,7 +67,7 @@ func sysctlFile(name string) (string, error) {
 	return "/proc/sys/net/" + rest, nil
 }
 
-// writeSysctl leaves a value that is already there alone.
+// writeSysctl writes the value unless it is already set.
 func writeSysctl(file, value string) error {
 	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == value {
 		return nil

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MakeSysfsWritable lets later mounts of sysfs in the network namespace at path
-// be writable. A network namespace has one sysfs, and its first mount decides
+// MakeSysfsWritable allows later mounts of sysfs in the network namespace at path
+// to be writable. A network namespace has one sysfs, and its first mount decides
 // whether it is read-only for all. Mounts that are read-only themselves stay
-// so. It is idempotent. A kernel before 5.2 cannot do it: ErrNotImplemented.
+// read-only. It is idempotent. It returns ErrNotImplemented on kernels before 5.2.
 func MakeSysfsWritable(path string) error {
 	err := InNetNS(path, remountSysfs)
 	if errors.Is(err, unix.ENOSYS) {
@@ -23,8 +23,8 @@ func MakeSysfsWritable(path string) error {
 	return nil
 }
 
-// remountSysfs mounts the sysfs of the thread's network namespace nowhere, for
-// as long as it takes to clear the file system's own read-only flag.
+// remountSysfs clears the read-only flag of the sysfs of the thread's network
+// namespace, by a short-lived mount that is attached nowhere.
 func remountSysfs() error {
 	mount, err := mountSysfs("rw")
 	if err != nil {
@@ -45,8 +45,8 @@ func remountSysfs() error {
 	return nil
 }
 
-// mountSysfs is a descriptor of a mount that is not attached; it ends with the
-// descriptor. mode is ro or rw, and counts for the first mount.
+// mountSysfs returns the descriptor of a detached mount, which closing unmounts.
+// mode is ro or rw, and has an effect on the first mount only.
 func mountSysfs(mode string) (int, error) {
 	fs, err := unix.Fsopen("sysfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {

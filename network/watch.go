@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// settleTime is how long after a change the directory is read, so that a
-	// file written in several steps is read once and whole.
+	// settleTime is the delay between a change and the reading of the directory,
+	// so that a file written in several steps is read once and whole.
 	settleTime = 200 * time.Millisecond
-	// pollInterval replaces the watch where the kernel grants none.
+	// pollInterval is the interval of readings without inotify.
 	pollInterval = 5 * time.Second
 )
 
-// Run follows the configuration directory until the context ends, and then
-// returns nil; nothing else ends it. The directory may be missing, appear later, or be removed and
-// made again. Without inotify it reads the directory every few seconds.
+// Run follows the configuration directory until the context ends, then returns
+// nil; nothing else ends it. The directory may be missing, appear later, or be
+// removed and made again. Without inotify Run reads it every few seconds.
 func (c *CNI) Run(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -37,13 +37,13 @@ func (c *CNI) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case event := <-watcher.Events:
-			// The first change starts the clock: a file that never rests must
-			// not postpone the reading for ever.
+			// The first change starts the timer: a file that keeps changing must
+			// not delay the reading forever.
 			if settled == nil && c.concerns(event) {
 				settled = time.After(settleTime)
 			}
 		case err := <-watcher.Errors:
-			klog.FromContext(ctx).Error(err, "Watching the CNI configuration directory")
+			klog.FromContext(ctx).Error(err, "Error watching the CNI configuration directory")
 			if settled == nil {
 				settled = time.After(settleTime)
 			}
@@ -67,8 +67,8 @@ func (c *CNI) poll(ctx context.Context) error {
 	}
 }
 
-// concerns reports whether an event is about the configuration directory, a
-// directory above it, or something in it.
+// concerns reports whether an event is about the configuration directory, its
+// content, or a directory above it.
 func (c *CNI) concerns(event fsnotify.Event) bool {
 	if event.Op == fsnotify.Chmod {
 		return false
@@ -78,8 +78,8 @@ func (c *CNI) concerns(event fsnotify.Event) bool {
 	return strings.HasPrefix(name+slash, c.cfg.ConfDir+slash) || strings.HasPrefix(c.cfg.ConfDir+slash, name+slash)
 }
 
-// rewatch makes sure that every directory that matters is watched, then reads
-// the configuration: in this order no change can fall between the two.
+// rewatch watches every relevant directory, then reads the configuration: in this
+// order no change between the two is missed.
 func (c *CNI) rewatch(ctx context.Context, watcher *fsnotify.Watcher) {
 	watchPath(ctx, watcher, c.cfg.ConfDir)
 	c.reload(ctx)
@@ -87,17 +87,17 @@ func (c *CNI) rewatch(ctx context.Context, watcher *fsnotify.Watcher) {
 	if err != nil || conf.list.LoadOnlyInlinedPlugins {
 		return
 	}
-	// The network's own folder of plug-in configurations (CNI 1.1).
+	// The network's own folder of plugin configurations (CNI 1.1).
 	folder := filepath.Join(c.cfg.ConfDir, conf.list.Name)
 	if err := watcher.Add(folder); err == nil {
 		c.reload(ctx)
 	}
 }
 
-// watchPath watches dir and all directories above it, as far as they exist, so
-// that dir is seen when it appears, disappears or is replaced. It starts at the
-// top: a directory made meanwhile is either watched or reported by its parent.
-// Adding a path twice is harmless.
+// watchPath watches dir and all directories above it that exist, so that it is
+// noticed when dir appears, disappears or is replaced. It starts at the top: a
+// directory made meanwhile is either watched or reported by its parent. Adding a
+// path twice is harmless.
 func watchPath(ctx context.Context, watcher *fsnotify.Watcher, dir string) {
 	if parent := filepath.Dir(dir); parent != dir {
 		watchPath(ctx, watcher, parent)
@@ -121,7 +121,7 @@ func (c *CNI) reload(ctx context.Context) {
 
 	logger := klog.FromContext(ctx)
 	if after.err != nil && before.err == nil {
-		logger.Error(after.err, "Keeping the CNI network in use")
+		logger.Error(after.err, "Cannot read the CNI configuration, keeping the current network")
 	}
 	if text := after.brokenText(); text != "" && text != before.brokenText() {
 		logger.Info("Broken CNI configuration files", "dir", c.cfg.ConfDir, "files", text)

@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// statusTimeout bounds how long a client may take to receive the result
-	// of a call that is over.
+	// statusTimeout bounds how long a client may take to receive the result of a
+	// finished call.
 	statusTimeout = 30 * time.Second
-	// lingerTimeout bounds how long a closed connection waits for the client
-	// to close its side, stopTimeout the same while the server stops.
+	// lingerTimeout bounds how long a closed connection waits for the client to
+	// close its side; stopTimeout does so while the server stops.
 	lingerTimeout = 10 * time.Second
 	stopTimeout   = time.Second
-	// watchPeriod is how often a connection that nobody reads is asked whether
-	// the client has closed it.
+	// watchPeriod is how often a connection is checked for a client that has closed
+	// it while nobody reads.
 	watchPeriod = 5 * time.Second
 )
 
 var errClientGone = errors.New("the client has closed the connection")
 
-// upgrade is the ResponseWriter of one request. It hands out the connection as
-// a clientConn, whoever hijacks it. It has no Unwrap: cri-streaming would look
-// behind it.
+// upgrade is the ResponseWriter of one request. Its Hijack returns the connection
+// as a clientConn. It has no Unwrap, through which cri-streaming would get the
+// original ResponseWriter.
 type upgrade struct {
 	http.ResponseWriter
 	// server ends when the server stops.
@@ -57,8 +57,8 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c)), nil
 }
 
-// finish closes the connection, if there is one, after the handler has ended. If
-// not, the server closes it, and what the client has not sent is not waited for.
+// finish closes a hijacked connection after the handler has returned. Otherwise
+// the server closes it, without waiting for data that the client has not sent.
 func (u *upgrade) finish() {
 	if c := u.conn.Load(); c != nil {
 		c.finish()
@@ -67,14 +67,14 @@ func (u *upgrade) finish() {
 	_ = http.NewResponseController(u.ResponseWriter).SetReadDeadline(time.Now())
 }
 
-// over is called when the Runtime's call has returned.
+// over must be called when the Runtime's call has returned.
 func (u *upgrade) over() {
 	if c := u.conn.Load(); c != nil {
 		c.over()
 	}
 }
 
-// abort closes the connection, if there is one, at once, and ends its call.
+// abort closes a hijacked connection at once and ends its call.
 func (u *upgrade) abort() {
 	if c := u.conn.Load(); c != nil {
 		c.lose()
@@ -82,20 +82,21 @@ func (u *upgrade) abort() {
 	}
 }
 
-// refuse aborts the connection of a client that breaks the protocol, while the
-// call runs. After that finish reads too, and what it leaves to the protocol's
-// reader makes no sense.
+// refuse aborts the connection of a client that violates the protocol, while the
+// call runs. Afterwards it does nothing: finish reads the connection too, so the
+// protocol's reader may get fragments.
 func (u *upgrade) refuse() {
 	if c := u.conn.Load(); c != nil && !c.ended() {
 		u.abort()
 	}
 }
 
-// clientConn is an upgraded connection. It tells when the client goes away and
-// it closes in an order that loses nothing.
+// clientConn is an upgraded connection. It detects when the client disconnects and
+// closes in an order that loses no data.
 type clientConn struct {
 	net.Conn
-	// buffered has what the HTTP server read too much, then reads Conn.
+	// buffered returns what the HTTP server read beyond the request, then reads
+	// Conn.
 	buffered io.Reader
 	gone     context.CancelCauseFunc
 	watch    *time.Timer
@@ -104,14 +105,14 @@ type clientConn struct {
 	closeErr error
 	lost     atomic.Bool
 
-	// deadlines guards what follows. Once the call is over, the protocol's own
-	// deadlines count no more.
+	// deadlines guards the following fields. Once the call is over, the protocol's
+	// own deadlines are ignored.
 	deadlines        sync.Mutex
 	isOver, stopping bool
 }
 
-// Read reads; the protocols here have no use for a connection that is closed
-// in one direction, so its end means that the client is gone.
+// Read implements [net.Conn]. The protocols here do not use half-closed
+// connections, so an error or EOF means that the client is gone.
 func (c *clientConn) Read(p []byte) (int, error) {
 	n, err := c.buffered.Read(p)
 	if err != nil {
@@ -125,8 +126,8 @@ func (c *clientConn) lose() {
 	c.gone(errClientGone)
 }
 
-// checkPeer finds out that the client is gone while nobody reads: input that no
-// process takes holds up the protocol's reader, and the end is behind it.
+// checkPeer detects that the client is gone while nobody reads: input that no
+// process reads blocks the protocol's reader before it gets to the end.
 func (c *clientConn) checkPeer() {
 	if peerClosed(c.Conn) {
 		c.lose()
@@ -135,7 +136,7 @@ func (c *clientConn) checkPeer() {
 	c.watch.Reset(watchPeriod)
 }
 
-// peerClosed says whether the other side has closed a TCP connection.
+// peerClosed reports whether the other side has closed a TCP connection.
 func peerClosed(conn net.Conn) bool {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()
@@ -156,9 +157,9 @@ func peerClosed(conn net.Conn) bool {
 	return closed || err != nil
 }
 
-// Close ends the server's side: a client that is still sending would otherwise
-// be answered with a reset, which makes it drop what it has not read yet. A
-// protocol that closes during the call has been told so by the client.
+// Close closes the server's side only: a client that is still sending would
+// otherwise get a reset, which makes it drop data not read yet. A protocol closes
+// during the call only if the client said so.
 func (c *clientConn) Close() error {
 	c.closing.Do(func() {
 		c.gone(errClientGone)
@@ -171,8 +172,8 @@ func (c *clientConn) Close() error {
 	return c.closeErr
 }
 
-// over bounds what may still be written: a client that does not read would
-// hold the connection forever.
+// over bounds further writes: a client that does not read would hold the
+// connection forever.
 func (c *clientConn) over() {
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
@@ -188,7 +189,7 @@ func (c *clientConn) ended() bool {
 	return c.isOver
 }
 
-// hurry leaves everything on the connection a moment to end.
+// hurry gives the connection a moment to finish while the server stops.
 func (c *clientConn) hurry() {
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
@@ -204,7 +205,8 @@ func (c *clientConn) linger() {
 	}
 }
 
-// finish closes the connection and waits a while for the client to do so.
+// finish closes the connection and waits a limited time for the client to close
+// its side.
 func (c *clientConn) finish() {
 	defer c.unhook()
 	c.over()
@@ -212,12 +214,12 @@ func (c *clientConn) finish() {
 	c.watch.Stop()
 	if !c.lost.Load() {
 		c.linger()
-		// The protocol's reader may still be reading too: what either of them
-		// gets is of no interest any more.
+		// The protocol's reader may still be reading too; the data no longer
+		// matters to either.
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
 	_ = c.Conn.Close()
-	// checkPeer may have set it again.
+	// checkPeer may have reset it.
 	c.watch.Stop()
 }
 

@@ -9,22 +9,22 @@ import (
 	"net/http"
 )
 
-// The libraries that speak SPDY and WebSocket hold whole frames in memory, and
-// SPDY's hundreds of them when a process does not read its input. A frame can
-// have 16 MiB, a message 32 MiB. The readers here stand before the libraries and
-// pass on the same bytes in frames that are small.
+// The SPDY and WebSocket libraries hold whole frames in memory, SPDY's even
+// hundreds of them while a process does not read its input. A frame can have
+// 16 MiB, a message 32 MiB. The readers here sit in front of the libraries and
+// forward the same bytes in small frames.
 
 const (
-	// maxPiece bounds the data of one frame that is passed on.
+	// maxPiece bounds the data of one forwarded frame, in bytes.
 	maxPiece = 32 << 10
-	// maxControl bounds a SPDY control frame. One that opens a stream has 100 to
-	// 200 bytes, which unpack to a thousand times as much at worst.
+	// maxControl bounds a SPDY control frame, in bytes. One that opens a stream has
+	// 100 to 200 bytes, which decompress to a thousand times as much at worst.
 	maxControl = 1 << 10
 )
 
-var errProtocol = errors.New("the client has broken the protocol")
+var errProtocol = errors.New("the client violates the protocol")
 
-// spdyUpgrade is a ResponseWriter that hands out a connection for SPDY.
+// spdyUpgrade is a ResponseWriter whose Hijack returns a connection for SPDY.
 type spdyUpgrade struct {
 	http.ResponseWriter
 	abort func()
@@ -35,8 +35,8 @@ func (u spdyUpgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return hijackFrames(u.ResponseWriter, &frameReader{format: &spdyFormat{}, abort: u.abort})
 }
 
-// webSocketUpgrade is a ResponseWriter that hands out a connection for messages
-// that begin with a channel's number, over WebSocket.
+// webSocketUpgrade is a ResponseWriter whose Hijack returns a connection for
+// WebSocket messages that begin with a channel number.
 type webSocketUpgrade struct {
 	http.ResponseWriter
 	abort func()
@@ -56,25 +56,27 @@ func hijackFrames(w http.ResponseWriter, f *frameReader) (net.Conn, *bufio.ReadW
 	return conn, bufio.NewReadWriter(bufio.NewReader(f), rw.Writer), nil
 }
 
-// frameReader reads frames and passes them on in pieces.
+// frameReader reads frames and forwards them in pieces.
 type frameReader struct {
 	r      *bufio.Reader
 	format frameFormat
-	// abort ends the connection of a client that breaks the protocol.
+	// abort closes the connection of a client that violates the protocol.
 	abort func()
 
-	head []byte // of a piece, not passed on yet
-	left int    // of the piece's data behind it
+	head []byte // of a piece, not forwarded yet
+	left int    // bytes of the piece's data after it
 	err  error
 }
 
-// frameFormat is one protocol's.
+// frameFormat is the frame format of one protocol.
 type frameFormat interface {
-	// next reads the head of the next frame if the last one is through. It
-	// returns the head of a piece and the number of bytes that follow, which may
-	// be none. io.EOF: there is no further frame. errProtocol: there must not be.
+	// next returns the head of the next piece and the number of data bytes that
+	// follow, which may be 0. After the last piece of a frame it reads the head of
+	// the next frame. The error is io.EOF if there is none, and errProtocol if the
+	// frame is not allowed.
 	next(r *bufio.Reader) (head []byte, data int, err error)
-	// decode turns data of the piece, as it was read, into what is passed on.
+	// decode converts data of the piece, in place, from what was read to what is
+	// forwarded.
 	decode(data []byte)
 }
 
@@ -119,12 +121,11 @@ const (
 
 // spdyFormat is SPDY 3.1: a head of 8 bytes, with a length of 24 bits at its end.
 type spdyFormat struct {
-	// stream, flags and rest are those of a data frame that is passed on in
-	// pieces.
+	// stream, flags and rest describe a data frame that is forwarded in pieces.
 	stream uint32
 	flags  byte
 	rest   int
-	// last is the number of the last stream that was opened.
+	// last is the ID of the last stream that was opened.
 	last uint32
 }
 
@@ -154,14 +155,14 @@ func (s *spdyFormat) next(r *bufio.Reader) ([]byte, int, error) {
 			return nil, 0, err
 		}
 	case spdyRstStream, spdySettings, spdyPing, spdyGoAway, spdyWindow:
-	default: // headers and replies are the server's
+	default: // only servers send headers and replies
 		return nil, 0, errProtocol
 	}
 	return head, length, nil
 }
 
-// piece is the head of what comes next of a data frame. The flags, which say
-// that it is the stream's last, are for its last piece.
+// piece returns the head of the data frame's next piece. Only the last piece has
+// the frame's flags, which can mark the end of the stream.
 func (s *spdyFormat) piece() ([]byte, int, error) {
 	n := min(s.rest, maxPiece)
 	s.rest -= n
@@ -174,8 +175,8 @@ func (s *spdyFormat) piece() ([]byte, int, error) {
 	return head, n, nil
 }
 
-// open checks the number of a new stream: the library answers each wrong one in
-// a goroutine of its own, and a client that does not read piles them up.
+// open checks the ID of a new stream: the library answers each invalid one in its
+// own goroutine, and those pile up if the client does not read.
 func (s *spdyFormat) open(r *bufio.Reader, length int) error {
 	if length < 10 {
 		return errProtocol
@@ -192,9 +193,9 @@ func (s *spdyFormat) open(r *bufio.Reader, length int) error {
 	return nil
 }
 
-// channelFormat is WebSocket with messages of one frame each that begin with
-// their channel's number. A piece of a message is a message; the data of base64
-// comes in pieces that can be decoded alone.
+// channelFormat is WebSocket with messages of one frame each that begin with their
+// channel number. A piece of a message is a message itself; pieces of base64 data
+// can be decoded alone.
 type channelFormat struct {
 	opcode  byte
 	channel byte
@@ -255,7 +256,7 @@ func (c *channelFormat) next(r *bufio.Reader) ([]byte, int, error) {
 	return c.piece()
 }
 
-// piece is the head of what comes next of a message: a message that begins with
+// piece returns the head of the message's next piece: a message that begins with
 // the same channel.
 func (c *channelFormat) piece() ([]byte, int, error) {
 	n := min(c.rest, maxPiece)
@@ -266,7 +267,8 @@ func (c *channelFormat) piece() ([]byte, int, error) {
 	return append(wsHead(wsFinal|c.opcode, n+1), c.channel), int(n), nil //nolint:gosec // it is at most maxPiece
 }
 
-// wsLength is a frame's length, of which the head has 7 bits, or says where it is.
+// wsLength returns a frame's length: short, the 7 bits in the head, or the longer
+// field that short announces.
 func wsLength(r io.Reader, short byte) (uint64, error) {
 	var b [8]byte
 	at := 8
@@ -284,7 +286,7 @@ func wsLength(r io.Reader, short byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b[:]), nil
 }
 
-// wsHead is the head of a frame of at most 64 KiB whose mask changes nothing.
+// wsHead returns the head of a frame of at most 64 KiB with a mask of zeros.
 func wsHead(first byte, length uint64) []byte {
 	head := []byte{first, wsMasked | byte(length)}
 	if length >= ws16Bits {

@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialTimeout bounds a connection to a pod's localhost; only a packet filter
-// inside the pod can make it slow.
+// dialTimeout bounds a connection attempt to a pod's localhost; only a packet
+// filter inside the pod can make it slow.
 const dialTimeout = 10 * time.Second
 
-// dialLocalhost connects to a TCP port on IPv4, then IPv6 localhost inside a
-// network namespace; nil is the host's. errdefs.ErrUnavailable: nothing listens.
+// dialLocalhost connects to a TCP port on localhost in a network namespace, nil
+// for the host's; first over IPv4, then IPv6. The error is errdefs.ErrUnavailable
+// if nothing listens.
 func dialLocalhost(ctx context.Context, netns *os.File, port int32) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -35,8 +36,8 @@ func dialLocalhost(ctx context.Context, netns *os.File, port int32) (*net.TCPCon
 	return conn.(*net.TCPConn), nil
 }
 
-// dialFirst connects to the first address that accepts. Addresses are literal:
-// a name would be resolved, and the socket made, on another thread.
+// dialFirst connects to the first address that accepts. Addresses must be literal:
+// for a name, other threads would resolve it and make the socket.
 func dialFirst(ctx context.Context, port int32, addrs ...string) (net.Conn, error) {
 	var d net.Dialer
 	var errs []error
@@ -53,8 +54,8 @@ func dialFirst(ctx context.Context, port int32, addrs ...string) (net.Conn, erro
 	return nil, errors.Join(errs...)
 }
 
-// inNetNS calls fn on a thread inside a network namespace, or right here if
-// that is nil. fn must make its sockets in the goroutine that calls it.
+// inNetNS calls fn on a thread inside a network namespace, or directly if target
+// is nil. fn must make its sockets on the goroutine that calls it.
 func inNetNS(target *os.File, fn func() error) error {
 	if target == nil {
 		return fn()
@@ -64,8 +65,8 @@ func inNetNS(target *os.File, fn func() error) error {
 	return <-result
 }
 
-// enter runs in a goroutine of its own, which takes its thread along when that
-// could not be brought back.
+// enter must run on its own goroutine. If the thread cannot return to its
+// namespace, it exits with the goroutine.
 func enter(target *os.File, fn func() error) error {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")

@@ -14,17 +14,17 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 )
 
-// maxHalfPairs bounds the streams of one client that wait for their other half.
+// maxHalfPairs bounds the incomplete stream pairs of one client.
 const maxHalfPairs = 1000
 
-var errStreamPair = errors.New("the client opens streams that do not belong together")
+var errStreamPair = errors.New("the client's streams do not form pairs")
 
-// streamPairs brings together the two streams, for data and errors, that a client
-// opens for each connection to its pod. cri-streaming can do that too, but it
-// leaves goroutines behind when a client goes while it opens streams.
+// streamPairs joins the two streams, for data and errors, that a client opens for
+// each connection to its pod. cri-streaming can do that too, but leaves goroutines
+// behind when a client disconnects while it opens streams.
 type streamPairs struct {
 	f *forwarder
-	// abort ends the client's connection, for a client that breaks the protocol.
+	// abort closes the connection of a client that violates the protocol.
 	abort   func()
 	timeout time.Duration
 
@@ -34,15 +34,15 @@ type streamPairs struct {
 	closed  bool
 }
 
-// streamPair is complete with both streams.
+// streamPair is a data stream and an error stream; it is complete with both.
 type streamPair struct {
 	port       int32
 	data, errs *openedStream
 	expiry     *time.Timer
 }
 
-// add implements [httpstream.NewStreamHandler]. It never blocks: the connection
-// could not be closed then.
+// add implements [httpstream.NewStreamHandler]. It must not block: the connection
+// could then not be closed.
 func (p *streamPairs) add(stream httpstream.Stream, replied <-chan struct{}) error {
 	h, err := parsePortHeaders(stream.Headers(), stream.Identifier())
 	if err == nil {
@@ -82,7 +82,7 @@ func (p *streamPairs) join(h portHeaders, stream *openedStream) error {
 	return nil
 }
 
-// expire gives up a pair that its client does not complete.
+// expire drops a pair that its client did not complete in time.
 func (p *streamPairs) expire(requestID string) {
 	p.mu.Lock()
 	pair := p.waiting[requestID]
@@ -91,11 +91,11 @@ func (p *streamPairs) expire(requestID string) {
 	if pair == nil {
 		return
 	}
-	klog.FromContext(p.f.ctx).V(2).Info("Port-forward client opened one stream of two", "sandboxID", p.f.sandboxID, "timeout", p.timeout)
+	klog.FromContext(p.f.ctx).V(2).Info("Port-forward client opened only one of two streams", "sandboxID", p.f.sandboxID, "timeout", p.timeout)
 	p.reset(pair)
 }
 
-// close gives up all pairs that are not complete.
+// close drops all incomplete pairs.
 func (p *streamPairs) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,7 +116,7 @@ func (p *streamPairs) forward(pair *streamPair) {
 	}
 	if err := p.f.forward(pair.port, pair.data); err != nil {
 		_, _ = io.WriteString(pair.errs, err.Error())
-		// kubectl takes this as the end of the connection, and keeps the others.
+		// kubectl closes only this connection and keeps the others.
 		p.reset(pair)
 		return
 	}
@@ -134,20 +134,20 @@ func (p *streamPairs) reset(pair *streamPair) {
 	}
 }
 
-// portHeaders are what a client says of a stream.
+// portHeaders are the headers of a stream.
 type portHeaders struct {
 	requestID string
 	port      int32
 	isData    bool
 }
 
-// parsePortHeaders reads the headers of a stream with a number. A client that
-// names no request opens the error stream first and the data stream next.
+// parsePortHeaders parses the headers of a stream, whose ID is stream. A client
+// without request IDs opens the error stream first and then the data stream.
 func parsePortHeaders(headers http.Header, stream uint32) (portHeaders, error) {
 	text := headers.Get(portforward.PortHeader)
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || port == 0 {
-		return portHeaders{}, fmt.Errorf("header %s: %q is no port", portforward.PortHeader, text)
+		return portHeaders{}, fmt.Errorf("header %s: %q is not a port", portforward.PortHeader, text)
 	}
 	h := portHeaders{requestID: headers.Get(portforward.PortForwardRequestIDHeader), port: int32(port)}
 	switch kind := headers.Get(portforward.StreamType); kind {

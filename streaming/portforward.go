@@ -29,7 +29,8 @@ func (s *Server) servePortForward(up *upgrade, r *http.Request, request *runtime
 	f := &forwarder{ctx: ctx, runtime: s.runtime, sandboxID: request.PodSandboxId, files: s.files, limit: int64(max(1, s.config.MaxSessionFiles/forwardShare))}
 	defer f.open.close()
 	defer cancel()
-	// The protocols' own reading ends with the connection, not with a context.
+	// The protocols stop reading when the connection closes, not when a context
+	// ends.
 	stop := context.AfterFunc(ctx, up.abort)
 	defer stop()
 	r = r.WithContext(ctx)
@@ -43,7 +44,7 @@ func (s *Server) servePortForward(up *upgrade, r *http.Request, request *runtime
 	}
 }
 
-// serveStreams serves a SPDY connection, which w hands out: each forwarded
+// serveStreams serves a SPDY connection, hijacked from w: each forwarded
 // connection has a pair of streams.
 func (s *Server) serveStreams(w http.ResponseWriter, r *http.Request, f *forwarder, abort func()) {
 	if _, err := httpstream.Handshake(r, w, portforward.SupportedProtocols); err != nil {
@@ -51,7 +52,7 @@ func (s *Server) serveStreams(w http.ResponseWriter, r *http.Request, f *forward
 	}
 	pairs := &streamPairs{f: f, abort: abort, timeout: s.config.CreationTimeout, waiting: make(map[string]*streamPair)}
 	defer pairs.close()
-	// Streams can come before the connection is known here.
+	// Streams can arrive before UpgradeResponse returns the connection.
 	pairs.mu.Lock()
 	pairs.conn = spdy.NewResponseUpgrader().UpgradeResponse(spdyUpgrade{w, abort}, r, pairs.add)
 	pairs.mu.Unlock()
@@ -66,14 +67,13 @@ func (s *Server) serveStreams(w http.ResponseWriter, r *http.Request, f *forward
 	}
 }
 
-// serveTunnel serves SPDY inside a WebSocket connection, as kubectl
-// port-forward speaks it: the messages' contents in order are a SPDY
-// connection.
+// serveTunnel serves SPDY inside a WebSocket connection, as used by kubectl
+// port-forward: the concatenated messages are a SPDY connection.
 func (s *Server) serveTunnel(up *upgrade, r *http.Request, f *forwarder) {
 	server := websocket.Server{
 		Handshake: func(c *websocket.Config, _ *http.Request) error {
 			if !slices.Contains(c.Protocol, portforward.WebsocketsSPDYTunnelingPortForwardV1) {
-				return fmt.Errorf("protocols %q are not supported, %q is", c.Protocol, portforward.WebsocketsSPDYTunnelingPortForwardV1)
+				return fmt.Errorf("protocols %q are not supported, only %q is", c.Protocol, portforward.WebsocketsSPDYTunnelingPortForwardV1)
 			}
 			c.Protocol = []string{portforward.WebsocketsSPDYTunnelingPortForwardV1}
 			return nil
@@ -91,8 +91,8 @@ func (s *Server) serveTunnel(up *upgrade, r *http.Request, f *forwarder) {
 	server.ServeHTTP(up, r)
 }
 
-// tunnel is the ResponseWriter of a SPDY request whose upgrade the client takes
-// for granted: no answer is sent.
+// tunnel is the ResponseWriter of a SPDY request whose client expects no answer to
+// the upgrade: none is sent.
 type tunnel struct {
 	conn   net.Conn
 	header http.Header
@@ -107,7 +107,7 @@ func (t *tunnel) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return t.conn, bufio.NewReadWriter(bufio.NewReader(t.conn), bufio.NewWriter(t.conn)), nil
 }
 
-// maxChannelPorts is how many ports have room in the numbers of channels.
+// maxChannelPorts is how many ports the channel numbers have room for.
 const maxChannelPorts = 100
 
 // serveChannels serves a WebSocket connection with two channels for each port of
@@ -153,13 +153,13 @@ func (s *Server) serveChannels(up *upgrade, r *http.Request, f *forwarder, ports
 	forwards.Wait()
 }
 
-// forwarder connects the streams of one client to ports of its pod.
+// forwarder connects a client's streams to ports of its pod.
 type forwarder struct {
 	// ctx is that of the client's connection.
 	ctx       context.Context
 	runtime   Runtime
 	sandboxID string
-	// files are the server's, of which this client may have as many as limit.
+	// files is the server's; this client may use up to limit of them.
 	files *semaphore.Weighted
 	limit int64
 	used  atomic.Int64
@@ -168,8 +168,8 @@ type forwarder struct {
 
 var errTooManyConnections = fmt.Errorf("too many connections are open: %w", errdefs.ErrResourceExhausted)
 
-// forward connects a stream to a port until both have ended. The error is for
-// the client.
+// forward connects a stream to a port until both directions have ended. The error
+// is for the client.
 func (f *forwarder) forward(port int32, stream io.ReadWriteCloser) error {
 	if !f.open.begin() {
 		return nil
@@ -186,21 +186,21 @@ func (f *forwarder) connect(port int32, stream io.ReadWriteCloser) error {
 	logger := klog.FromContext(f.ctx).WithValues("sandboxID", f.sandboxID, "port", port)
 	defer f.used.Add(-1)
 	if f.used.Add(1) > f.limit || !f.files.TryAcquire(1) {
-		logger.Info("Port was not forwarded, too many connections are open", "maxConnections", f.limit)
+		logger.Info("Port not forwarded, too many connections are open", "maxConnections", f.limit)
 		return errTooManyConnections
 	}
 	defer f.files.Release(1)
 	conn, err := f.dial(port)
 	if err != nil {
 		if f.ctx.Err() == nil {
-			logger.Info("Port was not forwarded", "err", err)
+			logger.Info("Port not forwarded", "err", err)
 		}
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	err = splice(f.ctx, conn, stream)
 	if err != nil {
-		logger.V(2).Info("Forwarded connection was cut off", "err", err)
+		logger.V(2).Info("Forwarded connection failed", "err", err)
 	}
 	return err
 }
@@ -216,8 +216,8 @@ func (f *forwarder) dial(port int32) (*net.TCPConn, error) {
 	return dialLocalhost(f.ctx, netns, port)
 }
 
-// splice copies in both directions until both have ended, passing each end on,
-// or until one fails or ctx ends.
+// splice copies in both directions until both have ended, forwarding each EOF, or
+// until one fails or ctx ends.
 func splice(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
@@ -238,8 +238,8 @@ func splice(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) e
 		return err
 	}
 	select {
-	case <-fromClient: //nolint:errcheck // its own error says no more
-		// The pod may have closed before it took everything, as any server may.
+	case <-fromClient: //nolint:errcheck // its error adds nothing
+		// The pod may have closed before it read everything, as any server may.
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

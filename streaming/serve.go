@@ -19,14 +19,14 @@ import (
 	"github.com/cridock/cridock/streaming/guard"
 )
 
-// callFiles are those of an exec or attach: the client's connection and
-// Docker's. A port-forward client has its connection.
+// callFiles is the number of files of an exec or attach: the client's connection
+// and Docker's. A port-forward client has only its connection.
 const (
 	callFiles    = 2
 	forwardFiles = 1
 )
 
-// handler serves the URLs that admit makes, as long as open admits requests.
+// handler serves the URLs that admit makes, until open is closed.
 func (s *Server) handler(open *sessions) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !open.begin() {
@@ -47,20 +47,20 @@ func (s *Server) handler(open *sessions) http.Handler {
 	})
 }
 
-// deny answers a request that begins no session, and has the connection closed
-// without waiting for what the client has not sent.
+// deny answers a request that starts no session. The connection is closed without
+// waiting for data that the client has not sent.
 func deny(w http.ResponseWriter, message string, code int) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 	http.Error(w, message, code)
 }
 
-// serve runs one session, of a client that has shown its token, to its end.
+// serve runs one session of a client with a valid token until it ends.
 func (s *Server) serve(kind string, files int64, w http.ResponseWriter, r *http.Request, begin func(*upgrade, *http.Request)) {
 	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok && !guard.Vouch(conn) {
 		return // it was closed while the token was looked up
 	}
 	if !s.files.TryAcquire(files) {
-		klog.FromContext(r.Context()).Info("Streaming session was refused, too many are open", "kind", kind, "maxFiles", s.config.MaxSessionFiles)
+		klog.FromContext(r.Context()).Info("Streaming session refused, too many are open", "kind", kind, "maxFiles", s.config.MaxSessionFiles)
 		deny(w, "too many streaming sessions are open, try again later", http.StatusServiceUnavailable)
 		return
 	}
@@ -75,8 +75,9 @@ func (s *Server) serve(kind string, files int64, w http.ResponseWriter, r *http.
 	begin(up, r.WithContext(ctx))
 }
 
-// session is what a token stands for, and the files that it takes; nil if that
-// is nothing, or of another kind. The token is used up.
+// session returns the function that runs a token's session, and the number of
+// files it needs; nil if the token is unknown or of another kind. It consumes the
+// token.
 func (s *Server) session(kind, token string) (begin func(*upgrade, *http.Request), files int64) {
 	switch request := s.tokens.take(token).(type) {
 	case *runtimeapi.ExecRequest:
@@ -124,8 +125,8 @@ type call struct {
 	run  func(context.Context, Streams) error
 }
 
-// do runs the call with the streams that the CRI request named: over WebSocket
-// all of them are there, and a client may open more than it asked for.
+// do runs the call with only the streams that the CRI request asked for: WebSocket
+// always has all of them, and a client may open more.
 func (c *call) do(ctx context.Context, in io.Reader, out, errs io.WriteCloser, resize <-chan Size) error {
 	streams := Streams{TTY: c.opts.TTY}
 	if c.opts.Stdin {
@@ -152,7 +153,7 @@ func (c *call) do(ctx context.Context, in io.Reader, out, errs io.WriteCloser, r
 	return err
 }
 
-// exitCode is the code that an error stands for, if any.
+// exitCode returns the exit code in an error, if any.
 func exitCode(err error) (int, bool) {
 	var exit utilexec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
@@ -161,7 +162,7 @@ func exitCode(err error) (int, bool) {
 	return 0, false
 }
 
-// ExitError is the error of a command that ended with a code other than 0.
+// ExitError returns the error of a command that exited with a code other than 0.
 func ExitError(code int) error {
 	return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
 }

@@ -26,89 +26,90 @@ import (
 )
 
 const (
-	// DefaultAddr is loopback only, with a free port.
+	// DefaultAddr is a free port on loopback.
 	DefaultAddr = "127.0.0.1:0"
-	// DefaultIdleTimeout is what the kubelet allows by default
-	// (streamingConnectionIdleTimeout).
+	// DefaultIdleTimeout is the kubelet's default (streamingConnectionIdleTimeout).
 	DefaultIdleTimeout = 4 * time.Hour
 
-	// DefaultRequestTimeout is what a request may take to come, and its answer
-	// to go.
+	// DefaultRequestTimeout bounds how long receiving a request and sending its
+	// answer may take, each.
 	DefaultRequestTimeout = 10 * time.Second
 
-	// maxHeader bounds a request, in bytes. Nobody sends a body.
+	// maxHeader bounds a request's headers, in bytes. No client sends a body.
 	maxHeader = 32 << 10
 )
 
-// Bounds where the configuration has none. Whatever the limit of open files is,
-// most of it stays free for the CRI and its Docker connections.
+// Bounds where the configuration sets none: an absolute one, and a share of the
+// limit of open files, so that files stay free for the CRI and its Docker
+// connections.
 const (
 	mostWaiting, waitingShare   = 256, 16
 	mostSessions, sessionsShare = 4096, 2
-	// forwardShare is what one port-forward client can have of all sessions.
+	// forwardShare is the divisor for one port-forward client's share of
+	// MaxSessionFiles.
 	forwardShare = 4
 )
 
-// Config says how the server is reached.
+// Config configures a [Server].
 type Config struct {
-	// Addr is the host:port to listen on, [DefaultAddr] if empty. The URLs
-	// contain the address that was bound; loopback instead of a wildcard.
+	// Addr is the host:port to listen on, [DefaultAddr] if empty. URLs contain the
+	// bound address, or loopback instead of a wildcard.
 	Addr string
-	// CertFile and KeyFile turn TLS on; both or none. They are read again when
+	// CertFile and KeyFile enable TLS; set both or none. They are read again when
 	// they change.
 	CertFile, KeyFile string
-	// ClientCAFile, with TLS, makes clients show a certificate of one of these
-	// authorities. It is read again when it changes.
+	// ClientCAFile, with TLS, requires clients to have a certificate from one of
+	// these authorities. It is read again when it changes.
 	ClientCAFile string
-	// IdleTimeout ends connections on which nothing happens,
+	// IdleTimeout is how long a connection may be idle before it is closed;
 	// [DefaultIdleTimeout] if zero.
 	IdleTimeout time.Duration
 	// CreationTimeout bounds how long a SPDY client may take to open its
 	// streams, 30 s if zero.
 	CreationTimeout time.Duration
-	// RequestTimeout bounds the TLS handshake, the coming of a whole request and
-	// the sending of an answer that is no session, each;
-	// [DefaultRequestTimeout] if zero.
+	// RequestTimeout bounds each of the TLS handshake, receiving a whole request,
+	// and sending an answer that starts no session; [DefaultRequestTimeout] if
+	// zero.
 	RequestTimeout time.Duration
-	// MaxWaiting bounds the connections that have not shown a token yet. More
-	// cost the user or address with the most of them its oldest. If zero, 256 or
-	// a sixteenth of the open files that the process may have.
+	// MaxWaiting bounds the connections without a token yet. For each one above,
+	// the user or address with the most of them loses its oldest. If zero, 256 or
+	// a sixteenth of the process's limit of open files, whichever is less.
 	MaxWaiting int
 	// MaxSessionFiles bounds the files that sessions have open: an exec or attach
 	// has two, a port-forward client one and one for each of its connections.
-	// What would be above it is refused. If zero, 4096 or half of the open files
-	// that the process may have.
+	// Sessions and connections above it are refused. If zero, 4096 or half of the
+	// process's limit of open files, whichever is less.
 	MaxSessionFiles int
-	// Opened is told of each session that begins, with its kind: exec, attach or
-	// portforward, one for all ports of a client. What it returns is called at
-	// the session's end. nil: nobody is told.
+	// Opened is called when a session starts, with its kind: exec, attach, or
+	// portforward (one session for all ports of a client). The returned function
+	// is called when the session ends. Opened may be nil.
 	Opened func(kind string) (closed func())
 }
 
-// Size is that of a terminal, in characters.
+// Size is the size of a terminal, in characters.
 type Size = remotecommand.TerminalSize
 
-// Streams are those the client asked for; the others are nil.
+// Streams are the streams the client asked for; the others are nil.
 type Streams struct {
-	// Stdin ends with io.EOF when the client closes it or goes away. A read
-	// may block until the Runtime's call has returned.
+	// Stdin returns io.EOF when the client closes it or disconnects. A read may
+	// block until the Runtime's call has returned.
 	Stdin          io.Reader
 	Stdout, Stderr io.WriteCloser
 	TTY            bool
-	// Resize delivers the client's terminal sizes, the first one first; it may
-	// stay silent. Nil without TTY.
+	// Resize delivers the client's terminal sizes, in order; there may be none.
+	// It is nil without TTY.
 	Resize <-chan Size
 }
 
-// Runtime is what the server needs from the world. Contexts end when the client
-// goes away or the server stops.
+// Runtime runs the calls of a [Server]. Their contexts end when the client
+// disconnects or the server stops.
 type Runtime interface {
-	// Exec runs a command until it has ended: nil if with exit code 0; any
-	// other code is an error that is or wraps a k8s.io/utils/exec.ExitError.
+	// Exec runs a command until it exits. It returns nil for exit code 0; for any
+	// other code an error that is or wraps a k8s.io/utils/exec.ExitError.
 	Exec(ctx context.Context, containerID string, cmd []string, s Streams) error
-	// Attach connects to a container's main process until that ends.
+	// Attach connects to a container's main process until that exits.
 	Attach(ctx context.Context, containerID string, s Streams) error
-	// NetNS opens a pod's network namespace; the caller closes it. nil is the
+	// NetNS opens a pod's network namespace; the caller closes it. nil means the
 	// host's.
 	NetNS(ctx context.Context, podSandboxID string) (*os.File, error)
 }
@@ -119,7 +120,7 @@ type Server struct {
 	runtime Runtime
 	tokens  tokens
 	tls     *tls.Config
-	// files are those that sessions may have open.
+	// files counts the files that sessions have open.
 	files *semaphore.Weighted
 
 	mu       sync.Mutex
@@ -127,7 +128,8 @@ type Server struct {
 	base     atomic.Pointer[url.URL]
 }
 
-// New makes a server that does not listen yet.
+// New returns a server that does not listen yet. Invalid TLS settings are an
+// error.
 func New(config Config, runtime Runtime) (*Server, error) {
 	if config.Addr == "" {
 		config.Addr = DefaultAddr
@@ -164,8 +166,8 @@ func New(config Config, runtime Runtime) (*Server, error) {
 	return s, nil
 }
 
-// Listen binds the address; from then on the server gives URLs. Run does it if
-// nobody has. A second call does nothing.
+// Listen binds the address; from then on Exec, Attach and PortForward return URLs.
+// Run calls it if needed. Further calls do nothing.
 func (s *Server) Listen(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,14 +185,14 @@ func (s *Server) Listen(ctx context.Context) error {
 		base.Scheme = "https"
 		s.listener = tls.NewListener(s.listener, s.tls)
 	} else if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		klog.FromContext(ctx).Info("Streaming sessions are readable and open to whoever sees their URL on the network: set a certificate and key, or a loopback address",
+		klog.FromContext(ctx).Info("Anyone on the network who sees its URL can read and use a streaming session: set a certificate and key, or a loopback address",
 			"address", l.Addr().String(), "settings", []string{"streaming-tls-cert", "streaming-tls-key", "streaming-bind-addr"})
 	}
 	s.base.Store(base)
 	return nil
 }
 
-// reachable is an address that the kubelet on this machine can connect to.
+// reachable returns an address that the kubelet on this machine can connect to.
 func reachable(a *net.TCPAddr) string {
 	host := a.IP.String()
 	if a.IP.IsUnspecified() {
@@ -199,11 +201,11 @@ func reachable(a *net.TCPAddr) string {
 	return net.JoinHostPort(host, fmt.Sprint(a.Port))
 }
 
-// URL is the server's own address, nil before Listen.
+// URL returns the server's base URL; nil before Listen.
 func (s *Server) URL() *url.URL { return s.base.Load() }
 
-// Run serves until ctx ends; then it closes all connections, ends the contexts
-// of all calls of the Runtime and waits for them. A server runs once.
+// Run serves until ctx ends; then it closes all connections, cancels all calls of
+// the Runtime and waits for them. Call it once.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(ctx); err != nil {
 		return err
@@ -224,7 +226,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("streaming server: %w", err)
 }
 
-// httpServer is a server whose connections serve one request each: either it
+// httpServer returns a server whose connections serve one request each: either it
 // becomes a session, or the connection has no further use.
 func (s *Server) httpServer(ctx context.Context, handler http.Handler) *http.Server {
 	server := &http.Server{
@@ -244,11 +246,11 @@ func (s *Server) httpServer(ctx context.Context, handler http.Handler) *http.Ser
 	return server
 }
 
-// connKey is where a request's context has its connection.
+// connKey is the key of a connection in its requests' contexts.
 type connKey struct{}
 
-// serverLog takes what the HTTP server logs. Any peer can cause lines about its
-// own handshake, as many as it likes: those are not for every log.
+// serverLog forwards the HTTP server's log. Messages about TLS handshakes, of which
+// any peer can cause any number, have a higher verbosity.
 type serverLog struct{ logger klog.Logger }
 
 // Write implements [io.Writer].
@@ -257,12 +259,14 @@ func (l serverLog) Write(line []byte) (int, error) {
 	if bytes.Contains(line, []byte("TLS handshake error")) {
 		logger = logger.V(4)
 	}
-	logger.Info("Streaming server", "message", string(bytes.TrimSpace(line)))
+	logger.Info("Streaming server logged a message", "message", string(bytes.TrimSpace(line)))
 	return len(line), nil
 }
 
-// Exec answers a URL that runs the command once. It does not know whether the
-// container exists. errdefs.ErrInvalidArgument, errdefs.ErrResourceExhausted.
+// Exec returns a URL that runs the command once. It does not check whether the
+// container exists. Errors are errdefs.ErrInvalidArgument,
+// errdefs.ErrResourceExhausted (too many unused URLs) and errdefs.ErrUnavailable
+// (before Listen).
 func (s *Server) Exec(r *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
 	if err := checkStreams(r.GetContainerId(), r.GetTty(), r.GetStdin(), r.GetStdout(), r.GetStderr()); err != nil {
 		return nil, err
@@ -274,7 +278,7 @@ func (s *Server) Exec(r *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, erro
 	return &runtimeapi.ExecResponse{Url: u}, err
 }
 
-// Attach is as Exec, for the container's main process.
+// Attach is like Exec, for the container's main process.
 func (s *Server) Attach(r *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
 	if err := checkStreams(r.GetContainerId(), r.GetTty(), r.GetStdin(), r.GetStdout(), r.GetStderr()); err != nil {
 		return nil, err
@@ -283,22 +287,21 @@ func (s *Server) Attach(r *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse
 	return &runtimeapi.AttachResponse{Url: u}, err
 }
 
-// PortForward is as Exec, for the pod's TCP ports.
+// PortForward is like Exec, for the pod's TCP ports.
 func (s *Server) PortForward(r *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
 	if r.GetPodSandboxId() == "" {
 		return nil, fmt.Errorf("pod_sandbox_id: %w: is empty", errdefs.ErrInvalidArgument)
 	}
 	for i, p := range r.GetPort() {
 		if p < 1 || p > 65535 {
-			return nil, fmt.Errorf("port[%d]: %w: %d is no TCP port", i, errdefs.ErrInvalidArgument, p)
+			return nil, fmt.Errorf("port[%d]: %w: %d is not a TCP port", i, errdefs.ErrInvalidArgument, p)
 		}
 	}
 	u, err := s.admit("portforward", r)
 	return &runtimeapi.PortForwardResponse{Url: u}, err
 }
 
-// checkStreams holds the rules of the CRI proto for ExecRequest and
-// AttachRequest.
+// checkStreams checks the CRI's rules for ExecRequest and AttachRequest.
 func checkStreams(containerID string, tty, stdin, stdout, stderr bool) error {
 	switch {
 	case containerID == "":
@@ -314,7 +317,7 @@ func checkStreams(containerID string, tty, stdin, stdout, stderr bool) error {
 func (s *Server) admit(kind string, request any) (string, error) {
 	base := s.URL()
 	if base == nil {
-		return "", fmt.Errorf("streaming server: %w: does not listen yet", errdefs.ErrUnavailable)
+		return "", fmt.Errorf("streaming server: %w: not listening yet", errdefs.ErrUnavailable)
 	}
 	token, err := s.tokens.put(request)
 	if err != nil {

@@ -2,14 +2,14 @@ package streaming
 
 import "sync"
 
-// sessions counts calls under way until it is closed: then no more begin.
+// sessions counts running calls. Once it is closed, no more can begin.
 type sessions struct {
 	mu     sync.Mutex
 	closed bool
 	calls  sync.WaitGroup
 }
 
-// begin says whether a call may run; it must end with end.
+// begin reports whether a call may run; if so, the caller must call end after it.
 func (s *sessions) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -22,7 +22,7 @@ func (s *sessions) begin() bool {
 
 func (s *sessions) end() { s.calls.Done() }
 
-// close refuses further calls and waits for those under way.
+// close refuses further calls and waits for the running ones.
 func (s *sessions) close() {
 	s.mu.Lock()
 	s.closed = true

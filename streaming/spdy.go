@@ -17,11 +17,11 @@ import (
 )
 
 // spdyProtocols are the versions of the remote command protocol over SPDY.
-// Version 1 is that of Kubernetes 1.0.
+// Version 1, of Kubernetes 1.0, is not supported.
 var spdyProtocols = []string{remotecommand.StreamProtocolV4Name, remotecommand.StreamProtocolV3Name, remotecommand.StreamProtocolV2Name}
 
-// serveSPDY runs a call over SPDY. cri-streaming can do that too, but it leaves
-// goroutines behind when a client opens more streams than it has to.
+// serveSPDY runs a call over SPDY. cri-streaming can do that too, but leaves
+// goroutines behind when a client opens more streams than needed.
 func (c *call) serveSPDY(r *http.Request, config Config) {
 	ctx := r.Context()
 	protocol, err := httpstream.Handshake(r, c.up, spdyProtocols)
@@ -48,11 +48,11 @@ func (c *call) serveSPDY(r *http.Request, config Config) {
 	err = c.do(ctx, streams.reader(remotecommand.StreamTypeStdin),
 		streams.writer(remotecommand.StreamTypeStdout), streams.writer(remotecommand.StreamTypeStderr), resize)
 	if err := writeStatus(streams.get(remotecommand.StreamTypeError), protocol, err); err != nil {
-		klog.FromContext(ctx).V(2).Info("Streaming client did not take its result", "err", err)
+		klog.FromContext(ctx).V(2).Info("Streaming client did not receive its result", "err", err)
 	}
 }
 
-// wanted are the streams that a client must open.
+// wanted returns the streams that a client must open.
 func (c *call) wanted(protocol string) []string {
 	wanted := []string{remotecommand.StreamTypeError}
 	add := func(asked bool, kind string) {
@@ -67,8 +67,8 @@ func (c *call) wanted(protocol string) []string {
 	return wanted
 }
 
-// writeStatus tells a client how its call ended: as a Status object from version
-// 4 on, before that as a text, which is empty after success.
+// writeStatus sends a call's result to the client: a Status object from version 4
+// on, before that a text, or nothing after success.
 func writeStatus(w io.Writer, protocol string, err error) error {
 	st := statusOf(err)
 	if protocol == remotecommand.StreamProtocolV4Name || protocol == remotecommand.StreamProtocolV5Name {
@@ -85,29 +85,29 @@ func writeStatus(w io.Writer, protocol string, err error) error {
 	return err
 }
 
-// callStreams are the streams that a client opens for a call.
+// callStreams holds the streams that a client opens for a call.
 type callStreams struct {
 	wanted []string
-	// abort ends the connection.
+	// abort closes the connection.
 	abort func()
 
 	mu     sync.Mutex
 	opened map[string]openedStream
-	// complete is closed when all that are wanted are there.
+	// complete is closed when all wanted streams are open.
 	complete chan struct{}
 }
 
-// openedStream is a stream; replied is closed when its client is told that it is
-// open, and nothing may be written before.
+// openedStream is a stream. replied is closed when its client has been told that it
+// is open; nothing may be written before.
 type openedStream struct {
 	httpstream.Stream
 	replied <-chan struct{}
 }
 
-var errUnexpectedStream = errors.New("the client has opened a stream that the protocol does not have, or one twice")
+var errUnexpectedStream = errors.New("the client opened an unknown stream, or one twice")
 
-// add implements [httpstream.NewStreamHandler]. It never blocks: the connection
-// could not be closed then.
+// add implements [httpstream.NewStreamHandler]. It must not block: the connection
+// could then not be closed.
 func (s *callStreams) add(stream httpstream.Stream, replied <-chan struct{}) error {
 	kind := stream.Headers().Get(remotecommand.StreamType)
 	s.mu.Lock()
@@ -142,7 +142,8 @@ func (s *callStreams) isComplete() bool {
 	return true
 }
 
-// wait returns when all streams that are wanted are open.
+// wait returns nil when all wanted streams are open, or the cause if ctx ends or
+// timeout passes first.
 func (s *callStreams) wait(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("within %v", timeout))
 	defer cancel()
@@ -161,7 +162,7 @@ func (s *callStreams) wait(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-// get is a stream, nil if it is not open.
+// get returns a stream; nil if it is not open.
 func (s *callStreams) get(kind string) httpstream.Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,7 +172,7 @@ func (s *callStreams) get(kind string) httpstream.Stream {
 	return nil
 }
 
-// reader is get for an interface that must be nil.
+// reader is like get, but returns a nil io.Reader if the stream is not open.
 func (s *callStreams) reader(kind string) io.Reader {
 	if stream := s.get(kind); stream != nil {
 		return stream
@@ -179,7 +180,7 @@ func (s *callStreams) reader(kind string) io.Reader {
 	return nil
 }
 
-// writer is as reader.
+// writer is like reader, for an io.WriteCloser.
 func (s *callStreams) writer(kind string) io.WriteCloser {
 	if stream := s.get(kind); stream != nil {
 		return stream

@@ -12,9 +12,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// tlsFiles makes the server's TLS configuration from files and notices when
-// they change: each handshake looks at their times, which costs microseconds
-// and needs no watcher.
+// tlsFiles makes the server's TLS configuration from files. Each handshake checks
+// whether they have changed, which costs microseconds and needs no watcher.
 type tlsFiles struct {
 	cert, key, clientCA string
 
@@ -23,13 +22,13 @@ type tlsFiles struct {
 	stamps [3]fileStamp
 }
 
-// fileStamp tells two versions of a file apart.
+// fileStamp distinguishes two versions of a file.
 type fileStamp struct {
 	modified time.Time
 	size     int64
 }
 
-// serverConfig is the configuration of the listener.
+// serverConfig returns the configuration of the listener.
 func (t *tlsFiles) serverConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -37,8 +36,8 @@ func (t *tlsFiles) serverConfig() *tls.Config {
 	}
 }
 
-// config is the configuration of the files as they are; as they were, if they
-// cannot be used now: certificate and key are never replaced in one instant.
+// config returns the configuration from the current files, or the last good one if
+// they cannot be used: certificate and key are never replaced at the same instant.
 func (t *tlsFiles) config() (*tls.Config, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -51,7 +50,7 @@ func (t *tlsFiles) config() (*tls.Config, error) {
 		if t.loaded == nil {
 			return nil, err
 		}
-		klog.Background().Error(err, "Changed TLS files cannot be used, the former ones stay in use")
+		klog.Background().Error(err, "Cannot use the changed TLS files, keeping the former ones")
 		return t.loaded, nil
 	}
 	t.loaded, t.stamps = config, stamps
@@ -80,13 +79,13 @@ func (t *tlsFiles) load() (*tls.Config, error) {
 	}
 	config.ClientCAs = x509.NewCertPool()
 	if !config.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("TLS client CA %s: %w: no certificate in it", t.clientCA, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("TLS client CA %s: %w: it has no certificate", t.clientCA, errdefs.ErrInvalidArgument)
 	}
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	return config, nil
 }
 
-// stamp is that of a file, or the zero value.
+// stamp returns the stamp of a file; the zero value if it cannot be read.
 func stamp(path string) fileStamp {
 	if path == "" {
 		return fileStamp{}

@@ -12,11 +12,11 @@ import (
 const (
 	// tokenLifetime is how long a client may take to open its URL.
 	tokenLifetime = time.Minute
-	// maxTokens bounds how many requests wait for their client.
+	// maxTokens bounds the requests that wait for their client.
 	maxTokens = 1000
 )
 
-// tokens holds requests whose client has not come yet, each under a random
+// tokens holds requests whose client has not connected yet, each under a random
 // token that works once. It is safe for concurrent use.
 type tokens struct {
 	mu      sync.Mutex
@@ -29,8 +29,8 @@ type waitingRequest struct {
 	expires time.Time
 }
 
-// put stores a request and returns its token. errdefs.ErrResourceExhausted: too
-// many requests wait.
+// put stores a request and returns its token. The error is
+// errdefs.ErrResourceExhausted if too many requests wait.
 func (t *tokens) put(request any) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,8 +52,8 @@ func (t *tokens) put(request any) (string, error) {
 	return token, nil
 }
 
-// take returns the request of a token and forgets both; nil if the token is
-// unknown, used or expired.
+// take returns the request of a token and removes it; nil if the token is unknown,
+// used or expired.
 func (t *tokens) take(token string) any {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 )
 
 // webSocketProtocols are the versions of the remote command protocol over
-// WebSocket; "" is that of clients that name none. Each message begins with the
-// number of its channel; from version 5 on, 255 and a number close that channel.
-// True: messages are binary, else base64.
+// WebSocket; "" is for clients that name none. Each message begins with its
+// channel number; from version 5 on, 255 and a number close that channel. The
+// value is true if messages are binary, false if they are base64.
 var webSocketProtocols = map[string]bool{
 	remotecommand.StreamProtocolV5Name:              true,
 	remotecommand.StreamProtocolV4Name:              true,
@@ -42,7 +42,7 @@ func (c *call) serveWebSocket(r *http.Request, idle time.Duration) {
 	}
 	defer func() { _ = conn.Close() }()
 	if protocol != remotecommand.StreamProtocolV5Name {
-		// So clients know that they are connected.
+		// An empty message tells clients that they are connected.
 		_, _ = streams[c.firstOutput()].Write(nil)
 	}
 	resize := make(chan Size)
@@ -52,11 +52,11 @@ func (c *call) serveWebSocket(r *http.Request, idle time.Duration) {
 		protocol = remotecommand.StreamProtocolV4Name
 	}
 	if err := writeStatus(streams[remotecommand.StreamErr], protocol, err); err != nil {
-		klog.FromContext(ctx).V(2).Info("Streaming client did not take its result", "err", err)
+		klog.FromContext(ctx).V(2).Info("Streaming client did not receive its result", "err", err)
 	}
 }
 
-// firstOutput is the number of the first channel that a client reads.
+// firstOutput returns the number of the first channel that the client reads.
 func (c *call) firstOutput() int {
 	switch {
 	case c.opts.Stdout:
@@ -67,8 +67,8 @@ func (c *call) firstOutput() int {
 	return remotecommand.StreamErr
 }
 
-// channels are those of the remote command protocol, in the order of their
-// numbers; what was not asked for is dropped.
+// channels returns the channels of the remote command protocol, in the order of
+// their numbers. Data on channels that were not asked for is dropped.
 func (c *call) channels() []wsstream.ChannelType {
 	asked := func(yes bool, t wsstream.ChannelType) wsstream.ChannelType {
 		if yes {
@@ -85,8 +85,7 @@ func (c *call) channels() []wsstream.ChannelType {
 	}
 }
 
-// decodeSizes delivers the terminal sizes that a client sends until its stream
-// or ctx ends.
+// decodeSizes delivers the client's terminal sizes until its stream or ctx ends.
 func decodeSizes(ctx context.Context, r io.Reader, sizes chan<- Size) {
 	defer close(sizes)
 	for d := json.NewDecoder(r); ; {

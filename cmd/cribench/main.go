@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// errInterrupted is the cause of a run's end by a signal.
+// errInterrupted is the cause when a signal ends a run.
 var errInterrupted = errors.New("interrupted")
 
 // version is set by the linker.
@@ -23,8 +23,7 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
-		// What has been made is removed now; whoever cannot wait for that sends
-		// a second signal.
+		// The run now removes what it has made; a second signal ends it at once.
 		signal.Stop(signals)
 		cancel(errInterrupted)
 	}()

@@ -31,7 +31,7 @@ func newReport() *cobra.Command {
 				baseline = doc.Targets[0].Name
 			}
 			if !slices.Contains(doc.Names(), baseline) {
-				return fmt.Errorf("baseline %q: there is no such target, but %v", baseline, doc.Names())
+				return fmt.Errorf("baseline %q: no such target; the targets are %v", baseline, doc.Names())
 			}
 			if err := report.Table(cmd.OutOrStdout(), doc, baseline); err != nil || output == "" {
 				return err
@@ -39,7 +39,7 @@ func newReport() *cobra.Command {
 			return report.WriteAll(output, doc, baseline)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "directory for the page and the plots (default: a table only)")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "directory for the page and the plots (default: print only a table)")
 	cmd.Flags().StringVar(&baseline, "baseline", "", "target that the others are compared to (default: the first)")
 	return cmd
 }
@@ -51,9 +51,9 @@ func newCompare() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare old.json new.json",
 		Short: "Compare two runs; fails if the new one is worse",
-		Long: `Compares the medians of two runs and fails if any is worse by more than the
-threshold, its whole 95 % interval beyond it. Two runs differ by what else the
-machine did as well: --relative-to divides both by a target that is in both.`,
+		Long: `Compares the medians of two runs and fails if one is worse by more than the
+threshold, with its whole 95 % interval beyond it. Other load on the machine also
+changes between runs: --relative-to divides both by a target that is in both.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			older, err := result.Read(args[0])
@@ -65,7 +65,7 @@ machine did as well: --relative-to divides both by a target that is in both.`,
 				return err
 			}
 			if a, b := older.Machine, newer.Machine; a.CPU != b.CPU || a.CPUs != b.CPUs || a.Kernel != b.Kernel {
-				fmt.Fprintln(os.Stderr, "warning: the runs are of different machines or kernels")
+				fmt.Fprintln(os.Stderr, "warning: the runs are from different machines or kernels")
 			}
 			worse, err := report.CompareTable(cmd.OutOrStdout(), report.Compare(older, newer, reference), threshold, all)
 			if err == nil && worse > 0 {
@@ -74,9 +74,9 @@ machine did as well: --relative-to divides both by a target that is in both.`,
 			return err
 		},
 	}
-	cmd.Flags().Float64Var(&threshold, "threshold", 0.05, "difference that counts, as a fraction")
+	cmd.Flags().Float64Var(&threshold, "threshold", 0.05, "smallest difference that counts, as a fraction")
 	cmd.Flags().StringVar(&reference, "relative-to", "", "target to divide both runs by")
-	cmd.Flags().BoolVar(&all, "all", false, "show what has not changed as well")
+	cmd.Flags().BoolVar(&all, "all", false, "also show what has not changed")
 	return cmd
 }
 
@@ -85,7 +85,7 @@ func newClean() *cobra.Command {
 	var run string
 	cmd := &cobra.Command{
 		Use:   "clean --target NAME=unix:///PATH ...",
-		Short: "Remove the pods that runs which were killed have left",
+		Short: "Remove pods left by killed runs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			var subjects []bench.Subject
@@ -102,6 +102,6 @@ func newClean() *cobra.Command {
 		},
 	}
 	targets.add(cmd.Flags())
-	cmd.Flags().StringVar(&run, "run", "", "only those of this run")
+	cmd.Flags().StringVar(&run, "run", "", "remove only the pods of this run")
 	return cmd
 }

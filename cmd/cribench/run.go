@@ -22,10 +22,10 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/target"
 )
 
-// cleanTimeout is how long the removal of a run's pods may take.
+// cleanTimeout bounds the removal of a run's pods.
 const cleanTimeout = 5 * time.Minute
 
-// cpuBurst is long enough for a CPU clock of hundredths of a second.
+// cpuBurst is long compared to the CPU clock's hundredths of a second.
 const cpuBurst = 2 * time.Second
 
 // runOptions are the flags of cribench run.
@@ -46,8 +46,8 @@ func newRun() *cobra.Command {
 		Use:   "run --target NAME=unix:///PATH ... --image IMAGE -o DIR",
 		Short: "Measure runtimes and write a report",
 		Long: `Measures runtimes in turn, prints a table and writes results.json, index.html and
-plots to a directory. Runs as root, in the host's PID namespace, to see the
-runtimes' processes. An interrupt removes all pods; results so far are kept.`,
+plots to a directory. It needs root and the host's PID namespace to see the
+runtimes' processes. An interrupt removes all pods and keeps the results so far.`,
 		Example: `  cribench run --target cridock=unix:///run/cridock/cridock.sock --backend cridock=unix:///var/run/docker.sock \
     --target containerd=unix:///run/containerd/containerd.sock --docker unix:///var/run/docker.sock \
     --image busybox:1.36 -o report/`,
@@ -64,21 +64,21 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	o.add(fs)
 	o.addProcesses(fs)
 	c := &o.config
-	fs.StringVar(&c.Image, "image", "", "image with a shell, echo, sleep, yes and head, such as busybox; pulled where it is not there")
-	fs.StringVar(&c.PullImage, "pull-image", "", "image to measure pulls with, best from a local registry; no target may have it")
+	fs.StringVar(&c.Image, "image", "", "image with a shell, echo, sleep, yes and head, such as busybox; pulled if missing")
+	fs.StringVar(&c.PullImage, "pull-image", "", "image for measuring pulls, ideally from a local registry; no target may have it")
 	fs.StringVarP(&o.output, "output", "o", "cribench-report", "directory for the report")
 	fs.StringSliceVar(&o.workloads, "workloads", names(bench.Workloads), "what to measure")
-	fs.IntVar(&c.Rounds, "rounds", 20, "turns of each target")
-	fs.IntSliceVar(&c.Parallel, "parallel", []int{1, 2, 4, 8}, "pods to start at a time")
+	fs.IntVar(&c.Rounds, "rounds", 20, "number of turns of each target")
+	fs.IntSliceVar(&c.Parallel, "parallel", []int{1, 2, 4, 8}, "numbers of pods to start at a time")
 	fs.IntSliceVar(&c.Levels, "containers", []int{10, 50, 110, 220}, "numbers of containers for reads, CPU time and memory")
-	fs.IntVar(&c.ContainersPerPod, "containers-per-pod", 2, "how many of them are in a pod")
-	fs.IntVar(&c.Reads, "reads", 50, "how often each list and status is read at each number of containers")
-	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long CPU time at rest is watched")
-	fs.IntVar(&c.Lines, "log-lines", 100000, "lines to write for log throughput")
-	fs.DurationVar(&c.Timeout, "timeout", 2*time.Minute, "end of a measurement that hangs")
+	fs.IntVar(&c.ContainersPerPod, "containers-per-pod", 2, "number of containers in each of these pods")
+	fs.IntVar(&c.Reads, "reads", 50, "number of reads of each list and status at each number of containers")
+	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long to measure CPU time at rest")
+	fs.IntVar(&c.Lines, "log-lines", 100000, "number of lines for log throughput")
+	fs.DurationVar(&c.Timeout, "timeout", 2*time.Minute, "time limit of one measurement")
 	fs.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup of the pods (default: the runtimes' own)")
-	fs.StringVar(&o.sandboxImage, "docker-sandbox-image", "", "image of the sandboxes of --docker (default: --image)")
-	fs.StringVar(&o.logDir, "log-dir", os.TempDir(), "where pods log to; the runtimes must have it under the same path")
+	fs.StringVar(&o.sandboxImage, "docker-sandbox-image", "", "sandbox image for --docker (default: --image)")
+	fs.StringVar(&o.logDir, "log-dir", os.TempDir(), "directory for pod logs; the runtimes must see it under the same path")
 	fs.StringVar(&o.baseline, "baseline", "", "target that the others are compared to (default: the first)")
 }
 
@@ -90,7 +90,7 @@ func names(workloads []bench.Workload) []string {
 	return out
 }
 
-// settings are all flags as they are, for the document.
+// settings returns the values of all flags, for the document.
 func settings(fs *pflag.FlagSet) map[string]string {
 	all := map[string]string{}
 	fs.VisitAll(func(f *pflag.Flag) {
@@ -101,15 +101,15 @@ func settings(fs *pflag.FlagSet) map[string]string {
 	return all
 }
 
-// complete fills in what the flags leave to this program.
+// complete sets the parts of the configuration that have no flags, and validates it.
 func (o *runOptions) complete() error {
 	for _, w := range o.workloads {
 		o.config.Workloads = append(o.config.Workloads, bench.Workload(w))
 	}
 	o.config.Shell = []string{"sh", "-c"}
-	// The shell is process 1 of the container, which gets no signal that it
-	// does not ask for; and only a shell that waits, not one whose child runs
-	// in the foreground, ends at once.
+	// The shell is process 1 of the container, which gets only signals that it
+	// handles; and it handles one at once only in wait, not while a child runs in
+	// the foreground.
 	o.config.Command = []string{"sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 3600 & wait $!; done"}
 	o.config.Burst = cpuBurst
 	o.config.Run = strconv.FormatInt(time.Now().UnixMilli(), 36)
@@ -143,7 +143,7 @@ func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Write
 		o.baseline = doc.Targets[0].Name
 	}
 	if !slices.Contains(doc.Names(), o.baseline) {
-		return fmt.Errorf("baseline %q: there is no such target", o.baseline)
+		return fmt.Errorf("baseline %q: no such target", o.baseline)
 	}
 	measured := o.measure(ctx, doc, subjects)
 	if len(doc.Series) == 0 {
@@ -159,7 +159,7 @@ func (o *runOptions) dockerSandbox() dockerSandbox {
 	return dockerSandbox{image: o.config.Image, command: o.config.Command}
 }
 
-// measure runs the workloads and removes what is left of them, in any case.
+// measure runs the workloads and always removes what is left of them.
 func (o *runOptions) measure(ctx context.Context, doc *result.Document, subjects []bench.Subject) (err error) {
 	defer func() { err = errors.Join(err, cleanAll(ctx, subjects, o.config.Run)) }()
 	defer func() { doc.Finished, doc.Machine.LoadAfter = time.Now(), result.Load() }()
@@ -170,7 +170,8 @@ func (o *runOptions) measure(ctx context.Context, doc *result.Document, subjects
 	return runner.Run(ctx)
 }
 
-// cleanAll removes the pods of a run, or of all runs, also if the context has ended.
+// cleanAll removes the pods of a run, or of all runs if run is empty, even if ctx has
+// ended.
 func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
@@ -181,7 +182,7 @@ func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
 			errs = append(errs, fmt.Errorf("clean %s: %w", s.Name(), err))
 		}
 		if n > 0 {
-			fmt.Fprintf(os.Stderr, "%s: %d left over removed\n", s.Name(), n)
+			fmt.Fprintf(os.Stderr, "%s: removed %d leftovers\n", s.Name(), n)
 		}
 	}
 	return errors.Join(errs...)
@@ -204,14 +205,14 @@ func (o *runOptions) write(doc *result.Document, stdout io.Writer) error {
 	return nil
 }
 
-// describe asks the targets what they are, and finds their processes.
+// describe adds the targets' descriptions and processes to the document.
 func describe(ctx context.Context, doc *result.Document, subjects []bench.Subject) error {
 	for _, s := range subjects {
 		t, err := s.Describe(ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Name(), err)
 		}
-		if found, err := s.Processes.Find(); err == nil { // measuring them tells of an error
+		if found, err := s.Processes.Find(); err == nil { // measuring them reports the error
 			counts := map[string]int{}
 			for _, p := range found {
 				counts[p.Name]++

@@ -16,7 +16,7 @@ import (
 // dockerName is the name of the target that --docker makes.
 const dockerName = "docker"
 
-// targetFlags say what to measure.
+// targetFlags are the flags that define the targets.
 type targetFlags struct {
 	targets   []string
 	docker    string
@@ -25,17 +25,17 @@ type targetFlags struct {
 }
 
 func (f *targetFlags) add(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.targets, "target", nil, "NAME=unix:///PATH of a CRI socket; once for each runtime")
+	fs.StringArrayVar(&f.targets, "target", nil, "NAME=unix:///PATH of a CRI socket; repeat it for each runtime")
 	fs.StringVar(&f.docker, "docker", "", "unix:///PATH of a Docker Engine, measured without any CRI as target "+dockerName)
 }
 
-// addProcesses adds the flags that say which processes belong to a target.
+// addProcesses adds the flags that assign processes to targets.
 func (f *targetFlags) addProcesses(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.backends, "backend", nil, "NAME=unix:///PATH of a daemon that target NAME uses: its processes count too")
-	fs.StringArrayVar(&f.processes, "process", nil, "NAME=REGEXP: processes with such names count for target NAME")
+	fs.StringArrayVar(&f.processes, "process", nil, "NAME=REGEXP: processes whose names match count for target NAME")
 }
 
-// open makes the subjects. The caller closes them, also after an error.
+// open returns the subjects. The caller must close them, even after an error.
 func (f *targetFlags) open(opts target.Options, docker dockerSandbox) ([]bench.Subject, error) {
 	var subjects []bench.Subject
 	for _, t := range f.targets {
@@ -57,12 +57,12 @@ func (f *targetFlags) open(opts target.Options, docker dockerSandbox) ([]bench.S
 		subjects = append(subjects, bench.Subject{Target: d})
 	}
 	if len(subjects) == 0 {
-		return nil, errors.New("nothing to measure: name one or more with --target")
+		return nil, errors.New("nothing to measure: set at least one --target")
 	}
 	return subjects, f.findProcesses(subjects)
 }
 
-// dockerSandbox is what the sandboxes of --docker run.
+// dockerSandbox is the image and command of the sandboxes of --docker.
 type dockerSandbox struct {
 	image   string
 	command []string
@@ -72,7 +72,7 @@ func (f *targetFlags) findProcesses(subjects []bench.Subject) error {
 	sets := map[string]*proc.Set{}
 	for i, s := range subjects {
 		if sets[s.Name()] != nil {
-			return fmt.Errorf("two targets are called %s", s.Name())
+			return fmt.Errorf("two targets have the name %s", s.Name())
 		}
 		subjects[i].Processes.Sockets = s.Sockets()
 		sets[s.Name()] = &subjects[i].Processes

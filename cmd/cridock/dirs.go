@@ -10,38 +10,38 @@ import (
 	"syscall"
 )
 
-// ownDir is a directory whose content cridock trusts: what is in it decides what
-// cridock, as root, mounts, removes and tells the kubelet.
+// ownDir is a directory whose content cridock trusts: it decides what cridock, as
+// root, mounts, removes and reports to the kubelet.
 type ownDir struct {
 	setting, path string
-	// mode is of one that cridock makes.
+	// mode is used when cridock makes the directory.
 	mode fs.FileMode
-	// shared: it may be reached over a link, as /var/run is.
+	// shared allows the directory to be a symbolic link, as /var/run is.
 	shared bool
 }
 
-// ownDirs are cridock's directories with these settings.
+// ownDirs returns cridock's directories with these settings.
 func (o *options) ownDirs() []ownDir {
 	dirs := []ownDir{
-		// Docker mounts files from here. Where it remaps users, old runtimes do that as
-		// another user, who may pass through but not list.
+		// Docker mounts files from here. With userns-remap, old runtimes do so as
+		// another user, who may traverse but not list it.
 		{setting: "root-directory", path: o.rootDir, mode: 0o711},
-		// The socket is in here by default, with a mode of its own.
+		// The socket is in here by default; it has its own mode.
 		{setting: "runtime-directory", path: o.runtimeDir, mode: 0o755},
 	}
 	if o.networkPlugin == "cni" {
-		// By its notes addresses are released.
+		// Its content decides which addresses are released.
 		dirs = append(dirs, ownDir{setting: "cni-cache-dir", path: o.cniCacheDir, mode: 0o700, shared: true})
 	}
-	// Who can write to its directory can put another socket in its place.
+	// Whoever can write to the socket's directory can replace the socket.
 	if path, ok := strings.CutPrefix(o.endpoint, "unix://"); ok {
 		dirs = append(dirs, ownDir{setting: "directory of container-runtime-endpoint", path: filepath.Dir(path), mode: 0o755, shared: true})
 	}
 	return dirs
 }
 
-// prepareDirs makes cridock's directories, and refuses those that somebody else
-// can change.
+// prepareDirs makes cridock's directories, and refuses those that other users can
+// change.
 func (o *options) prepareDirs() error {
 	for _, d := range o.ownDirs() {
 		if err := d.prepare(); err != nil {
@@ -56,7 +56,7 @@ func (d ownDir) prepare() error {
 		return errors.New("not an absolute path")
 	}
 	path := filepath.Clean(d.path)
-	// Above first: nothing is made where others could move it away.
+	// Check the parents first: make nothing where others could move it away.
 	if err := checkPath(filepath.Dir(path)); err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (d ownDir) prepare() error {
 	if info, err := os.Lstat(path); err != nil {
 		return err
 	} else if info.Mode().Type() == fs.ModeSymlink && !d.shared {
-		return fmt.Errorf("is a symbolic link; set %s to the directory it leads to", d.setting)
+		return fmt.Errorf("is a symbolic link; set %s to its target", d.setting)
 	}
 	if err := checkPath(path); err != nil {
 		return err
@@ -79,7 +79,7 @@ func (d ownDir) prepare() error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return errors.New("is not a directory; remove it, or choose another")
+		return errors.New("is not a directory; remove it or choose another path")
 	case info.Mode().Perm()&0o022 != 0:
 		return writable(path, info)
 	}
@@ -87,16 +87,16 @@ func (d ownDir) prepare() error {
 }
 
 func writable(path string, info fs.FileInfo) error {
-	return fmt.Errorf("%s can be written to by others than its owner (mode %#o); run: chmod go-w %s", path, info.Mode().Perm(), path)
+	return fmt.Errorf("%s is writable for users other than its owner (mode %#o); run: chmod go-w %s", path, info.Mode().Perm(), path)
 }
 
-// maxLinks is how many symbolic links a path may lead over, as in the kernel.
+// maxLinks is how many symbolic links a path may have, as in the kernel.
 const maxLinks = 40
 
-// checkPath makes sure that nobody but root and the user we are can change where
-// a path leads: no directory on the way, over links too, belongs to or can be
-// written by others. Where the sticky bit keeps them from what is not theirs, as
-// in /tmp, they may write. The path ends where nothing exists yet.
+// checkPath makes sure that only root and the current user can change where a path
+// leads: no directory on the way, links followed, belongs to others or is writable
+// for them. They may write to directories with the sticky bit, such as /tmp. The
+// check ends at the first component that does not exist.
 func checkPath(path string) error {
 	at, rest := "/", strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
 	for links := 0; ; {
@@ -137,7 +137,7 @@ func checkPath(path string) error {
 func checkOwner(path string, info fs.FileInfo) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d; run: chown -h root %s, if what is in it can be trusted", path, st.Uid, path)
+		return fmt.Errorf("%s belongs to user %d; run: chown -h root %s, if you trust its content", path, st.Uid, path)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// lockRoot takes the root directory for this process alone: two adapters on one
+// lockRoot locks the root directory for this process: two adapters with the same
 // state would undo each other's work.
 func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -26,11 +26,12 @@ func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// lockPatience is how long a lock may outlive its process: one that was killed
-// just as it started another process shares its locks with that until it has begun.
+// lockPatience is how long a lock may outlive its process: if a process is killed
+// while it starts a child, the child holds its locks until exec.
 const lockPatience = 2 * time.Second
 
-// lock takes an advisory lock that ends with the process, or fails soon.
+// lock takes an advisory lock, which is released when the process exits. It fails
+// if the lock stays held for lockPatience.
 func lock(ctx context.Context, f *os.File) error {
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
@@ -47,27 +48,27 @@ func lock(ctx context.Context, f *os.File) error {
 	}
 }
 
-// engineData keeps two cridocks off one engine, whatever directories and
-// sockets they were given: whoever serves an engine holds a lock on the
-// directory of that engine's data. The directory itself is locked, so there is
-// nothing to clean up, and it is the same one in every namespace and container
-// that sees it. An engine whose data cannot be seen from here, because it is
-// another machine's or not mounted into cridock's container, is not guarded.
+// engineData keeps two cridocks from serving the same engine, whatever their
+// directories and sockets: a cridock holds a lock on the data directory of the
+// engine it serves. The directory itself is locked, so there is nothing to clean
+// up, and it is the same in every namespace and container that sees it. An engine
+// whose data is not visible here, because it is on another machine or not mounted
+// into cridock's container, is not protected.
 type engineData struct {
 	refuse context.CancelCauseFunc // ends the process
 
 	mu    sync.Mutex
 	dir   *os.File // nil: no lock is held
-	taken error    // why the engine was refused
+	taken error    // why the engine was refused; nil if it was not
 }
 
-// claim takes the engine whose data is in a directory, in place of the one
-// before. It is called at each connect, as the engine may be another one. One
-// that is taken ends this process.
+// claim locks the engine with data in path, and releases the one before. It is
+// called at each connect, as the engine may have changed. If another cridock holds
+// the lock, claim ends this process.
 func (d *engineData) claim(ctx context.Context, path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
-		klog.FromContext(ctx).Info("Nothing keeps another cridock off this engine: its data is not visible here", "directory", path, "err", err)
+		klog.FromContext(ctx).Info("Cannot protect the engine from a second cridock: its data directory is not accessible here", "directory", path, "err", err)
 		return nil
 	}
 	d.mu.Lock()
@@ -93,7 +94,7 @@ func sameFile(a, b *os.File) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
-// refused is why the engine could not be had; nil if it could.
+// refused returns why the engine was refused; nil if it was not.
 func (d *engineData) refused() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

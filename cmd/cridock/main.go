@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-// newCommand is the command line: serving is what happens without a subcommand.
+// newCommand returns the command line. Without a subcommand, cridock serves.
 func newCommand() *cobra.Command {
 	o := &options{}
 	root := &cobra.Command{

@@ -22,19 +22,20 @@ import (
 )
 
 const (
-	// observeShutdown bounds what is flushed and answered at the end, and how
-	// long a request may take to come.
+	// observeShutdown bounds flushing and pending answers at shutdown, and how long
+	// receiving a request may take.
 	observeShutdown = 5 * time.Second
-	// observeWrite bounds how long a client may take for its answer.
+	// observeWrite bounds how long sending an answer may take.
 	observeWrite = 30 * time.Second
-	// observeIdle is longer than scrapers usually pause.
+	// observeIdle is longer than usual scrape intervals.
 	observeIdle = 2 * time.Minute
-	// observeHeader bounds a request, in bytes, observeConnections the clients.
+	// observeHeader bounds a request's headers, in bytes; observeConnections the
+	// number of connections.
 	observeHeader      = 16 << 10
 	observeConnections = 64
 )
 
-// observeAddr makes loopback the host of an address that has only a port.
+// observeAddr adds loopback as the host to an address that has only a port.
 func observeAddr(addr string) string {
 	if !strings.Contains(addr, ":") {
 		addr = ":" + addr
@@ -45,7 +46,7 @@ func observeAddr(addr string) string {
 	return addr
 }
 
-// serveMetrics answers /metrics, /healthz and /readyz, and with profiling also
+// serveMetrics serves /metrics, /healthz and /readyz, and with profiling also
 // /debug/pprof, until ctx ends.
 func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health func() error) error {
 	if o.metricsAddr == "" {
@@ -72,12 +73,12 @@ func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health
 		return fmt.Errorf("metrics-bind-address: %w", err)
 	}
 	l = guard.Listen(l.(*net.TCPListener), metricsConnections())
-	klog.FromContext(ctx).Info("Metrics are served", "address", l.Addr().String(), "profiling", o.profiling)
+	klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", o.profiling)
 	srv := metricsServer(mux)
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
 		defer cancel()
-		_ = srv.Shutdown(ctx) // what still runs ends with the process
+		_ = srv.Shutdown(ctx) // requests still running end with the process
 	})
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -86,7 +87,7 @@ func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health
 	return nil
 }
 
-// metricsServer bounds what a client can hold of the server. A profile or trace
+// metricsServer bounds the resources that a client can hold. A profile or trace
 // may take as long as its request says.
 func metricsServer(handler http.Handler) *http.Server {
 	return &http.Server{
@@ -99,13 +100,13 @@ func metricsServer(handler http.Handler) *http.Server {
 	}
 }
 
-// metricsConnections bounds the connections to the metrics server. Whoever has
-// the most of them loses the oldest when there are more.
+// metricsConnections returns the bound on connections to the metrics server. For
+// each one above, the peer with the most connections loses its oldest.
 func metricsConnections() int { return max(1, min(observeConnections, guard.FileLimit()/32)) }
 
-// startTracing sends traces to an OTLP collector, if one is set: CRI calls with
-// the Docker and CNI calls below them, joined to the kubelet's own. The returned
-// function flushes what is left.
+// startTracing sends traces to an OTLP collector, if one is set: CRI calls with the
+// Docker and CNI calls they make, as part of the kubelet's traces. The returned
+// function flushes pending traces.
 func (o *options) startTracing(ctx context.Context) (flush func(context.Context) error, err error) {
 	if o.tracingEndpoint == "" {
 		return func(context.Context) error { return nil }, nil
@@ -116,7 +117,7 @@ func (o *options) startTracing(ctx context.Context) (flush func(context.Context)
 	}
 	provider := trace.NewTracerProvider(
 		trace.WithBatcher(exporter),
-		// The kubelet decides what is sampled; cridock adds nothing of its own.
+		// The kubelet decides what is sampled; cridock starts no traces.
 		trace.WithSampler(trace.ParentBased(trace.NeverSample())),
 		trace.WithResource(resource.NewSchemaless(semconv.ServiceName("cridock"), semconv.ServiceVersion(version))),
 	)

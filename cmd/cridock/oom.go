@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasSysResource tells whether this process may lower oom_score_adj. dockerd is
-// taken to have the same rights: both are services of one node.
+// hasSysResource reports whether this process may lower oom_score_adj. dockerd is
+// assumed to have the same capability: both are services of one node.
 func hasSysResource() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -19,7 +19,7 @@ func hasSysResource() bool {
 	return data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
-// ownOOMScoreAdj is this process's value; 0, the kernel's default, if unknown.
+// ownOOMScoreAdj returns this process's value; 0, the kernel's default, if unknown.
 func ownOOMScoreAdj() int {
 	b, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// options are the settings. Each is a flag; the configuration file has the same
-// names. Where cri-dockerd has a setting of the same meaning, so is its name.
+// options are the settings. Each is a flag; the configuration file uses the same
+// names. A setting that cri-dockerd also has is named as there.
 type options struct {
 	configFile string
 
@@ -68,69 +68,69 @@ type options struct {
 	tracingEndpoint string
 }
 
-// obsolete are cri-dockerd's flags that have no meaning here, with the reason.
-// They are taken, with a warning, so that a unit file needs only another
-// binary's name.
+// obsolete are cri-dockerd's flags that have no meaning here, with the reason. They
+// are accepted with a warning, so that in a unit file only the binary's name has to
+// change.
 var obsolete = map[string]string{
 	"runtime-cgroups":         "cridock does not move itself; the service manager sets its cgroup",
 	"network-plugin-mtu":      "the CNI configuration sets the MTU",
 	"hairpin-mode":            "the CNI configuration sets hairpin mode",
-	"ipv6-dual-stack":         "pods have all the addresses that CNI gives them",
-	"runtime-request-timeout": "each call has the deadline of its client",
+	"ipv6-dual-stack":         "pods get all addresses that CNI assigns",
+	"runtime-request-timeout": "each call has its client's deadline",
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.configFile, "config", "", "YAML file with the settings below as keys; flags win")
-	f.StringVar(&o.endpoint, "container-runtime-endpoint", "unix:///run/cridock/cridock.sock", "socket to serve the CRI on")
-	f.StringVar(&o.dockerEndpoint, "docker-endpoint", "unix:///var/run/docker.sock", "Docker Engine to use")
-	f.StringVar(&o.rootDir, "root-directory", "/var/lib/cridock", "state that outlives a reboot; on the host, where Docker sees it")
-	f.StringVar(&o.runtimeDir, "runtime-directory", "/run/cridock", "state that a reboot clears: pins of network namespaces")
-	f.StringVar(&o.pauseImage, "pod-infra-container-image", "", "image of the sandboxes (default: the one that cridock ships)")
+	f.StringVar(&o.configFile, "config", "", "YAML file with the settings below as keys; flags override it")
+	f.StringVar(&o.endpoint, "container-runtime-endpoint", "unix:///run/cridock/cridock.sock", "socket to serve the CRI on; fd:// for a socket from systemd")
+	f.StringVar(&o.dockerEndpoint, "docker-endpoint", "unix:///var/run/docker.sock", "address of the Docker Engine, 20.10 (API 1.41) or later")
+	f.StringVar(&o.rootDir, "root-directory", "/var/lib/cridock", "persistent state; Docker must see it under the same path")
+	f.StringVar(&o.runtimeDir, "runtime-directory", "/run/cridock", "state until the next reboot, such as pinned network namespaces")
+	f.StringVar(&o.pauseImage, "pod-infra-container-image", "", "sandbox image (default: the one built into cridock)")
 
-	f.StringVar(&o.dockerConfig, "docker-config", defaultDockerConfig(), "Docker's config.json, with registry credentials and credential helpers for pulls that come without credentials")
+	f.StringVar(&o.dockerConfig, "docker-config", defaultDockerConfig(), "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
 
-	f.StringVar(&o.networkPlugin, "network-plugin", "cni", "how pods are networked: cni, or docker for one of Docker's own networks")
-	f.StringVar(&o.dockerNetwork, "docker-network", "bridge", "network of Docker's that pods join with --network-plugin=docker")
-	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "CNI configurations; the first is used and changes are followed")
-	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "CNI plug-ins")
-	f.StringVar(&o.cniCacheDir, "cni-cache-dir", "/var/lib/cni/cache", "CNI results and what is needed to release them")
-	f.StringVar(&o.cniTemplate, "cni-conf-template", "", "text/template of a CNI configuration that pod CIDRs are rendered into, with .PodCIDR, .PodCIDRRanges and .Routes, unless there is another configuration")
+	f.StringVar(&o.networkPlugin, "network-plugin", "cni", "pod network: cni, or docker for one of Docker's own networks")
+	f.StringVar(&o.dockerNetwork, "docker-network", "bridge", "Docker network that pods join with --network-plugin=docker")
+	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configurations; the lexically first is used, and changes are followed")
+	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "directories of CNI plugins, searched in order")
+	f.StringVar(&o.cniCacheDir, "cni-cache-dir", "/var/lib/cni/cache", "directory of CNI results and of the records needed to release them")
+	f.StringVar(&o.cniTemplate, "cni-conf-template", "", "file with a text/template of a CNI configuration, rendered with .PodCIDR, .PodCIDRRanges and .Routes when the pod CIDRs are known, unless there is another configuration")
 	f.StringVar(&o.podCIDR, "pod-cidr", "", "pod CIDRs for CNI's ipRanges until the kubelet sends them")
 
-	f.StringVar(&o.streamingAddr, "streaming-bind-addr", "127.0.0.1:0", "address for exec, attach and port-forward sessions; port 0 for a free one")
-	f.StringVar(&o.streamingCert, "streaming-tls-cert", "", "certificate for streaming sessions; read anew when it changes")
-	f.StringVar(&o.streamingKey, "streaming-tls-key", "", "key of the certificate")
-	f.StringVar(&o.streamingClientCA, "streaming-tls-client-ca", "", "require client certificates of these authorities")
-	f.DurationVar(&o.streamingIdle, "streaming-idle-timeout", 4*time.Hour, "end of streaming sessions that nothing moves on")
+	f.StringVar(&o.streamingAddr, "streaming-bind-addr", "127.0.0.1:0", "address for exec, attach and port-forward sessions; port 0 for any free port")
+	f.StringVar(&o.streamingCert, "streaming-tls-cert", "", "file with the TLS certificate for streaming sessions; read again when it changes")
+	f.StringVar(&o.streamingKey, "streaming-tls-key", "", "file with the certificate's key; read again when it changes")
+	f.StringVar(&o.streamingClientCA, "streaming-tls-client-ca", "", "file with certificate authorities; streaming clients must have a certificate from one of them; read again when it changes")
+	f.DurationVar(&o.streamingIdle, "streaming-idle-timeout", 4*time.Hour, "close streaming sessions idle for this long")
 
-	f.StringVar(&o.podLogsDir, "pod-logs-dir", "/var/log/pods", "the kubelet's podLogsDir; cridock follows no link below it, and writes logs of adopted containers nowhere else")
+	f.StringVar(&o.podLogsDir, "pod-logs-dir", "/var/log/pods", "the kubelet's podLogsDir; cridock follows no symbolic link below it, and writes logs of adopted containers nowhere else")
 	f.StringVar(&o.logMode, "container-log-mode", "cri", "cri: write container logs in CRI format; symlink: link to Docker's JSON files, which the kubelet cannot rotate")
-	f.StringVar(&o.logMaxSize, "docker-log-max-size", "128m", "size at which Docker rotates its own log of a container")
-	f.IntVar(&o.logMaxFile, "docker-log-max-file", 4, "files that Docker keeps of it")
+	f.StringVar(&o.logMaxSize, "docker-log-max-size", "128m", "size at which Docker rotates a container's own log")
+	f.IntVar(&o.logMaxFile, "docker-log-max-file", 4, "number of files of that log that Docker keeps")
 
-	f.DurationVar(&o.pullDeadline, "image-pull-progress-deadline", 10*time.Minute, "end of a pull that makes no progress in any phase; 0 for never")
-	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to what the node allows: auto, true or false")
+	f.DurationVar(&o.pullDeadline, "image-pull-progress-deadline", 10*time.Minute, "cancel a pull that makes no progress in any phase for this long; 0 for never")
+	f.StringVar(&o.restrictOOM, "restrict-oom-score-adj", "auto", "raise oom_score_adj to the minimum that the node allows: auto, true or false")
 
-	f.StringVar(&o.shimGrouping, "shim-grouping", "auto", "one containerd shim for each pod instead of each container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
+	f.StringVar(&o.shimGrouping, "shim-grouping", "auto", "use one containerd shim per pod instead of one per container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
 
-	f.StringSliceVar(&o.cdiSpecDirs, "cdi-spec-dirs", cdi.DefaultSpecDirs, "directories of CDI specifications, for an engine without CDI; a later one wins. An engine with CDI has its own")
-	f.StringSliceVar(&o.absentMountSources, "absent-mount-sources-to-reject", nil, "host paths that no directory is made at or below where they do not exist and a container mounts them")
+	f.StringSliceVar(&o.cdiSpecDirs, "cdi-spec-dirs", cdi.DefaultSpecDirs, "directories of CDI specifications; later ones take precedence. An engine with CDI uses its own setting instead")
+	f.StringSliceVar(&o.absentMountSources, "absent-mount-sources-to-reject", nil, "host paths at and below which a missing mount source is an error, instead of becoming a directory")
 
-	f.StringVar(&o.seccompDefault, "seccomp-default-profile", "", "file with the seccomp profile that RuntimeDefault stands for (default: the engine's)")
+	f.StringVar(&o.seccompDefault, "seccomp-default-profile", "", "file with the seccomp profile for RuntimeDefault (default: the engine's)")
 
-	f.Var(&o.podAnnotations, "pod-annotations", "annotations of pods that the OCI runtime gets, as [HANDLER=]PATTERN: for one runtime handler or for all; * is anything but a slash; needs Docker 24 (API 1.43)")
-	f.Var(&o.containerAnnotations, "container-annotations", "the same for annotations of containers")
-	f.StringSliceVar(&o.criAnnotations, "cri-annotations", nil, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, by which gVisor and Kata Containers know pods; needs Docker 24 (API 1.43)")
+	f.Var(&o.podAnnotations, "pod-annotations", "pod annotations to pass to the OCI runtime, as [HANDLER=]PATTERN, for one runtime handler or for all; * matches anything but a slash; needs Docker 24 (API 1.43)")
+	f.Var(&o.containerAnnotations, "container-annotations", "the same for container annotations")
+	f.StringSliceVar(&o.criAnnotations, "cri-annotations", nil, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, which gVisor and Kata Containers need to recognise pods; needs Docker 24 (API 1.43)")
 
-	f.StringVar(&o.metricsAddr, "metrics-bind-address", "", "address for /metrics, /healthz and /readyz; a port alone is on loopback (default: off)")
+	f.StringVar(&o.metricsAddr, "metrics-bind-address", "", "address for /metrics, /healthz and /readyz; a port alone means loopback (default: off)")
 	f.BoolVar(&o.profiling, "profiling", false, "serve /debug/pprof on the metrics address")
-	f.StringVar(&o.tracingEndpoint, "tracing-endpoint", "", "host:port of an OTLP collector for traces, plain gRPC (default: off)")
+	f.StringVar(&o.tracingEndpoint, "tracing-endpoint", "", "host:port of an OTLP collector for traces, gRPC without TLS (default: off)")
 
 	f.StringVar(&o.rootDir, "cri-dockerd-root-directory", o.rootDir, "alias of --root-directory")
 	f.StringVar(&o.logLevel, "log-level", "", "alias of --v: info, debug or trace")
 	for name, why := range obsolete {
 		f.String(name, "", "no effect: "+why)
-		_ = f.MarkHidden(name) // it was defined in the line above
+		_ = f.MarkHidden(name) // defined in the line above
 		f.Lookup(name).NoOptDefVal = "true"
 	}
 	for _, name := range []string{"cri-dockerd-root-directory", "log-level"} {
@@ -143,8 +143,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	}
 }
 
-// defaultDockerConfig is where docker login keeps credentials; services have no
-// HOME.
+// defaultDockerConfig returns the file in which docker login keeps credentials. It
+// does not use HOME, which services do not have.
 func defaultDockerConfig() string {
 	dir := os.Getenv("DOCKER_CONFIG")
 	if dir == "" {
@@ -183,7 +183,7 @@ func (o *options) validate() error {
 		return fmt.Errorf("network-plugin %q: want cni or docker", o.networkPlugin)
 	}
 	if o.networkPlugin == "docker" && (o.dockerNetwork == "none" || o.dockerNetwork == "host" || o.dockerNetwork == "") {
-		return fmt.Errorf("docker-network %q: want a network that gives containers an address", o.dockerNetwork)
+		return fmt.Errorf("docker-network %q: want a network that assigns addresses to containers", o.dockerNetwork)
 	}
 	if !filepath.IsAbs(o.podLogsDir) || filepath.Clean(o.podLogsDir) == "/" {
 		return fmt.Errorf("pod-logs-dir %q: want the absolute path of a directory", o.podLogsDir)
@@ -195,10 +195,10 @@ func (o *options) validate() error {
 		return fmt.Errorf("docker-log-max-size: %w", err)
 	}
 	if o.logMaxFile < 2 {
-		return fmt.Errorf("docker-log-max-file %d: want 2 or more, or lines are lost whenever Docker rotates", o.logMaxFile)
+		return fmt.Errorf("docker-log-max-file %d: want 2 or more: with fewer, lines are lost when Docker rotates the log", o.logMaxFile)
 	}
 	if (o.streamingCert == "") != (o.streamingKey == "") {
-		return fmt.Errorf("streaming-tls-cert and streaming-tls-key go together")
+		return fmt.Errorf("streaming-tls-cert and streaming-tls-key must be set together")
 	}
 	if o.streamingClientCA != "" && o.streamingCert == "" {
 		return fmt.Errorf("streaming-tls-client-ca needs streaming-tls-cert and streaming-tls-key")
@@ -215,7 +215,7 @@ func (o *options) validate() error {
 	return nil
 }
 
-// annotationPatterns is a flag that lists them.
+// annotationPatterns is the value of a flag with a list of patterns.
 type annotationPatterns []translate.AnnotationPattern
 
 func (*annotationPatterns) Type() string { return "patterns" }
@@ -252,8 +252,8 @@ func verbosityOf(level string) string {
 	}
 }
 
-// applyFile sets the flags that the command line leaves open from a YAML file
-// whose keys are flag names. An unknown key is an error.
+// applyFile sets the flags that are not on the command line from a YAML file whose
+// keys are flag names. An unknown key is an error.
 func applyFile(f *pflag.FlagSet, path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -282,7 +282,7 @@ func applyFile(f *pflag.FlagSet, path string) error {
 	return nil
 }
 
-// settingText is a YAML value as its flag takes it.
+// settingText converts a YAML value to text for its flag.
 func settingText(v any) (string, error) {
 	switch v := v.(type) {
 	case string:

@@ -13,13 +13,13 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// sealKeyFile is the key's file in the root directory.
+// sealKeyFile is the name of the key's file in the root directory.
 const sealKeyFile = "seal.key"
 
-// loadSeal reads the key of the seal, and makes one at the first start. Without
-// the key of before, the containers that it sealed are adopted. Whoever can read
-// it can make a container that passes for one of cridock's, so a file that others
-// can read is refused. The caller holds the root directory's lock.
+// loadSeal reads the key of the seal, or makes one at the first start. If the key is
+// lost, the containers sealed with it are adopted. Whoever can read the key can make
+// a container that passes for one of cridock's, so a file that others can access is
+// refused. The caller holds the root directory's lock.
 func loadSeal(rootDir string) (*translate.Seal, error) {
 	path := filepath.Join(rootDir, sealKeyFile)
 	info, err := os.Lstat(path)
@@ -38,7 +38,7 @@ func loadSeal(rootDir string) (*translate.Seal, error) {
 	}
 	seal, err := translate.NewSeal(key)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; restore it, or remove it and the containers that it sealed are adopted", path, err)
+		return nil, fmt.Errorf("%s: %w; restore it; if you remove it, the containers sealed with it are adopted", path, err)
 	}
 	return seal, nil
 }

@@ -21,12 +21,12 @@ import (
 	"github.com/cridock/cridock/streaming"
 )
 
-// serve wires the parts together and runs them until the context ends.
+// serve connects the parts and runs them until the context ends.
 func serve(cmd *cobra.Command, o *options) error {
 	if err := o.complete(cmd.Flags()); err != nil {
 		return err
 	}
-	// Containers of any user read what cridock makes for them.
+	// Containers of any user must be able to read the files made for them.
 	unix.Umask(0o022)
 	ctx, refuse := context.WithCancelCause(cmd.Context())
 	defer refuse(nil)
@@ -52,7 +52,7 @@ func serve(cmd *cobra.Command, o *options) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
 		defer cancel()
 		if err := flush(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "Some traces are lost")
+			klog.FromContext(ctx).Error(err, "Some traces were lost")
 		}
 	}()
 	metrics := shim.NewMetrics()
@@ -76,7 +76,7 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("cridock serves the CRI", "version", version, "endpoint", o.endpoint, "docker", o.dockerEndpoint, "networkPlugin", o.networkPlugin)
+	klog.FromContext(ctx).Info("Serving the CRI", "version", version, "endpoint", o.endpoint, "docker", o.dockerEndpoint, "networkPlugin", o.networkPlugin)
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return service.Run(gctx) })
@@ -86,11 +86,11 @@ func serve(cmd *cobra.Command, o *options) error {
 	return errors.Join(g.Wait(), data.refused())
 }
 
-// systemdEndpoint says that the socket comes from systemd, as in cri-dockerd's
-// unit files.
+// systemdEndpoint means that systemd passes the socket, as in cri-dockerd's unit
+// files.
 const systemdEndpoint = "fd://"
 
-// listen takes the socket that systemd has passed, or makes its own.
+// listen returns the socket that systemd passed, or makes one.
 func listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	passed, err := activation.Listeners()
 	if err != nil {
@@ -108,7 +108,7 @@ func listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	}
 }
 
-// notifyReady tells systemd, if it is there, that the first sync is done.
+// notifyReady tells systemd, if it runs cridock, that the first sync is done.
 func notifyReady(ctx context.Context, ready <-chan struct{}) error {
 	select {
 	case <-ready:
@@ -156,17 +156,18 @@ func (o *options) serviceConfig() shim.Config {
 	return c
 }
 
-// groupsShims is the setting; auto is on wherever engine and runtime can do it.
+// groupsShims returns the setting; auto means on where engine and runtime support
+// it.
 func (o *options) groupsShims() bool {
 	on, err := strconv.ParseBool(o.shimGrouping)
 	return on || err != nil
 }
 
-// unrestrictedOOMScoreAdj is the kernel's own lowest value.
+// unrestrictedOOMScoreAdj is the kernel's minimum.
 const unrestrictedOOMScoreAdj = -1000
 
-// minOOMScoreAdj is the lowest value that containers can be given. Without
-// CAP_SYS_RESOURCE, as in nested engines, a process cannot go below what it was
+// minOOMScoreAdj returns the lowest value that containers can have. Without
+// CAP_SYS_RESOURCE, as in nested engines, a process cannot go below the value it
 // started with, and runc fails.
 func (o *options) minOOMScoreAdj() int {
 	restrict, err := strconv.ParseBool(o.restrictOOM)
@@ -177,6 +178,6 @@ func (o *options) minOOMScoreAdj() int {
 		return unrestrictedOOMScoreAdj
 	}
 	lowest := ownOOMScoreAdj()
-	klog.InfoS("Values of oom_score_adj below the node's limit are raised to it", "limit", lowest, "reason", "no CAP_SYS_RESOURCE, or --restrict-oom-score-adj")
+	klog.InfoS("Raising oom_score_adj of containers to the node's minimum", "limit", lowest, "reason", "no CAP_SYS_RESOURCE, or --restrict-oom-score-adj")
 	return lowest
 }

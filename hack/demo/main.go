@@ -1,6 +1,6 @@
-// Command demo shows a runtime's main job through its CRI socket: a pod with two
-// containers that talk over localhost, its address, their logs, an exec, and
-// its clean removal. It is an ordinary CRI client and knows nothing of cridock.
+// Command demo shows a runtime's main work through its CRI socket: a pod with two
+// containers that talk over localhost, its address, a container's log, an exec, and
+// the removal of it all. It is an ordinary CRI client and knows nothing of cridock.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 
 func main() {
 	endpoint := flag.String("endpoint", "unix:///run/cridock/cridock.sock", "CRI endpoint")
-	image := flag.String("image", "", "image with a shell and busybox's httpd and wget; it is pulled if it is not there")
+	image := flag.String("image", "", "image with a shell and busybox's httpd and wget; pulled if missing")
 	flag.Parse()
 	if err := run(*endpoint, *image); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -91,7 +91,7 @@ func (d *demo) ensureImage(ctx context.Context, ref string) (string, error) {
 		return "", fmt.Errorf("image %q: %w", ref, err)
 	}
 	if id := s.GetImage().GetId(); id != "" {
-		say("image", "%s is there as %.19s", ref, id)
+		say("image", "found %s as %.19s", ref, id)
 		return id, nil
 	}
 	p, err := d.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec})
@@ -102,7 +102,7 @@ func (d *demo) ensureImage(ctx context.Context, ref string) (string, error) {
 	return p.ImageRef, nil
 }
 
-// showPod runs the pod and removes it, whatever happens in between.
+// showPod runs the pod and always removes it, even after an error.
 func (d *demo) showPod(ctx context.Context, image string) (err error) {
 	start := time.Now()
 	r, err := d.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: d.pod})
@@ -159,7 +159,7 @@ func (d *demo) start(ctx context.Context, name, image, script string) (string, e
 	return c.ContainerId, nil
 }
 
-// showLog waits for a line of a container's log and prints what is there.
+// showLog waits for a line of a container's log and prints the log.
 func (d *demo) showLog(ctx context.Context, name, want string) error {
 	path := filepath.Join(d.pod.LogDirectory, name+".log")
 	for {
@@ -195,7 +195,7 @@ func (d *demo) remove(ctx context.Context) error {
 		return fmt.Errorf("list containers: %w", err)
 	}
 	if n := len(l.Containers); n > 0 {
-		return fmt.Errorf("%d containers are left", n)
+		return fmt.Errorf("%d containers remain", n)
 	}
 	say("removed", "pod and containers, after %v", time.Since(start).Round(time.Millisecond))
 	return nil

@@ -12,11 +12,10 @@ import (
 	"time"
 )
 
-// Images is the name of the directory, in that of a checkpoint, that CRIU's
-// images belong into.
+// Images is the name of the subdirectory of a checkpoint for CRIU's images.
 const Images = "checkpoint"
 
-// Config is what config.dump says of a container.
+// Config is the content of config.dump.
 type Config struct {
 	ID        string `json:"id"`
 	Name      string `json:"name"`
@@ -31,21 +30,21 @@ type Config struct {
 	Restored       bool      `json:"restored"`
 }
 
-// Container is what there is to tell of a container besides CRIU's images.
+// Container is the part of a checkpoint that CRIU does not write.
 type Container struct {
 	Config Config
 	// Status is any value; its JSON form becomes status.dump.
 	Status any
-	// Spec is a file with the OCI specification.
+	// Spec is the path of the OCI specification.
 	Spec string
-	// Log is the file of the container's output; nil: none.
+	// Log is the container's log; nil if there is none.
 	Log *os.File
-	// UpperDir is the directory of its writable layer.
+	// UpperDir is the directory of the container's writable layer.
 	UpperDir string
 }
 
-// Describe writes all parts of a checkpoint but CRIU's images into dir. The
-// container must not write meanwhile. It ends with ctx.
+// Describe writes all parts of a checkpoint except CRIU's images into dir. The
+// container must not write meanwhile. It stops when ctx ends.
 func Describe(ctx context.Context, dir string, c Container) error {
 	if err := writeJSON(filepath.Join(dir, "config.dump"), c.Config); err != nil {
 		return err
@@ -74,8 +73,8 @@ func Describe(ctx context.Context, dir string, c Container) error {
 }
 
 // Archive writes the directory of a checkpoint as a tar that only its owner can
-// read. location, whose directory must exist, has all of it or is as before. It
-// ends with ctx.
+// read. It replaces location atomically or leaves it unchanged; location's
+// directory must exist. It stops when ctx ends.
 func Archive(ctx context.Context, dir, location string) (err error) {
 	draft, err := os.CreateTemp(filepath.Dir(location), ".checkpoint-*")
 	if err != nil {
@@ -98,7 +97,7 @@ func writeJSON(path string, v any) error {
 	return create(path, func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
 }
 
-// copyFile copies what a file has now, which may be growing.
+// copyFile copies a file up to its current size; the file may be growing.
 func copyFile(ctx context.Context, to string, in *os.File) error {
 	info, err := in.Stat()
 	if err != nil {

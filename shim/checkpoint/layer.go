@@ -19,17 +19,19 @@ import (
 )
 
 const (
-	// whiteout before a name says that a layer removes it; opaqueMarker in a
-	// directory that it removes all that the layers below have there.
+	// whiteout is the prefix of a file name that a layer removes. opaqueMarker is
+	// a file in a directory whose content in the layers below is removed.
 	whiteout     = ".wh."
 	opaqueMarker = ".wh..wh..opq"
-	// overlayXattrs are the kernel's notes in an upper directory.
+	// overlayXattrs is the prefix of the kernel's own attributes in an upper
+	// directory.
 	overlayXattrs = "trusted.overlay."
 	paxXattrs     = "SCHILY.xattr."
 )
 
-// writeLayer writes the upper directory of an overlay as an OCI layer. It is
-// ErrFailedPrecondition where the directory holds only a part of what a file is.
+// writeLayer writes the upper directory of an overlay as an OCI layer. The error is
+// ErrFailedPrecondition if the directory has only a part of a file, or a file that
+// a layer cannot represent.
 func writeLayer(ctx context.Context, out io.Writer, upper string) error {
 	l := layer{tar: tar.NewWriter(&writer{ctx, out}), upper: beneath.Root(upper), names: map[inode]string{}}
 	err := filepath.WalkDir(upper, func(path string, _ fs.DirEntry, err error) error {
@@ -51,7 +53,7 @@ func writeLayer(ctx context.Context, out io.Writer, upper string) error {
 type layer struct {
 	tar   *tar.Writer
 	upper beneath.Root
-	// names are the first ones of files that have several.
+	// names maps files with several links to their first name.
 	names map[inode]string
 }
 
@@ -68,12 +70,12 @@ func (l *layer) add(path, name string) error {
 	}
 	switch {
 	case info.Mode().Type() == fs.ModeSocket:
-		return nil // it has no content, and tar no word for it
+		return nil // it has no content, and tar has no type for it
 	case info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0:
 		return l.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: filepath.Join(filepath.Dir(name), whiteout+filepath.Base(name))})
 	}
 	if strings.HasPrefix(info.Name(), whiteout) {
-		return fmt.Errorf("%w: in a layer a file of that name removes another", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("%w: in a layer, a file with this name removes another file", errdefs.ErrFailedPrecondition)
 	}
 	h, opaque, err := header(path, name, info)
 	if err != nil {
@@ -96,7 +98,8 @@ func (l *layer) add(path, name string) error {
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	// The container is paused; others that share its process namespace are not.
+	// The container is paused, but not others that share its PID namespace: they
+	// can replace files.
 	f, err := l.upper.Open(name)
 	if err != nil {
 		return err
@@ -106,8 +109,8 @@ func (l *layer) add(path, name string) error {
 	return err
 }
 
-// header describes a file. A directory is opaque if the layers below count for
-// nothing there.
+// header returns the tar header of a file. opaque is true for a directory that
+// hides its content in the layers below.
 func header(path, name string, info fs.FileInfo) (h *tar.Header, opaque bool, err error) {
 	var link string
 	if info.Mode().Type() == fs.ModeSymlink {
@@ -122,7 +125,7 @@ func header(path, name string, info fs.FileInfo) (h *tar.Header, opaque bool, er
 	if info.IsDir() {
 		h.Name += "/"
 	}
-	// The names that the node has for the owners say nothing in the container.
+	// The node's user and group names mean nothing in the container.
 	h.Uname, h.Gname = "", ""
 	h.Format, h.AccessTime, h.ChangeTime = tar.FormatPAX, h.ModTime, h.ModTime
 	xattrs, err := listXattrs(path)
@@ -135,9 +138,9 @@ func header(path, name string, info fs.FileInfo) (h *tar.Header, opaque bool, er
 		case kind == "opaque":
 			opaque = true
 		case kind == "redirect", kind == "metacopy":
-			return nil, false, fmt.Errorf("%w: the overlay has only a part of it here (%s)", errdefs.ErrFailedPrecondition, key)
+			return nil, false, fmt.Errorf("%w: the upper directory has only a part of it (%s)", errdefs.ErrFailedPrecondition, key)
 		case strings.Contains(key, "="):
-			return nil, false, fmt.Errorf("%w: a tar has no word for its attribute %q", errdefs.ErrFailedPrecondition, key)
+			return nil, false, fmt.Errorf("%w: a tar cannot store its attribute %q", errdefs.ErrFailedPrecondition, key)
 		case !isOverlay && (key == "security.capability" || strings.HasPrefix(key, "user.")):
 			value, err := readXattr(path, key)
 			if err != nil {
@@ -164,8 +167,8 @@ func readXattr(path, key string) (string, error) {
 	return growing(func(b []byte) (int, error) { return unix.Lgetxattr(path, key, b) })
 }
 
-// growing reads with a buffer that is large enough. A filesystem without
-// extended attributes has none.
+// growing calls read with buffers of increasing size until one is large enough. A
+// filesystem without extended attributes returns "".
 func growing(read func([]byte) (int, error)) (string, error) {
 	for size := 256; ; size *= 4 {
 		b := make([]byte, size)

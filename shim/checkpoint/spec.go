@@ -9,10 +9,10 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// SpecFile is where containerd has the OCI specification of a running
-// container, pid being its first process on the node. A shim works in the
-// bundle of a container, next to which are those of the others that it serves:
-// so the path is right wherever containerd keeps its state.
+// SpecFile returns the path of containerd's OCI specification of a running
+// container, given the pid of its first process on the node. A shim's working
+// directory is the bundle of one of its containers, beside the bundles of the
+// others: so the path is right wherever containerd keeps its state.
 func SpecFile(containerID string, pid int) (string, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -27,6 +27,6 @@ func SpecFile(containerID string, pid int) (string, error) {
 			return fmt.Sprintf("/proc/%d/cwd/../%s/config.json", shim, containerID), nil
 		}
 	}
-	return "", fmt.Errorf("process %d of container %s: %w: its shim is not to be seen; does this program run in Docker's PID namespace?",
+	return "", fmt.Errorf("process %d of container %s: %w: its shim is not visible; does cridock run in Docker's PID namespace?",
 		pid, containerID, errdefs.ErrFailedPrecondition)
 }

@@ -2,20 +2,20 @@
 # Builds pause_linux_amd64 and pause_linux_arm64 from pause.c.
 #
 #   build.sh           builds both, and writes pause.lock
-#   build.sh --check   proves that the committed binaries are what pause.c builds; writes nothing
+#   build.sh --check   proves that the committed binaries match pause.c; writes nothing
 #
 # Needs x86_64-linux-gnu-gcc and aarch64-linux-gnu-gcc (Debian: gcc and
-# gcc-aarch64-linux-gnu on amd64); CC_AMD64 and CC_ARM64 name others. Exit
-# status 3 says that a compiler is missing.
+# gcc-aarch64-linux-gnu on amd64); CC_AMD64 and CC_ARM64 name others. Exit status 3
+# means that a compiler is missing.
 #
-# What --check proves. The same compiler and linker give the same bytes, and
-# pause.lock records which ones made the committed binaries. So:
+# What --check proves: the same compiler and linker produce the same bytes, and
+# pause.lock records which ones built the committed binaries. So:
 #   1. pause.c with these flags, and each binary, have the hashes in pause.lock;
 #   2. a fresh build equals the committed binary byte for byte, or
-#   3. where the toolchain is not the recorded one and bytes differ, committed
-#      and fresh binary behave the same: they stay until SIGTERM, shrug off
-#      SIGHUP, and leave with status 0. That is weaker than 2, and the output
-#      says so. A foreign architecture's binaries are run by qemu-user; without
+#   3. if the toolchain is not the recorded one and bytes differ, the committed
+#      and the fresh binary behave the same: they run until SIGTERM or SIGINT,
+#      ignore SIGHUP, and exit with status 0. That is weaker than 2, and the
+#      output says so. Binaries of another architecture need qemu-user; without
 #      it, rule 3 cannot be tested and the check fails.
 set -euo pipefail
 export LC_ALL=C
@@ -24,7 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 CFLAGS=(-std=c11 -Wall -Wextra -Werror -O2 -ffreestanding -fno-pie -fno-stack-protector
 	-fno-unwind-tables -fno-asynchronous-unwind-tables -fno-ident -mgeneral-regs-only)
 # One read-only, executable segment: with -z noseparate-code the text shares a
-# page with the ELF header, so that even 64 KiB pages cost no padding.
+# page with the ELF header, so that even 64 KiB pages need no padding.
 # shellcheck disable=SC2054 # -Wl has commas
 LDFLAGS=(-static -nostdlib -nostartfiles -no-pie -s -Wl,--build-id=none
 	-Wl,-z,noseparate-code -Wl,-z,noexecstack)
@@ -37,7 +37,7 @@ compiler() { # ARCH
 	esac
 }
 
-toolchain() { # ARCH: the versions that decide the bytes
+toolchain() { # ARCH: the versions that determine the bytes
 	local cc ld
 	cc=$(compiler "$1")
 	ld=$($cc -print-prog-name=ld)
@@ -75,7 +75,7 @@ behaves() { # ARCH BINARY
 		env --default-signal=INT "${run[@]}" "$2" &
 		pid=$!
 		sleep 0.3
-		kill -HUP "$pid" && sleep 0.1 && kill -"$sig" "$pid" || return 1 # an early exit has no PID to signal
+		kill -HUP "$pid" && sleep 0.1 && kill -"$sig" "$pid" || return 1 # kill fails if the binary has exited
 		wait "$pid" || status=$?
 		[ "$status" = 0 ] || return 1
 	done

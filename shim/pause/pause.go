@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// repository has no registry behind it: .internal is reserved for private
-	// use, so that a pull by mistake cannot fetch somebody else's image.
+	// repository is in no registry: .internal is reserved for private use, so an
+	// accidental pull cannot fetch somebody else's image.
 	repository = "cridock.internal/pause"
 
-	// user is what the process runs as unless the pod says otherwise; the
-	// image has no /etc/passwd, so it is numeric. 65535 is what the Kubernetes
-	// pause image uses.
+	// user is the user and group of the process unless the pod sets others. It is
+	// numeric, because the image has no /etc/passwd. The Kubernetes pause image
+	// uses 65535 too.
 	user = "65535:65535"
 
-	// tagLength is how many hex digits of the content hash make the tag.
+	// tagLength is the number of hex digits of the content hash in the tag.
 	tagLength = 12
 )
 
@@ -35,29 +35,29 @@ var (
 	binaryARM64 []byte
 )
 
-// Name returns the reference under which [Archive] loads the image, for
-// example "cridock.internal/pause:0123456789ab". The tag is a hash over the
-// image's content on all architectures: it is the same on every node, and a
-// cridock with another pause process or configuration uses another name, so a
-// present image of this name is the right one and need not be loaded again.
+// Name returns the image's reference in [Archive], for example
+// "cridock.internal/pause:0123456789ab". The tag is a hash over the image's content
+// on all architectures: it is the same on every node, and a cridock with another
+// pause process or configuration uses another name. So an existing image of this
+// name is the right one and need not be loaded again.
 func Name() string {
 	hash := sha256.New()
 	for _, arch := range []string{"amd64", "arm64"} {
 		image, err := newImage(arch)
 		if err != nil {
-			panic("pause: " + err.Error()) // both are embedded
+			panic("pause: " + err.Error()) // impossible: both are embedded
 		}
 		hash.Write([]byte(image.id()))
 	}
 	return repository + ":" + hex.EncodeToString(hash.Sum(nil))[:tagLength]
 }
 
-// Archive returns an archive for "docker load" (POST /images/load) holding
-// the pause image of one architecture, tagged [Name]. Arch is Docker's or Go's
-// name of it ("amd64", "arm64") or the kernel's ("x86_64", "aarch64"), as
-// Docker's Version and Info report it; another one is ErrNotImplemented. The
-// bytes are the same on every call. On graph drivers the image's ID is [ID] of
-// the same architecture; the containerd image store chooses its own.
+// Archive returns an archive for "docker load" (POST /images/load) with the pause
+// image of one architecture, tagged [Name]. arch is Docker's or Go's name
+// ("amd64", "arm64") or the kernel's ("x86_64", "aarch64"), as Docker's Version and
+// Info report them; for others the error is ErrNotImplemented. The bytes are the
+// same on every call. With graph drivers the image's ID is [ID] of the same
+// architecture; the containerd image store chooses its own.
 func Archive(arch string) ([]byte, error) {
 	image, err := newImage(arch)
 	if err != nil {
@@ -77,9 +77,9 @@ func Archive(arch string) ([]byte, error) {
 	), nil
 }
 
-// ID returns the image ID ("sha256:" and the hash of the image's
-// configuration) that Docker's graph drivers give the image. Arch and errors
-// are as for [Archive].
+// ID returns the image ID that Docker has for the image with graph drivers:
+// "sha256:" and the hash of the image's configuration. arch and errors are as in
+// [Archive].
 func ID(arch string) (string, error) {
 	image, err := newImage(arch)
 	if err != nil {
@@ -103,7 +103,7 @@ func newImage(arch string) (image, error) {
 	case "arm64", "aarch64":
 		arch, binary = "arm64", binaryARM64
 	default:
-		return image{}, fmt.Errorf("built-in pause image: %w: none for architecture %q, set --pod-infra-container-image",
+		return image{}, fmt.Errorf("built-in pause image: %w: not available for architecture %q, set --pod-infra-container-image",
 			errdefs.ErrNotImplemented, arch)
 	}
 	layer := tarball(entry{name: "pause", mode: 0o755, data: binary})
@@ -126,7 +126,7 @@ func newImage(arch string) (image, error) {
 }
 
 // The types below are the parts of the Docker image specification v1.2 that
-// this image uses. The order of fields decides the image's ID.
+// this image uses. The order of fields affects the image's ID.
 type (
 	imageConfig struct {
 		Architecture string    `json:"architecture"`
@@ -170,7 +170,7 @@ type entry struct {
 	data []byte
 }
 
-// tarball packs entries in their order, owned by root and dated 1970.
+// tarball packs entries in the given order, owned by root and dated 1970.
 func tarball(entries ...entry) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -182,7 +182,7 @@ func tarball(entries ...entry) []byte {
 			ModTime: time.Unix(0, 0),
 			Format:  tar.FormatUSTAR,
 		}
-		// A buffer does not fail, and the names and sizes are ours.
+		// Writes to a buffer do not fail, and the names and sizes are ours.
 		if err := w.WriteHeader(header); err != nil {
 			panic("pause: " + err.Error())
 		}

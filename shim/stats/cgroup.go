@@ -15,29 +15,29 @@ import (
 )
 
 // cgroup reads one control group. Values are hierarchical: they include child
-// groups. Methods fail with an error for which [isGone] is true when the group
-// was removed. A controller that is not there gives zero values and, where the
-// result has one, present false.
+// groups. When the group was removed, methods return an error for which [isGone]
+// is true. Without its controller a method returns zero values, with present
+// false where the result has that field.
 type cgroup interface {
-	// path as /proc/<pid>/cgroup has it.
+	// path is the group's path as in /proc/<pid>/cgroup.
 	path() string
 	parent() cgroup
-	// exists tells whether the group is still there.
+	// exists reports whether the group still exists.
 	exists() bool
 
-	// cpuNanos is the CPU time used, in nanoseconds.
+	// cpuNanos returns the CPU time used, in nanoseconds.
 	cpuNanos() (uint64, error)
 	cpu() (cpu, error)
 	memory() (memory, error)
 	memoryEvents() (memoryEvents, error)
 	limits() (limits, error)
-	// pressure of cpu, memory or io; nil where the kernel has none.
+	// pressure returns the PSI of cpu, memory or io; nil where the kernel has none.
 	pressure(resource string) (*runtimeapi.PsiStats, error)
 	tasks() (tasks, error)
-	// processes are the pids of the group and of those below it.
+	// processes returns the pids of the group and its child groups.
 	processes() ([]int, error)
 	io() ([]deviceIO, error)
-	// hugePages of one size, such as 2MB.
+	// hugePages returns the usage of one page size, such as 2MB.
 	hugePages(size string) (hugePages, error)
 }
 
@@ -46,11 +46,11 @@ type cpu struct {
 	usage, user, system         uint64
 	periods, throttled          uint64
 	throttledNanos              uint64
-	quota, period, shares       uint64 // quota is none without a limit
+	quota, period, shares       uint64 // quota is [none] without a limit
 	userSystemKnown, hasPeriods bool
 }
 
-// memory in bytes; limits are [none] where there is none.
+// memory in bytes; a limit that is not set is [none].
 type memory struct {
 	present               bool
 	usage, limit          uint64
@@ -60,11 +60,11 @@ type memory struct {
 	ownFaults, ownMajor   uint64 // without child groups
 	swapPresent           bool
 	swapUsage, swapLimit  uint64
-	memoryAndSwapCombined uint64 // limit as version 1 has it, none without one
+	memoryAndSwapCombined uint64 // version 1's limit on memory plus swap; [none] if not set
 }
 
-// workingSet is what the kernel cannot drop easily: usage less inactive_file,
-// never below 0.
+// workingSet is the memory that the kernel cannot easily reclaim: usage less
+// inactive_file, never below 0.
 func (m *memory) workingSet() uint64 { return floored(m.usage, m.inactiveFile) }
 
 // floored is a−b, or 0 where that is negative.
@@ -78,22 +78,22 @@ func floored(a, b uint64) uint64 {
 // memoryEvents are counters that only metrics report.
 type memoryEvents struct {
 	present             bool
-	peak                uint64 // 0: the kernel does not say
+	peak                uint64 // 0: not reported by the kernel
 	limitHits, oomKills uint64
 	kernel              uint64 // version 1 only
 }
 
-// limits that only metrics report; [none] where there is none.
+// limits that only metrics report; [none] if not set.
 type limits struct {
 	memoryReservation uint64
 }
 
 type tasks struct {
 	present        bool
-	current, limit uint64 // limit is none without one
+	current, limit uint64 // limit is [none] if not set
 }
 
-// deviceIO is what went to and came from one block device.
+// deviceIO holds the I/O counters of one block device.
 type deviceIO struct {
 	major, minor                                 uint64
 	readBytes, writeBytes, readCount, writeCount uint64
@@ -104,20 +104,20 @@ type hugePages struct {
 	usage, peak          uint64
 }
 
-// hierarchies says where control groups are mounted.
+// hierarchies records where control groups are mounted.
 type hierarchies struct {
 	root string
-	// unified is true on cgroup v2; hybrid machines count as v1, because their
-	// controllers are there.
+	// unified is true on cgroup v2. Hybrid machines count as v1, because their
+	// controllers are in v1 hierarchies.
 	unified bool
-	// controllers of version 1, with their mount points.
+	// controllers maps version 1's controllers to their mount points.
 	controllers map[string]string
-	// mountRoots gives for a mount point the group that is mounted there. It is
-	// not "/" inside a container of a cgroup v1 host.
+	// mountRoots maps a mount point to the group mounted there, which is not "/"
+	// inside a container on a cgroup v1 host.
 	mountRoots map[string]string
 }
 
-// newHierarchies looks at the mounts of the machine. It never fails: without
+// newHierarchies reads the machine's cgroup mounts. It never fails: without
 // mounts, no container will be found.
 func newHierarchies(root, procRoot string) *hierarchies {
 	h := &hierarchies{root: root, controllers: map[string]string{}, mountRoots: map[string]string{}}
@@ -125,14 +125,14 @@ func newHierarchies(root, procRoot string) *hierarchies {
 	entries, _ := os.ReadDir(root)
 	for _, e := range entries {
 		// Controllers that share a hierarchy are mounted at "cpu,cpuacct", and
-		// links named cpu and cpuacct point there. mountinfo has the former only.
+		// links named cpu and cpuacct point there. mountinfo lists only the former.
 		if dir := filepath.Join(root, e.Name()); e.IsDir() {
 			for controller := range strings.SplitSeq(e.Name(), ",") {
 				h.controllers[controller] = dir
 			}
 		}
 	}
-	// Without mountinfo, whole hierarchies are assumed to be mounted.
+	// Without mountinfo, assume that whole hierarchies are mounted.
 	_ = withFile(unix.AT_FDCWD, procRoot+"/self/mountinfo", func(content []byte) error {
 		for line := range bytes.Lines(content) {
 			if m, ok := parseMount(line); ok && strings.HasPrefix(m.fsType, "cgroup") {
@@ -144,7 +144,8 @@ func newHierarchies(root, procRoot string) *hierarchies {
 	return h
 }
 
-// directory of the group name in the hierarchy mounted at mountPoint.
+// directory returns the directory of a group in the hierarchy mounted at
+// mountPoint.
 func (h *hierarchies) directory(mountPoint, name string) string {
 	if root := h.mountRoots[mountPoint]; root != "" && root != "/" {
 		if rest, ok := strings.CutPrefix(name, root); ok && (rest == "" || rest[0] == '/') {
@@ -154,10 +155,10 @@ func (h *hierarchies) directory(mountPoint, name string) string {
 	return filepath.Join(mountPoint, name)
 }
 
-// find gives the control group of the container id from the content of its
-// process's /proc/<pid>/cgroup. It is errdefs.ErrFailedPrecondition if the
-// process is not in a group of the container's: it is another process that got
-// the same pid, or the container does not run in this kernel's groups.
+// find returns the control group of the container id, given the content of its
+// process's /proc/<pid>/cgroup. The error is errdefs.ErrFailedPrecondition if the
+// process is in no group of the container: another process has the pid now, or
+// the container does not run in this kernel's groups.
 func (h *hierarchies) find(id string, content []byte) (cgroup, error) {
 	v1 := map[string]string{}
 	for line := range bytes.Lines(content) {
@@ -191,9 +192,9 @@ func (h *hierarchies) find(id string, content []byte) (cgroup, error) {
 	return newV1Group(v1), nil
 }
 
-// containerGroup cuts a group's path behind the element with the container's
-// ID: "<id>" with the cgroupfs driver, "docker-<id>.scope" with systemd's. What
-// comes below was made by the container itself.
+// containerGroup cuts a group's path after the element with the container's ID:
+// "<id>" with the cgroupfs driver, "docker-<id>.scope" with systemd's. Groups
+// below it were made by the container itself.
 func containerGroup(id, name string) (string, bool) {
 	i := strings.Index(name, id)
 	if id == "" || i < 0 {
@@ -216,11 +217,11 @@ func readTasks(dir string) (t tasks, err error) {
 	return t, err
 }
 
-// deepest is how many levels of groups below a container's are looked at. Both
-// versions let a container with write access make as many as it likes.
+// deepest is how many levels of child groups are read. Both versions let a
+// container with write access make as many as it likes.
 const deepest = 8
 
-// readProcesses lists the processes of the group dir and of those below it.
+// readProcesses lists the processes of the group dir and its child groups.
 func readProcesses(dir string, depth int) ([]int, error) {
 	var pids []int
 	err := withFile(unix.AT_FDCWD, dir+"/cgroup.procs", func(content []byte) error {
@@ -231,8 +232,8 @@ func readProcesses(dir string, depth int) ([]int, error) {
 		}
 		return nil
 	})
-	// A threaded group of version 2 cannot be read: its processes are listed by
-	// the group that is the root of its domain.
+	// A threaded group of version 2 cannot be read: the root group of its domain
+	// lists its processes.
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, err
 	}
@@ -258,11 +259,11 @@ func readProcesses(dir string, depth int) ([]int, error) {
 	return pids, nil
 }
 
-// devices collects what several files say about the same block devices, in the
-// order in which they were first named.
+// devices collects counters of block devices from several files, in the order in
+// which the devices first appear.
 type devices []deviceIO
 
-// get finds or adds the device "major:minor"; nil if that is no device.
+// get finds or adds the device "major:minor"; nil if name has another form.
 func (d *devices) get(name []byte) *deviceIO {
 	left, right, ok := bytes.Cut(name, []byte(":"))
 	major, ok1 := parseUint(left)

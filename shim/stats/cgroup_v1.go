@@ -17,8 +17,7 @@ type v1Group struct {
 	cpuDir, cpuacctDir, memoryDir, blkioDir, pidsDir, hugetlbDir string
 }
 
-// newV1Group takes the directories by controller, and the memory controller's
-// path as "".
+// newV1Group takes the directories by controller, and the group's path under "".
 func newV1Group(dirs map[string]string) *v1Group {
 	return &v1Group{
 		name:   dirs[""],
@@ -51,7 +50,7 @@ func (g *v1Group) cpu() (c cpu, err error) {
 		return c, err
 	}
 	c.quota = none
-	// Both files are in nanoseconds and as old as Linux 4.7.
+	// Both files are in nanoseconds and exist since Linux 4.7.
 	user, err := readUint(g.cpuacctDir + "/cpuacct.usage_user")
 	if err == nil {
 		c.user = user
@@ -74,7 +73,7 @@ func (g *v1Group) cpu() (c cpu, err error) {
 	if err != nil {
 		return c, unlessAbsent(err)
 	}
-	// An absent quota is written as -1, which is no uint.
+	// Without a quota the file has -1, which is not a uint.
 	if quota, err := readUint(g.cpuDir + "/cpu.cfs_quota_us"); err == nil {
 		c.quota = quota
 	}
@@ -111,7 +110,7 @@ func (g *v1Group) memory() (m memory, err error) {
 }
 
 // setV1 takes one line of version 1's memory.stat. Fields named total_ include
-// child groups; swap is there only where the kernel accounts it.
+// child groups; swap is present only where the kernel accounts it.
 func (m *memory) setV1(key []byte, v uint64) {
 	switch string(key) {
 	case "total_rss":
@@ -160,7 +159,7 @@ func (g *v1Group) limits() (limits, error) {
 	return limits{memoryReservation: reservation}, err
 }
 
-// pressure is nil: the v1 controllers have none.
+// pressure returns nil: the v1 controllers have none.
 func (g *v1Group) pressure(string) (*runtimeapi.PsiStats, error) { return nil, nil }
 
 func (g *v1Group) tasks() (t tasks, err error) {
@@ -172,9 +171,9 @@ func (g *v1Group) tasks() (t tasks, err error) {
 
 func (g *v1Group) processes() ([]int, error) { return readProcesses(g.memoryDir, 0) }
 
-// io prefers the throttling layer's counters, which count whatever scheduler
-// the device has. They are missing on kernels before 4.20 as hierarchical
-// values, but containers have no child groups of their own there.
+// io reads the throttling layer's counters, which work with every I/O scheduler.
+// Kernels before 4.20 lack the hierarchical ones, but containers have no child
+// groups of their own there.
 func (g *v1Group) io() ([]deviceIO, error) {
 	if g.blkioDir == "" {
 		return nil, nil

@@ -12,8 +12,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// unifiedGroup is a control group of version 2. Which files it has depends on
-// the controllers that its parent has enabled; cpu.stat is always there.
+// unifiedGroup is a control group of version 2. Its files depend on the
+// controllers that its parent has enabled; cpu.stat always exists.
 type unifiedGroup struct{ name, dir string }
 
 func (g *unifiedGroup) path() string { return g.name }
@@ -69,9 +69,9 @@ func (g *unifiedGroup) cpu() (c cpu, err error) {
 	return c, err
 }
 
-// cpuShares gives the version 1 shares [2, 262144] that a weight [1, 10000]
-// stands for, by the linear conversion of KEP 2254, which cAdvisor inverts as
-// well; 0 for no weight.
+// cpuShares converts a version 2 weight [1, 10000] to version 1 shares
+// [2, 262144]. It inverts the linear conversion of KEP 2254, as cAdvisor does. No
+// weight, 0, is 0.
 func cpuShares(weight uint64) uint64 {
 	if weight == 0 {
 		return 0
@@ -101,8 +101,9 @@ func (g *unifiedGroup) memory() (m memory, err error) {
 	return m, err
 }
 
-// setV2 takes the lines of version 2's memory.stat. Kernel memory has a line of
-// its own from Linux 5.18; before, it is the sum of its parts.
+// setV2 returns a function that takes the lines of version 2's memory.stat.
+// Kernel memory has its own line since Linux 5.18; before, it is the sum of its
+// parts.
 func (m *memory) setV2() func(key []byte, v uint64) {
 	total := false
 	return func(key []byte, v uint64) {
@@ -151,7 +152,7 @@ func (g *unifiedGroup) limits() (limits, error) {
 	return limits{memoryReservation: reservation}, err
 }
 
-// pressure is nil where the kernel has PSI off: then the file is not there, or
+// pressure returns nil where PSI is off in the kernel: then the file is missing or
 // cannot be read.
 func (g *unifiedGroup) pressure(resource string) (*runtimeapi.PsiStats, error) {
 	psi := &runtimeapi.PsiStats{Full: &runtimeapi.PsiData{}, Some: &runtimeapi.PsiData{}}

@@ -13,55 +13,58 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Container is what a collector has to know of a running container.
+// Container describes a running container to a collector.
 type Container struct {
 	// ID is Docker's full container ID. It names the cgroup.
 	ID string
-	// Pid of the container's first process. It is looked at again when it
-	// changes.
+	// Pid is the container's first process. When it changes, the collector finds
+	// the cgroup again.
 	Pid        int
 	Attributes *runtimeapi.ContainerAttributes
 	// Image is the image label of the metrics.
 	Image string
-	// StartedAt in nanoseconds since the epoch; 0 unknown.
+	// StartedAt is in nanoseconds since the epoch; 0: unknown.
 	StartedAt int64
-	// UpperDir is the directory of the writable layer, GraphDriver.Data.UpperDir
-	// in Docker's inspect with overlay2; "" to look at the mounts of Pid.
+	// UpperDir is the directory of the writable layer: GraphDriver.Data.UpperDir
+	// in Docker's inspect with overlay2. If "", it is read from the mounts of Pid.
 	UpperDir string
 	// Mountpoint names the filesystem of the writable layer to CRI clients: a
 	// directory on it that exists in the host's mount namespace.
 	Mountpoint string
 }
 
-// Pod is a ready sandbox. Whether it is ready, the caller decides.
+// Pod is a ready sandbox; the caller decides whether it is ready.
 type Pod struct {
-	// ID of the sandbox's container and Pid of its process.
+	// ID is the sandbox's container and Pid its process.
 	ID         string
 	Pid        int
 	Attributes *runtimeapi.PodSandboxAttributes
-	// Image of the sandbox's container, a label of the network metrics.
+	// Image is the sandbox container's image, a label of the network metrics.
 	Image string
 	// HostNetwork pods have no network stats.
 	HostNetwork bool
-	// CgroupParent as in the sandbox's config. Without one, or if the sandbox's
-	// group is elsewhere, a pod's numbers are the sum of its containers'.
+	// CgroupParent is that of the sandbox's config. Without one, or if the
+	// sandbox's group is elsewhere, the pod's numbers are the sum of its
+	// containers'.
 	CgroupParent string
-	// Containers that run in the pod.
+	// Containers are the pod's running containers.
 	Containers []Container
 }
 
-// Options of a collector. The zero value reads this machine and knows no
-// writable layers.
+// Options configures a [Collector]. The zero value reads this machine and reports
+// no writable layers.
 type Options struct {
-	// CgroupRoot, ProcRoot and SysRoot are /sys/fs/cgroup, /proc and /sys.
+	// CgroupRoot, ProcRoot and SysRoot default to /sys/fs/cgroup, /proc and /sys.
 	CgroupRoot, ProcRoot, SysRoot string
-	// Disk measures writable layers; nil: they are not reported. The collector's
-	// Run runs it.
+	// Disk measures writable layers; if nil, they are not reported. The
+	// collector's Run runs it.
 	Disk *Disk
-	// Fallback gives the stats of a running container that has no cgroup of its
-	// own on this machine, as with VM runtimes. nil: they have none.
+	// Fallback returns the stats of a running container without a cgroup of its
+	// own on this machine, as with VM runtimes. If nil, such containers have no
+	// stats.
 	Fallback func(context.Context, Container) (*runtimeapi.ContainerStats, error)
-	// Workers read that many containers at the same time in lists; default 4.
+	// Workers is how many containers of a list are read at the same time;
+	// default 4.
 	Workers int
 }
 
@@ -70,7 +73,7 @@ type Collector struct {
 	opts   Options
 	groups *hierarchies
 	blocks *blockDevices
-	// hugePageSizes of the machine.
+	// hugePageSizes are the machine's.
 	hugePageSizes []string
 	now           func() time.Time
 
@@ -78,21 +81,21 @@ type Collector struct {
 	targets map[string]*target
 }
 
-// target is what is remembered of a container or sandbox between readings.
+// target is the state of a container or sandbox that is kept between readings.
 type target struct {
 	mu    sync.Mutex
-	pid   int // that the following was learnt from
+	pid   int // the process that the following fields were read from
 	group cgroup
 	upper string
 
 	cpu, podCPU rate
-	peak        uint64 // highest memory usage seen, where the kernel keeps none
+	peak        uint64 // highest memory usage seen, for kernels that do not record it
 	files       *files
 	asked       time.Time
 	filesAsked  time.Time
 }
 
-// New makes a collector. It starts nothing; see [Collector.Run].
+// New returns a collector. It starts nothing; see [Collector.Run].
 func New(o Options) *Collector {
 	o.CgroupRoot = cmp.Or(o.CgroupRoot, "/sys/fs/cgroup")
 	o.ProcRoot = cmp.Or(o.ProcRoot, "/proc")
@@ -108,10 +111,10 @@ func New(o Options) *Collector {
 	}
 }
 
-// Run counts open files of processes and walks writable layers in the
-// background until ctx ends, and forgets what nobody asks for any more. Stats
-// and metrics work without it, but then open files and disk usage stay as they
-// were when first seen. It returns nil.
+// Run counts open files and walks writable layers in the background until ctx
+// ends, and drops containers that are no longer requested. Stats and metrics work
+// without it, but then open files and disk usage stay as first seen. It returns
+// nil.
 func (c *Collector) Run(ctx context.Context) error {
 	var g errgroup.Group
 	if c.opts.Disk != nil {
@@ -121,8 +124,8 @@ func (c *Collector) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Forget drops what is remembered of a container or sandbox that was removed.
-// Unknown IDs are fine.
+// Forget drops the state of a removed container or sandbox. It ignores unknown
+// IDs.
 func (c *Collector) Forget(id string) {
 	c.mu.Lock()
 	t := c.targets[id]
@@ -137,8 +140,9 @@ func (c *Collector) Forget(id string) {
 	c.opts.Disk.Forget(upper)
 }
 
-// target finds the container or sandbox id, whose process is pid, and learns
-// its cgroup if it is new or has another process. Errors as [Collector.Container].
+// target returns the state of the container or sandbox id, whose process is pid,
+// and finds its cgroup if it is new or pid has changed. Errors are those of
+// [Collector.Container].
 func (c *Collector) target(id string, pid int, upper string) (*target, cgroup, error) {
 	c.mu.Lock()
 	t := c.targets[id]
@@ -185,11 +189,11 @@ func (c *Collector) learn(id string, pid int) (group cgroup, upper string, err e
 	return group, p.upperDir(), nil
 }
 
-// forgetAfter is how long something may go unasked for before it is forgotten.
+// forgetAfter is how long state is kept without a request for it.
 const forgetAfter = 10 * time.Minute
 
-// forgetUnasked drops what nobody asked for lately. [Collector.Forget] does
-// that at once; this is for removals that went unnoticed.
+// forgetUnasked drops state not requested for [forgetAfter]. [Collector.Forget]
+// drops it at once; this is for removals that were missed.
 func (c *Collector) forgetUnasked() {
 	for id, t := range c.snapshot() {
 		t.mu.Lock()
@@ -211,8 +215,8 @@ func (c *Collector) snapshot() map[string]*target {
 	return m
 }
 
-// each calls read for all items with the collector's workers and returns the
-// results in order, without those that are gone. The first other error ends it.
+// each calls read for all items, workers at a time, and returns the results in
+// order. Items that are not found are left out; any other error stops it.
 func each[T, R any](ctx context.Context, workers int, items []T, read func(context.Context, T) (*R, error)) ([]*R, error) {
 	results := make([]*R, len(items))
 	g, ctx := errgroup.WithContext(ctx)
@@ -238,8 +242,8 @@ func each[T, R any](ctx context.Context, workers int, items []T, read func(conte
 	return found, nil
 }
 
-// gone gives err the class errdefs.ErrNotFound if it says that a cgroup was
-// removed, and names the container.
+// gone adds the container's ID to err, and the class errdefs.ErrNotFound if err
+// means that a cgroup was removed.
 func gone(id string, err error) error {
 	switch {
 	case err == nil:

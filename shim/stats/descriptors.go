@@ -6,10 +6,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// baseLabels come first in every metric. They are cAdvisor's, with its
-// meanings: id is the cgroup's path and name the container's ID. Series of a
-// pod have no container; those of its cgroup have no image and name either, so
-// that sums over containers (image!="" or container!="") do not count twice.
+// baseLabels come first in every metric. They have cAdvisor's names and meanings:
+// id is the cgroup's path and name the container's ID. A pod's series have an
+// empty container; those of its cgroup have an empty image and name too, so that
+// sums over containers (image!="" or container!="") do not count twice.
 var baseLabels = []string{"container", "id", "image", "name", "namespace", "pod"}
 
 // metric is a kind of metric: its descriptor and type.
@@ -32,9 +32,9 @@ func gauge(name, help string, labels ...string) metric {
 	return newMetric(runtimeapi.MetricType_GAUGE, name, help, labels)
 }
 
-// The metrics by cAdvisor's names (its docs/storage/prometheus.md), those that
-// a kubelet with CRI-O serves. Values are whole numbers in CRI, so seconds are
-// rounded down.
+// The metrics that a kubelet with CRI-O serves, under cAdvisor's names (its
+// docs/storage/prometheus.md). CRI values are integers, so seconds are rounded
+// down.
 var (
 	cpuUsage = counter("container_cpu_usage_seconds_total",
 		"Cumulative CPU time consumed in seconds.", "cpu")
@@ -157,8 +157,8 @@ var (
 		"Total time in which processes waited for IO, in seconds.")
 )
 
-// Descriptors of all metrics that [Collector.PodMetrics] may return. The
-// messages are shared and must not be changed.
+// Descriptors returns the descriptors of all metrics that [Collector.PodMetrics]
+// may return. The messages are shared and must not be changed.
 func (*Collector) Descriptors() []*runtimeapi.MetricDescriptor {
 	all := []metric{
 		cpuUsage, cpuUser, cpuSystem, cpuPeriods, cpuThrottledPeriods, cpuThrottledSeconds,

@@ -12,40 +12,39 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// DiskUsage is what a directory tree takes of its filesystem: allocated blocks
-// and inodes, hard links counted once, other filesystems left out.
+// DiskUsage is the disk usage of a directory tree: allocated blocks and inodes.
+// Hard links count once, other filesystems not at all.
 type DiskUsage struct {
 	Bytes, Inodes uint64
-	// At is when this was measured.
+	// At is the time of the measurement.
 	At time.Time
 }
 
-// Tree is a part of a filesystem that is measured as one, such as the image
+// Tree is a part of a filesystem that is measured as a whole, such as the image
 // store.
 type Tree struct {
-	// Roots are its directories. They are also its identity. One that does not
-	// exist is empty.
+	// Roots are its directories, and its identity. A missing one counts as empty.
 	Roots []string
-	// Except gives directories inside that do not belong to it, such as the
-	// writable layers of containers; nil: none. It is called at the start of
-	// each walk, from another goroutine.
+	// Except returns the directories inside that do not belong to the tree, such
+	// as the writable layers of containers; if nil, there are none. It is called
+	// at the start of each walk, from another goroutine.
 	Except func() []string
 }
 
-// DiskOptions of a [Disk].
+// DiskOptions configures a [Disk].
 type DiskOptions struct {
-	// Share of one CPU, in (0, 1], that walking may take; default 0.05.
+	// Share is the part of one CPU, in (0, 1], that walking may use; default 0.05.
 	Share float64
-	// LayerAge and TreeAge are how old a result may get before it is measured
-	// again, the walker permitting; default 20 seconds and 5 minutes.
+	// LayerAge and TreeAge are the ages at which a result is due to be measured
+	// again; a busy walker may be later. Default 20 seconds and 5 minutes.
 	LayerAge, TreeAge time.Duration
-	// LayerLimit is how old the result of a small layer may get when the walker
-	// is late; default 30 seconds. Then the caller measures.
+	// LayerLimit is the age of a small layer's result at which the caller measures
+	// it, because the walker is late; default 30 seconds.
 	LayerLimit time.Duration
 }
 
-// Disk measures directory trees in the background, those that are asked for.
-// Its methods may be called concurrently and return what is known.
+// Disk measures requested directory trees in the background. Its methods may be
+// called concurrently and return the last results.
 type Disk struct {
 	opts DiskOptions
 	wake chan struct{}
@@ -59,7 +58,7 @@ type diskEntry struct {
 	roots   []string
 	except  func() []string
 	layer   bool
-	large   bool // a layer that takes longer than a caller waits
+	large   bool // a layer with more than quickLook entries
 	usage   DiskUsage
 	known   bool
 	walking bool
@@ -67,7 +66,7 @@ type diskEntry struct {
 	asked   time.Time
 }
 
-// NewDisk makes a Disk. It starts nothing; see [Disk.Run].
+// NewDisk returns a Disk. It starts nothing; see [Disk.Run].
 func NewDisk(o DiskOptions) *Disk {
 	o.Share = cmp.Or(o.Share, 0.05)
 	o.LayerAge = cmp.Or(o.LayerAge, 20*time.Second)
@@ -76,14 +75,14 @@ func NewDisk(o DiskOptions) *Disk {
 	return &Disk{opts: o, wake: make(chan struct{}, 1), entries: map[string]*diskEntry{}}
 }
 
-// quickLook is how many entries of a layer are looked at while the caller waits.
-// The writable layer of most containers has fewer, so its size is known from the
-// first request on, and recent although the walker has the lowest priority.
+// quickLook is how many entries of a layer are read while the caller waits. Most
+// writable layers have fewer, so their size is known from the first request on,
+// and recent although the walker has the lowest priority.
 const quickLook = 256
 
-// Usage of a writable layer. It is false until the layer was measured: the
-// caller measures a small one that is new or that the walker is late for. Asking
-// keeps the layer in the walker's rounds.
+// Usage returns the usage of a writable layer, and false until it was measured.
+// The call itself measures a small layer that is new or that the walker is late
+// for. Layers that are asked for stay in the walker's rounds.
 func (d *Disk) Usage(layer string) (DiskUsage, bool) {
 	usage, known, look := d.ask(layer, &diskEntry{roots: []string{layer}, layer: true})
 	if !look {
@@ -102,7 +101,7 @@ func (d *Disk) Usage(layer string) (DiskUsage, bool) {
 		}
 		return usage, known
 	case w.inodes == 0:
-		return usage, known // it is not there
+		return usage, known // the layer does not exist
 	case e == nil:
 		return DiskUsage{Bytes: w.bytes, Inodes: w.inodes, At: time.Now()}, true
 	}
@@ -110,15 +109,15 @@ func (d *Disk) Usage(layer string) (DiskUsage, bool) {
 	return e.usage, true
 }
 
-// TreeUsage of a tree. It is false until the walker measured it. Trees are not
-// forgotten.
+// TreeUsage returns the usage of a tree, and false until the walker measured it.
+// Trees are never dropped.
 func (d *Disk) TreeUsage(t Tree) (DiskUsage, bool) {
 	usage, known, _ := d.ask(treeKey(t.Roots), &diskEntry{roots: t.Roots, except: t.Except})
 	return usage, known
 }
 
 // Changed asks the walker to measure a tree again soon, for instance after an
-// image was pulled or removed. It does nothing if the tree was never asked for.
+// image was pulled or removed. It does nothing for a tree never requested.
 func (d *Disk) Changed(t Tree) {
 	d.mu.Lock()
 	if e := d.entries[treeKey(t.Roots)]; e != nil {
@@ -135,11 +134,11 @@ func (d *Disk) Forget(layer string) {
 	delete(d.entries, layer)
 }
 
-// treeKey cannot be a layer's name.
+// treeKey returns a key that cannot be a layer's name.
 func treeKey(roots []string) string { return "tree\x00" + strings.Join(roots, "\x00") }
 
-// ask finds an entry, or adds the one given. look: it is a layer that its caller
-// should measure.
+// ask finds an entry, or adds the one given. look is true if the caller should
+// measure the layer.
 func (d *Disk) ask(key string, add *diskEntry) (usage DiskUsage, known, look bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -157,11 +156,11 @@ func (d *Disk) ask(key string, add *diskEntry) (usage DiskUsage, known, look boo
 func (d *Disk) kick() {
 	select {
 	case d.wake <- struct{}{}:
-	default: // the walker will look anyway
+	default: // the walker is awake, or will be
 	}
 }
 
-// finish takes a walk's result.
+// finish stores a walk's result.
 func (d *Disk) finish(e *diskEntry, w *walk) {
 	now := time.Now()
 	e.usage, e.known = DiskUsage{Bytes: w.bytes, Inodes: w.inodes, At: now}, true
@@ -172,7 +171,7 @@ func (d *Disk) finish(e *diskEntry, w *walk) {
 	}
 }
 
-// activeWalk is a walk under way.
+// activeWalk is a walk in progress.
 type activeWalk struct {
 	*walk
 	key   string
@@ -181,16 +180,16 @@ type activeWalk struct {
 
 const (
 	// atOnce is how many trees are walked in turns, so that a huge one does not
-	// keep the others waiting.
+	// delay the others.
 	atOnce = 4
-	// turn is how many entries a tree gets.
+	// turn is how many entries are read in one turn.
 	turn = 256
 )
 
-// Run walks trees until ctx ends; then it returns nil. It is called once.
+// Run walks trees until ctx ends, then returns nil. Call it once.
 func (d *Disk) Run(ctx context.Context) error {
-	// Priorities are the thread's. It ends with this goroutine, as it is not
-	// unlocked.
+	// Priorities belong to the thread. It exits with this goroutine, which never
+	// unlocks it.
 	runtime.LockOSThread()
 	lowerPriority()
 	pace := newPacer(d.opts.Share)
@@ -226,8 +225,8 @@ func (d *Disk) Run(ctx context.Context) error {
 	}
 }
 
-// lowerPriority makes this thread's reading and computing yield to everything
-// else. Not being allowed to is no harm: the share bounds it as well.
+// lowerPriority makes this thread yield CPU and I/O to everything else. Failing
+// does no harm: the share limits it as well.
 func lowerPriority() {
 	const (
 		whoProcess = 1 // a thread, as far as the kernel is concerned
@@ -237,8 +236,8 @@ func lowerPriority() {
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
 }
 
-// next starts the walk that has been due longest; nil if none is. Layers that
-// nobody asks for any more are dropped.
+// next starts the walk that has been due longest; nil if none is due. It drops
+// layers that are no longer requested.
 func (d *Disk) next() *activeWalk {
 	d.mu.Lock()
 	now := time.Now()
@@ -267,7 +266,7 @@ func (d *Disk) next() *activeWalk {
 	return &activeWalk{walk: newWalk(first.roots, except), key: key, entry: first}
 }
 
-// done takes the result of a finished walk, unless the layer was removed.
+// done stores the result of a finished walk, unless the layer was removed.
 func (d *Disk) done(ctx context.Context, w *activeWalk) {
 	w.close()
 	if w.err != nil {
@@ -280,13 +279,13 @@ func (d *Disk) done(ctx context.Context, w *activeWalk) {
 		return
 	}
 	if w.entry.layer && w.inodes == 0 {
-		delete(d.entries, w.key) // it is not there, so another call starts anew
+		delete(d.entries, w.key) // it does not exist; another request starts over
 		return
 	}
 	d.finish(w.entry, w.walk)
 }
 
-// wait until a walk may be due; false if ctx ended.
+// wait blocks until a walk may be due; false if ctx ended.
 func (d *Disk) wait(ctx context.Context) bool {
 	t := time.NewTimer(d.untilDue())
 	defer t.Stop()
@@ -299,7 +298,7 @@ func (d *Disk) wait(ctx context.Context) bool {
 	return true
 }
 
-// untilDue is how long nothing is due.
+// untilDue returns the time until the next walk is due.
 func (d *Disk) untilDue() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()

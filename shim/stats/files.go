@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// files is what a container's processes have open. Counting means a look at
-// every file of every process, so it is done in the background.
+// files counts what a container's processes have open. Counting reads an entry
+// for every file of every process, so it is done in the background.
 type files struct {
 	at                       time.Time
 	processes, open, sockets uint64
@@ -20,18 +20,19 @@ type files struct {
 
 const (
 	filesEvery = 20 * time.Second
-	// filesShare of one CPU is what counting may take.
+	// filesShare is the part of one CPU that counting may use.
 	filesShare = 0.05
 	// filesFirstLook is how many files are counted while a caller waits.
 	filesFirstLook = 2048
-	// filesForgetAfter is how long metrics may go unasked before counting stops.
+	// filesForgetAfter is how long after the last request for metrics counting
+	// stops.
 	filesForgetAfter = 5 * time.Minute
 )
 
 var errTooMany = errors.New("too many open files to count at once")
 
-// openFiles is the last count of a target; the first one is taken at once if
-// the container has few files, and is nil otherwise.
+// openFiles returns the last count of a target. The first call counts at once if
+// the container has few files, and returns nil otherwise.
 func (c *Collector) openFiles(t *target) *files {
 	t.mu.Lock()
 	t.filesAsked = c.now()
@@ -54,7 +55,7 @@ func (c *Collector) openFiles(t *target) *files {
 	return f
 }
 
-// keepFiles takes a count, unless the target has another group by now.
+// keepFiles stores a count, unless the target has another group by now.
 func (t *target) keepFiles(group cgroup, f *files) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,8 +64,8 @@ func (t *target) keepFiles(group cgroup, f *files) {
 	}
 }
 
-// countOpenFiles counts the files of all processes of a group. It calls tick
-// after every few and ends with tick's error.
+// countOpenFiles counts the open files of all processes of a group. It calls tick
+// every few files and stops with its error.
 func (c *Collector) countOpenFiles(group cgroup, pid int, tick func(n int) error) (*files, error) {
 	pids, err := group.processes()
 	if err != nil {
@@ -88,7 +89,8 @@ func (c *Collector) countOpenFiles(group cgroup, pid int, tick func(n int) error
 	return f, nil
 }
 
-// sampleFiles counts what metrics were asked for, over and over, until ctx ends.
+// sampleFiles counts the open files of containers whose metrics are requested, at
+// intervals, until ctx ends.
 func (c *Collector) sampleFiles(ctx context.Context) {
 	for sleep(ctx, filesEvery) == nil {
 		c.forgetUnasked()

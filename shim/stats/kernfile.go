@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// none is what limits that are absent, written as "max" or beyond anything a
-// machine has read as. Version 1 of the memory controller writes an absent
-// limit as the largest multiple of the page size.
+// none is the value of a limit that is absent, written as "max", or larger than
+// any machine's memory. Version 1 of the memory controller writes an absent limit
+// as the largest multiple of the page size.
 const none = math.MaxUint64
 
-// largestLimit is where the memory controller's numbers stop being limits; the
-// same bound as cAdvisor's.
+// largestLimit is the value from which on the memory controller's numbers count
+// as no limit; the same as cAdvisor's.
 const largestLimit = 1 << 62
 
-// buffers hold the content of the file being read. memory.stat, the longest
-// that is read for stats, has some 2 KiB.
+// buffers hold the content of the file being read. memory.stat, the longest file
+// read for stats, has about 2 KiB.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 8<<10); return &b }}
 
-// withFile reads the file name below the directory dirfd (unix.AT_FDCWD with
-// absolute names) and hands its content to use, which must not keep it.
+// withFile reads the file name in the directory dirfd (unix.AT_FDCWD with
+// absolute names) and passes its content to use, which must not keep it.
 //
-// It makes the system calls itself: os.ReadFile would also stat the file, try
+// It makes the system calls directly: os.ReadFile would also stat the file, try
 // to register it with the poller and allocate a buffer each time.
 func withFile(dirfd int, name string, use func(content []byte) error) error {
 	fd, err := openat(dirfd, name, unix.O_RDONLY)
@@ -64,7 +64,7 @@ func openat(dirfd int, name string, flags int) (int, error) {
 	}
 }
 
-// readUint reads a file of one number, or of the word max, which is [none].
+// readUint reads a file with one number, or the word max, which is [none].
 func readUint(name string) (v uint64, err error) {
 	err = withFile(unix.AT_FDCWD, name, func(content []byte) error {
 		var ok bool
@@ -85,9 +85,9 @@ func readLimit(name string) (uint64, error) {
 	return v, err
 }
 
-// readKeys reads a flat keyed file ("key value" lines) and calls set for each.
-// The key must not be kept. Lines of another form are passed over: kernels add
-// to these files.
+// readKeys reads a flat keyed file ("key value" lines) and calls set for each
+// line. set must not keep the key. Lines of another form are skipped: new kernels
+// add to these files.
 func readKeys(name string, set func(key []byte, value uint64)) error {
 	return withFile(unix.AT_FDCWD, name, func(content []byte) error {
 		for line := range bytes.Lines(content) {
@@ -122,14 +122,14 @@ func parseUint(b []byte) (uint64, bool) {
 	return v, true
 }
 
-// isGone tells whether err says that a file, or the process or cgroup that it
-// belongs to, is not there (any more).
+// isGone reports whether err means that a file, or its process or cgroup, does
+// not exist (any more).
 func isGone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV)
 }
 
-// isAbsent tells whether err says that the kernel or the cgroup lacks a file or
-// the feature behind it.
+// isAbsent reports whether err means that the kernel or the cgroup lacks a file
+// or its feature.
 func isAbsent(err error) bool {
 	return isGone(err) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTDIR)
 }
@@ -147,7 +147,7 @@ func optional(v uint64, err error) (uint64, error) {
 	return v, err
 }
 
-// unlessAbsent is err, or nil if that says that a feature is not there.
+// unlessAbsent returns err, or nil if err means that a feature is absent.
 func unlessAbsent(err error) error {
 	if isAbsent(err) {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blockDevices names block devices as dashboards know them.
+// blockDevices maps device numbers to the names that dashboards use.
 type blockDevices struct {
 	root string // sysfs
 
@@ -21,11 +21,12 @@ type blockDevices struct {
 	since time.Time
 }
 
-// blockNamesAge is how long names are kept: numbers are given to other devices
-// when disks come and go.
+// blockNamesAge is how long names are kept: numbers are reused when disks come
+// and go.
 const blockNamesAge = time.Minute
 
-// name is /dev/<the kernel's name>, or major:minor for what is no block device.
+// name returns /dev/<the kernel's name>, or major:minor for anything that is not
+// a block device.
 func (b *blockDevices) name(major, minor uint64) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -54,10 +55,10 @@ func (b *blockDevices) read(major, minor uint64) string {
 	return name
 }
 
-// hugePageSizes are the machine's, as the hugetlb controller writes them. They
-// do not change while it runs.
+// hugePageSizes returns the machine's page sizes, as the hugetlb controller writes
+// them. They do not change while it runs.
 func hugePageSizes(sysRoot string) []string {
-	// None, or no sysfs, is the same here.
+	// A missing sysfs is the same as no huge pages.
 	entries, _ := os.ReadDir(sysRoot + "/kernel/mm/hugepages")
 	var sizes []string
 	for _, e := range entries {
@@ -69,7 +70,7 @@ func hugePageSizes(sysRoot string) []string {
 	return sizes
 }
 
-// pageSize writes a size in KiB as hugetlb's file names do: 64KB, 2MB, 1GB.
+// pageSize formats a size in KiB as in hugetlb's file names: 64KB, 2MB, 1GB.
 func pageSize(kib uint64) string {
 	switch {
 	case kib >= 1<<20:

@@ -12,7 +12,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// PodMetrics reads the metrics of a pod and of its containers;
+// PodMetrics reads the metrics of a pod and its containers. The error is
 // errdefs.ErrNotFound if the sandbox's container is gone. Containers that are
 // gone, or have no cgroup of their own, are left out.
 func (c *Collector) PodMetrics(ctx context.Context, pod Pod) (*runtimeapi.PodSandboxMetrics, error) {
@@ -53,8 +53,8 @@ func (c *Collector) PodMetrics(ctx context.Context, pod Pod) (*runtimeapi.PodSan
 	return m, ctx.Err()
 }
 
-// PodsMetrics reads the metrics of pods, in order; those that are gone are left
-// out, and those that have none are logged and left out.
+// PodsMetrics reads the metrics of pods, in order. Pods that are gone are left
+// out; those that fail otherwise are logged and left out.
 func (c *Collector) PodsMetrics(ctx context.Context, list []Pod) ([]*runtimeapi.PodSandboxMetrics, error) {
 	return each(ctx, c.opts.Workers, list, tolerant(c.PodMetrics))
 }
@@ -79,10 +79,10 @@ func (c *Collector) containerMetrics(pod Pod, ctr Container) ([]*runtimeapi.Metr
 type recorder struct {
 	base []string
 	list []*runtimeapi.Metric
-	at   int64 // timestamp of what is added: 0 is live
+	at   int64 // timestamp of added values; 0: now
 }
 
-// newRecorder takes the values of [baseLabels], in another order.
+// newRecorder takes the values of [baseLabels], though in another order.
 func newRecorder(pod Pod, container, image, name, id string) *recorder {
 	meta := pod.Attributes.GetMetadata()
 	return &recorder{
@@ -91,7 +91,7 @@ func newRecorder(pod Pod, container, image, name, id string) *recorder {
 	}
 }
 
-// add a value, with the labels that the metric has beyond the base ones.
+// add appends a value, with the labels that the metric has beyond the base ones.
 func (r *recorder) add(m metric, v uint64, labels ...string) {
 	values := r.base // shared by all metrics that have no others
 	if len(labels) > 0 {
@@ -102,7 +102,7 @@ func (r *recorder) add(m metric, v uint64, labels ...string) {
 	})
 }
 
-// container adds all that there is of a container.
+// container adds all metrics of a container.
 func (r *recorder) container(c *Collector, t *target, g cgroup) error {
 	mem, err := r.group(g)
 	if err != nil {
@@ -131,7 +131,7 @@ func (r *recorder) container(c *Collector, t *target, g cgroup) error {
 	return nil
 }
 
-// group adds what pods' groups have as well: CPU, memory, threads, pressure.
+// group adds the metrics that pods have too: CPU, memory, threads, pressure.
 func (r *recorder) group(g cgroup) (mem memory, err error) {
 	cpu, err := g.cpu()
 	if err != nil {
@@ -181,7 +181,7 @@ func (r *recorder) pressure(g cgroup) error {
 
 func seconds(nanos uint64) uint64 { return nanos / uint64(time.Second) }
 
-// orZero is how metrics write a limit that is not there.
+// orZero returns the limit, or 0, by which metrics mean no limit.
 func orZero(limit uint64) uint64 {
 	if limit == none {
 		return 0
@@ -231,7 +231,7 @@ func (r *recorder) memory(m *memory) {
 	}
 }
 
-// details adds the rest of the memory controller's numbers.
+// details adds the remaining metrics of the memory controller.
 func (r *recorder) details(t *target, g cgroup, mem memory) error {
 	events, err := g.memoryEvents()
 	if err != nil || !events.present {
@@ -253,7 +253,8 @@ func (r *recorder) details(t *target, g cgroup, mem memory) error {
 	return nil
 }
 
-// highest memory usage that was seen, for kernels that do not keep it.
+// highest returns the highest memory usage seen, for kernels that do not record
+// it.
 func (t *target) highest(usage uint64) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -261,7 +262,7 @@ func (t *target) highest(usage uint64) uint64 {
 	return t.peak
 }
 
-// blocks adds what went to and came from block devices.
+// blocks adds the I/O counters of block devices.
 func (r *recorder) blocks(c *Collector, g cgroup) error {
 	devices, err := g.io()
 	if err != nil {

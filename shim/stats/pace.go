@@ -5,22 +5,21 @@ import (
 	"time"
 )
 
-// pacer keeps work in the background to a share of one CPU: whoever works
-// calls rest often, and rest sleeps for as long as the share asks. Time that
-// the work waited for a disk counts as worked, so a slow disk is not pressed
-// either.
+// pacer limits background work to a share of one CPU: the worker calls rest
+// often, and rest sleeps as long as the share requires. Time spent waiting for a
+// disk counts as work, so a slow disk is spared too.
 type pacer struct {
 	share float64
-	since time.Time // when the work went on after the last sleep
+	since time.Time // end of the last sleep
 }
 
-// stint is how long work goes on without a sleep. It is short against the
-// kernel's time slices, and long against a sleep's inaccuracy.
+// stint is how long work runs without a sleep. It is short compared to the
+// kernel's time slices, and long compared to the inaccuracy of a sleep.
 const stint = 5 * time.Millisecond
 
 func newPacer(share float64) *pacer { return &pacer{share: share, since: time.Now()} }
 
-// rest sleeps if the work has gone on for a stint. The error is ctx's.
+// rest sleeps if the work has run for a stint. The error is ctx's.
 func (p *pacer) rest(ctx context.Context) error {
 	worked := time.Since(p.since)
 	if worked < stint {
@@ -31,7 +30,7 @@ func (p *pacer) rest(ctx context.Context) error {
 	return err
 }
 
-// sleep for d, or until ctx ends; then the error is ctx's.
+// sleep waits for d, or until ctx ends; then it returns ctx's error.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is an open directory /proc/<pid>. What is read through it is of one
-// process, even if the kernel gives the pid to another meanwhile.
+// process is an open directory /proc/<pid>. Reads through it concern one process,
+// even if the kernel reuses the pid meanwhile.
 type process struct {
 	dir int
 	pid int
 }
 
-// openProcess opens the process pid; errdefs.ErrNotFound if it is not there.
-// The caller closes it.
+// openProcess opens the process pid. The error is errdefs.ErrNotFound if it does
+// not exist. The caller closes it.
 func openProcess(procRoot string, pid int) (*process, error) {
 	if pid <= 0 {
 		return nil, fmt.Errorf("no process: %w", errdefs.ErrNotFound)
@@ -37,7 +37,8 @@ func openProcess(procRoot string, pid int) (*process, error) {
 
 func (p *process) close() { unix.Close(p.dir) }
 
-// with reads a file of the process; errdefs.ErrNotFound if it exited.
+// with reads a file of the process. The error is errdefs.ErrNotFound if the
+// process has exited.
 func (p *process) with(name string, use func(content []byte) error) error {
 	err := withFile(p.dir, name, use)
 	if isGone(err) {
@@ -54,7 +55,7 @@ type mount struct {
 func parseMount(line []byte) (mount, bool) {
 	fields := strings.Fields(string(line))
 	for i := 6; i+3 < len(fields); i++ {
-		if fields[i] == "-" { // behind a varying number of optional fields
+		if fields[i] == "-" { // after a varying number of optional fields
 			return mount{root: unescape(fields[3]), mountPoint: unescape(fields[4]),
 				fsType: fields[i+1], superOptions: fields[i+3]}, true
 		}
@@ -65,9 +66,9 @@ func parseMount(line []byte) (mount, bool) {
 // unescape undoes mountinfo's escapes of space, tab, newline and backslash.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
 
-// upperDir is the writable layer of the process's root, if that is an overlay
-// whose mount names it absolutely; else "". The name is the daemon's, which may
-// have another mount namespace.
+// upperDir returns the writable layer of the process's root, if the root is an
+// overlay that names it by an absolute path; else "". The path is the daemon's,
+// which may have another mount namespace.
 func (p *process) upperDir() string {
 	var upper string
 	_ = p.with("mountinfo", func(content []byte) error {
@@ -88,8 +89,8 @@ func (p *process) upperDir() string {
 	return upper
 }
 
-// UpperDir is the writable layer of a process's root, if that is an overlay;
-// else "". errdefs.ErrNotFound: there is no such process.
+// UpperDir returns the writable layer of a process's root, if the root is an
+// overlay; else "". The error is errdefs.ErrNotFound if there is no such process.
 func UpperDir(pid int) (string, error) {
 	p, err := openProcess("/proc", pid)
 	if err != nil {
@@ -99,15 +100,15 @@ func UpperDir(pid int) (string, error) {
 	return p.upperDir(), nil
 }
 
-// netInterface are the counters of one network interface.
+// netInterface holds the counters of one network interface.
 type netInterface struct {
 	name                                    string
 	rxBytes, rxPackets, rxErrors, rxDropped uint64
 	txBytes, txPackets, txErrors, txDropped uint64
 }
 
-// interfaces are those of the process's network namespace without lo, by
-// interface index, which is the order in which the kernel lists them.
+// interfaces returns the interfaces of the process's network namespace without
+// lo, in the kernel's order: by interface index.
 func (p *process) interfaces() (list []netInterface, err error) {
 	err = p.with("net/dev", func(content []byte) error {
 		for line := range bytes.Lines(content) {
@@ -123,7 +124,7 @@ func (p *process) interfaces() (list []netInterface, err error) {
 					n++
 				}
 			}
-			// The pod chooses the names, and the kernel takes any bytes; what is not
+			// The pod chooses the names, and the kernel accepts any bytes; invalid
 			// UTF-8 could not be sent.
 			i := netInterface{name: strings.ToValidUTF8(string(bytes.TrimSpace(name)), "\ufffd"),
 				rxBytes: v[0], rxPackets: v[1], rxErrors: v[2], rxDropped: v[3],
@@ -137,7 +138,7 @@ func (p *process) interfaces() (list []netInterface, err error) {
 	return list, err
 }
 
-// openFilesLimit is the soft limit on open files; [none] without one.
+// openFilesLimit returns the soft limit on open files; [none] without one.
 func (p *process) openFilesLimit() (limit uint64, err error) {
 	limit = none
 	err = p.with("limits", func(content []byte) error {
@@ -158,7 +159,7 @@ func (p *process) openFilesLimit() (limit uint64, err error) {
 }
 
 // countFiles counts the open files of a process and the sockets among them. It
-// calls tick after every few and ends with tick's error.
+// calls tick every few files and stops with its error.
 func countFiles(procRoot string, pid int, tick func(n int) error) (files, sockets int, err error) {
 	p, err := openProcess(procRoot, pid)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 )
 
 // Container reads the stats of a running container. The error is
-// errdefs.ErrNotFound if it is gone, and errdefs.ErrFailedPrecondition if it
-// runs in no cgroup of its own and there is no fallback.
+// errdefs.ErrNotFound if it is gone, and errdefs.ErrFailedPrecondition if it has
+// no cgroup of its own and there is no fallback.
 func (c *Collector) Container(ctx context.Context, ctr Container) (*runtimeapi.ContainerStats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -43,14 +43,14 @@ func (c *Collector) Container(ctx context.Context, ctr Container) (*runtimeapi.C
 	return s, nil
 }
 
-// Containers reads the stats of containers, in order; those that are gone are
-// left out, and those that have none are logged and left out.
+// Containers reads the stats of containers, in order. Containers that are gone are
+// left out; those that fail otherwise are logged and left out.
 func (c *Collector) Containers(ctx context.Context, list []Container) ([]*runtimeapi.ContainerStats, error) {
 	return each(ctx, c.opts.Workers, list, tolerant(c.Container))
 }
 
-// tolerant leaves out of a list what cannot be read, so that one odd container
-// does not take the numbers of all others away. The end of ctx is an error.
+// tolerant makes read skip items that cannot be read, so that one odd container
+// does not hide all others. The end of ctx stays an error.
 func tolerant[T interface{ Container | Pod }, R any](read func(context.Context, T) (*R, error)) func(context.Context, T) (*R, error) {
 	return func(ctx context.Context, item T) (*R, error) {
 		r, err := read(ctx, item)
@@ -62,8 +62,8 @@ func tolerant[T interface{ Container | Pod }, R any](read func(context.Context, 
 	}
 }
 
-// Pod reads the stats of a pod and of its containers; errdefs.ErrNotFound if
-// the sandbox's container is gone.
+// Pod reads the stats of a pod and its containers. The error is
+// errdefs.ErrNotFound if the sandbox's container is gone.
 func (c *Collector) Pod(ctx context.Context, pod Pod) (*runtimeapi.PodSandboxStats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (c *Collector) Pod(ctx context.Context, pod Pod) (*runtimeapi.PodSandboxSta
 	if processes != none {
 		linux.Process = &runtimeapi.ProcessUsage{Timestamp: u.at.UnixNano(), ProcessCount: value(processes)}
 	}
-	// The caller's list is worked off by pods: no workers below workers.
+	// Lists of pods already use the workers, so these are read one by one.
 	linux.Containers, err = each(ctx, 1, pod.Containers, tolerant(c.Container))
 	if err != nil {
 		return nil, err
@@ -97,8 +97,8 @@ func (c *Collector) Pod(ctx context.Context, pod Pod) (*runtimeapi.PodSandboxSta
 	return &runtimeapi.PodSandboxStats{Attributes: pod.Attributes, Linux: linux}, nil
 }
 
-// Pods reads the stats of pods, in order; those that are gone are left out, and
-// those that have none are logged and left out.
+// Pods reads the stats of pods, in order. Pods that are gone are left out; those
+// that fail otherwise are logged and left out.
 func (c *Collector) Pods(ctx context.Context, list []Pod) ([]*runtimeapi.PodSandboxStats, error) {
 	return each(ctx, c.opts.Workers, list, tolerant(c.Pod))
 }
@@ -137,8 +137,8 @@ func (c *Collector) read(g cgroup) (u usage, err error) {
 	return u, nil
 }
 
-// readPod reads the pod's group and how many processes it has ([none]:
-// unknown), or sums up its members where the pod has no group.
+// readPod reads the pod's group and the number of its processes ([none]:
+// unknown). Without a group for the pod, it sums up the members.
 func (c *Collector) readPod(pod Pod, sandbox cgroup) (u usage, processes uint64, err error) {
 	if g := podGroup(sandbox, pod.CgroupParent); g != nil {
 		if u, err = c.read(g); err != nil {
@@ -159,7 +159,7 @@ func (c *Collector) readPod(pod Pod, sandbox cgroup) (u usage, processes uint64,
 	for _, ctr := range pod.Containers {
 		_, g, err := c.target(ctr.ID, ctr.Pid, ctr.UpperDir)
 		if err != nil {
-			continue // its own stats say what is wrong
+			continue // its own stats report the error
 		}
 		member, err := c.read(g)
 		if err != nil {
@@ -183,9 +183,8 @@ func (u *usage) add(v usage) {
 	u.memory.majorFaults += v.memory.majorFaults
 }
 
-// podGroup is the parent of the sandbox's group if that is the pod's own; nil
-// if containers of other pods live there too, as they do in Docker's default
-// parent.
+// podGroup returns the parent of the sandbox's group if it belongs to the pod;
+// nil if containers of other pods are in it too, as in Docker's default parent.
 func podGroup(sandbox cgroup, cgroupParent string) cgroup {
 	if cgroupParent == "" {
 		return nil
@@ -198,7 +197,8 @@ func podGroup(sandbox cgroup, cgroupParent string) cgroup {
 }
 
 // countProcesses counts as containerd does: tasks, if the kernel counts them,
-// which is cheap and includes child groups; else processes. [none]: unknown.
+// which is cheap and includes child groups; else processes. It returns [none] if
+// unknown.
 func countProcesses(g cgroup) (uint64, error) {
 	t, err := g.tasks()
 	if err != nil || t.present {
@@ -211,8 +211,8 @@ func countProcesses(g cgroup) (uint64, error) {
 	return uint64(len(pids)), nil
 }
 
-// network reads the interfaces of a pod; nil for the host's network. The
-// process is checked again: it may have exited since the cgroup was learnt.
+// network reads the interfaces of a pod; nil for the host's network. It checks
+// the process again, which may have exited since the cgroup was found.
 func (c *Collector) network(pod Pod) (list []netInterface, err error) {
 	if pod.HostNetwork {
 		return nil, nil
@@ -234,22 +234,23 @@ func (c *Collector) network(pod Pod) (list []netInterface, err error) {
 	return list, gone(pod.ID, err)
 }
 
-// rate turns counter readings into nano cores.
+// rate computes nano cores from counter readings.
 type rate struct {
 	at        time.Time
 	usage     uint64
 	nanoCores *runtimeapi.UInt64Value
 }
 
-// window is the shortest time that a rate is taken over. Readings that follow
-// faster get the last rate.
+// window is the shortest time over which a rate is computed. Earlier readings get
+// the last rate.
 const window = time.Second
 
-// update takes a reading; nil until two readings are a window apart.
+// update adds a reading and returns the rate; nil until two readings are a window
+// apart.
 func (r *rate) update(at time.Time, usage uint64) *runtimeapi.UInt64Value {
 	switch elapsed := at.Sub(r.at); {
 	case r.at.IsZero() || usage < r.usage:
-		// The first one, or the counter started again.
+		// The first reading, or the counter was reset.
 		*r = rate{at: at, usage: usage}
 	case elapsed >= window:
 		cores := float64(usage-r.usage) / elapsed.Seconds()
@@ -271,7 +272,7 @@ func (c *Collector) criCPU(t *target, r *rate, u usage) *runtimeapi.CpuUsage {
 	}
 }
 
-// criMemory is nil where the memory controller is off.
+// criMemory returns nil where the memory controller is off.
 func criMemory(u usage) *runtimeapi.MemoryUsage {
 	m := &u.memory
 	if !m.present {
@@ -292,7 +293,7 @@ func criMemory(u usage) *runtimeapi.MemoryUsage {
 	return s
 }
 
-// criSwap is nil where the kernel does not account swap.
+// criSwap returns nil where the kernel does not account swap.
 func criSwap(u usage) *runtimeapi.SwapUsage {
 	m := &u.memory
 	if !m.swapPresent {
@@ -305,7 +306,7 @@ func criSwap(u usage) *runtimeapi.SwapUsage {
 	return s
 }
 
-// criIO is nil where there is no pressure information, the only thing in it.
+// criIO returns nil without pressure information, the only thing in it.
 func criIO(u usage) *runtimeapi.IoUsage {
 	if u.ioPSI == nil {
 		return nil
@@ -316,8 +317,8 @@ func criIO(u usage) *runtimeapi.IoUsage {
 // defaultInterface is what CNI runtimes call the pod's first interface.
 const defaultInterface = "eth0"
 
-// criNetwork takes eth0 as the default interface, or the first where there is
-// none of that name. It is nil without interfaces.
+// criNetwork takes eth0 as the default interface, or else the first one. It
+// returns nil without interfaces.
 func criNetwork(list []netInterface, at time.Time) *runtimeapi.NetworkUsage {
 	if len(list) == 0 {
 		return nil
@@ -346,7 +347,7 @@ func criNetwork(list []netInterface, at time.Time) *runtimeapi.NetworkUsage {
 	return s
 }
 
-// layer is the size of a target's writable layer as far as it is known.
+// layer returns the usage of a target's writable layer, and whether it is known.
 func (c *Collector) layer(t *target) (DiskUsage, bool) {
 	t.mu.Lock()
 	upper := t.upper
@@ -357,8 +358,8 @@ func (c *Collector) layer(t *target) (DiskUsage, bool) {
 	return c.opts.Disk.Usage(upper)
 }
 
-// CRIFilesystemUsage says what a tree uses, of the filesystem that has the
-// directory mountpoint on it.
+// CRIFilesystemUsage converts u to CRI's type; mountpoint is a directory on the
+// tree's filesystem.
 func CRIFilesystemUsage(u DiskUsage, mountpoint string) *runtimeapi.FilesystemUsage {
 	return &runtimeapi.FilesystemUsage{
 		Timestamp:  u.At.UnixNano(),

@@ -13,19 +13,19 @@ func inodeOf(st *unix.Stat_t) inode { return inode{st.Dev, st.Ino} }
 
 func isDir(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// mostLinks bounds the memory for files with several links. Beyond it, each
-// link counts as a file.
+// mostLinks limits the memory for files with several links. Beyond it, each link
+// counts as a file.
 const mostLinks = 1 << 20
 
-// walk adds up the blocks and inodes of directory trees, step by step.
+// walk sums up the blocks and inodes of directory trees, step by step.
 //
-// The trees belong to containers, which may change them meanwhile and in bad
-// faith. So it never follows a symbolic link and never opens by a path of
-// several elements; it holds one open directory however deep the tree is, and
-// goes up by "..", checking that it arrives where it came from.
+// The trees belong to containers, which may change them meanwhile, with malice.
+// So it never follows a symbolic link and never opens a path of several elements.
+// It holds one open directory, however deep the tree is, and goes up by "..",
+// checking that it arrives where it came from.
 type walk struct {
 	roots []string
-	skip  map[inode]bool // directories that are left out with what is below
+	skip  map[inode]bool // directories left out with their content
 
 	bytes, inodes uint64
 	linked        map[inode]bool
@@ -35,19 +35,19 @@ type walk struct {
 	levels  []level
 	dirents []byte
 	names   []string
-	err     error // the first that was not just a file gone meanwhile
+	err     error // the first error other than a file that disappeared
 }
 
 // level is one directory between the root and the open one.
 type level struct {
 	name    string // in its parent
 	id      inode
-	unread  bool     // it has entries not looked at
+	unread  bool     // it has unread entries
 	pending []string // directories in it to go into
 }
 
 // newWalk prepares a walk of the trees below roots, without those below except.
-// It is ended by close.
+// The caller closes it.
 func newWalk(roots, except []string) *walk {
 	w := &walk{roots: roots, dir: -1, skip: map[inode]bool{}, linked: map[inode]bool{}, dirents: make([]byte, 16<<10)}
 	for _, name := range except {
@@ -66,7 +66,7 @@ func (w *walk) close() {
 	}
 }
 
-// step goes on for some n entries and tells whether all is done.
+// step continues for about n entries and reports whether the walk is done.
 func (w *walk) step(n int) (done bool) {
 	for n > 0 {
 		if w.dir < 0 {
@@ -93,7 +93,7 @@ func (w *walk) step(n int) (done bool) {
 	return false
 }
 
-// openRoot starts with another tree. One that is not there is empty.
+// openRoot starts the next tree. A missing one counts as empty.
 func (w *walk) openRoot(name string) {
 	fd, st, err := openDirectory(unix.AT_FDCWD, name, 0)
 	if err != nil {
@@ -105,8 +105,8 @@ func (w *walk) openRoot(name string) {
 	w.count(&st)
 }
 
-// openDirectory opens and identifies a directory. It asks the kernel not to
-// record the access, which only the owner and root may ask.
+// openDirectory opens a directory and stats it. It asks the kernel not to record
+// the access time, which only the owner and root may do.
 func openDirectory(dirfd int, name string, flags int) (int, unix.Stat_t, error) {
 	var st unix.Stat_t
 	flags |= unix.O_RDONLY | unix.O_DIRECTORY
@@ -124,8 +124,8 @@ func openDirectory(dirfd int, name string, flags int) (int, unix.Stat_t, error) 
 	return fd, st, nil
 }
 
-// readEntries counts some entries of the open directory and notes the
-// directories among them. It returns how many it looked at, at least 1.
+// readEntries counts some entries of the open directory and queues the
+// directories among them. It returns the number of entries read plus 1.
 func (w *walk) readEntries(top *level) int {
 	n, err := unix.ReadDirent(w.dir, w.dirents)
 	if err != nil || n <= 0 {
@@ -164,11 +164,11 @@ func (w *walk) count(st *unix.Stat_t) {
 		}
 	}
 	w.inodes++
-	w.bytes += uint64(st.Blocks) * 512 // the unit of stat(2), whatever the filesystem's
+	w.bytes += uint64(st.Blocks) * 512 // stat(2) always counts in 512-byte units
 }
 
-// down opens a directory of the open one. It may be something else by now:
-// then it is passed over.
+// down opens a directory inside the open one. If it is something else by now, it
+// is skipped.
 func (w *walk) down(name string) {
 	fd, st, err := openDirectory(w.dir, name, unix.O_NOFOLLOW)
 	if err != nil {
@@ -185,7 +185,7 @@ func (w *walk) down(name string) {
 	w.levels = append(w.levels, level{name: name, id: id, unread: true})
 }
 
-// up leaves the open directory.
+// up goes back to the parent directory.
 func (w *walk) up() {
 	w.levels = w.levels[:len(w.levels)-1]
 	if len(w.levels) == 0 {
@@ -204,8 +204,8 @@ func (w *walk) up() {
 	w.reopen()
 }
 
-// reopen goes down from the root again after the open directory was moved to
-// another place. Levels that are not where they were are given up.
+// reopen goes down from the root again after the open directory was moved. It
+// drops levels that are no longer where they were.
 func (w *walk) reopen() {
 	fd, st, err := openDirectory(unix.AT_FDCWD, w.root, 0)
 	if err != nil || inodeOf(&st) != w.levels[0].id {
@@ -231,7 +231,7 @@ func (w *walk) reopen() {
 	}
 }
 
-// failed notes an error that is not just a file that changed meanwhile.
+// failed records the first error other than a file that changed meanwhile.
 func (w *walk) failed(err error) {
 	if err == nil || w.err != nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return

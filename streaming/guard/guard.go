@@ -1,18 +1,18 @@
-// Package guard keeps clients that have shown no credentials from using up a
-// server's connections, and with them the process's file descriptors.
+// Package guard keeps clients without credentials from using up a server's
+// connections, and with them the process's file descriptors.
 //
-// A [Listener] bounds the connections that nobody has vouched for. It never
-// stops accepting: a listener that does lets whoever fills it keep everybody
-// else out. Instead, each connection above the bound costs the peer with the
-// most such connections its oldest one. A client that sends its request at once
-// is served before its connection can become the oldest, and a peer that floods
-// only drives out itself.
+// A [Listener] bounds the connections that nobody has vouched for. It never stops
+// accepting: otherwise whoever fills it would lock out everybody else. Instead,
+// for each connection above the bound it closes the oldest one of the peer with
+// the most such connections. A client that sends its request at once is served
+// before its connection can become the oldest, and a peer that floods the server
+// only evicts itself.
 //
-// A peer is an IPv4 address or an IPv6 /64. On the machine itself addresses say
-// nothing, as all of 127.0.0.0/8 is free to use: there the peer is the user who
-// owns the other end, which the kernel's socket diagnostics tell. /proc/net/tcp
-// has the same answer, but each look at it would read all of the flood. Clients
-// whose user cannot be found out are one peer.
+// A peer is an IPv4 address or an IPv6 /64. Local addresses identify nobody, as
+// anyone can use all of 127.0.0.0/8: there the peer is the user who owns the
+// other end, from the kernel's socket diagnostics. /proc/net/tcp has the same
+// information, but each lookup would read the whole flood. Clients whose user
+// cannot be determined count as one peer.
 package guard
 
 import (
@@ -26,7 +26,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is a TCP listener with a bound. It is safe for concurrent use.
+// Listener is a TCP listener with a bound on connections not vouched for. It is
+// safe for concurrent use.
 type Listener struct {
 	*net.TCPListener
 	max   int
@@ -37,8 +38,8 @@ type Listener struct {
 	pending []*Conn
 }
 
-// Listen wraps a listener; at most limit connections of it wait for Vouch at
-// any time. Closing the Listener closes inner, and no connection.
+// Listen wraps a listener: at most limit of its connections wait for Vouch at any
+// time. Closing the Listener closes inner, but no connections.
 func Listen(inner *net.TCPListener, limit int) *Listener {
 	return &Listener{TCPListener: inner, max: max(limit, 1), users: openSocketUsers()}
 }
@@ -48,7 +49,8 @@ type Conn struct {
 	*net.TCPConn
 	listener *Listener
 	peer     string
-	// shed says that the connection had to go; guarded by listener.mu.
+	// shed is true if the connection was closed to make room; guarded by
+	// listener.mu.
 	shed bool
 }
 
@@ -83,7 +85,7 @@ func (l *Listener) shed() {
 	c := l.pending[victim]
 	l.pending = slices.Delete(l.pending, victim, victim+1)
 	c.shed = true
-	_ = c.SetLinger(0) // leave nothing in the kernel either
+	_ = c.SetLinger(0) // free the kernel's resources at once too
 	_ = c.TCPConn.Close()
 }
 
@@ -92,14 +94,14 @@ func (l *Listener) Close() error {
 	return errors.Join(l.TCPListener.Close(), l.users.close())
 }
 
-// Pending is the number of open connections that nobody has vouched for.
+// Pending returns the number of open connections that nobody has vouched for.
 func (l *Listener) Pending() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.pending)
 }
 
-// forget takes a connection off the list.
+// forget removes a connection from the list and reports whether it was not shed.
 func (l *Listener) forget(c *Conn) (open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,9 +117,9 @@ func (c *Conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// Vouch says that the client of a connection may have it: it counts no more.
-// conn is one that a [Listener] has accepted, or TLS on such a one. False: it
-// has been closed to make room.
+// Vouch marks a connection's client as authorized: the connection no longer counts
+// towards the bound. conn was accepted by a [Listener], or is TLS on such a
+// connection. It returns false if the connection was closed to make room.
 func Vouch(conn net.Conn) bool {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()
@@ -126,7 +128,7 @@ func Vouch(conn net.Conn) bool {
 	return !ok || c.listener.forget(c)
 }
 
-// peerOf names whose connections are counted together.
+// peerOf returns the name of the peer whose connections are counted together.
 func (l *Listener) peerOf(conn *net.TCPConn) string {
 	remote, local := conn.RemoteAddr().(*net.TCPAddr), conn.LocalAddr().(*net.TCPAddr)
 	if remote.IP.IsLoopback() || remote.IP.Equal(local.IP) {
@@ -142,11 +144,11 @@ func (l *Listener) peerOf(conn *net.TCPConn) string {
 	return remote.IP.Mask(net.CIDRMask(64, 128)).String()
 }
 
-// FileLimit is the number of files that this process may have open.
+// FileLimit returns the number of files that this process may have open.
 func FileLimit() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 1024 // the least that systemd gives
+		return 1024 // systemd's default soft limit
 	}
 	return int(min(limit.Cur, math.MaxInt32)) //nolint:gosec // it fits
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sizes and offsets of what sock_diag(7) takes and answers: struct nlmsghdr,
+// Sizes and offsets in the messages of sock_diag(7): struct nlmsghdr,
 // inet_diag_req_v2 and the beginning of inet_diag_msg.
 const (
 	headerSize  = unix.SizeofNlMsghdr
@@ -22,11 +22,11 @@ const (
 	established = 1
 )
 
-// socketUsers finds out who owns a TCP socket of this network namespace. It is
+// socketUsers finds the users who own TCP sockets of this network namespace. It is
 // safe for concurrent use.
 type socketUsers struct {
 	mu sync.Mutex
-	fd int // -1: the kernel does not tell
+	fd int // -1: not available
 }
 
 func openSocketUsers() *socketUsers {
@@ -53,10 +53,10 @@ func (u *socketUsers) close() error {
 	return unix.Close(fd)
 }
 
-var errNoUser = errors.New("the kernel does not tell the user of a socket")
+var errNoUser = errors.New("cannot get the user of a socket from the kernel")
 
-// find is the user of the socket that is bound to addr and connected to peer.
-// Only of an open one: the kernel says root of those that have been closed.
+// find returns the user of the socket that is bound to addr and connected to peer.
+// It fails for closed sockets, for which the kernel returns root.
 func (u *socketUsers) find(addr, peer netip.AddrPort) (uid uint32, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -96,7 +96,7 @@ func socketRequest(addr, peer netip.AddrPort) []byte {
 	binary.BigEndian.PutUint16(r[10:], peer.Port())
 	copy(r[12:28], from.AsSlice())
 	copy(r[28:44], to.AsSlice())
-	// r[44:48] is the interface: any. The cookie says that there is none.
+	// r[44:48] is the interface: any. The cookie is set to "none".
 	binary.NativeEndian.PutUint64(r[48:], ^uint64(0))
 	return b
 }

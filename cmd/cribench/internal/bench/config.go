@@ -9,27 +9,27 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/target"
 )
 
-// Workload names a group of measurements that can be chosen.
+// Workload names a selectable group of measurements.
 type Workload string
 
 // The workloads, in the order in which they run.
 const (
-	Pods       Workload = "pods"       // start, stop and remove, alone and in parallel
-	FirstLine  Workload = "first-line" // from the start to the first log line
+	Pods       Workload = "pods"       // start, stop and remove, one at a time and in parallel
+	FirstLine  Workload = "first-line" // time from start to the first log line
 	Exec       Workload = "exec"       // a command in a container
 	Throughput Workload = "throughput" // many log lines
 	Pull       Workload = "pull"       // an image from a registry
-	Churn      Workload = "churn"      // whole lives of pods, without a rest
+	Churn      Workload = "churn"      // whole lives of pods, without pauses
 	Scale      Workload = "scale"      // reads, CPU time and memory by number of containers
 )
 
-// Workloads are all of them.
+// Workloads lists all workloads.
 var Workloads = []Workload{Pods, FirstLine, Exec, Throughput, Pull, Churn, Scale}
 
-// Config says what to measure. The zero value measures nothing.
+// Config defines what to measure. The zero value measures nothing.
 type Config struct {
 	Workloads []Workload
-	// Rounds is how often each target has its turn.
+	// Rounds is the number of turns of each target.
 	Rounds int
 	// Parallel are the numbers of pods to start at a time.
 	Parallel []int
@@ -38,25 +38,25 @@ type Config struct {
 	ContainersPerPod int
 	// Reads is how often each read is made at each level.
 	Reads int
-	// Rest is how long nothing is done while CPU time at rest is measured.
+	// Rest is how long CPU time at rest is measured.
 	Rest time.Duration
-	// Burst is how long one read is made without a break for its CPU time, which
-	// the kernel tells in hundredths of a second.
+	// Burst is how long one read is repeated without pauses to measure its CPU
+	// time, which the kernel reports in hundredths of a second.
 	Burst time.Duration
 	// Lines is how many lines [Throughput] writes.
 	Lines int
-	// Command is what containers run until they are stopped. It has to end on
-	// SIGTERM, and to print a line once it does.
+	// Command is what containers run until they are stopped. It must exit on
+	// SIGTERM, and print a line as soon as it is ready to.
 	Command []string
-	// Shell runs a script that is its next argument.
+	// Shell is a command that runs the script given as its next argument.
 	Shell []string
 	Image string
-	// PullImage is an image that no target has; empty: [Pull] is left out.
+	// PullImage is an image that no target has; if empty, [Pull] is left out.
 	PullImage string
-	// LogRoot is a directory for logs, under the same path for all targets.
+	// LogRoot is a directory for logs that all targets see under the same path.
 	LogRoot string
 	Run     string
-	// Timeout ends one sample.
+	// Timeout bounds one sample.
 	Timeout time.Duration
 }
 
@@ -68,7 +68,8 @@ type Subject struct {
 
 func (c Config) has(w Workload) bool { return slices.Contains(c.Workloads, w) }
 
-// Validate says what is wrong with a configuration.
+// Validate returns an error that says what is wrong with the configuration; nil if
+// nothing is.
 func (c Config) Validate() error {
 	for _, w := range c.Workloads {
 		if !slices.Contains(Workloads, w) {
@@ -77,7 +78,7 @@ func (c Config) Validate() error {
 	}
 	switch {
 	case c.Image == "":
-		return fmt.Errorf("no image: name one that has a shell")
+		return fmt.Errorf("no image: set one that has a shell")
 	case c.Rounds < 1 || c.Reads < 1 || c.Lines < 1 || c.ContainersPerPod < 1:
 		return fmt.Errorf("rounds, reads, lines and containers per pod: want 1 or more")
 	case slices.ContainsFunc(c.Parallel, func(n int) bool { return n < 1 }):

@@ -12,7 +12,7 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
-// churnParallel is how many pods live at a time in [Churn].
+// churnParallel is how many pods run at a time in [Churn].
 const churnParallel = 4
 
 // Names of workloads in a document.
@@ -30,10 +30,10 @@ func seconds(workload, step string, level int) result.Key {
 	return result.Key{Workload: workload, Step: step, Level: level, Unit: result.Seconds}
 }
 
-// podLife starts, stops and removes pods, so many at a time.
+// podLife starts, stops and removes pods, for each configured number at a time.
 func (r *Runner) podLife(ctx context.Context) error {
 	for _, n := range r.config.Parallel {
-		// Fewer rounds of more pods: about as many samples of each step.
+		// With more pods, run fewer rounds: about as many samples of each step.
 		rounds := max((r.config.Rounds+n-1)/n, min(r.config.Rounds, 3))
 		title := fmt.Sprintf("pods, %d at a time", n)
 		err := r.interleave(ctx, title, rounds, seconds(WorkloadStart, "sum", n), func(ctx context.Context, s Subject) error {
@@ -69,7 +69,7 @@ func (r *Runner) podBatch(ctx context.Context, s Subject, n int) error {
 }
 
 // ready waits for the first line of the pod's first container: before it, the
-// container's process may not have asked for the signal that ends it.
+// container's process may not have set its handler for SIGTERM.
 func (p *pod) ready(ctx context.Context) (err error) {
 	log, err := p.subject.OpenLog(p.Pod, p.containers[0], 0)
 	if err != nil {
@@ -79,7 +79,7 @@ func (p *pod) ready(ctx context.Context) (err error) {
 	return log.Wait(ctx, 1)
 }
 
-// together runs f n times at once and gives the first error when all are done.
+// together runs f n times in parallel and returns the first error when all are done.
 func together(n int, f func(i int) error) error {
 	var group errgroup.Group
 	for i := range n {
@@ -88,7 +88,7 @@ func together(n int, f func(i int) error) error {
 	return group.Wait()
 }
 
-// churn runs whole lives of pods side by side.
+// churn runs whole lives of pods in parallel.
 func (r *Runner) churn(ctx context.Context) error {
 	rounds := max(r.config.Rounds/churnParallel, min(r.config.Rounds, 3))
 	return r.interleave(ctx, "churn", rounds, seconds(WorkloadChurn, "pod", churnParallel), func(ctx context.Context, s Subject) error {
@@ -110,7 +110,8 @@ func (r *Runner) churn(ctx context.Context) error {
 	})
 }
 
-// script is a command that runs a script and then what containers run anyway.
+// script returns a command that runs a script and then the usual command of
+// containers.
 func (r *Runner) script(text string) []string {
 	quoted := make([]string, len(r.config.Command))
 	for i, arg := range r.config.Command {
@@ -120,7 +121,7 @@ func (r *Runner) script(text string) []string {
 	return append(command, text+"; exec "+strings.Join(quoted, " "))
 }
 
-// firstLine is from the start call to the container's first line in its log.
+// firstLine measures the time from the start call to the container's first log line.
 func (r *Runner) firstLine(ctx context.Context) error {
 	return r.interleave(ctx, "first log line", r.config.Rounds, seconds(WorkloadFirstLine, "line", 0), func(ctx context.Context, s Subject) error {
 		return r.lines(ctx, s, r.config.Command, 1, func(took time.Duration) {
@@ -129,7 +130,7 @@ func (r *Runner) firstLine(ctx context.Context) error {
 	})
 }
 
-// throughput is the time until many lines that are written at once are in the log.
+// throughput measures the time until many lines, written at once, are in the log.
 func (r *Runner) throughput(ctx context.Context) error {
 	const line = "a line of a log, as long as lines of logs often are: eighty bytes, newline too"
 	n := r.config.Lines
@@ -143,7 +144,7 @@ func (r *Runner) throughput(ctx context.Context) error {
 	})
 }
 
-// lines starts a container in a pod of its own and waits for lines in its log.
+// lines starts a container in its own pod and waits for lines in its log.
 func (r *Runner) lines(ctx context.Context, s Subject, command []string, n int, took func(time.Duration)) error {
 	p, err := r.newPod(s)
 	if err != nil {
@@ -171,7 +172,7 @@ func (r *Runner) lines(ctx context.Context, s Subject, command []string, n int, 
 	return p.end(ctx, discard)
 }
 
-// exec runs a command in one container of each target.
+// exec measures a command in one container of each target.
 func (r *Runner) exec(ctx context.Context) error {
 	pods := map[string]*pod{}
 	r.progress.Stage("pods to exec in", len(r.subjects))
@@ -203,7 +204,7 @@ func (r *Runner) exec(ctx context.Context) error {
 	return nil
 }
 
-// pull pulls an image that no target has, and removes it again.
+// pull measures the pull of an image that no target has, and removes it again.
 func (r *Runner) pull(ctx context.Context) error {
 	image := r.config.PullImage
 	if image == "" {
@@ -215,14 +216,14 @@ func (r *Runner) pull(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.Name(), err)
 		}
 		if has {
-			r.doc.Note("image pull was left out: %s has %s, which cribench did not bring and does not remove", s.Name(), image)
+			r.doc.Note("image pull was left out: %s already has %s, which cribench did not pull and does not remove", s.Name(), image)
 			return nil
 		}
 	}
 	rounds := max(r.config.Rounds/2, min(r.config.Rounds, 3))
 	return r.interleave(ctx, "image pull", rounds, seconds(WorkloadPull, "pull", 0), func(ctx context.Context, s Subject) error {
 		err := timed(r.record(s, WorkloadPull, 0), "pull", func() error { return s.PullImage(ctx, image) })
-		// Also after a pull that failed or was cut off, which may have been through.
+		// Remove it even after a pull that failed or timed out: it may have succeeded.
 		removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.Timeout)
 		defer cancel()
 		if removeErr := s.RemoveImage(removeCtx, image); err == nil {

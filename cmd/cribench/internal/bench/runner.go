@@ -23,13 +23,13 @@ type Runner struct {
 	pods     atomic.Int64
 }
 
-// New makes a runner; nothing runs yet.
+// New returns a runner. It starts nothing.
 func New(config Config, subjects []Subject, doc *result.Document, p progress.Reporter) *Runner {
 	return &Runner{config: config, subjects: subjects, doc: doc, progress: p}
 }
 
-// Run runs the workloads. A measurement that fails is counted in its series and
-// does not end the run; a context that ends does.
+// Run runs the workloads. A failed measurement is counted in its series and does not
+// end the run; the end of ctx does.
 func (r *Runner) Run(ctx context.Context) error {
 	defer r.progress.Close()
 	for _, step := range []struct {
@@ -49,8 +49,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
-// WarmUp brings the image to all targets and runs a pod in each, whose times
-// are not kept: first uses load plug-ins, libraries and caches.
+// WarmUp makes sure that all targets have the image, and runs a pod in each without
+// recording its times: the first use loads plugins, libraries and caches.
 func (r *Runner) WarmUp(ctx context.Context) error {
 	r.progress.Stage("warm-up", len(r.subjects))
 	for _, s := range r.subjects {
@@ -69,8 +69,9 @@ func (r *Runner) WarmUp(ctx context.Context) error {
 	return nil
 }
 
-// interleave gives each subject its turn, rounds times. What is not supported
-// by a subject it is not asked for again; other failures are counted under key.
+// interleave takes samples of each subject in turn, rounds times. A subject that
+// returns [target.ErrUnsupported] is not asked again; other failures are counted
+// under key.
 func (r *Runner) interleave(ctx context.Context, title string, rounds int, key result.Key, sample func(context.Context, Subject) error) error {
 	r.progress.Stage(title, rounds*len(r.subjects))
 	skip := map[string]bool{}
@@ -99,7 +100,7 @@ func (r *Runner) sample(ctx context.Context, s Subject, sample func(context.Cont
 	return sample(ctx, s)
 }
 
-// pod is a pod that has been made.
+// pod is a pod that was made.
 type pod struct {
 	target.Pod
 	subject    Subject
@@ -107,12 +108,12 @@ type pod struct {
 	containers []string
 }
 
-// recorder takes the time of a step.
+// recorder records the time of a step.
 type recorder func(step string, took time.Duration)
 
 func discard(string, time.Duration) {}
 
-// record puts times into the series of a workload.
+// record returns a recorder that adds times to the series of a workload.
 func (r *Runner) record(s Subject, workload string, level int) recorder {
 	return func(step string, took time.Duration) {
 		r.doc.Add(s.Name(), result.Key{Workload: workload, Step: step, Level: level, Unit: result.Seconds}, took.Seconds())
@@ -129,7 +130,8 @@ func timed(rec recorder, step string, f func() error) error {
 	return nil
 }
 
-// newPod gives a pod a name and a directory for its logs.
+// newPod returns a pod with a name and a directory for its logs; it makes the
+// directory.
 func (r *Runner) newPod(s Subject) (*pod, error) {
 	name := fmt.Sprintf("b%s-%d", r.config.Run, r.pods.Add(1))
 	dir := filepath.Join(r.config.LogRoot, name)

@@ -21,8 +21,8 @@ const (
 	WorkloadRead   = "read"
 	WorkloadCPU    = "CPU time"
 	WorkloadMemory = "memory"
-	// StepRest and StepTotal are steps of WorkloadCPU and WorkloadMemory that
-	// concern the whole; others are named after a read or a process.
+	// StepRest, StepTotal and StepPerPod are steps of WorkloadCPU and
+	// WorkloadMemory for a whole target; others are named after a read or a process.
 	StepRest   = "at rest"
 	StepTotal  = "all processes"
 	StepPerPod = "per pod"
@@ -41,8 +41,8 @@ type filled struct {
 	empty uint64
 }
 
-// scale fills all targets to each level and measures reads, CPU time and memory
-// there. Targets that cannot list are left out.
+// scale fills all targets to each level and measures reads, CPU time and memory at
+// it. Targets that cannot list are left out.
 func (r *Runner) scale(ctx context.Context) error {
 	var all []*filled
 	for _, s := range r.subjects {
@@ -72,25 +72,26 @@ func (r *Runner) scale(ctx context.Context) error {
 	return r.empty(ctx, all)
 }
 
-// noteShared tells of processes that are part of two targets.
+// noteShared adds notes about processes that belong to two targets, and about
+// targets whose processes cannot be found.
 func (r *Runner) noteShared(all []*filled) {
 	owner := map[int]string{}
 	for _, f := range all {
 		found, err := f.Processes.Find()
 		if err != nil {
-			r.doc.Note("%s: no CPU time and memory: %v", f.Name(), err)
+			r.doc.Note("%s: CPU time and memory are not available: %v", f.Name(), err)
 			continue
 		}
 		for pid, p := range found {
 			if other, ok := owner[pid]; ok {
-				r.doc.Note("%s and %s share %s: each has the other's pods in its lists, CPU time and memory", other, f.Name(), p.Name)
+				r.doc.Note("%s and %s share %s: the lists, CPU time and memory of each include the other's pods", other, f.Name(), p.Name)
 			}
 			owner[pid] = f.Name()
 		}
 	}
 }
 
-// fill makes pods, at each target in turn, until there are so many containers.
+// fill makes pods, at each target in turn, until it has level containers.
 func (r *Runner) fill(ctx context.Context, all []*filled, level int) error {
 	want := (level + r.config.ContainersPerPod - 1) / r.config.ContainersPerPod
 	r.progress.Stage(fmt.Sprintf("fill to %d containers", level), len(all))
@@ -129,7 +130,7 @@ func (r *Runner) fillPod(ctx context.Context, s Subject, containers int) (*pod, 
 	return p, nil
 }
 
-// turn gives the subjects of a level their turns.
+// turn is like interleave, for the subjects of a scale.
 func (r *Runner) turn(ctx context.Context, all []*filled, title string, rounds int, key result.Key, sample func(context.Context, *filled) error) error {
 	byName := map[string]*filled{}
 	subjects := make([]Subject, len(all))
@@ -155,8 +156,8 @@ func (r *Runner) reads(ctx context.Context, all []*filled, level int) error {
 	return nil
 }
 
-// read makes one read of what the subject's first pod is, or of all, and checks
-// that the answer is whole.
+// read makes one read, of the subject's first pod or of all pods, and checks that
+// the answer is complete.
 func (f *filled) read(ctx context.Context, read target.Read) error {
 	first := f.pods[0]
 	n, err := f.Read(ctx, read, first.sandbox, first.containers[0])
@@ -174,13 +175,13 @@ func (f *filled) read(ctx context.Context, read target.Read) error {
 		want = len(f.pods)
 	}
 	if n < want {
-		return fmt.Errorf("%s: %d in the answer, %d are there", read, n, want)
+		return fmt.Errorf("%s: the answer has %d of %d objects", read, n, want)
 	}
 	return nil
 }
 
-// cpuPerCall makes lists without a break and divides the CPU time of the
-// subject's processes by their number.
+// cpuPerCall repeats lists without pauses and divides the CPU time of the subject's
+// processes by the number of calls.
 func (r *Runner) cpuPerCall(ctx context.Context, all []*filled, level int) error {
 	for _, read := range []target.Read{target.ListContainers, target.ContainerStats, target.SandboxStats} {
 		key := result.Key{Workload: WorkloadCPU, Step: string(read), Level: level, Unit: result.CPUPerCall}
@@ -197,7 +198,7 @@ func (r *Runner) cpuPerCall(ctx context.Context, all []*filled, level int) error
 func (r *Runner) burst(ctx context.Context, f *filled, read target.Read, key result.Key) error {
 	before, err := f.Processes.CPU()
 	if err != nil {
-		return nil // noteShared has said so
+		return nil // noteShared has noted the error
 	}
 	calls := 0
 	for end := time.Now().Add(r.config.Burst); time.Now().Before(end); calls++ {
@@ -215,13 +216,13 @@ func (r *Runner) burst(ctx context.Context, f *filled, read target.Read, key res
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// rest leaves all targets alone for a while, all at once, and then reads their
-// memory. Level 0 is before the first pod.
+// rest measures the CPU time of all targets while nothing is done for a while, then
+// their memory. Level 0 is before the first pod.
 func (r *Runner) rest(ctx context.Context, all []*filled, level int) error {
 	r.progress.Stage(fmt.Sprintf("rest at %d", level), 1)
 	before := map[string]proc.Usage{}
 	for _, f := range all {
-		if u, err := f.Processes.Usage(); err == nil { // noteShared has told of an error
+		if u, err := f.Processes.Usage(); err == nil { // noteShared has noted an error
 			before[f.Name()] = u
 		}
 	}
@@ -278,7 +279,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// empty ends all pods of a scale.
+// empty stops and removes all pods of a scale.
 func (r *Runner) empty(ctx context.Context, all []*filled) error {
 	r.progress.Stage("remove the pods", len(all))
 	for _, f := range all {

@@ -18,8 +18,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Server is the fake. Its RPCs are those that cribench calls; the rest are
-// unimplemented.
+// Server is the fake. It implements the RPCs that cribench calls; the others return
+// Unimplemented.
 type Server struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
@@ -38,7 +38,7 @@ type Server struct {
 	logs       map[string]string
 }
 
-// Start serves a fake on a socket of its own until the test ends, and gives its
+// Start serves a fake on a new socket until the test ends, and returns it with its
 // endpoint.
 func Start(t *testing.T) (*Server, string) {
 	t.Helper()
@@ -65,21 +65,22 @@ func Start(t *testing.T) (*Server, string) {
 	return s, "unix://" + path
 }
 
-// SetHook has a function called before each RPC; its error is the answer.
+// SetHook sets a function that is called before each RPC; its error, if any, is the
+// answer.
 func (s *Server) SetHook(hook func(method string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hook = hook
 }
 
-// Calls are the methods called so far.
+// Calls returns the methods called so far.
 func (s *Server) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
 }
 
-// Sandboxes are the IDs of those that are there.
+// Sandboxes returns the IDs of all sandboxes.
 func (s *Server) Sandboxes() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +201,7 @@ func (s *Server) RemoveContainer(_ context.Context, r *runtimeapi.RemoveContaine
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
 
-// ExecSync implements the CRI: all commands are echo, and false.
+// ExecSync implements the CRI: the command false fails, all others are echo.
 func (s *Server) ExecSync(_ context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	if r.GetCmd()[0] == "false" {
 		return &runtimeapi.ExecSyncResponse{ExitCode: 1}, nil

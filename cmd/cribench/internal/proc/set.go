@@ -9,25 +9,26 @@ import (
 	"time"
 )
 
-// Set finds a runtime's processes, anew each time: shims come and go.
+// Set finds a runtime's processes. It searches each time, as shims come and go.
 type Set struct {
-	// Sockets are paths of unix sockets; who serves them belongs to the set.
+	// Sockets are paths of unix sockets; the processes that serve them belong to
+	// the set.
 	Sockets []string
-	// Names match the names of further processes, for what nothing else finds.
+	// Names match the names of further processes, which cannot be found otherwise.
 	Names []*regexp.Regexp
 }
 
-// Usage is what a set of processes uses at one moment.
+// Usage is the resource usage of a set of processes at one moment.
 type Usage struct {
-	// CPU is the processes' own time since they started, by PID and start.
+	// CPU is each process's own CPU time, by PID and start time.
 	CPU map[[2]uint64]time.Duration
 	// Memory is the proportional set size in bytes by process name.
 	Memory map[string]uint64
-	// Count is how many processes there are by name.
+	// Count is the number of processes by name.
 	Count map[string]int
 }
 
-// Find gives the processes of the set by PID.
+// Find returns the processes of the set by PID.
 func (s Set) Find() (map[int]Process, error) {
 	all, err := snapshot()
 	if err != nil {
@@ -59,11 +60,12 @@ func (s Set) roots(all map[int]Process) ([]int, error) {
 	return roots, nil
 }
 
-// isShim says whether a process looks after containers: its children are theirs.
+// isShim reports whether a process is a containerd shim, whose children are
+// containers.
 func isShim(p Process) bool { return strings.HasPrefix(p.Name, "containerd-shim") }
 
-// descendants are the roots and all processes below them, without what is below
-// a shim: that is a container.
+// descendants returns the roots and all processes below them, without those below a
+// shim, which are containers.
 func descendants(all map[int]Process, roots []int) map[int]Process {
 	children := map[int][]int{}
 	for pid, p := range all {
@@ -85,8 +87,8 @@ func descendants(all map[int]Process, roots []int) map[int]Process {
 	return found
 }
 
-// addShims adds the shims whose daemon is found. The daemon's socket is looked
-// up as the shim sees it, which may be in a mount namespace of its own.
+// addShims adds the shims whose daemon is in found. It looks up the daemon's socket
+// in the shim's mount namespace, which may be another one.
 func addShims(found, all map[int]Process, peer func(string) (int, error)) {
 	daemons := map[string]int{}
 	for pid, p := range all {
@@ -98,7 +100,7 @@ func addShims(found, all map[int]Process, peer func(string) (int, error)) {
 		if !known {
 			var err error
 			if daemon, err = peer(fmt.Sprintf("/proc/%d/root%s", pid, address)); err != nil {
-				continue // it may end just now; another shim of the daemon may answer
+				continue // it may be exiting; another shim of the daemon may work
 			}
 			daemons[address] = daemon
 		}
@@ -108,7 +110,7 @@ func addShims(found, all map[int]Process, peer func(string) (int, error)) {
 	}
 }
 
-// shimAddress is the containerd socket on a shim's command line, "" of other
+// shimAddress returns the containerd socket on a shim's command line; "" for other
 // processes.
 func shimAddress(p Process) string {
 	if !isShim(p) {
@@ -121,7 +123,7 @@ func shimAddress(p Process) string {
 	return strings.TrimPrefix(p.Args[at+1], "unix://")
 }
 
-// CPU gives the CPU time of the set's processes; it is cheap compared to Usage.
+// CPU returns the CPU time of the set's processes; it is cheap compared to Usage.
 func (s Set) CPU() (map[[2]uint64]time.Duration, error) {
 	found, err := s.Find()
 	if err != nil {
@@ -159,14 +161,14 @@ func (s Set) Usage() (Usage, error) {
 	return u, nil
 }
 
-// snapshotOf reads one process and says whether it is gone.
+// snapshotOf reads one process and reports whether it is gone.
 func snapshotOf(pid int) (Process, bool) {
 	p, err := read(fmt.Sprintf("/proc/%d", pid))
 	return p, err != nil
 }
 
-// Spent is the CPU time between two readings of one set, of the processes that
-// are in both, and of those that are in the second only.
+// Spent returns the CPU time between two readings of one set, of the processes in
+// both and of those only in the second.
 func Spent(before, after map[[2]uint64]time.Duration) time.Duration {
 	var sum time.Duration
 	for p, cpu := range after {
@@ -175,7 +177,7 @@ func Spent(before, after map[[2]uint64]time.Duration) time.Duration {
 	return sum
 }
 
-// Total is all memory of a usage in bytes.
+// Total returns the memory of all processes, in bytes.
 func (u Usage) Total() uint64 {
 	var sum uint64
 	for _, m := range u.Memory {

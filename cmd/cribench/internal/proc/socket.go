@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer is the process that serves a unix socket. The kernel names the one that
-// called listen (SO_PEERCRED, unix(7)); where that is the service manager, which
-// hands sockets over, the process that holds the socket besides it is taken.
+// Peer returns the PID of the process that serves a unix socket: the one that called
+// listen, from the kernel (SO_PEERCRED, unix(7)). If that is the service manager,
+// which passes sockets on, it is another process that holds the socket.
 func Peer(path string) (int, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
@@ -35,14 +35,15 @@ func Peer(path string) (int, error) {
 	case credErr != nil:
 		return 0, fmt.Errorf("SO_PEERCRED of %s: %w", path, credErr)
 	case cred.Pid == 0:
-		return 0, fmt.Errorf("%s is served from outside of this PID namespace: run cribench in the host's", path)
+		return 0, fmt.Errorf("%s is served from outside this PID namespace: run cribench in the host's", path)
 	case cred.Pid == 1:
 		return holder(path)
 	}
 	return int(cred.Pid), nil
 }
 
-// holder is the process other than the first that has a listening socket open.
+// holder returns the PID of a process, other than 1, that has a listening socket
+// open.
 func holder(path string) (int, error) {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -65,11 +66,11 @@ func holder(path string) (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("no process but the first has %s open: name the processes with --process", path)
+	return 0, fmt.Errorf("no process other than 1 has %s open: name the processes with --process", path)
 }
 
-// listeningInode finds a socket that accepts connections in /proc/net/unix,
-// whose columns are: number, references, protocol, flags, type, state, inode, path.
+// listeningInode returns the inode of a listening socket from /proc/net/unix, whose
+// columns are: number, references, protocol, flags, type, state, inode, path.
 func listeningInode(table, path string) string {
 	const acceptsConnections = "00010000" // __SO_ACCEPTCON
 	for line := range strings.Lines(table) {

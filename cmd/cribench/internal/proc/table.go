@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// userHZ is the unit of CPU times in /proc/PID/stat: USER_HZ, which is 100 on
-// every architecture that Docker runs on (proc(5), sysconf(_SC_CLK_TCK)).
+// userHZ is the number of units per second of CPU times in /proc/PID/stat: USER_HZ,
+// which is 100 on every architecture that Docker runs on (proc(5),
+// sysconf(_SC_CLK_TCK)).
 const userHZ = 100
 
 // Process is one process at one moment.
 type Process struct {
 	PID, PPID int
-	// Name is the base name of its executable, as the command line has it.
+	// Name is the base name of its executable, from the command line.
 	Name string
 	Args []string
-	// Started is in ticks since boot; with the PID it tells processes apart.
+	// Started is in ticks since boot; with the PID it identifies the process.
 	Started uint64
-	// CPU is the time that it spent itself, to a hundredth of a second; not its
-	// children's.
+	// CPU is its own CPU time, to a hundredth of a second, without its children's.
 	CPU time.Duration
 }
 
-// snapshot reads all processes. Those that end meanwhile are left out.
+// snapshot reads all processes. Those that exit meanwhile are left out.
 func snapshot() (map[int]Process, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -40,7 +40,7 @@ func snapshot() (map[int]Process, error) {
 		}
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("/proc shows no process")
+		return nil, fmt.Errorf("no process in /proc")
 	}
 	return all, nil
 }
@@ -65,8 +65,8 @@ func read(dir string) (Process, error) {
 	return p, nil
 }
 
-// parseStat reads /proc/PID/stat, see proc(5). The second field is in
-// parentheses and may hold spaces and parentheses itself.
+// parseStat parses /proc/PID/stat, see proc(5). The second field is in parentheses
+// and may itself contain spaces and parentheses.
 func parseStat(b []byte) (Process, error) {
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || end < open {
@@ -96,9 +96,9 @@ func parseStat(b []byte) (Process, error) {
 	return p, nil
 }
 
-// Memory is the proportional set size of a process in bytes: its own pages, and
-// its share of those that it has in common with others, so that the sum over
-// processes is what they take. Reading it needs root for others' processes.
+// Memory returns the proportional set size of a process in bytes: its own pages and
+// its share of pages shared with others, so that the sum over processes is their
+// total. Other users' processes need root.
 func Memory(pid int) (uint64, error) {
 	path := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
 	b, err := os.ReadFile(path)

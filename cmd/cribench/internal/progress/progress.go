@@ -1,5 +1,5 @@
-// Package progress tells a person how far a long run has come: with a bar on a
-// terminal, with a line for each stage otherwise. It measures nothing.
+// Package progress shows the progress of a long run: as a bar on a terminal, else as
+// a line for each stage. It measures nothing.
 package progress
 
 import (
@@ -12,18 +12,18 @@ import (
 	"golang.org/x/term"
 )
 
-// Reporter is told of stages, one after the other, and of the steps of the
-// current one. It is not safe for concurrent use.
+// Reporter shows stages, one after the other, and the steps of the current one. It
+// is not safe for concurrent use.
 type Reporter interface {
-	// Stage begins a stage of so many steps and ends the one before.
+	// Stage begins a stage with a number of steps and ends the one before.
 	Stage(title string, steps int)
-	// Step ends a step of the stage.
+	// Step marks one step of the stage as done.
 	Step()
 	// Close ends the last stage.
 	Close()
 }
 
-// New is a bar if the file is a terminal, and plain lines if it is not.
+// New returns a bar if the file is a terminal, and plain lines otherwise.
 func New(f *os.File) Reporter {
 	if term.IsTerminal(int(f.Fd())) {
 		return &bar{w: f}
@@ -31,7 +31,8 @@ func New(f *os.File) Reporter {
 	return Lines(f)
 }
 
-// Lines prints a line when a stage ends: its title, steps and time.
+// Lines returns a reporter that prints a line when a stage ends: its title, steps and
+// time.
 func Lines(w io.Writer) Reporter { return &lines{w: w} }
 
 type lines struct {

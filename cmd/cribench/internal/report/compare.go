@@ -10,7 +10,7 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/stat"
 )
 
-// Change is how one key of one target differs between two runs.
+// Change is the difference of one key of one target between two runs.
 type Change struct {
 	result.Key
 	Target   string
@@ -18,16 +18,16 @@ type Change struct {
 	Ratio    stat.Ratio
 }
 
-// Worse says whether the new run is worse by more than threshold (0.05 is 5 %),
-// the whole interval beyond it.
+// Worse reports whether the new run is worse by more than threshold (0.05 is 5 %),
+// with the whole interval beyond it.
 func (c Change) Worse(threshold float64) bool { return c.Ratio.Low > 1+threshold }
 
 // Better is the opposite of Worse.
 func (c Change) Better(threshold float64) bool { return c.Ratio.High < 1/(1+threshold) }
 
-// Compare pairs all that both runs have measured. With reference not empty,
-// both runs are first divided by that target's medians in the same run, which
-// takes out what the machine did to all; what the reference lacks is left out.
+// Compare pairs the series that both runs have. If reference is not empty, each
+// run is first divided by that target's medians in the same run, which removes what
+// affects all targets alike; series that the reference lacks are left out.
 func Compare(older, newer *result.Document, reference string) []Change {
 	var changes []Change
 	for _, key := range newer.Keys() {
@@ -49,8 +49,8 @@ func Compare(older, newer *result.Document, reference string) []Change {
 	return changes
 }
 
-// relative are a series' samples, divided by the reference's median if there is
-// a reference, none if that has none.
+// relative returns a series' samples, divided by the reference's median if there is a
+// reference; nil if the reference has no such series.
 func relative(d *result.Document, s *result.Series, reference string) []float64 {
 	if reference == "" {
 		return s.Samples
@@ -70,8 +70,8 @@ func relative(d *result.Document, s *result.Series, reference string) []float64 
 	return scaled
 }
 
-// CompareTable writes changes as text, only those beyond the threshold unless
-// all, and gives the number that are worse.
+// CompareTable writes changes as text, only those beyond the threshold unless all is
+// true, and returns how many are worse.
 func CompareTable(w io.Writer, changes []Change, threshold float64, all bool) (worse int, err error) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tWORKLOAD\tSTEP\tTARGET\tOLD\tNEW\tNEW BY OLD")

@@ -27,7 +27,7 @@ type section struct {
 	Steps    []step
 }
 
-// step is the part of a table that is about one key.
+// step is the part of a table for one key.
 type step struct {
 	What string
 	Rows []Row
@@ -38,8 +38,8 @@ type pagePlot struct {
 	SVG template.HTML
 }
 
-// HTML writes a document as one page that needs nothing else: style and plots
-// are in it, scripts there are none.
+// HTML writes a document as one self-contained page: it includes style and plots,
+// and has no scripts.
 func HTML(w io.Writer, d *result.Document, baseline string) error {
 	plots, err := Plots(d)
 	if err != nil {
@@ -92,7 +92,7 @@ func failed(d *result.Document) []string {
 	return all
 }
 
-// MachineText is a machine in one line.
+// MachineText describes a machine in one line.
 func MachineText(m result.Machine) string {
 	return fmt.Sprintf("%s, Linux %s, %d × %s, %.0f GiB, cgroup %s, load %.1f before and %.1f after",
 		m.OS, m.Kernel, m.CPUs, m.CPU, float64(m.MemoryMiB)/1024, m.Cgroup, m.LoadBefore, m.LoadAfter)
@@ -123,7 +123,8 @@ func WriteAll(dir string, d *result.Document, baseline string) (err error) {
 	return nil
 }
 
-// standalone is a plot as a file of its own, with style and background.
+// standalone returns a plot as the content of a separate file, with style and
+// background.
 func standalone(p Plot) string {
 	open, rest, _ := strings.Cut(p.SVG, ">")
 	return open + "><title>" + template.HTMLEscapeString(p.Alt) + "</title><style>" + pageCSS +

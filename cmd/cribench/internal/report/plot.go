@@ -19,21 +19,21 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/stat"
 )
 
-// Size of a plot in points: at the width of a phone its letters are as large as
-// those of the text.
+// Size of a plot in points: at the width of a phone its text is as large as that of
+// the page.
 const (
 	plotWidth, plotHeight = 380, 260
 	legendHeight          = 18
 )
 
-// Colours are stand-ins that themed replaces by CSS variables, so that a page in
-// the dark needs no second drawing.
+// Colours are stand-ins that themed replaces by CSS variables, so that a dark page
+// needs no second drawing.
 var (
 	inkColour  = color.RGBA{R: 1, G: 1, B: 1, A: 255}
 	gridColour = color.RGBA{R: 1, G: 1, B: 2, A: 255}
 )
 
-// hues is how many targets have a colour of their own.
+// hues is how many targets have their own colour.
 const hues = 6
 
 func hue(i int) color.RGBA { return color.RGBA{R: 2, G: 2, B: uint8(i % hues), A: 255} }
@@ -58,11 +58,11 @@ func themed(svg string) string {
 	})
 }
 
-// chart is a plot under way.
+// chart is a plot in progress.
 type chart struct {
 	*plot.Plot
 	targets []string
-	// shown says which targets have anything in the plot.
+	// shown is true for targets that have data in the plot.
 	shown []bool
 	alt   string
 }
@@ -92,7 +92,7 @@ func newChart(title, y string, targets []string) *chart {
 	return c
 }
 
-// linearTicks are the library's, with labels without trailing zeros.
+// linearTicks are the library's ticks, without trailing zeros in labels.
 type linearTicks struct{}
 
 // Ticks implements plot.Ticker.
@@ -106,8 +106,8 @@ func (linearTicks) Ticks(low, high float64) []plot.Tick {
 	return ticks
 }
 
-// decadeTicks are labelled powers of ten with nine steps between them, the ends
-// included.
+// decadeTicks are labelled powers of ten, both ends included, with unlabelled ticks
+// at their multiples from 2 to 9.
 type decadeTicks struct{}
 
 // Ticks implements plot.Ticker.
@@ -158,8 +158,8 @@ func (c *chart) legend(area draw.Canvas) {
 	}
 }
 
-// boxes shows distributions: for each group one box per target, with all
-// samples beside it. samples is by group and target; nil is left out.
+// boxes draws distributions: for each group one box per target, with all samples
+// as points. samples is by group and target; empty ones are left out.
 func boxes(title, unit string, groups, targets []string, samples [][][]float64) (string, error) {
 	scale, name := axisUnit(unit, samples)
 	c := newChart(title, name, targets)
@@ -221,9 +221,9 @@ func (c *chart) medianMark(x, slot, y float64) error {
 	return nil
 }
 
-// lines shows medians against a level, with a bar between the quartiles.
-// samples is by level and target. The vertical axis is logarithmic if asked for
-// and if all values are above 0.
+// lines draws medians by level, with a bar between the quartiles. samples is by level
+// and target. The vertical axis is logarithmic if requested and all values are above
+// 0.
 func lines(title, x, unit string, levels []int, targets []string, samples [][][]float64, logarithmic bool) (string, error) {
 	scale, name := axisUnit(unit, samples)
 	c := newChart(title, name, targets)
@@ -242,7 +242,7 @@ func lines(title, x, unit string, levels []int, targets []string, samples [][][]
 		lowest = min(lowest, low)
 	}
 	if logarithmic && lowest > 0 && c.Y.Max > c.Y.Min {
-		// Whole decades: there is always a labelled tick then.
+		// With whole decades there is always a labelled tick.
 		c.Y.Min, c.Y.Max = math.Pow(10, math.Floor(math.Log10(lowest))), math.Pow(10, math.Ceil(math.Log10(c.Y.Max)))
 		c.Y.Scale, c.Y.Tick.Marker = plot.LogScale{}, decadeTicks{}
 	} else {
@@ -251,7 +251,7 @@ func lines(title, x, unit string, levels []int, targets []string, samples [][][]
 	return c.svg()
 }
 
-// line draws one target and gives its lowest value.
+// line draws one target and returns its lowest value.
 func (c *chart) line(t int, levels []int, samples [][][]float64, scale float64) (lowest float64, err error) {
 	lowest = math.Inf(1)
 	var medians plotter.XYs
@@ -292,7 +292,7 @@ func scaled(values []float64, by float64) plotter.Values {
 	return out
 }
 
-// axisUnit is what to multiply values by, and the unit that they have then.
+// axisUnit returns the factor for values and the unit of the results.
 func axisUnit(unit string, samples [][][]float64) (float64, string) {
 	if unit != "s" {
 		return 1, unit

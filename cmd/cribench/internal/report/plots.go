@@ -12,13 +12,14 @@ import (
 
 // Plot is one drawing.
 type Plot struct {
-	// Name is fit for a file, Alt for a reader who sees no plot.
+	// Name can be a file name; Alt is the text for readers who cannot see the plot.
 	Name, Alt string
-	// SVG has its colours from CSS variables: --ink, --grid and --hue0 to --hue5.
+	// SVG takes its colours from the CSS variables --ink, --grid and --hue0 to
+	// --hue5.
 	SVG string
 }
 
-// Plots draws all that a document has something for.
+// Plots draws every plot for which the document has data.
 func Plots(d *result.Document) ([]Plot, error) {
 	b := &book{doc: d}
 	b.steps(bench.WorkloadStart, "Pod start, step by step")
@@ -53,7 +54,7 @@ func (b *book) keys(match func(result.Key) bool) []result.Key {
 	return slices.DeleteFunc(b.doc.Keys(), func(k result.Key) bool { return !match(k) })
 }
 
-// samples are by key and target.
+// samples returns the samples by key and target.
 func (b *book) samples(keys []result.Key) [][][]float64 {
 	out := make([][][]float64, len(keys))
 	for i, k := range keys {
@@ -79,8 +80,8 @@ func (b *book) add(title string, svg string, err error) {
 	b.plots = append(b.plots, Plot{Name: name, Alt: title, SVG: svg})
 }
 
-// steps draws the distributions of a workload's steps, one pod at a time or at
-// the lowest number of pods that was measured.
+// steps draws the distributions of a workload's steps, at the lowest number of pods
+// that was measured.
 func (b *book) steps(workload, title string) {
 	keys := b.keys(func(k result.Key) bool { return k.Workload == workload })
 	if len(keys) == 0 {

@@ -22,7 +22,7 @@ type Row struct {
 	Baseline bool
 }
 
-// Rows are all lines of a document, in its order, compared to the target named
+// Rows returns all lines of a document, in its order, compared to the target
 // baseline.
 func Rows(d *result.Document, baseline string) []Row {
 	var rows []Row
@@ -47,7 +47,7 @@ func Rows(d *result.Document, baseline string) []Row {
 	return rows
 }
 
-// What is the row's step with its level in words.
+// What returns the row's step with its level, in words.
 func (r Row) What() string { return describe(r.Key) }
 
 func describe(k result.Key) string {
@@ -65,13 +65,13 @@ func describe(k result.Key) string {
 	return step
 }
 
-// MedianText is the median with its unit.
+// MedianText returns the median with its unit.
 func (r Row) MedianText() string { return format(r.Median, r.Unit) }
 
-// P99Text is the 99th percentile with its unit.
+// P99Text returns the 99th percentile with its unit.
 func (r Row) P99Text() string { return format(r.P99, r.Unit) }
 
-// RatioText is the ratio with its interval, "" for the baseline itself.
+// RatioText returns the ratio with its interval; "" for the baseline itself.
 func (r Row) RatioText() string {
 	if r.Baseline {
 		return ""
@@ -79,7 +79,7 @@ func (r Row) RatioText() string {
 	return ratioText(r.Ratio)
 }
 
-// Verdict is "less", "more" or "" if the interval has 1 in it.
+// Verdict returns "less" or "more"; "" if the interval contains 1 or is unknown.
 func (r Row) Verdict() string {
 	switch {
 	case !r.Ratio.Known():
@@ -102,7 +102,7 @@ func ratioText(r stat.Ratio) string {
 	return fmt.Sprintf("%.2f [%.2f, %.2f]", r.Value, r.Low, r.High)
 }
 
-// format writes a value with its unit in three significant digits.
+// format returns a value with its unit, with three significant digits.
 func format(v float64, unit string) string {
 	if math.IsNaN(v) {
 		return "–"

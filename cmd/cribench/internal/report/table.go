@@ -8,8 +8,8 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
-// Table writes a document as text. The ratio is each target's median by that of
-// the baseline, with its 95 % interval.
+// Table writes a document as text. The ratio is each target's median divided by the
+// baseline's, with its 95 % interval.
 func Table(w io.Writer, d *result.Document, baseline string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "WORKLOAD\tSTEP\tTARGET\tN\tMEDIAN\tP99\tBY %s\n", baseline)

@@ -12,7 +12,7 @@ import (
 // Schema is the version of the JSON document that this package writes and reads.
 const Schema = 1
 
-// Units of series. In all of them less is better.
+// Units of series. For all of them, less is better.
 const (
 	Seconds = "s"
 	MiB     = "MiB"
@@ -33,35 +33,35 @@ type Document struct {
 	Settings map[string]string `json:"settings"`
 	Targets  []Target          `json:"targets"`
 	Series   []*Series         `json:"series"`
-	// Notes say what a reader of the numbers has to know.
+	// Notes tell readers what they must know about the numbers.
 	Notes []string `json:"notes,omitempty"`
 
 	mu sync.Mutex
 }
 
-// Target describes one thing that was measured.
+// Target describes one measured target.
 type Target struct {
 	Name     string `json:"name"`
 	Endpoint string `json:"endpoint"`
 	Runtime  string `json:"runtime"`
 	Version  string `json:"version"`
-	// Processes are the processes that its CPU time and memory are made of, as
-	// "name" or "name ×n", found at rest before the first pod.
+	// Processes are the processes whose CPU time and memory are measured, as
+	// "name" or "name ×n", found before the first pod.
 	Processes []string `json:"processes,omitempty"`
 }
 
-// Key says what a series measures.
+// Key identifies what a series measures.
 type Key struct {
 	// Workload is a group of steps, such as "pod start".
 	Workload string `json:"workload"`
 	Step     string `json:"step"`
-	// Level is how much of it at once: pods in parallel, or containers that are
-	// there. What it counts is a matter of the workload; 0 if nothing.
+	// Level is a number that depends on the workload, such as pods in parallel or
+	// existing containers; 0 if the workload has none.
 	Level int    `json:"level,omitempty"`
 	Unit  string `json:"unit"`
 }
 
-// Series is what was measured of one key at one target.
+// Series holds the samples of one key at one target.
 type Series struct {
 	Key
 	Target  string    `json:"target"`
@@ -106,7 +106,7 @@ func (d *Document) series(target string, key Key) *Series {
 	return s
 }
 
-// Find is a target's series, nil if there is none.
+// Find returns a target's series; nil if there is none.
 func (d *Document) Find(target string, key Key) *Series {
 	for _, s := range d.Series {
 		if s.Target == target && s.Key == key {
@@ -116,8 +116,8 @@ func (d *Document) Find(target string, key Key) *Series {
 	return nil
 }
 
-// Keys are the keys of all series in the order in which they were first
-// measured, levels of one step side by side.
+// Keys returns the keys of all series in the order in which they were first measured,
+// with the levels of a step together.
 func (d *Document) Keys() []Key {
 	var keys []Key
 	for _, s := range d.Series {
@@ -135,7 +135,7 @@ func (d *Document) Keys() []Key {
 	return groupWorkloads(keys)
 }
 
-// groupWorkloads brings the keys of each workload together, in order of each
+// groupWorkloads puts the keys of each workload together, in the order of each
 // workload's first key.
 func groupWorkloads(keys []Key) []Key {
 	var order []string
@@ -150,7 +150,7 @@ func groupWorkloads(keys []Key) []Key {
 	return keys
 }
 
-// Names are the names of the targets, in order.
+// Names returns the names of the targets, in order.
 func (d *Document) Names() []string {
 	names := make([]string, len(d.Targets))
 	for i, t := range d.Targets {
@@ -159,7 +159,7 @@ func (d *Document) Names() []string {
 	return names
 }
 
-// Write writes the document as JSON to a file, replacing it.
+// Write writes the document to a file as JSON, replacing it.
 func (d *Document) Write(path string) error {
 	b, err := json.MarshalIndent(d, "", " ")
 	if err != nil {
@@ -168,7 +168,7 @@ func (d *Document) Write(path string) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// Read reads a document. It is an error if it has another schema.
+// Read reads a document. Another schema is an error.
 func Read(path string) (*Document, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -179,7 +179,7 @@ func Read(path string) (*Document, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if d.Schema != Schema {
-		return nil, fmt.Errorf("%s: schema %d, this cribench reads schema %d", path, d.Schema, Schema)
+		return nil, fmt.Errorf("%s: schema %d, but this cribench reads schema %d", path, d.Schema, Schema)
 	}
 	return d, nil
 }

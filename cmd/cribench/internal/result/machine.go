@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine describes where a run took place, as far as it bears on the numbers.
-// A host's name does not.
+// Machine describes the machine of a run, as far as it affects the numbers. It has
+// no host name.
 type Machine struct {
 	OS           string  `json:"os"`
 	Kernel       string  `json:"kernel"`
@@ -25,8 +25,8 @@ type Machine struct {
 	LoadAfter    float64 `json:"loadAfter"`
 }
 
-// ThisMachine describes the machine it is called on. What cannot be found out
-// is left empty.
+// ThisMachine describes the current machine. Fields that cannot be determined are
+// empty.
 func ThisMachine() Machine {
 	m := Machine{Architecture: runtime.GOARCH, CPUs: runtime.NumCPU(), Cgroup: "v1", LoadBefore: Load()}
 	var uts unix.Utsname
@@ -45,18 +45,19 @@ func ThisMachine() Machine {
 	return m
 }
 
-// Load is the load average of the last minute, 0 if it is unknown.
+// Load returns the load average of the last minute; 0 if unknown.
 func Load() float64 {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return 0
 	}
 	first, _, _ := bytes.Cut(b, []byte(" "))
-	load, _ := strconv.ParseFloat(string(first), 64) // 0 says unknown
+	load, _ := strconv.ParseFloat(string(first), 64) // 0: unknown
 	return load
 }
 
-// valueIn is the first value of a key in a file of lines of key, separator, value.
+// valueIn returns the first value of a key in a file with lines of key, separator and
+// value.
 func valueIn(path, key, separator string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package stat has the few statistics that a benchmark's report needs. It is
-// pure: no clock, no files, and equal input gives equal output, random
-// resampling included.
+// Package stat has the few statistics that a benchmark's report needs. It is pure: it
+// uses no clock and no files, and equal input gives equal output, even with random
+// resampling.
 package stat

@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// Resamples is how often [RatioOfMedians] draws; the ends of a 95 % interval
-// are then steady in their second digit.
+// Resamples is how often [RatioOfMedians] resamples; it makes the second digit of the
+// ends of a 95 % interval stable.
 const Resamples = 2000
 
-// minForInterval is the smallest number of samples that an interval is given
-// for: of two samples a bootstrap knows four medians.
+// minForInterval is the smallest number of samples with an interval: from two
+// samples, a bootstrap can draw only four times differently.
 const minForInterval = 3
 
-// Quantile is the q-th quantile, 0 ≤ q ≤ 1, of samples in any order, with linear
-// interpolation between neighbours. It is NaN of no samples.
+// Quantile returns the q-th quantile, 0 ≤ q ≤ 1, of samples in any order, with linear
+// interpolation between neighbours. It returns NaN without samples.
 func Quantile(samples []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(samples))
 	return quantileSorted(sorted, q)
@@ -31,24 +31,24 @@ func quantileSorted(sorted []float64, q float64) float64 {
 	return sorted[low] + (at-float64(low))*(sorted[high]-sorted[low])
 }
 
-// Median is the middle of samples in any order, NaN of none.
+// Median returns the median of samples in any order; NaN without samples.
 func Median(samples []float64) float64 { return Quantile(samples, 0.5) }
 
-// Ratio is how two sets of samples compare.
+// Ratio compares two sets of samples.
 type Ratio struct {
 	// Value is the ratio of the medians; NaN if there is none.
 	Value float64
-	// Low and High end its 95 % confidence interval. Both are NaN if there are
-	// too few samples to tell.
+	// Low and High are the ends of its 95 % confidence interval. Both are NaN if
+	// there are too few samples.
 	Low, High float64
 }
 
-// Known says whether there is an interval.
+// Known reports whether there is an interval.
 func (r Ratio) Known() bool { return !math.IsNaN(r.Low) && !math.IsNaN(r.High) }
 
-// RatioOfMedians compares a to b, median by median, with a percentile bootstrap
-// (Efron 1979): both sets are drawn from anew, with replacement, [Resamples]
-// times. The generator has a fixed seed.
+// RatioOfMedians divides the median of a by that of b, with a percentile bootstrap
+// (Efron 1979) for the interval: both sets are resampled with replacement
+// [Resamples] times. The generator has a fixed seed.
 func RatioOfMedians(a, b []float64) Ratio {
 	r := Ratio{Value: Median(a) / Median(b), Low: math.NaN(), High: math.NaN()}
 	if len(a) < minForInterval || len(b) < minForInterval {
@@ -70,7 +70,7 @@ func RatioOfMedians(a, b []float64) Ratio {
 	return r
 }
 
-// resampledMedian fills draw from samples and gives its median; it reorders draw.
+// resampledMedian fills draw from samples, sorts it and returns its median.
 func resampledMedian(rng *rand.Rand, draw, samples []float64) float64 {
 	for i := range draw {
 		draw[i] = samples[rng.IntN(len(samples))]

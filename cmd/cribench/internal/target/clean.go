@@ -10,7 +10,7 @@ import (
 // cleaners is how many pods are removed at a time.
 const cleaners = 4
 
-// forEach calls remove for all IDs, a few at a time, and gives the first error
+// forEach calls remove for all IDs, a few at a time, and returns the first error
 // after all have been tried.
 func forEach(ctx context.Context, ids []string, remove func(context.Context, string) error) error {
 	var group errgroup.Group
@@ -21,7 +21,7 @@ func forEach(ctx context.Context, ids []string, remove func(context.Context, str
 	return group.Wait()
 }
 
-// pause lets what is on its way out go before the next look.
+// pause waits for pending removals before the next list.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

@@ -14,10 +14,10 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
-// maxMessage is the kubelet's limit for an answer of the CRI.
+// maxMessage is the kubelet's limit for a CRI answer, in bytes.
 const maxMessage = 16 << 20
 
-// stopTimeout is how many seconds a container gets to end by itself.
+// stopTimeout is how many seconds a container gets to exit by itself.
 const stopTimeout = 10
 
 // CRI is a runtime behind a CRI v1 socket.
@@ -31,7 +31,7 @@ type CRI struct {
 
 var _ Target = (*CRI)(nil)
 
-// NewCRI makes a client of a unix:// endpoint. It does not connect yet.
+// NewCRI returns a client of a unix:// endpoint. It does not connect yet.
 func NewCRI(name, endpoint string, opts Options) (*CRI, error) {
 	socket, err := SocketPath(endpoint)
 	if err != nil {
@@ -90,8 +90,8 @@ func (c *CRI) PullImage(ctx context.Context, image string) error {
 	return wrap("PullImage of "+image, err)
 }
 
-// RemoveImage implements Target. It names the image by its ID, as the kubelet
-// does: by another name only that name may go, and the layers stay.
+// RemoveImage implements Target. It removes the image by its ID, as the kubelet does:
+// by a name, the runtime may remove only that name and keep the layers.
 func (c *CRI) RemoveImage(ctx context.Context, image string) error {
 	r, err := c.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}})
 	if err != nil {
@@ -104,7 +104,8 @@ func (c *CRI) RemoveImage(ctx context.Context, image string) error {
 	return wrap("RemoveImage of "+image, err)
 }
 
-// sandboxConfig is the same each time for one pod, as the CRI wants it.
+// sandboxConfig returns the same configuration each time for one pod, as the CRI
+// requires.
 func (c *CRI) sandboxConfig(pod Pod) *runtimeapi.PodSandboxConfig {
 	return &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: pod.Name, Namespace: "cribench", Uid: pod.Name},
@@ -121,15 +122,15 @@ func (c *CRI) sandboxConfig(pod Pod) *runtimeapi.PodSandboxConfig {
 	}
 }
 
-// namespaces are the kubelet's for a pod that asks for nothing special.
+// namespaces returns the options that the kubelet sets for an ordinary pod.
 func namespaces() *runtimeapi.NamespaceOption {
 	return &runtimeapi.NamespaceOption{
 		Network: runtimeapi.NamespaceMode_POD, Ipc: runtimeapi.NamespaceMode_POD, Pid: runtimeapi.NamespaceMode_CONTAINER,
 	}
 }
 
-// defaultSeccomp is asked for because leaving it out means something else to
-// each runtime, and filters cost time.
+// defaultSeccomp returns the profile for all containers. It is set because runtimes
+// treat a missing profile differently, and filters cost time.
 func defaultSeccomp() *runtimeapi.SecurityProfile {
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }
@@ -234,8 +235,8 @@ func (c *CRI) Read(ctx context.Context, read Read, sandboxID, containerID string
 	return n, wrap(string(read), err)
 }
 
-// Clean implements Target. It looks again until nothing is left: a call that
-// was cut off may still make a pod.
+// Clean implements Target. It lists again until nothing is left: a cancelled call may
+// still make a pod.
 func (c *CRI) Clean(ctx context.Context, run string) (int, error) {
 	cleaned := 0
 	for {
@@ -272,8 +273,8 @@ func (c *CRI) removePod(ctx context.Context, id string) error {
 	return nil
 }
 
-// wrap names the call in an error. A method that the server does not have is
-// [ErrUnsupported].
+// wrap adds the call's name to an error. If the server does not have the method, the
+// error is [ErrUnsupported].
 func wrap(call string, err error) error {
 	switch {
 	case err == nil:

@@ -18,9 +18,9 @@ import (
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
-// Docker is Docker Engine without any CRI: the calls that a pod needs at least.
-// A sandbox is a container on Docker's default network that does nothing, and
-// the containers join its network and IPC namespace.
+// Docker is Docker Engine without any CRI: only the calls that a pod needs. A sandbox
+// is a container on Docker's default network that does nothing; the containers join
+// its network and IPC namespaces.
 type Docker struct {
 	name, endpoint, socket string
 	sandboxImage           string
@@ -31,8 +31,8 @@ type Docker struct {
 
 var _ Target = (*Docker)(nil)
 
-// NewDocker makes a client of a unix:// endpoint. Sandboxes run the command in
-// sandboxImage; an empty command is the image's own.
+// NewDocker returns a client of a unix:// endpoint. Sandboxes run sandboxCommand in
+// sandboxImage; if it is empty, the image's own command.
 func NewDocker(name, endpoint, sandboxImage string, sandboxCommand []string, opts Options) (*Docker, error) {
 	socket, err := SocketPath(endpoint)
 	if err != nil {
@@ -76,7 +76,7 @@ func (d *Docker) HasImage(ctx context.Context, ref string) (bool, error) {
 	return err == nil, err
 }
 
-// EnsureImage implements Target; it ensures the sandboxes' image as well.
+// EnsureImage implements Target; it ensures the sandbox image too.
 func (d *Docker) EnsureImage(ctx context.Context, ref string) error {
 	for _, r := range []string{ref, d.sandboxImage} {
 		has, err := d.HasImage(ctx, r)
@@ -210,8 +210,8 @@ func (d *Docker) OpenLog(_ Pod, id string, _ int) (Log, error) {
 	return &dockerLog{client: d.client, id: id}, nil
 }
 
-// Read implements Target. Docker alone has nothing to compare a list to: it is
-// the floor of pods only.
+// Read implements Target. Docker alone has nothing comparable to the CRI's reads: it
+// is a lower bound only for the work on pods.
 func (d *Docker) Read(context.Context, Read, string, string) (int, error) {
 	return 0, ErrUnsupported
 }
@@ -228,8 +228,8 @@ func (d *Docker) Clean(ctx context.Context, run string) (int, error) {
 		if err != nil {
 			return cleaned, fmt.Errorf("list containers: %w", err)
 		}
-		// A CRI runtime on the same engine may pass the labels of its pods on.
-		// Those are for it to remove.
+		// A CRI runtime on the same engine may copy its pods' labels to containers,
+		// which that runtime must remove.
 		var ids []string
 		for _, c := range list {
 			if isRawPod(c.Names) {

@@ -12,7 +12,7 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 )
 
-// isRawPod says whether one of a container's names is one that [Docker] gives.
+// isRawPod reports whether one of a container's names was given by [Docker].
 func isRawPod(names []string) bool {
 	for _, n := range names {
 		if strings.HasPrefix(strings.TrimPrefix(n, "/"), "cribench_") {
@@ -22,7 +22,7 @@ func isRawPod(names []string) bool {
 	return false
 }
 
-// dockerLog counts the lines that Docker's own logs call gives.
+// dockerLog counts the lines that Docker's logs call returns.
 type dockerLog struct {
 	client *client.Client
 	id     string
@@ -38,7 +38,7 @@ func (l *dockerLog) Wait(ctx context.Context, lines int) error {
 	counter := &lineCounter{want: lines}
 	_, err = stdcopy.StdCopy(counter, counter, body)
 	if counter.want <= 0 {
-		return nil // the counter ended the copy
+		return nil // the counter stopped the copy
 	}
 	if err == nil {
 		err = io.ErrUnexpectedEOF

@@ -22,8 +22,8 @@ type fileLog struct {
 	buffer  []byte
 }
 
-// openFileLog watches the file's directory, which must exist. Watching before
-// the container starts is what makes the first line's time exact.
+// openFileLog watches the file's directory, which must exist. The time of the first
+// line is exact because the watch begins before the container starts.
 func openFileLog(path string) (*fileLog, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -54,7 +54,7 @@ func (l *fileLog) Wait(ctx context.Context, lines int) error {
 	}
 }
 
-// read counts the lines that were added.
+// read counts the new lines.
 func (l *fileLog) read() error {
 	if l.file == nil {
 		f, err := os.Open(l.path)
@@ -81,8 +81,8 @@ func (l *fileLog) read() error {
 	}
 }
 
-// watchTarget watches the file as well if it is a link: writing to what a link
-// leads to is no event in the link's directory.
+// watchTarget also watches the target if the file is a link: a write to it causes no
+// event in the link's directory.
 func (l *fileLog) watchTarget() error {
 	real, err := filepath.EvalSymlinks(l.path)
 	if err != nil || real == l.path {

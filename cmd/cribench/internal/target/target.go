@@ -11,26 +11,26 @@ import (
 
 // Labels of everything that a run makes.
 const (
-	// LabelMade is "true" on all of it.
+	// LabelMade is always "true".
 	LabelMade = "cribench.made"
-	// LabelRun is the run's own name.
+	// LabelRun is the name of the run.
 	LabelRun = "cribench.run"
 )
 
-// ErrUnsupported is returned for what a target cannot do at all.
+// ErrUnsupported is returned for calls that a target does not support.
 var ErrUnsupported = errors.New("not supported by this target")
 
 // Pod is a pod to be made. Its containers are numbered from 0.
 type Pod struct {
 	Name string
-	// LogDir is where the runtime is to write the containers' logs.
+	// LogDir is the directory for the containers' logs.
 	LogDir string
 }
 
-// Read is a read-only call over what is there.
+// Read is a read-only call about existing objects.
 type Read string
 
-// The reads. Those of one object get the first ID of a kind.
+// The reads. Lists ignore the IDs given to Target.Read.
 const (
 	ListContainers  Read = "list containers"
 	ListSandboxes   Read = "list sandboxes"
@@ -40,18 +40,18 @@ const (
 	SandboxStats    Read = "list sandbox stats"
 )
 
-// Reads are all of them, in the order of a report.
+// Reads lists all reads, in the order of a report.
 var Reads = []Read{ListContainers, ListSandboxes, ContainerStatus, SandboxStatus, ContainerStats, SandboxStats}
 
-// Target is something that runs pods. Its methods are safe for concurrent use;
-// they block until done, and their errors name the call.
+// Target runs pods. Its methods are safe for concurrent use; they block until done,
+// and their errors name the call.
 type Target interface {
 	Name() string
 	Describe(ctx context.Context) (result.Target, error)
-	// Sockets are the paths of the unix sockets that it is reached by.
+	// Sockets returns the paths of the target's unix sockets.
 	Sockets() []string
 
-	// EnsureImage pulls an image unless it is there.
+	// EnsureImage pulls an image unless the target has it.
 	EnsureImage(ctx context.Context, image string) error
 	HasImage(ctx context.Context, image string) (bool, error)
 	PullImage(ctx context.Context, image string) error
@@ -65,29 +65,29 @@ type Target interface {
 	StopSandbox(ctx context.Context, id string) error
 	RemoveSandbox(ctx context.Context, id string) error
 
-	// Exec runs a command in a container and gives its standard output. A
-	// command that fails is an error.
+	// Exec runs a command in a container and returns its standard output. A failed
+	// command is an error.
 	Exec(ctx context.Context, id string, command []string) ([]byte, error)
-	// OpenLog prepares to follow a container's log from its first line; called
-	// before the start, no time is lost later.
+	// OpenLog prepares to follow a container's log from its first line. Call it
+	// before the container starts, so that it takes no time later.
 	OpenLog(pod Pod, id string, number int) (Log, error)
-	// Read makes one read and says how many objects the answer has.
+	// Read makes one read and returns the number of objects in the answer.
 	Read(ctx context.Context, read Read, sandboxID, containerID string) (int, error)
 
-	// Clean removes what a run has made, of all runs if run is empty, and says
-	// how many pods that was. What is gone already is no error.
+	// Clean removes what a run has made, or what all runs have made if run is
+	// empty, and returns the number of pods. Objects already gone are not errors.
 	Clean(ctx context.Context, run string) (int, error)
 	Close() error
 }
 
 // Log is the log of one container.
 type Log interface {
-	// Wait blocks until so many lines have been written since the start.
+	// Wait blocks until the log has that many lines since the start.
 	Wait(ctx context.Context, lines int) error
 	Close() error
 }
 
-// Options are what all targets of a run share.
+// Options are shared by all targets of a run.
 type Options struct {
 	Run          string
 	Image        string
@@ -98,7 +98,7 @@ func (o Options) labels() map[string]string {
 	return map[string]string{LabelMade: "true", LabelRun: o.Run}
 }
 
-// selector are the labels to clean by.
+// selector returns the labels that select what to clean.
 func selector(run string) map[string]string {
 	s := map[string]string{LabelMade: "true"}
 	if run != "" {
@@ -107,7 +107,7 @@ func selector(run string) map[string]string {
 	return s
 }
 
-// SocketPath is the path of a unix:// endpoint.
+// SocketPath returns the path of a unix:// endpoint.
 func SocketPath(endpoint string) (string, error) {
 	path, ok := strings.CutPrefix(endpoint, "unix://")
 	if !ok || !strings.HasPrefix(path, "/") {
