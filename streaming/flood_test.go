@@ -10,14 +10,17 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/tools/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/streaming/guard"
 )
 
 // floods are what a client without a token can leave the server waiting for.
@@ -85,21 +88,45 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// A valid token is served while others flood without end.
+// attackAddr has the address that a child of the test floods.
+const attackAddr = "STREAMING_TEST_ATTACK"
+
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(attackAddr); addr != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		attack(ctx, addr)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A valid token is served while another user floods without end.
 func TestExecDuringFlood(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to become another user")
+	}
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	t.Run("flooded", func(t *testing.T) {
 		s := start(t, Config{MaxWaiting: 64}, echoRuntime())
-		ctx, stop := context.WithCancel(t.Context())
-		var attackers sync.WaitGroup
-		for range 4 {
-			attackers.Go(func() { attack(ctx, s.URL().Host) })
+		var attackers []*exec.Cmd
+		for range 2 {
+			child := exec.Command("/proc/self/exe")
+			child.Env = []string{attackAddr + "=" + s.URL().Host}
+			child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}
+			if err := child.Start(); err != nil {
+				t.Fatal(err)
+			}
+			attackers = append(attackers, child)
 		}
+		eventually(t, "as many connections as may wait do", func() bool { return s.listener.(*guard.Listener).Pending() >= 64 })
 		for range 10 {
 			execEcho(t, s)
 		}
-		stop()
-		attackers.Wait()
+		for _, child := range attackers {
+			_ = child.Process.Kill()
+			_ = child.Wait()
+		}
 	})
 	noLeak(t, goroutines, files)
 }

@@ -40,7 +40,7 @@ func TestImageReferences(t *testing.T) {
 	}
 	hex := strings.TrimPrefix(id, "sha256:")
 	for _, ref := range []string{
-		hex, hex[:12], "nginx:1", "docker.io/library/nginx:1", "index.docker.io/library/nginx:1",
+		hex, hex[:12], hex[:3], "nginx:1", "docker.io/library/nginx:1", "index.docker.io/library/nginx:1",
 		"nginx@" + digest, "docker.io/library/nginx:2@" + digest,
 	} {
 		got, ok, err := f.Image(t.Context(), ref)
@@ -51,7 +51,7 @@ func TestImageReferences(t *testing.T) {
 			t.Errorf("%s is another image:\n%s", ref, diff)
 		}
 	}
-	for _, ref := range []string{"nginx", "nginx:2", hex[:11], "other@" + digest, strings.Repeat("0", 64)} {
+	for _, ref := range []string{"nginx", "nginx:2", hex[:2], "other@" + digest, strings.Repeat("0", 64)} {
 		if got, ok, err := f.Image(t.Context(), ref); err != nil || ok {
 			t.Errorf("%s: %+v, %v", ref, got, err)
 		}

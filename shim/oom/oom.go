@@ -1,11 +1,15 @@
-// Package oom learns from the control groups of running containers whom the
-// kernel's OOM killer has hit. The count that the kernel keeps there is exact, but
-// it goes with the group, soon after the exit: a change of it is read at once.
+// Package oom learns from the control groups of running containers which of them
+// the kernel's OOM killer has hit. The kernel keeps an exact count there, but the
+// count goes with the group, soon after the exit, so a change is read at once. On
+// cgroup v1 the kernel's notices also tell what a count that is gone no longer
+// can: a group is notified when it is out of memory, and once more when it is
+// removed.
 package oom
 
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -41,10 +45,11 @@ type Watcher struct {
 // group is the memory control group of one run of a container. Watcher's mutex
 // guards it.
 type group struct {
-	counter int // descriptor of the count; -1 once it is closed
-	notice  int // eventfd on cgroup v1, else counter
-	killed  bool
-	looking bool
+	counter  int  // descriptor of the count; -1 once it is closed
+	notice   int  // eventfd on cgroup v1, else counter
+	notified bool // v1: there was a notice while the group was there, so of an OOM
+	killed   bool
+	looking  bool
 }
 
 // New makes a Watcher, which needs one descriptor, and one or two more for each
@@ -198,8 +203,12 @@ func (g *group) look() (done bool) {
 	}
 	content := make([]byte, 512)
 	n, err := unix.Pread(g.counter, content, 0)
-	if err != nil {
-		return !errors.Is(err, unix.EINTR) // ENODEV
+	if errors.Is(err, unix.EINTR) {
+		return false
+	}
+	if err != nil { // ENODEV
+		g.killed = g.notified || g.notices() > 1
+		return true
 	}
 	for line := range bytes.Lines(content[:n]) {
 		if number, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
@@ -208,6 +217,19 @@ func (g *group) look() (done bool) {
 		}
 	}
 	return g.killed
+}
+
+// notices counts those of cgroup v1 that nobody has read. The removal of the group
+// makes one.
+func (g *group) notices() uint64 {
+	if g.notice == g.counter {
+		return 0
+	}
+	var count [8]byte
+	if n, err := unix.Read(g.notice, count[:]); err != nil || n != len(count) {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(count[:])
 }
 
 // Run reads notices until ctx ends; then it returns nil and watches nothing any
@@ -270,6 +292,8 @@ func (w *Watcher) follow(ctx context.Context, g *group) {
 		done := g.look()
 		if done {
 			w.release(g)
+		} else if g.notice != g.counter {
+			g.notified = true
 		}
 		g.looking = !done && pause <= lastLook
 		again := g.looking
