@@ -36,7 +36,7 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	if !ok || !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("endpoint %q: %w: want unix:///absolute/path", endpoint, errdefs.ErrInvalidArgument)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as /run; the socket has its own mode
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
 	if err := removeStale(ctx, path); err != nil {
@@ -46,7 +46,7 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint, err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // the group of the socket is root's, or who the administrator makes it
 		return nil, errors.Join(fmt.Errorf("mode of the socket: %w", err), l.Close())
 	}
 	return l, nil

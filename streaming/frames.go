@@ -243,7 +243,7 @@ func (c *channelFormat) next(r *bufio.Reader) ([]byte, int, error) {
 		if length >= ws16Bits {
 			return nil, 0, errProtocol
 		}
-		return wsHead(start[0], length), int(length), nil //nolint:gosec // it is below 126
+		return wsHead(start[0], length), int(length), nil
 	}
 	b, err := r.ReadByte()
 	if err != nil {
@@ -263,13 +263,13 @@ func (c *channelFormat) piece() ([]byte, int, error) {
 	if c.opcode == 0 {
 		c.opcode = wsBinary // the library takes continuations as messages too
 	}
-	return append(wsHead(wsFinal|c.opcode, n+1), c.channel), int(n), nil //nolint:gosec // it is at most maxPiece
+	return append(wsHead(wsFinal|c.opcode, n+1), c.channel), int(n), nil
 }
 
 // wsLength is a frame's length, of which the head has 7 bits, or says where it is.
 func wsLength(r io.Reader, short byte) (uint64, error) {
 	var b [8]byte
-	at := 8
+	var at int
 	switch short {
 	case ws16Bits:
 		at = 6
@@ -286,7 +286,7 @@ func wsLength(r io.Reader, short byte) (uint64, error) {
 
 // wsHead is the head of a frame of at most 64 KiB whose mask changes nothing.
 func wsHead(first byte, length uint64) []byte {
-	head := []byte{first, wsMasked | byte(length)}
+	head := []byte{first, wsMasked | byte(length)} //nolint:gosec // replaced below where it does not fit
 	if length >= ws16Bits {
 		head[1] = wsMasked | ws16Bits
 		head = binary.BigEndian.AppendUint16(head, uint16(length)) //nolint:gosec // at most 64 KiB

@@ -16,7 +16,7 @@ import (
 // lockRoot takes the root directory for this process alone: two adapters on one
 // state would undo each other's work.
 func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a flag names the directory
 	if err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)
 	}
@@ -65,7 +65,7 @@ type engineData struct {
 // before. It is called at each connect, as the engine may be another one. One
 // that is taken ends this process.
 func (d *engineData) claim(ctx context.Context, path string) error {
-	dir, err := os.Open(path)
+	dir, err := os.Open(path) //nolint:gosec // a flag names the directory
 	if err != nil {
 		klog.FromContext(ctx).Info("Nothing keeps another cridock off this engine: its data is not visible here", "directory", path, "err", err)
 		return nil

@@ -103,7 +103,7 @@ func (s *Store) prepare() error {
 		}
 	}
 	// One that an earlier cridock has mounted was open to all.
-	if err := os.Chmod(string(s.dir), 0o700); err != nil {
+	if err := os.Chmod(string(s.dir), 0o700); err != nil { //nolint:gosec // a directory, to be entered by root
 		return err
 	}
 	return s.dir.MkdirAll(noLayer, 0o755)

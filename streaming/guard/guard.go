@@ -148,5 +148,5 @@ func FileLimit() int {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 1024 // the least that systemd gives
 	}
-	return int(min(limit.Cur, math.MaxInt32)) //nolint:gosec // it fits
+	return int(min(limit.Cur, math.MaxInt32))
 }
