@@ -226,7 +226,7 @@ func TestProbesAreRemoved(t *testing.T) {
 	n.docker.FailNext("container archive", 1, http.StatusInternalServerError, "input/output error")
 	n.docker.FailNext("container remove", 1, http.StatusInternalServerError, "device or resource busy")
 	_, err := n.tryCreate(pod, containerConfig("main", "sleep", "1"))
-	wantCode(t, err, codes.Internal, "input/output error", "busy")
+	wantCode(t, err, codes.Internal, "accounts of image", "busy")
 	if len(n.docker.Containers()) != len(before.Containers)+1 {
 		t.Fatal("no probe was left; this test tests nothing")
 	}
@@ -244,8 +244,8 @@ func TestProbesAreRemoved(t *testing.T) {
 			t.Errorf("user (-want +got):\n%s", diff)
 		}
 	}
-	if got := n.docker.Calls()["container archive"]; got != 2 {
-		t.Errorf("%d files were read from the image, want 2 once", got)
+	if got := n.docker.Calls()["container archive"]; got != 4 {
+		t.Errorf("%d calls for files of the image, want 4: each of 2 is looked at and read once", got)
 	}
 }
 
