@@ -52,9 +52,9 @@ var logTricks = map[string]string{
 // logAttack are containers whose logs are replaced by themselves.
 type logAttack struct {
 	*cridock
-	ctrs           map[string]*ctr
-	out, victim    string
-	before, secret any
+	ctrs        map[string]*ctr
+	out, victim string
+	before      any
 }
 
 func newLogAttack(t *testing.T, c *cridock) *logAttack {

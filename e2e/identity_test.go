@@ -345,22 +345,22 @@ func parseIdentity(t testing.TB, text string) (id identity) {
 // the way to a USER of any text.
 func (p *pod) identityImage(tc identityCase) string {
 	p.t.Helper()
-	var made struct{ Id string }
+	var made struct{ ID string }
 	p.docker.must(p.t, http.MethodPost, "/containers/create", map[string]any{"Image": p.image, "Cmd": []string{"true"}}, &made)
-	defer p.docker.must(p.t, http.MethodDelete, "/containers/"+made.Id, nil, nil)
+	defer p.docker.must(p.t, http.MethodDelete, "/containers/"+made.ID, nil, nil)
 	files := map[string]string{"etc/passwd": "file:" + tc.passwd, "etc/group": "file:" + tc.group}
 	for name, target := range tc.links {
 		files[name] = target
 	}
 	header := http.Header{"Content-Type": {"application/x-tar"}}
-	if _, err := p.docker.call(http.MethodPut, "/containers/"+made.Id+"/archive?path=/", header, tarOf(p.t, files)); err != nil {
+	if _, err := p.docker.call(http.MethodPut, "/containers/"+made.ID+"/archive?path=/", header, tarOf(p.t, files)); err != nil {
 		p.t.Fatal(err)
 	}
 	name := fmt.Sprintf("localhost/e2e/identity:%d", podCount.Add(1))
 	repo, tag, _ := strings.Cut(name, ":")
-	var image struct{ Id string }
-	p.docker.must(p.t, http.MethodPost, "/commit?container="+made.Id+"&repo="+url.QueryEscape(repo)+"&tag="+tag, map[string]any{"User": tc.user}, &image)
-	p.t.Cleanup(func() { p.docker.removeImage(p.t, image.Id) })
+	var image struct{ ID string }
+	p.docker.must(p.t, http.MethodPost, "/commit?container="+made.ID+"&repo="+url.QueryEscape(repo)+"&tag="+tag, map[string]any{"User": tc.user}, &image)
+	p.t.Cleanup(func() { p.docker.removeImage(p.t, image.ID) })
 	eventually(p.t, "the image is known", time.Minute, func() bool { return p.imageStatus(p.t, name) != nil })
 	return name
 }

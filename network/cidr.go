@@ -162,10 +162,10 @@ func (c *CNI) renderTemplate(ranges []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("CNI configuration template %s: %w", c.cfg.ConfTemplate, err)
 	}
-	if now, err := os.ReadFile(file); err == nil && bytes.Equal(now, data) {
+	if now, err := os.ReadFile(file); err == nil && bytes.Equal(now, data) { //nolint:gosec // a flag names the directory
 		return nil
 	}
-	if err := os.MkdirAll(c.cfg.ConfDir, 0o755); err != nil {
+	if err := os.MkdirAll(c.cfg.ConfDir, 0o755); err != nil { //nolint:gosec // network add-ons make it like this
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	if err := writeFileAtomically(file, file+".tmp", data, 0o644); err != nil {

@@ -115,6 +115,9 @@ func pluginError(err error, stdout []byte, stderr string) error {
 	}
 	reported := &types.Error{}
 	if json.Unmarshal(stdout, reported) == nil && (reported.Msg != "" || reported.Code != 0) {
+		if reported.Msg == "" {
+			reported.Msg = fmt.Sprintf("error code %d", reported.Code) // its text would be empty
+		}
 		reported.Msg, reported.Details = shortened(reported.Msg), shortened(reported.Details)
 		return reported
 	}

@@ -143,6 +143,7 @@ func FuzzConfFile(f *testing.F) {
 // an event, and valid text.
 func FuzzPluginError(f *testing.F) {
 	f.Add([]byte(`{"code":11,"msg":"try again","details":"x"}`), "")
+	f.Add([]byte(`{"code":7}`), "")
 	f.Add([]byte("\xff"), "panic: \xfe")
 	f.Add([]byte(`{"msg":"`+strings.Repeat("a", 4096)+`"}`), "")
 	f.Fuzz(func(t *testing.T, stdout []byte, stderr string) {

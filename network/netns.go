@@ -30,10 +30,10 @@ func PinNetNS(pid int, path string) error {
 	if err := UnpinNetNS(path); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as ip-netns(8) makes it; a namespace needs privileges to be entered
 		return fmt.Errorf("pin network namespace: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444) //nolint:gosec // an empty file to mount on, as the namespace that hides it
 	if err != nil {
 		return fmt.Errorf("pin network namespace: %w", err)
 	}
@@ -91,7 +91,7 @@ func isNamespace(path string) bool {
 // of the process stays in its own namespace; fn must do its work on the goroutine
 // that calls it and must not end it.
 func InNetNS(path string, fn func() error) error {
-	target, err := os.Open(path)
+	target, err := os.Open(path) //nolint:gosec // a pin, or a namespace of a process that Docker names
 	if err != nil {
 		return fmt.Errorf("open network namespace: %w", err)
 	}

@@ -69,10 +69,10 @@ func sysctlFile(name string) (string, error) {
 
 // writeSysctl writes the value unless it is already set.
 func writeSysctl(file, value string) error {
-	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == value {
+	if now, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(now)) == value { //nolint:gosec // sysctlFile has checked that it is below /proc/sys/net
 		return nil
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // sysctlFile has checked that it is below /proc/sys/net
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func mountSpecDir(c *engine.Capabilities) string {
 		return ""
 	}
 	dir := c.CDISpecDirs[len(c.CDISpecDirs)-1]
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the directory of all vendors, which programs without root read too
 		klog.ErrorS(err, "Cannot create the directory for CDI specifications: mounts cannot have mount_options", "dir", dir)
 		return ""
 	}

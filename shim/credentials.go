@@ -54,7 +54,7 @@ func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig
 // credential helpers that it names. It reads the file each time, as logins change
 // it; a missing file means no credentials. Errors never contain credentials.
 func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // a flag names the file
 	if errors.Is(err, fs.ErrNotExist) {
 		return types.AuthConfig{}, nil
 	}

@@ -28,7 +28,7 @@ esac
 // TestNodeCredentials: a pull without credentials gets the node's.
 func TestNodeCredentials(t *testing.T) {
 	n := newNode(t, func(n *node) { n.cfg.DockerConfig = filepath.Join(n.dir, "config.json") })
-	n.must(os.WriteFile(filepath.Join(n.dir, "docker-credential-test"), []byte(helper), 0o700)) //nolint:gosec // it is to be run
+	n.must(os.WriteFile(filepath.Join(n.dir, "docker-credential-test"), []byte(helper), 0o700))
 	t.Setenv("PATH", n.dir+":"+os.Getenv("PATH"))
 	var got registry.AuthConfig
 	for _, image := range []string{"registry.test/app:1", "helped.test/app:1", "missing.test/app:1", "broken.test/app:1", "app:1"} {

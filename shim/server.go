@@ -38,7 +38,7 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	if !ok || !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("endpoint %q: %w: want unix:///absolute/path", endpoint, errdefs.ErrInvalidArgument)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as /run; the socket has its own mode
 		return nil, fmt.Errorf("create the socket's directory: %w", err)
 	}
 	if err := removeStale(ctx, path); err != nil {
@@ -48,7 +48,7 @@ func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint, err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // the group of the socket is root's, or who the administrator makes it
 		return nil, errors.Join(fmt.Errorf("set the socket's mode: %w", err), l.Close())
 	}
 	return l, nil

@@ -94,8 +94,8 @@ const attackAddr = "STREAMING_TEST_ATTACK"
 func TestMain(m *testing.M) {
 	if addr := os.Getenv(attackAddr); addr != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
 		attack(ctx, addr)
+		cancel()
 		return
 	}
 	os.Exit(m.Run())

@@ -244,7 +244,7 @@ func (c *channelFormat) next(r *bufio.Reader) ([]byte, int, error) {
 		if length >= ws16Bits {
 			return nil, 0, errProtocol
 		}
-		return wsHead(start[0], length), int(length), nil //nolint:gosec // it is below 126
+		return wsHead(start[0], length), int(length), nil
 	}
 	b, err := r.ReadByte()
 	if err != nil {
@@ -264,14 +264,14 @@ func (c *channelFormat) piece() ([]byte, int, error) {
 	if c.opcode == 0 {
 		c.opcode = wsBinary // the library takes continuations as messages too
 	}
-	return append(wsHead(wsFinal|c.opcode, n+1), c.channel), int(n), nil //nolint:gosec // it is at most maxPiece
+	return append(wsHead(wsFinal|c.opcode, n+1), c.channel), int(n), nil
 }
 
 // wsLength returns a frame's length: short, the 7 bits in the head, or the longer
 // field that short announces.
 func wsLength(r io.Reader, short byte) (uint64, error) {
 	var b [8]byte
-	at := 8
+	var at int
 	switch short {
 	case ws16Bits:
 		at = 6
@@ -288,7 +288,7 @@ func wsLength(r io.Reader, short byte) (uint64, error) {
 
 // wsHead returns the head of a frame of at most 64 KiB with a mask of zeros.
 func wsHead(first byte, length uint64) []byte {
-	head := []byte{first, wsMasked | byte(length)}
+	head := []byte{first, wsMasked | byte(length)} //nolint:gosec // replaced below where it does not fit
 	if length >= ws16Bits {
 		head[1] = wsMasked | ws16Bits
 		head = binary.BigEndian.AppendUint16(head, uint16(length)) //nolint:gosec // at most 64 KiB

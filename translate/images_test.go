@@ -241,7 +241,7 @@ func TestPullError(t *testing.T) {
 		fmt.Errorf("docker broke the connection: %w: connection reset by peer", errdefs.ErrUnavailable),
 		fmt.Errorf("%w: unexpected EOF: no space left on device", errdefs.ErrResourceExhausted),
 	} {
-		if got := PullError(err); got != err {
+		if got := PullError(err); !errors.Is(got, err) || got.Error() != err.Error() {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

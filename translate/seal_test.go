@@ -41,7 +41,7 @@ func TestSeal(t *testing.T) {
 	if _, err := NewSeal(make([]byte, 31)); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a key of 31 bytes: %v", err)
 	}
-	if got := fmt.Sprintf("%v %+v %s", testSeal, fullHost, testSeal); strings.Contains(got, "the key") || strings.Contains(got, fmt.Sprint([]byte("the key"))) {
+	if got := fmt.Sprintf("%v %+v %s", testSeal, fullHost, testSeal); strings.Contains(got, "the key") || strings.Contains(got, fmt.Sprintf("%d", []byte("the key"))) {
 		t.Errorf("the key is printed: %s", got)
 	}
 	for kind, create := range map[Kind]func(testing.TB) container.InspectResponse{KindSandbox: createdSandbox, KindContainer: createdContainer} {

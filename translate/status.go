@@ -214,7 +214,7 @@ func adoptedPorts(bindings nat.PortMap) []*runtimeapi.PortMapping {
 				continue
 			}
 			out = append(out, &runtimeapi.PortMapping{
-				Protocol: runtimeapi.Protocol(protocol), ContainerPort: int32(port.Int()), HostPort: int32(hostPort), HostIp: b.HostIP,
+				Protocol: runtimeapi.Protocol(protocol), ContainerPort: int32(port.Int()), HostPort: int32(hostPort), HostIp: b.HostIP, //nolint:gosec // a port, 0 if Docker's is none
 			})
 		}
 	}
@@ -411,7 +411,7 @@ func readState(out *Container, in container.InspectResponse) {
 		return
 	}
 	out.FinishedAt = unixNano(state.FinishedAt)
-	out.ExitCode = int32(state.ExitCode)
+	out.ExitCode = int32(state.ExitCode) //nolint:gosec // an exit code
 	out.OOMKilled = state.OOMKilled
 	out.StartFailed = startFailed(state)
 	out.Message = state.Error

@@ -60,7 +60,7 @@ func (d ownDir) prepare() error {
 	if err := checkPath(filepath.Dir(path)); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as /var/lib; the directory itself gets its own mode
 		return err
 	}
 	if err := os.Mkdir(path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {

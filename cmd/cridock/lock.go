@@ -16,7 +16,7 @@ import (
 // lockRoot locks the root directory for this process: two adapters with the same
 // state would undo each other's work.
 func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a flag names the directory
 	if err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)
 	}
@@ -66,7 +66,7 @@ type engineData struct {
 // called at each connect, as the engine may have changed. If another cridock holds
 // the lock, claim ends this process.
 func (d *engineData) claim(ctx context.Context, path string) error {
-	dir, err := os.Open(path)
+	dir, err := os.Open(path) //nolint:gosec // a flag names the directory
 	if err != nil {
 		klog.FromContext(ctx).Info("Cannot protect the engine from a second cridock: its data directory is not accessible here", "directory", path, "err", err)
 		return nil

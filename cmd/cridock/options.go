@@ -255,7 +255,7 @@ func verbosityOf(level string) string {
 // applyFile sets the flags that are not on the command line from a YAML file whose
 // keys are flag names. An unknown key is an error.
 func applyFile(f *pflag.FlagSet, path string) error {
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // a flag names the file
 	if err != nil {
 		return fmt.Errorf("config: %w", err)
 	}

@@ -32,7 +32,7 @@ func loadSeal(rootDir string) (*translate.Seal, error) {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("key of the seal %s: its mode is %v; want a file that only its owner can read and write", path, info.Mode())
 	}
-	key, err := os.ReadFile(path)
+	key, err := os.ReadFile(path) //nolint:gosec // in the root directory
 	if err != nil {
 		return nil, fmt.Errorf("key of the seal: %w", err)
 	}

@@ -110,7 +110,7 @@ func copyFile(ctx context.Context, to string, in *os.File) error {
 }
 
 func create(path string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a fixed name in a new directory of root's
 	if err != nil {
 		return err
 	}

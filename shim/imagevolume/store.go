@@ -102,7 +102,7 @@ func (s *Store) prepare() error {
 		}
 	}
 	// A tmpfs mounted by an earlier cridock was accessible to all users.
-	if err := os.Chmod(string(s.dir), 0o700); err != nil {
+	if err := os.Chmod(string(s.dir), 0o700); err != nil { //nolint:gosec // a directory, to be entered by root
 		return err
 	}
 	return s.dir.MkdirAll(noLayer, 0o755)

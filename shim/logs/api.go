@@ -206,7 +206,7 @@ func (s *apiStream) next() error {
 	if header[0] > 2 || size > maxRecord {
 		return fmt.Errorf("not a frame of a multiplexed stream: % x", header)
 	}
-	if uint32(cap(s.payload)) < size {
+	if cap(s.payload) < int(size) {
 		s.payload = make([]byte, size)
 	}
 	s.payload = s.payload[:size]

@@ -60,7 +60,8 @@ type follower struct {
 	draining atomic.Bool   // the container has exited: the next API stream opened is the last
 	kick     chan struct{} // ends the goroutine's pause
 	// lagOffset is the number of consumed bytes of the file lagInode, for Stats.
-	lagOffset, lagInode atomic.Uint64
+	lagOffset atomic.Int64
+	lagInode  atomic.Uint64
 
 	// turn is the lock for all below; a channel, so that a context can end the wait.
 	turn chan struct{}
@@ -193,7 +194,7 @@ func (f *follower) commit(consumed, out []byte, did batch) error {
 	f.count.lines.Add(uint64(did.lines))
 	f.count.malformed.Add(uint64(did.malformed))
 	f.count.sourceBytes.Add(uint64(len(consumed)))
-	f.lagOffset.Store(uint64(f.off))
+	f.lagOffset.Store(f.off)
 	return nil
 }
 
@@ -228,7 +229,7 @@ func (f *follower) switchFile() {
 // seek makes reading continue at offset off of cur.
 func (f *follower) seek(off int64) {
 	f.off = off
-	f.lagOffset.Store(uint64(off))
+	f.lagOffset.Store(off)
 	f.lagInode.Store(f.cur.id.ino)
 }
 

@@ -31,7 +31,7 @@ type dockerFile struct {
 }
 
 func openDockerFile(path string) (*dockerFile, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // Docker names its own file
 	if err != nil {
 		return nil, err
 	}

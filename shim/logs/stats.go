@@ -58,7 +58,7 @@ func (f *follower) lag() int64 {
 	if f.src.DockerLog == "" || f.api.Load() {
 		return 0
 	}
-	inode, offset := f.lagInode.Load(), int64(f.lagOffset.Load())
+	inode, offset := f.lagInode.Load(), f.lagOffset.Load()
 	var sum int64
 	for n := 0; ; n++ {
 		info, err := os.Stat(rotatedPath(f.src.DockerLog, n))

@@ -44,8 +44,8 @@ func (w *watcher) arm(dir string, f *follower) error {
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
-	w.armed[int32(wd)] = f
-	f.watch = int32(wd)
+	w.armed[int32(wd)] = f //nolint:gosec // the kernel numbers watches with 32 bits
+	f.watch = int32(wd)    //nolint:gosec // the kernel numbers watches with 32 bits
 	return nil
 }
 
@@ -58,7 +58,7 @@ func (w *watcher) disarm(f *follower) {
 	}
 	delete(w.armed, f.watch)
 	// An error means that the watch has just fired.
-	_, _ = unix.InotifyRmWatch(w.fd, uint32(f.watch))
+	_, _ = unix.InotifyRmWatch(w.fd, uint32(f.watch)) //nolint:gosec // the kernel numbers watches with 32 bits
 }
 
 // run calls wake for each follower whose watch has fired, until close.
@@ -85,7 +85,7 @@ func (w *watcher) fired(buf []byte) []*follower {
 	defer w.mu.Unlock()
 	var woken []*follower
 	for len(buf) >= unix.SizeofInotifyEvent {
-		wd := int32(binary.NativeEndian.Uint32(buf))
+		wd := int32(binary.NativeEndian.Uint32(buf)) //nolint:gosec // the kernel numbers watches with 32 bits
 		mask := binary.NativeEndian.Uint32(buf[4:])
 		name := binary.NativeEndian.Uint32(buf[12:])
 		buf = buf[unix.SizeofInotifyEvent+name:]

@@ -88,7 +88,7 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name string) erro
 		g.close()
 		return nil
 	}
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(g.notice)}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(g.notice)} //nolint:gosec // a file descriptor
 	if g.notice == g.counter {
 		event.Events = unix.EPOLLPRI | unix.EPOLLET
 	}
@@ -96,8 +96,8 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name string) erro
 		g.close()
 		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
-	w.groups[containerID], w.events[int32(g.notice)] = g, g
-	g.look() // earlier kills caused no notification
+	w.groups[containerID], w.events[int32(g.notice)] = g, g //nolint:gosec // a file descriptor
+	g.look()                                                // earlier kills caused no notification
 	return nil
 }
 
@@ -171,7 +171,7 @@ func (w *Watcher) release(g *group) {
 	if g.counter < 0 {
 		return
 	}
-	delete(w.events, int32(g.notice))
+	delete(w.events, int32(g.notice))                //nolint:gosec // a file descriptor
 	_ = w.control(unix.EPOLL_CTL_DEL, g.notice, nil) // closing would remove it as well
 	g.close()
 }

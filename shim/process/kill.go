@@ -234,7 +234,7 @@ func awaitDeath(tree map[int]*proc) error {
 	deadline := time.Now().Add(deathTimeout)
 	for pid, p := range tree {
 		for {
-			ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+			ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
 			n, err := unix.Poll(ready, max(int(time.Until(deadline).Milliseconds()), 0))
 			if errors.Is(err, unix.EINTR) {
 				continue

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -226,7 +227,7 @@ func readProcesses(dir string, depth int) ([]int, error) {
 	var pids []int
 	err := withFile(unix.AT_FDCWD, dir+"/cgroup.procs", func(content []byte) error {
 		for line := range bytes.Lines(content) {
-			if pid, ok := parseUint(bytes.TrimSpace(line)); ok {
+			if pid, ok := parseUint(bytes.TrimSpace(line)); ok && pid <= math.MaxInt32 {
 				pids = append(pids, int(pid))
 			}
 		}

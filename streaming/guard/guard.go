@@ -150,5 +150,5 @@ func FileLimit() int {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 1024 // systemd's default soft limit
 	}
-	return int(min(limit.Cur, math.MaxInt32)) //nolint:gosec // it fits
+	return int(min(limit.Cur, math.MaxInt32))
 }
