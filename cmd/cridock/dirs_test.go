@@ -69,7 +69,7 @@ var spoiled = map[string]struct {
 		o.endpoint = "unix://" + dir + "/sock/cri.sock"
 		made(t, dir+"/sock", 0o777)
 	}, []string{"container-runtime-endpoint", "/sock", "chmod go-w"}},
-	"one above":                 {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", 0o777) }, []string{"root-directory", "/lib can", "chmod go-w"}},
+	"one above":                 {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", 0o777) }, []string{"root-directory", "/lib is writable", "chmod go-w"}},
 	"one above with sticky bit": {func(t *testing.T, dir string, _ *options) { made(t, dir+"/lib", os.ModeSticky|0o777) }, nil},
 	"one that all can read":     {func(t *testing.T, _ string, o *options) { made(t, o.rootDir, 0o755) }, nil},
 	"a link":                    {func(t *testing.T, _ string, o *options) { linked(t, "real", o.rootDir) }, []string{"root-directory", "symbolic link", "set root-directory"}},
@@ -78,7 +78,7 @@ var spoiled = map[string]struct {
 		_ = os.Remove(dir + "/lib/real")
 	}, []string{"root-directory", "symbolic link"}},
 	"a link above":               {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib") }, nil},
-	"a link to what others have": {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib"); made(t, dir+"/real", 0o777) }, []string{"/real can", "chmod go-w"}},
+	"a link to what others have": {func(t *testing.T, dir string, _ *options) { linked(t, "real", dir+"/lib"); made(t, dir+"/real", 0o777) }, []string{"/real is writable", "chmod go-w"}},
 	"links in a circle": {func(t *testing.T, dir string, _ *options) {
 		if err := os.Symlink("lib", dir+"/lib"); err != nil {
 			t.Fatal(err)
