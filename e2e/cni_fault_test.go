@@ -15,9 +15,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// faultyPlugIn installs a CNI plug-in, and a configuration with it behind all
+// faultyPlugIn installs a CNI plugin, and a configuration with it behind all
 // others, that does for each pod what a shell script says: see behave. Without
-// one it passes the result of the plug-in before it on.
+// one it passes the result of the plugin before it on.
 func (c *cridock) faultyPlugIn(t *testing.T) {
 	t.Helper()
 	script := fmt.Sprintf(`#!/bin/sh
@@ -38,7 +38,7 @@ esac
 	c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+`,{"type": "e2e-faulty"}]}`)
 }
 
-// behave sets what the plug-in does at a verb for a pod; "true" is nothing.
+// behave sets what the plugin does at a verb for a pod; "true" is nothing.
 func (c *cridock) behave(t *testing.T, verb string, m *runtimeapi.PodSandboxMetadata, script string) {
 	t.Helper()
 	path := c.path(verb + "-" + m.Name)
@@ -50,7 +50,7 @@ func (c *cridock) behave(t *testing.T, verb string, m *runtimeapi.PodSandboxMeta
 	}
 }
 
-// cniFault is a way of a plug-in to fail, and what the caller is told of it. One
+// cniFault is a way of a plugin to fail, and what the caller is told of it. One
 // that hangs notes its processes, the shell and its child, in the file $pids.
 type cniFault struct {
 	script, want string
@@ -70,8 +70,8 @@ var (
 )
 
 // faultyCall makes a call that has to fail before its deadline: for the
-// plug-in's reason, named with plug-in, network and pod, and with no process of
-// the plug-in left.
+// plugin's reason, named with plugin, network and pod, and with no process of
+// the plugin left.
 func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniFault, pod *runtimeapi.PodSandboxMetadata, m method[Req, Resp], req Req) {
 	t.Helper()
 	deadline := rpcTimeout
@@ -98,7 +98,7 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	}
 	pids := c.path("pids-" + pod.Name)
 	for _, pid := range strings.Fields(read(t, pids)) {
-		eventually(t, "process "+pid+" of the plug-in is killed", 10*time.Second, func() bool {
+		eventually(t, "process "+pid+" of the plugin is killed", 10*time.Second, func() bool {
 			return c.command("test", "-e", "/proc/"+pid).Run() != nil
 		})
 	}
@@ -107,7 +107,7 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	}
 }
 
-// hangLimit is the deadline of a call to a plug-in that hangs: a tenth of it, as
+// hangLimit is the deadline of a call to a plugin that hangs: a tenth of it, as
 // much as there is to tell the caller, is the time that a pod takes to come and
 // go on this machine.
 func (c *cridock) hangLimit(t *testing.T) time.Duration {
@@ -117,8 +117,8 @@ func (c *cridock) hangLimit(t *testing.T) time.Duration {
 	return max(10*time.Second, 10*time.Since(start))
 }
 
-// TestFaultyADD lets a plug-in fail in every way when a pod is to be attached:
-// what the plug-ins before it did is taken back, and the retry runs.
+// TestFaultyADD lets a plugin fail in every way when a pod is to be attached:
+// what the plugins before it did is taken back, and the retry runs.
 func TestFaultyADD(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -149,7 +149,7 @@ func TestFaultyADD(t *testing.T) {
 	c.checkNothingLeft(t, before)
 }
 
-// TestFaultyDEL lets a plug-in fail in every way when a pod is stopped: the pod
+// TestFaultyDEL lets a plugin fail in every way when a pod is stopped: the pod
 // stays, with its addresses, and a later StopPodSandbox releases them.
 func TestFaultyDEL(t *testing.T) {
 	t.Parallel()

@@ -22,7 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cniBinDir is where Debian's package puts the plug-ins.
+// cniBinDir is where Debian's package puts the plugins.
 const cniBinDir = "/usr/lib/cni"
 
 // cridock is one installation of cridock on a node: its directories, and the
@@ -53,7 +53,7 @@ func (c *cridock) cacheDir() string { return c.path("cni", "cache") }
 func (c *cridock) ipamDir() string  { return c.path("cni", "ipam") }
 func (c *cridock) logFile() string  { return c.path("cridock.log") }
 
-// conflist is the network that cridock's pods join; more plug-ins can be added
+// conflist is the network that cridock's pods join; more plugins can be added
 // in front of portmap.
 func (c *cridock) conflist(more ...string) string {
 	plugins := append([]string{fmt.Sprintf(`{
@@ -76,7 +76,7 @@ func install(n *node, plugin string, flags ...string) (*cridock, error) {
 	}
 	for _, name := range []string{"bridge", "host-local", "portmap", "loopback"} {
 		if _, err := os.Stat(filepath.Join(cniBinDir, name)); err != nil {
-			return nil, fmt.Errorf("needs the CNI plug-ins (Debian: containernetworking-plugins): %w", err)
+			return nil, fmt.Errorf("needs the CNI plugins (Debian: containernetworking-plugins): %w", err)
 		}
 	}
 	return c, c.writeConf(c.conflist())
@@ -307,14 +307,14 @@ func installCridock(t *testing.T, n *node, plugin string, flags ...string) *crid
 	return c
 }
 
-// shared are the nodes of the tests that disturb nobody, by network plug-in.
+// shared are the nodes of the tests that disturb nobody, by network plugin.
 var shared struct {
 	sync.Mutex
 	cridocks map[string]*cridock
 	failed   map[string]error
 }
 
-// sharedCridock returns the shared cridock of a network plug-in.
+// sharedCridock returns the shared cridock of a network plugin.
 func sharedCridock(t *testing.T, plugin string) *cridock {
 	t.Helper()
 	needEngine(t)

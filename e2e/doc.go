@@ -1,5 +1,5 @@
 // Package e2e tests the built cridock: its binary, against real Docker Engines,
-// a real registry and real CNI plug-ins. Nothing in it is a stand-in, and it
+// a real registry and real CNI plugins. Nothing in it is a stand-in, and it
 // imports nothing of cridock's: like a kubelet it knows the CRI, and like an
 // administrator it knows Docker, the network and the file system.
 //

@@ -91,7 +91,7 @@ func (n *node) postTar(t *testing.T, path string, tarArgs ...string) {
 	}
 }
 
-// importRunBase makes a base with what Debian's CNI plug-ins need: a C library
+// importRunBase makes a base with what Debian's CNI plugins need: a C library
 // and iptables.
 func (n *node) importRunBase(t *testing.T, name string) {
 	t.Helper()
@@ -106,7 +106,7 @@ for lib in $(ldd usr/sbin/iptables "$dir"/*.so /usr/lib/cni/bridge /usr/lib/cni/
 done`
 	dir := t.TempDir()
 	if out, err := exec.Command("sh", "-ec", script, "sh", dir).CombinedOutput(); err != nil {
-		t.Fatalf("gather what plug-ins need: %v: %s", err, out)
+		t.Fatalf("gather what plugins need: %v: %s", err, out)
 	}
 	n.postTar(t, "/images/create?fromSrc=-&repo="+url.QueryEscape(name)+"&tag=1", "-C", dir, ".")
 }

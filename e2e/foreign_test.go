@@ -196,7 +196,7 @@ func (f *foreign) start(t *testing.T, c *ctr) error {
 	return err
 }
 
-// pluginsOn runs CNI plug-ins on a node.
+// pluginsOn runs CNI plugins on a node.
 type pluginsOn struct {
 	version.PluginDecoder
 	node *node

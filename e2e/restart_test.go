@@ -123,7 +123,7 @@ func TestStopAfterRestart(t *testing.T) {
 	}
 }
 
-// TestKilledInRunPodSandbox kills cridock while a plug-in runs, and finds its
+// TestKilledInRunPodSandbox kills cridock while a plugin runs, and finds its
 // half made sandbox replaced by the retry, or removable.
 func TestKilledInRunPodSandbox(t *testing.T) {
 	t.Parallel()
@@ -137,7 +137,7 @@ func TestKilledInRunPodSandbox(t *testing.T) {
 			_, err := try(c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 			done <- err
 		}()
-		eventually(t, "the slow plug-in runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
+		eventually(t, "the slow plugin runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
 		c.restart(t, func() { c.plugIn(t, "e2e-slow", "true") })
 		if err := <-done; status.Code(err) != codes.Unavailable {
 			t.Errorf("the call ends with %v", err)
@@ -203,7 +203,7 @@ func TestCallerGoesAway(t *testing.T) {
 		_, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 		done <- err
 	}()
-	eventually(t, "the slow plug-in runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
+	eventually(t, "the slow plugin runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
 	cancel()
 	if err := <-done; status.Code(err) != codes.Canceled {
 		t.Errorf("the call ends with %v", err)

@@ -14,12 +14,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// plugIn makes a CNI plug-in of a shell command that ADD runs; if that succeeds,
-// it passes the result of the plug-in before it on.
+// plugIn makes a CNI plugin of a shell command that ADD runs; if that succeeds,
+// it passes the result of the plugin before it on.
 func (c *cridock) plugIn(t *testing.T, name, add string) {
 	t.Helper()
 	// prevResult is the last thing that libcni writes into the configuration of
-	// this plug-in, which has no other settings.
+	// this plugin, which has no other settings.
 	script := `#!/bin/sh
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}' ;;
@@ -37,14 +37,14 @@ esac
 }
 
 // useConf changes the configuration and waits until cridock has read it, which
-// shows by its plug-ins.
+// shows by its plugins.
 func (c *cridock) useConf(t *testing.T, conf string) {
 	t.Helper()
 	if err := c.writeConf(conf); err != nil {
 		t.Fatal(err)
 	}
 	want := pluginTypes(t, conf)
-	eventually(t, fmt.Sprintf("a CNI configuration with the plug-ins %q in use", want), 10*time.Second, func() bool {
+	eventually(t, fmt.Sprintf("a CNI configuration with the plugins %q in use", want), 10*time.Second, func() bool {
 		return slices.Equal(pluginTypes(t, rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{Verbose: true}).Info["cniconfig"]), want)
 	})
 }
@@ -75,10 +75,10 @@ func TestRollback(t *testing.T) {
 		name, plugin, want string
 		option             podOption
 	}{
-		{"the last plug-in fails", `{"type": "e2e-fails"}`, "says no", nil},
-		{"a plug-in dies without a word", `{"type": "e2e-dies"}`, "e2e-dies", nil},
-		{"a plug-in is not there", `{"type": "e2e-absent"}`, "e2e-absent", nil},
-		{"a plug-in talks nonsense", `{"type": "e2e-nonsense"}`, "", nil},
+		{"the last plugin fails", `{"type": "e2e-fails"}`, "says no", nil},
+		{"a plugin dies without a word", `{"type": "e2e-dies"}`, "e2e-dies", nil},
+		{"a plugin is not there", `{"type": "e2e-absent"}`, "e2e-absent", nil},
+		{"a plugin talks nonsense", `{"type": "e2e-nonsense"}`, "", nil},
 		{"a sysctl is refused", "", "ip_unprivileged_port_start", func(cfg *runtimeapi.PodSandboxConfig) {
 			cfg.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "nonsense"}
 		}},

@@ -56,7 +56,7 @@ func TestHangingPluginDiesWithItsChildren(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the plug-in's child lives: %s", stat)
+			t.Fatalf("the plugin's child lives: %s", stat)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -80,7 +80,7 @@ func TestPluginOutcome(t *testing.T) {
 	_, err := (&pluginExec{}).ExecPlugin(t.Context(), script(t, tests[1].body), nil, os.Environ())
 	var reported *types.Error
 	if !errors.As(err, &reported) || reported.Code != types.ErrTryAgainLater {
-		t.Errorf("error = %#v, want the plug-in's code", err)
+		t.Errorf("error = %#v, want the plugin's code", err)
 	}
 }
 

@@ -89,7 +89,7 @@ func FuzzRecords(f *testing.F) {
 				}
 			}
 			if list, err := listFromCache(r.Config); err == nil && len(list.Plugins) == 0 {
-				t.Fatalf("%q has no plug-in", r.Config)
+				t.Fatalf("%q has no plugin", r.Config)
 			}
 			if err := errors.Join(c.removeResult(r), c.removeNote(r.Network, r.ContainerID, r.IfName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Logf("remove: %v", err) // a name that is too long

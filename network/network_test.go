@@ -64,8 +64,8 @@ func TestFailedADDIsRolledBack(t *testing.T) {
 		want string
 		is   error
 	}{
-		{"the plug-in fails", func(context.Context, call) (string, error) { return "", errPlugin }, "no address left", errPlugin},
-		{"the plug-in hangs past the deadline", hang, `network "one": CNI ADD: plugin type="fake"`, context.DeadlineExceeded},
+		{"the plugin fails", func(context.Context, call) (string, error) { return "", errPlugin }, "no address left", errPlugin},
+		{"the plugin hangs past the deadline", hang, `network "one": CNI ADD: plugin type="fake"`, context.DeadlineExceeded},
 		{"the result is garbage", func(context.Context, call) (string, error) { return "{{{", nil }, "network \"one\"", nil},
 		{"the result is null", func(context.Context, call) (string, error) { return "null", nil }, "no address", nil},
 		{"the result is of an unknown version", func(context.Context, call) (string, error) { return `{"cniVersion":"7.0.0"}`, nil }, "7.0.0", nil},
@@ -547,7 +547,7 @@ func TestStatus(t *testing.T) {
 	n.exec.answer(func(context.Context, call) (string, error) { return "", errors.New("daemon is starting") })
 	check("STATUS fails", `network "one" (05-new.conflist): CNI STATUS: daemon is starting`)
 	n.exec.missing = map[string]bool{"fake": true}
-	check("plug-in missing", "failed to find plugin fake")
+	check("plugin missing", "failed to find plugin fake")
 	if err := os.RemoveAll(n.cfg.ConfDir); err != nil {
 		t.Fatal(err)
 	}

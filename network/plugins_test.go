@@ -42,7 +42,7 @@ func realNodeWith(t *testing.T, binDir, cniVersion string, more ...string) (n *n
 	t.Helper()
 	for _, plugin := range []string{"bridge", "host-local", "portmap", "tuning", "loopback"} {
 		if _, err := os.Stat(filepath.Join(binDir, plugin)); err != nil {
-			t.Fatalf("needs the CNI plug-ins (Debian: containernetworking-plugins): %v", err)
+			t.Fatalf("needs the CNI plugins (Debian: containernetworking-plugins): %v", err)
 		}
 	}
 	n = newNode(t)
@@ -286,7 +286,7 @@ func TestRealPluginsRollBack(t *testing.T) {
 	}
 	rt := n.pod("a")
 	if _, err := c.Setup(t.Context(), rt); err == nil || !strings.Contains(err.Error(), "tuning") || !strings.Contains(err.Error(), `"real"`) {
-		t.Fatalf("Setup error = %v, want one naming plug-in and network", err)
+		t.Fatalf("Setup error = %v, want one naming plugin and network", err)
 	}
 	if left := leases(t, ipamDir); len(left) != 0 {
 		t.Errorf("addresses leaked: %v", left)
@@ -353,7 +353,7 @@ func TestRealPluginsBandwidth(t *testing.T) {
 func TestRealPluginsOfCNI11(t *testing.T) {
 	binDir := os.Getenv("CRIDOCK_CNI_BIN")
 	if binDir == "" {
-		t.Skip("CRIDOCK_CNI_BIN names no directory with plug-ins of CNI 1.1")
+		t.Skip("CRIDOCK_CNI_BIN names no directory with plugins of CNI 1.1")
 	}
 	n, host, ipamDir := realNodeWith(t, binDir, "1.1.0", bandwidthPlugin, `{"type": "firewall"}`)
 	c := n.start()

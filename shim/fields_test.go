@@ -77,7 +77,7 @@ func requestFields() map[string]any {
 
 		"UpdateContainerResources.container_id": id("container_id", "{main}"),
 		"UpdateContainerResources.windows":      unused("a Linux node"),
-		"UpdateContainerResources.annotations":  unused("containerd hands them to plug-ins, which Docker does not have"),
+		"UpdateContainerResources.annotations":  unused("containerd hands them to plugins, which Docker does not have"),
 
 		"CheckpointContainer.container_id": differs{`{"container_id":"{new}","location":"{dir}/x.tar"}`, `{"container_id":"{none}","location":"{dir}/x.tar"}`},
 		"CheckpointContainer.location":     differs{`{"container_id":"{new}","location":"{dir}/x.tar"}`, `{"container_id":"{new}","location":"x.tar"}`},

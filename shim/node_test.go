@@ -51,7 +51,7 @@ const (
 	testTimeout = 2 * time.Minute
 )
 
-// node is a machine with Docker, CNI plug-ins and one cridock, which a test talks
+// node is a machine with Docker, CNI plugins and one cridock, which a test talks
 // to over its socket. It outlives that process: see stop and start.
 type node struct {
 	t       testing.TB
@@ -490,7 +490,7 @@ func newNetNS(t testing.TB) int {
 	return <-tid
 }
 
-// plugins stands for CNI's plug-ins: it holds an address for each container that
+// plugins stands for CNI's plugins: it holds an address for each container that
 // ADD was called for, whatever came of it, until DEL.
 type plugins struct {
 	version.PluginDecoder

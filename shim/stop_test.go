@@ -179,7 +179,7 @@ func wait(n *node, signals <-chan unix.Signal, want unix.Signal) {
 }
 
 // TestStopPodSandboxOrder: processes first, so that nobody sends from an address
-// that has been given away; the pause process last, as plug-ins look into its
+// that has been given away; the pause process last, as plugins look into its
 // namespace.
 func TestStopPodSandboxOrder(t *testing.T) {
 	n := newCNINode(t)

@@ -75,7 +75,7 @@ func TestRefusedSettings(t *testing.T) {
 		"a key's wrong type":     {file: "docker-log-max-file: many", want: "docker-log-max-file"},
 		"a map for a value":      {file: "pod-cidr: {a: b}", want: "pod-cidr"},
 		"no such file":           {args: []string{"--config=/no/such/file"}, want: "/no/such/file"},
-		"network plug-in":        {args: []string{"--network-plugin=kubenet"}, want: "network-plugin"},
+		"network plugin":         {args: []string{"--network-plugin=kubenet"}, want: "network-plugin"},
 		"network of the host":    {args: []string{"--network-plugin=docker", "--docker-network=host"}, want: "docker-network"},
 		"log mode":               {args: []string{"--container-log-mode=journald"}, want: "container-log-mode"},
 		"log size":               {args: []string{"--docker-log-max-size=big"}, want: "docker-log-max-size"},
