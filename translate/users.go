@@ -228,12 +228,13 @@ func checkGroups(groups []int64, file []byte) error {
 	return nil
 }
 
-// hasID reports whether a line of /etc/group has this group number. Docker reads
-// an invalid number as 0.
+// hasID reports whether a line of /etc/group has this group number, as Docker
+// reads it: text that is no number is 0, a number out of range is the largest or
+// smallest there is.
 func hasID(fields []string, want int64) bool {
 	var gid int64
 	if len(fields) > 2 {
-		gid, _ = parseID(fields[2])
+		gid, _ = strconv.ParseInt(fields[2], 10, 64)
 	}
 	return gid == want
 }

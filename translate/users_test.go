@@ -263,3 +263,14 @@ func TestManyGroups(t *testing.T) {
 		})
 	}
 }
+
+// TestGroupZeroOutOfRange: a number out of range is not 0 to Docker, which would
+// fail to start the container.
+func TestGroupZeroOutOfRange(t *testing.T) {
+	for _, gid := range []string{"99999999999999999999", "4294967296", "-1"} {
+		got, err := ResolveUser(nil, "0:0", nil, []byte("0:x:"+gid+":\n"))
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("gid %s: got %+v, %v", gid, got, err)
+		}
+	}
+}
