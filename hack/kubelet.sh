@@ -3,6 +3,7 @@
 #
 #   sudo hack/kubelet.sh [go test arguments]   for example -run 'TestKubelet/.*/logs'
 #   sudo hack/kubelet.sh build                 only build the programs and print their paths
+#   hack/kubelet.sh built                      succeed if they are already built
 #
 # The first run builds the kubelet, an API server and its etcd from the Go module
 # proxy and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock. Building takes some
@@ -26,14 +27,22 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
-# build builds a command of e2e/kubelet, in the release that its go.mod requires,
-# unless it is already built, and prints its path.
-build() { # COMMAND MODULE
+# program prints where a command of e2e/kubelet is kept, in the release that its
+# go.mod requires.
+program() { # COMMAND MODULE
 	set -e # a command substitution does not inherit it
-	local version minor binary package=k8s.io/component-base/version
+	local version
 	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' "$2")
+	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$version"
+}
+
+# build builds a command unless it is already built, and prints its path.
+build() { # COMMAND MODULE
+	set -e
+	local version minor binary package=k8s.io/component-base/version
+	binary=$(program "$@")
+	version=${binary##*-}
 	minor=${version#v*.}
-	binary=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$version
 	if [ ! -x "$binary" ]; then
 		log "building $1 $version: some minutes the first time"
 		mkdir -p "${binary%/*}"
@@ -83,6 +92,11 @@ find_go
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
 
 # Do everything that needs the network first: there is none inside.
+if [ "${1-}" = built ]; then
+	[ -x "$(program kubelet k8s.io/kubernetes)" ] && [ -x "$(program kube-apiserver k8s.io/kubernetes)" ] &&
+		[ -x "$(program etcd go.etcd.io/etcd/server/v3)" ]
+	exit
+fi
 kubelet=$(build kubelet k8s.io/kubernetes)
 apiserver=$(build kube-apiserver k8s.io/kubernetes)
 etcd=$(build etcd go.etcd.io/etcd/server/v3)

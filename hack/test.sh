@@ -3,9 +3,6 @@
 #
 #   sudo hack/test.sh [go test arguments]      the default is ./...
 #
-# Most tests wait for containers, so more of them run at once than there are
-# processors.
-#
 # It installs missing packages with apt, runs gofmt and go vet, and runs the tests
 # with the race detector inside the namespaces of a private engine (see
 # hack/engine.sh), which have no network but loopback. It does not touch the
@@ -54,8 +51,8 @@ export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_
 export CRIDOCK_CI=1 CGO_ENABLED=1 GOPROXY=off GOTOOLCHAIN=local
 
 [ $# -gt 0 ] || set -- ./...
-log "go test -race -count=1 -parallel=6 $*"
+log "go test -race -count=1 $*"
 # In the background, so that a signal is handled at once and not after the tests,
 # which end with the namespaces.
-engine_exec "$dir" go test -race -count=1 -parallel=6 -timeout=40m "$@" &
+engine_exec "$dir" go test -race -count=1 -timeout=40m "$@" &
 wait $!
