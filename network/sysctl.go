@@ -61,7 +61,7 @@ func sysctlFile(name string) (string, error) {
 		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
 	}
 	rest, ok := strings.CutPrefix(path, "net/")
-	if !ok || !filepath.IsLocal(rest) || filepath.Clean(rest) != rest {
+	if !ok || rest == "." || !filepath.IsLocal(rest) || filepath.Clean(rest) != rest {
 		return "", fmt.Errorf("sysctl %q: %w: not a name of the form net.*", name, errdefs.ErrInvalidArgument)
 	}
 	return "/proc/sys/net/" + rest, nil
