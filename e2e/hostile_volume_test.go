@@ -78,8 +78,9 @@ func setuidInVolume(t *testing.T, p *pod) {
 	}
 	// The directories of the test are root's alone, those of a node are not: the
 	// user begins where /run/cridock would be.
+	// setpriv itself still has root's capabilities; what it runs has not.
 	as := func(dir, program string) (string, error) {
-		out, err := p.command("sh", "-c", `cd "$0" && exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"`, dir, program, "-u").CombinedOutput()
+		out, err := p.command("sh", "-c", `cd "$0" && exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'exec "$@"' sh "$@"`, dir, program, "-u").CombinedOutput()
 		return strings.TrimSpace(string(out)), err
 	}
 	if out, err := as(p.dir, "/usr/bin/id"); err != nil || out != "65534" {
