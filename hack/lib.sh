@@ -123,6 +123,11 @@ engine_init() { # DIR DOCKERD_ARG...
 	# As systemd does: bidirectional mounts of containers need shared mounts.
 	mount --make-rshared /
 	ip link set lo up
+	# A node forwards packets before Docker starts. Where dockerd has to enable this
+	# itself, it also sets the FORWARD chain's policy to DROP, and no packet between
+	# two pods on a CNI bridge gets through.
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+	[ ! -e /proc/sys/net/ipv6 ] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 	pid='' killed=1
 	trap 'kill -TERM "$pid"' TERM
 	while [ "$killed" ]; do
