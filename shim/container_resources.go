@@ -129,7 +129,7 @@ func (s *Service) encodedStatus(c *translate.Container) *runtimeapi.ContainerSta
 // collectUpdates deletes the stored resources of containers that were removed
 // while cridock was not running.
 func (s *Service) collectUpdates(ctx context.Context) error {
-	files, err := s.state().Names(updatesDir)
+	files, err := beneath.Root(s.cfg.RootDir).Names(updatesDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (s *Service) collectUpdates(ctx context.Context) error {
 	}
 	for _, file := range files {
 		if id := strings.TrimSuffix(file, ".json"); !live[id] {
-			err = errors.Join(err, s.updates.forget(id), s.state().RemoveAll(filepath.Join(updatesDir, file)))
+			err = errors.Join(err, s.updates.forget(id), beneath.Root(s.cfg.RootDir).RemoveAll(filepath.Join(updatesDir, file)))
 		}
 	}
 	return err

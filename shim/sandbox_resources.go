@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -37,10 +37,6 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
-func (s *Service) sandboxUpdateFile(sb *translate.Sandbox) string {
-	return filepath.Join(s.sandboxDir(sb.Metadata), "resources.json")
-}
-
 // keepSandboxUpdate merges an update into the stored one.
 func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdatePodSandboxResourcesRequest) error {
 	kept, err := s.sandboxUpdate(sb)
@@ -60,16 +56,13 @@ func (s *Service) keepSandboxUpdate(sb *translate.Sandbox, r *runtimeapi.UpdateP
 	if err != nil {
 		return err
 	}
-	// Sandboxes of other adapters have no directory yet.
-	if err := s.state().MkdirAll(s.sandboxDir(sb.Metadata), 0o755); err != nil {
-		return err
-	}
-	return s.state().WriteFile(s.sandboxUpdateFile(sb), b, 0o600)
+	return s.sandboxDir(sb.Metadata).Write(state.Resources, b, 0o600)
 }
 
 // sandboxUpdate returns the merged updates of a sandbox; nil if there was none.
 func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSandboxResourcesRequest, error) {
-	b, err := s.state().ReadFile(s.sandboxUpdateFile(sb))
+	dir := s.sandboxDir(sb.Metadata)
+	b, err := dir.Read(state.Resources)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -78,7 +71,7 @@ func (s *Service) sandboxUpdate(sb *translate.Sandbox) (*runtimeapi.UpdatePodSan
 	}
 	kept := &runtimeapi.UpdatePodSandboxResourcesRequest{}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, kept); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.sandboxUpdateFile(sb), err)
+		return nil, fmt.Errorf("%s: %w", dir.Path(state.Resources), err)
 	}
 	if kept.PodSandboxId != sb.ID {
 		return nil, nil // of an earlier sandbox with this name
