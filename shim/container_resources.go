@@ -120,10 +120,13 @@ func (s *Service) withUpdates(c *translate.Container) *translate.Container {
 	return c.WithResources(r)
 }
 
-// encodedStatus returns the CRI status with the effective resources, encoded for
-// sending: its fields cannot be read here.
-func (s *Service) encodedStatus(c *translate.Container) *runtimeapi.ContainerStatus {
-	return translate.EncodedContainerStatus(s.withUpdates(c))
+// withAllUpdates is withUpdates for each container.
+func (s *Service) withAllUpdates(containers []*translate.Container) []*translate.Container {
+	out := make([]*translate.Container, 0, len(containers))
+	for _, c := range containers {
+		out = append(out, s.withUpdates(c))
+	}
+	return out
 }
 
 // collectUpdates deletes the stored resources of containers that were removed
