@@ -253,9 +253,3 @@ func shortHash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])
 }
-
-// isShortHash reports whether a string has the form of a [shortHash].
-func isShortHash(v string) bool {
-	b, err := hex.DecodeString(v)
-	return err == nil && len(b) == 10 && v == strings.ToLower(v)
-}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,9 +17,9 @@ import (
 
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
-	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/stats"
@@ -119,9 +118,8 @@ type Service struct {
 	metrics *Metrics
 	process *process.Runner
 	streams *streaming.Server
-	volumes *imagevolume.Store
+	mounts  *mounts.Manager
 	oom     *oom.Watcher
-	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
 	locks     keyLock
@@ -149,7 +147,6 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
-	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
 	s.updates.state = s.state()
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
@@ -158,6 +155,11 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.index = index.New(e, index.Options{
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+	})
+	s.mounts = mounts.New(mounts.Options{
+		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
+		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
+		Engine: e, Index: s.index, Host: s.Host, Image: s.image, LookInto: s.lookInto, Hash: shortHash,
 	})
 	var err error
 	cfg.Streaming.Opened = m.session
@@ -235,10 +237,9 @@ func (s *Service) start(ctx context.Context) error {
 		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
 		{s.collectRemains, "Incomplete cleanup of removed pods; will retry at the next start"},
-		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
+		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
-		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
 		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
 		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
@@ -295,7 +296,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
 		CDI:                  len(c.CDISpecDirs) > 0,
-		MountOptions:         mountSpecDir(c) != "",
+		MountOptions:         mounts.SpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},

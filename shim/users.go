@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -96,7 +97,7 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 // lookInto creates a container of an image without starting it, calls look with its
 // ID and removes it.
 func (s *Service) lookInto(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
-	cfg, host := neverStarted(imageID)
+	cfg, host := engine.NeverStarted(imageID)
 	id, err := s.engine.ContainerCreate(ctx, probePrefix+s.processID+"_"+rand.Text(), cfg, host, nil)
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 
 // removeProbes removes the containers that a killed process has left in lookInto.
 func (s *Service) removeProbes(ctx context.Context) error {
-	probes, err := s.named(ctx, probePrefix)
+	probes, err := engine.Named(ctx, s.engine, probePrefix)
 	for id, rest := range probes {
 		if strings.HasPrefix(rest, s.processID+"_") {
 			continue // in use by a request to this process
