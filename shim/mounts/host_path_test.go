@@ -31,14 +31,14 @@ func TestHostPath(t *testing.T) {
 // nothing where the settings reject it, whichever way a path gets there.
 func TestHostPathRefused(t *testing.T) {
 	n := newNode(t)
-	n.options.AbsentSourcesToReject = []string{"/etc/no-such-file", n.path("rejected") + "/"}
+	n.options.AbsentSourcesToReject = []string{"/etc/no-such-file", n.path("rejected") + "/", n.path("around/as-written")}
 	n.restart()
 	n.write("file", "")
 	for link, target := range map[string]string{"dangling": "nowhere", "loop": "loop", "around": "."} {
 		n.must(os.Symlink(target, n.path(link)))
 	}
 	before := strings.Join(n.names("."), " ")
-	for _, path := range []string{"dangling", "dangling/a", "loop/a", "file/a", "rejected", "rejected/below", "around/rejected", "x/../rejected"} {
+	for _, path := range []string{"dangling", "dangling/a", "loop/a", "file/a", "rejected", "rejected/below", "around/rejected", "x/../rejected", "around/as-written/a"} {
 		_, err := n.resolve("c", &runtimeapi.Mount{HostPath: n.dir}, &runtimeapi.Mount{HostPath: n.dir + "/" + path})
 		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "mounts[1].host_path") {
 			t.Errorf("%s: %v, want ErrFailedPrecondition of mounts[1].host_path", path, err)

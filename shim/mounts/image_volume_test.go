@@ -175,7 +175,7 @@ func TestSweepVolumes(t *testing.T) {
 	n := volumeNode(t)
 	gone, kept := n.mount("gone"), n.mount("kept")
 	n.create("kept")
-	foreign := []string{"cridock_image-volume_" + hash("gone"), "cridock_image-volume_other_" + hash("data"), "x" + holder("gone")}
+	foreign := []string{"cridock_image-volume_" + hash("gone"), "cridock_image-volume_other_" + hash("data"), "x" + holder("gone"), "cridock_image-volume_" + hash("gone") + "_notes"}
 	for _, name := range foreign {
 		n.docker.containers[name] = name
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // TestRelabel: Docker is asked for the label only if it has one and a mount wants
-// it. Without SELinux in the kernel no file gets one.
+// it.
 func TestRelabel(t *testing.T) {
 	n := newNode(t)
 	n.create("plain")
