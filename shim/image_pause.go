@@ -26,7 +26,7 @@ func (s *Service) pauseImage(ctx context.Context) (string, error) {
 	if image, ok, err := s.index.Image(ctx, name); err != nil || ok {
 		return image.ID, err
 	}
-	unlock, err := s.locks.lock(ctx, "image/"+name)
+	unlock, err := s.locks.Lock(ctx, "image/"+name)
 	if err != nil {
 		return "", err
 	}

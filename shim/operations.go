@@ -74,7 +74,7 @@ func (o *operations) wait() {
 // cridock is shutting down (ErrUnavailable).
 func withLock[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	var value T
-	unlock, err := s.locks.lock(ctx, key)
+	unlock, err := s.locks.Lock(ctx, key)
 	if err != nil {
 		return value, err
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -70,11 +71,13 @@ func TestWithLockFreesLock(t *testing.T) {
 	s := &Service{}
 	free := func(after string) {
 		t.Helper()
-		s.locks.mu.Lock()
-		defer s.locks.mu.Unlock()
-		if n := len(s.locks.held); n != 0 {
-			t.Errorf("after %s %d keys are still locked", after, n)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		unlock, err := s.locks.Lock(ctx, "pod")
+		if err != nil {
+			t.Fatalf("after %s the key is still locked: %v", after, err)
 		}
+		unlock()
 	}
 	got, err := withLock(t.Context(), s, "pod", func(context.Context) (string, error) { return "id", nil })
 	if got != "id" || err != nil {

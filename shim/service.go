@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/imagevolume"
@@ -124,7 +125,7 @@ type Service struct {
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
-	locks     keyLock
+	locks     keylock.Lock
 	stops     stopper
 	pulls     pullGroup
 	accounts  accountCache

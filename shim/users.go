@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -29,7 +30,7 @@ type accounts struct{ passwd, group []byte }
 type accountCache struct {
 	mu     sync.Mutex
 	byID   map[string]accounts
-	inside keyLock
+	inside keylock.Lock
 }
 
 func (a *accountCache) get(imageID string) (accounts, bool) {
@@ -71,7 +72,7 @@ func (s *Service) imageAccounts(ctx context.Context, imageID string) (a accounts
 	if a, ok := s.accounts.get(imageID); ok {
 		return a, nil
 	}
-	unlock, err := s.accounts.inside.lock(ctx, imageID)
+	unlock, err := s.accounts.inside.Lock(ctx, imageID)
 	if err != nil {
 		return a, err
 	}
