@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/shim/imagevolume"
@@ -111,24 +108,16 @@ func (s *Service) imageLayers(ctx context.Context, imageID string) ([]string, er
 // holdImage creates the container that holds an image's layers. Even a forced
 // removal of the image keeps the layers of its containers.
 func (s *Service) holdImage(ctx context.Context, imageID, owner string) error {
-	cfg, host := neverStarted(imageID)
-	_, err := s.engine.ContainerCreate(ctx, volumePrefix+owner+"_"+shortHash(imageID), cfg, host, nil)
+	_, err := s.images.unstarted.Create(ctx, volumePrefix+owner+"_"+shortHash(imageID), imageID)
 	if errdefs.IsConflict(err) {
 		return nil // created by an earlier call: the name identifies owner and image
 	}
 	return err
 }
 
-// neverStarted describes a container that is created only to access or hold an
-// image.
-func neverStarted(imageID string) (*container.Config, *container.HostConfig) {
-	return &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}},
-		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}
-}
-
 // checkSubPath returns an error unless a path is a directory in an image.
 func (s *Service) checkSubPath(ctx context.Context, imageID, subPath string) error {
-	return s.lookInto(ctx, imageID, func(probe string) error {
+	return s.images.probes.Look(ctx, imageID, func(probe string) error {
 		_, err := s.engine.ContainerFile(ctx, probe, "/"+subPath, 0)
 		switch {
 		case errdefs.IsInvalidArgument(err):
@@ -168,7 +157,7 @@ func (s *Service) mountOwners(ctx context.Context) (map[string]bool, error) {
 // releaseOwner releases the image volumes of an owner. It removes the owner's
 // directory last: that shows that there is something to release.
 func (s *Service) releaseOwner(ctx context.Context, owner string) error {
-	holders, err := s.named(ctx, volumePrefix+owner+"_")
+	holders, err := s.images.unstarted.Named(ctx, volumePrefix+owner+"_")
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}
@@ -176,29 +165,11 @@ func (s *Service) releaseOwner(ctx context.Context, owner string) error {
 		if !isShortHash(image) {
 			continue
 		}
-		if err := ignoreNotFound(s.engine.ContainerRemove(ctx, id)); err != nil {
+		if err := s.images.unstarted.Remove(ctx, id); err != nil {
 			return fmt.Errorf("image volumes: remove container %s: %w", id, err)
 		}
 	}
 	return s.volumes.Unmount(owner)
-}
-
-// named maps the IDs of the containers whose names begin with prefix to the rest of
-// the name.
-func (s *Service) named(ctx context.Context, prefix string) (map[string]string, error) {
-	list, err := s.engine.ContainerList(ctx, filters.NewArgs(filters.Arg("name", "^/"+regexp.QuoteMeta(prefix))))
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]string{}
-	for _, c := range list {
-		for _, name := range c.Names {
-			if rest, ok := strings.CutPrefix(name, "/"+prefix); ok {
-				found[c.ID] = rest
-			}
-		}
-	}
-	return found, nil
 }
 
 // collectImageVolumes releases image volumes of containers that were removed while
@@ -209,7 +180,7 @@ func (s *Service) collectImageVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	holders, err := s.named(ctx, volumePrefix)
+	holders, err := s.images.unstarted.Named(ctx, volumePrefix)
 	if err != nil {
 		return err
 	}

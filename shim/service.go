@@ -126,15 +126,13 @@ type Service struct {
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock
+	images    imageParts
 	stops     stopper
-	pulls     pullGroup
-	accounts  accountCache
 	updates   updates
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
 	work      operations
-	layers    layers
 }
 
 // New returns a service. cni must be nil if cfg.DockerNetwork is set, and not nil
@@ -160,6 +158,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
+	s.images = newImageParts(s)
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
@@ -240,8 +239,8 @@ func (s *Service) start(ctx context.Context) error {
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
 		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
-		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
-		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
+		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
+		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
 		if err := step.do(ctx); err != nil {
 			log.Error(err, step.failed)
