@@ -75,7 +75,7 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	if req.SeccompProfile, err = s.containerProfiles(security); err != nil {
 		return nil, err
 	}
-	if req.User, err = s.resolveUser(ctx, security, image); err != nil {
+	if req.User, err = s.images.accounts.User(ctx, security, image); err != nil {
 		return nil, err
 	}
 	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {

@@ -66,7 +66,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 // containerGone cleans up after a container that somebody else has removed; after
 // cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
+	unlock, err := s.locks.Lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}

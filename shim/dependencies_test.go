@@ -79,6 +79,13 @@ func TestDependencies(t *testing.T) {
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/shim/images":
+			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
+				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)
+			})
+			forbid(p, p.Imports, "gRPC is the service's", under("google.golang.org/grpc"))
+		case name == module+"/internal/keylock":
+			forbid(p, p.Deps, "it is one of the lowest", func(d string) bool { return under(module)(d) && d != name })
 		case under(module + "/cmd/cribench")(name):
 			forbid(p, p.Deps, "a benchmark of others as well", under(module+"/shim"))
 		}

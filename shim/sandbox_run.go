@@ -104,7 +104,7 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 // container.
 func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
 	cfg := r.GetConfig()
-	imageID, err := s.pauseImage(ctx)
+	imageID, err := s.images.pause.Ensure(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/index"
@@ -122,16 +123,14 @@ type Service struct {
 	oom     *oom.Watcher
 
 	host      atomic.Pointer[translate.Host]
-	locks     keyLock
+	locks     keylock.Lock
+	images    imageParts
 	stops     stopper
-	pulls     pullGroup
-	accounts  accountCache
 	updates   updates
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
 	work      operations
-	layers    layers
 }
 
 // New returns a service. cni must be nil if cfg.DockerNetwork is set, and not nil
@@ -156,10 +155,11 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
+	s.images = newImageParts(s)
 	s.mounts = mounts.New(mounts.Options{
 		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
 		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
-		Engine: e, Index: s.index, Host: s.Host, Image: s.image, LookInto: s.lookInto, Hash: shortHash,
+		Engine: e, Index: s.index, Host: s.Host, Image: s.image, LookInto: s.images.probes.Look, Hash: shortHash,
 	})
 	var err error
 	cfg.Streaming.Opened = m.session
@@ -240,8 +240,8 @@ func (s *Service) start(ctx context.Context) error {
 		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
-		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
-		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
+		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
+		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
 		if err := step.do(ctx); err != nil {
 			log.Error(err, step.failed)
