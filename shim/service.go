@@ -159,7 +159,8 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.mounts = mounts.New(mounts.Options{
 		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
 		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
-		Engine: e, Index: s.index, Host: s.Host, Image: s.image, LookInto: s.images.probes.Look, Hash: shortHash,
+		Engine: e, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
+		Image: s.image, LookInto: s.images.probes.Look, Hash: shortHash,
 	})
 	var err error
 	cfg.Streaming.Opened = m.session

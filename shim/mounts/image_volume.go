@@ -11,7 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/mounts/imagevolume"
 	"github.com/cridock/cridock/translate"
 )
@@ -113,8 +112,7 @@ func (v *volumes) layers(ctx context.Context, imageID string) ([]string, error) 
 // hold creates the container that holds an image's layers. Even a forced removal of
 // the image keeps the layers of its containers.
 func (v *volumes) hold(ctx context.Context, imageID, owner string) error {
-	cfg, host := engine.NeverStarted(imageID)
-	_, err := v.Engine.ContainerCreate(ctx, volumePrefix+owner+"_"+v.Hash(imageID), cfg, host, nil)
+	_, err := v.Unstarted.Create(ctx, volumePrefix+owner+"_"+v.Hash(imageID), imageID)
 	if errdefs.IsConflict(err) {
 		return nil // created by an earlier call: the name identifies owner and image
 	}
@@ -138,7 +136,7 @@ func (v *volumes) checkSubPath(ctx context.Context, imageID, subPath string) err
 // release releases the image volumes of an owner. It removes the owner's directory
 // last: that shows that there is something to release.
 func (v *volumes) release(ctx context.Context, owner string) error {
-	holders, err := engine.Named(ctx, v.Engine, volumePrefix+owner+"_")
+	holders, err := v.Unstarted.Named(ctx, volumePrefix+owner+"_")
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}
@@ -146,7 +144,7 @@ func (v *volumes) release(ctx context.Context, owner string) error {
 		if !imagevolume.IsKey(image) {
 			continue
 		}
-		if err := v.Engine.ContainerRemove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		if err := v.Unstarted.Remove(ctx, id); err != nil {
 			return fmt.Errorf("image volumes: remove container %s: %w", id, err)
 		}
 	}
@@ -161,7 +159,7 @@ func (v *volumes) sweep(ctx context.Context, live func(context.Context) (map[str
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}
-	holders, err := engine.Named(ctx, v.Engine, volumePrefix)
+	holders, err := v.Unstarted.Named(ctx, volumePrefix)
 	if err != nil {
 		return fmt.Errorf("image volumes: %w", err)
 	}

@@ -7,9 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/network"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/beneath"
@@ -22,12 +20,22 @@ import (
 // [engine.Images] and [engine.System].
 type Engine interface {
 	Capabilities() *engine.Capabilities
-	ContainerCreate(ctx context.Context, name string, cfg *container.Config, host *container.HostConfig, net *network.NetworkingConfig) (string, error)
 	ContainerFile(ctx context.Context, id, path string, limit int64) ([]byte, error)
 	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
-	ContainerList(ctx context.Context, f filters.Args) ([]container.Summary, error)
-	ContainerRemove(ctx context.Context, id string) error
 	ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error)
+}
+
+// Unstarted are the containers that are created only to hold an image and are never
+// started.
+type Unstarted interface {
+	// Create returns the ID of a new container of an image. errdefs.ErrConflict: the
+	// name is taken.
+	Create(ctx context.Context, name, imageID string) (id string, err error)
+	// Named maps the IDs of the containers whose names begin with prefix to the rest of
+	// the name.
+	Named(ctx context.Context, prefix string) (map[string]string, error)
+	// Remove removes a container; a missing one is success.
+	Remove(ctx context.Context, id string) error
 }
 
 // Index has the containers of Kubernetes.
@@ -51,8 +59,9 @@ type Options struct {
 	// the node. It must be the same after a restart.
 	Instance string
 
-	Engine Engine
-	Index  Index
+	Engine    Engine
+	Unstarted Unstarted
+	Index     Index
 	// Host returns what the translation depends on.
 	Host func() translate.Host
 	// Image finds an image on the node. A missing one is errdefs.ErrNotFound.

@@ -10,13 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/network"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -42,7 +41,7 @@ func newNode(t *testing.T) *node {
 	n := &node{t: t, dir: t.TempDir(), docker: &docker{containers: map[string]string{}, images: map[string]image.InspectResponse{}}, pods: &pods{byID: map[string]*translate.Container{}}}
 	n.options = mounts.Options{
 		ImageVolumeDir: filepath.Join(n.dir, "volumes"), Instance: n.dir,
-		Engine: n.docker, Index: n.pods, Host: func() translate.Host { return n.host }, Hash: hash,
+		Engine: n.docker, Unstarted: n.docker, Index: n.pods, Host: func() translate.Host { return n.host }, Hash: hash,
 		Image: func(_ context.Context, ref string) (translate.Image, error) {
 			if _, ok := n.docker.images[ref]; !ok {
 				return translate.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
@@ -139,19 +138,37 @@ func (d *docker) names() []string {
 
 func (d *docker) Capabilities() *engine.Capabilities { return &d.caps }
 
-func (d *docker) ContainerCreate(_ context.Context, name string, cfg *container.Config, _ *container.HostConfig, _ *network.NetworkingConfig) (string, error) {
+func (d *docker) Create(_ context.Context, name, imageID string) (string, error) {
 	if err := d.fail["create"]; err != nil {
 		return "", err
 	}
 	if slices.Contains(d.names(), name) {
 		return "", fmt.Errorf("container name %s: %w", name, errdefs.ErrConflict)
 	}
-	if _, ok := d.images[cfg.Image]; !ok {
-		return "", fmt.Errorf("image %s: %w", cfg.Image, errdefs.ErrNotFound)
+	if _, ok := d.images[imageID]; !ok {
+		return "", fmt.Errorf("image %s: %w", imageID, errdefs.ErrNotFound)
 	}
 	id := "id of " + name
 	d.containers[id] = name
 	return id, nil
+}
+
+func (d *docker) Named(_ context.Context, prefix string) (map[string]string, error) {
+	found := map[string]string{}
+	for id, name := range d.containers {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			found[id] = rest
+		}
+	}
+	return found, d.fail["list"]
+}
+
+func (d *docker) Remove(_ context.Context, id string) error {
+	if err := d.fail["remove"]; err != nil {
+		return err
+	}
+	delete(d.containers, id)
+	return nil
 }
 
 func (d *docker) ContainerFile(context.Context, string, string, int64) ([]byte, error) {
@@ -161,30 +178,6 @@ func (d *docker) ContainerFile(context.Context, string, string, int64) ([]byte, 
 func (d *docker) ContainerInspect(_ context.Context, id string) (container.InspectResponse, error) {
 	d.inspected = append(d.inspected, id)
 	return container.InspectResponse{ContainerJSONBase: &container.ContainerJSONBase{MountLabel: "system_u:object_r:container_file_t:s0:c1,c2"}}, nil
-}
-
-func (d *docker) ContainerList(_ context.Context, f filters.Args) ([]container.Summary, error) {
-	if err := d.fail["list"]; err != nil {
-		return nil, err
-	}
-	var list []container.Summary
-	for id, name := range d.containers {
-		if f.Match("name", "/"+name) {
-			list = append(list, container.Summary{ID: id, Names: []string{"/" + name}})
-		}
-	}
-	return list, nil
-}
-
-func (d *docker) ContainerRemove(_ context.Context, id string) error {
-	if err := d.fail["remove"]; err != nil {
-		return err
-	}
-	if _, ok := d.containers[id]; !ok {
-		return fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
-	}
-	delete(d.containers, id)
-	return nil
 }
 
 func (d *docker) ImageInspect(_ context.Context, ref string) (image.InspectResponse, error) {
