@@ -52,7 +52,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}
-	return id, s.relabelMounts(ctx, id)
+	return id, s.mounts.Relabel(ctx, id)
 }
 
 // containerSpec gathers what the translation needs from the node and the engine,
@@ -66,23 +66,16 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	}
 	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
-	undo.push(func(ctx context.Context) error { return s.releaseMounts(ctx, name) })
-	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts(), name); err != nil {
+	undo.push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
+	resolved, err := s.mounts.Resolve(ctx, cfg, sb.RuntimeHandler, name)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.addOptionMounts(cfg.GetMounts(), req.Mounts, sb.RuntimeHandler, name); err != nil {
-		return nil, err
-	}
-	if req.CDI, err = s.resolveCDI(ctx, cfg); err != nil {
-		return nil, err
-	}
-	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {
-		return nil, err
-	}
+	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
 	if req.SeccompProfile, err = s.containerProfiles(security); err != nil {
 		return nil, err
 	}
-	if req.User, err = s.resolveUser(ctx, security, image); err != nil {
+	if req.User, err = s.images.accounts.User(ctx, security, image); err != nil {
 		return nil, err
 	}
 	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {

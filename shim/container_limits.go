@@ -83,7 +83,7 @@ func (s *Service) limitsLost(c *translate.Container) bool {
 func (s *Service) limitAgain(ctx context.Context, c *translate.Container) error {
 	wait, cancel := context.WithTimeout(ctx, limitsPatience)
 	defer cancel()
-	unlock, err := s.locks.lock(wait, s.containerKey(wait, c))
+	unlock, err := s.locks.Lock(wait, s.containerKey(wait, c))
 	if err != nil {
 		return nil //nolint:nilerr // its pod is busy
 	}

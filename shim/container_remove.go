@@ -48,7 +48,7 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 // forgetContainer removes what a removed container has left behind. It is
 // idempotent. It only logs errors: nobody would retry for a removed container.
 func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
-	if err := s.releaseMounts(ctx, c.Name); err != nil {
+	if err := s.mounts.Release(ctx, c.Name); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	s.oom.Forget(c.ID)
@@ -69,7 +69,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 // containerGone cleans up after a container that somebody else has removed; after
 // cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
+	unlock, err := s.locks.Lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}

@@ -36,6 +36,9 @@ func TestDependencies(t *testing.T) {
 	under := func(root string) func(string) bool {
 		return func(path string) bool { return path == root || strings.HasPrefix(path, root+"/") }
 	}
+	is := func(paths ...string) func(string) bool {
+		return func(path string) bool { return slices.Contains(paths, path) }
+	}
 	forbid := func(p pkg, of []string, what string, bad func(string) bool) {
 		t.Helper()
 		for _, d := range of {
@@ -64,9 +67,25 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "network does not know Docker", under("github.com/docker/docker"))
 			forbid(p, p.Deps, "streaming and network do not know each other", under(module+"/streaming"))
 			forbid(p, p.Deps, "dependencies point the other way", under(module+"/shim"))
+		case under(module + "/shim/mounts/imagevolume")(name):
+			forbid(p, p.Deps, "it knows directories alone", under(module+"/shim/engine"))
+			forbid(p, p.Deps, "it knows directories alone", under(module+"/translate"))
+			forbid(p, p.Deps, "dependencies point the other way", is(module+"/shim", module+"/shim/mounts"))
+		case under(module + "/shim/mounts")(name):
+			forbid(p, p.Imports, "shim alone makes gRPC codes", under("google.golang.org/grpc"))
+			forbid(p, p.Imports, "it knows no other part of shim", func(d string) bool {
+				return under(module)(d) && !under(name)(d) && !under(module+"/internal")(d) && !is(module+"/shim/engine", module+"/translate")(d)
+			})
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/shim/images":
+			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
+				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)
+			})
+			forbid(p, p.Imports, "gRPC is the service's", under("google.golang.org/grpc"))
+		case name == module+"/internal/keylock":
+			forbid(p, p.Deps, "it is one of the lowest", func(d string) bool { return under(module)(d) && d != name })
 		case under(module + "/cmd/cribench")(name):
 			forbid(p, p.Deps, "a benchmark of others as well", under(module+"/shim"))
 		}

@@ -225,7 +225,7 @@ func TestClientGivesUp(t *testing.T) {
 			}
 			retried <- id
 		}()
-		n.at("shim.(*keyLock).lock(", 1)
+		n.at("keylock.(*Lock).Lock(", 1)
 		release()
 		if id := <-retried; kind == "container create" && n.docker.Calls()["container create"] > before+1 {
 			t.Errorf("the retry made a container of its own beside %s", id)

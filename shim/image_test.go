@@ -63,7 +63,7 @@ func TestPullIsShared(t *testing.T) {
 		}
 		ids <- id
 	}
-	const waiting = "shim.(*Service).pull("
+	const waiting = "images.(*pulling).wait("
 	impatient, cancel := context.WithCancel(n.ctx)
 	go pull(impatient, nil)
 	n.at(waiting, 1)
@@ -106,12 +106,12 @@ func TestPullIsCancelledByTheLast(t *testing.T) {
 			failed <- err
 		}()
 	}
-	n.at("shim.(*Service).pull(", 2)
+	n.at("images.(*pulling).wait(", 2)
 	n.eventually("the pull has begun", func() bool { return pulls.Load() == 1 })
 	cancel()
 	wantCode(t, <-failed, codes.Canceled)
 	wantCode(t, <-failed, codes.Canceled)
-	n.eventually("nobody pulls any more", func() bool { return !strings.Contains(allStacks(), "shim.(*Service).runPull(") })
+	n.eventually("nobody pulls any more", func() bool { return !strings.Contains(allStacks(), "images.(*Puller).run(") })
 	release()
 	if n.imageStatus(appImage) != nil {
 		t.Error("a cancelled pull has made an image")

@@ -103,12 +103,12 @@ func (m *Metrics) indexObserver() index.Observer {
 	}
 }
 
-func (m *Metrics) observePull(start time.Time, err error) {
+func (m *Metrics) observePull(took time.Duration, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
 	}
-	m.pulls.WithLabelValues(result).Observe(time.Since(start).Seconds())
+	m.pulls.WithLabelValues(result).Observe(took.Seconds())
 }
 
 // session counts one streaming session until the returned function is called.

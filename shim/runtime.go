@@ -105,7 +105,7 @@ func (s *Service) statusInfo() (map[string]string, error) {
 		LogMaxSize     string `json:"logMaxSize"`
 		LogMaxFile     int    `json:"logMaxFile"`
 		MinOOMScoreAdj int    `json:"minOOMScoreAdj"`
-	}{s.cfg.Version, s.cfg.RootDir, s.pauseImageName(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
+	}{s.cfg.Version, s.cfg.RootDir, s.images.pause.Name(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
 	docs := map[string]any{"config": config}
 	if caps := s.engine.Capabilities(); caps != nil {
 		docs["engine"] = caps

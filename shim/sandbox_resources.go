@@ -22,7 +22,7 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	unlock, err := s.locks.Lock(ctx, podKey(sb.Metadata))
 	if err != nil {
 		return nil, err
 	}

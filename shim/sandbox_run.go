@@ -2,8 +2,6 @@ package shim
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -105,7 +103,7 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 // container.
 func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
 	cfg := r.GetConfig()
-	imageID, err := s.pauseImage(ctx)
+	imageID, err := s.images.pause.Ensure(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -245,16 +243,4 @@ func (s *Service) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.Pod
 
 func (s *Service) netnsPath(sandboxID string) string {
 	return filepath.Join(s.cfg.NetNSDir, sandboxID)
-}
-
-// shortHash returns a hash of any string that is safe as a file name.
-func shortHash(v string) string {
-	sum := sha256.Sum256([]byte(v))
-	return hex.EncodeToString(sum[:10])
-}
-
-// isShortHash reports whether a string has the form of a [shortHash].
-func isShortHash(v string) bool {
-	b, err := hex.DecodeString(v)
-	return err == nil && len(b) == 10 && v == strings.ToLower(v)
 }

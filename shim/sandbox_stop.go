@@ -150,7 +150,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 // sandboxGone cleans up after a sandbox that somebody else has removed, whose
 // containers may still run; after cridock's own removal it finds nothing to do.
 func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
-	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	unlock, err := s.locks.Lock(ctx, podKey(sb.Metadata))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}

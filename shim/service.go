@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,11 +15,12 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/internal/beneath"
+	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
-	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
@@ -120,22 +120,19 @@ type Service struct {
 	metrics *Metrics
 	process *process.Runner
 	streams *streaming.Server
-	volumes *imagevolume.Store
+	mounts  *mounts.Preparer
 	state   *state.Store
 	oom     *oom.Watcher
-	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
-	locks     keyLock
+	locks     keylock.Lock
+	images    imageParts
 	stops     stopper
-	pulls     pullGroup
-	accounts  accountCache
 	updates   updates
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
 	work      operations
-	layers    layers
 }
 
 // New returns a service. cni must be nil if cfg.DockerNetwork is set, and not nil
@@ -151,7 +148,6 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
-	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
 	s.state = state.New(cfg.RootDir)
 	s.updates.state = beneath.Root(cfg.RootDir)
 	s.logs = logs.New(logs.Options{})
@@ -161,6 +157,13 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.index = index.New(e, index.Options{
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+	})
+	s.images = newImageParts(s)
+	s.mounts = mounts.New(mounts.Options{
+		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
+		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
+		Engine: e, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
+		Image: s.image, LookInto: s.images.probes.Look,
 	})
 	var err error
 	cfg.Streaming.Opened = m.session
@@ -239,11 +242,10 @@ func (s *Service) start(ctx context.Context) error {
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
 		{s.collectNetworks, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
-		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
+		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
-		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
-		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
-		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
+		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
+		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
 		if err := step.do(ctx); err != nil {
 			log.Error(err, step.failed)
@@ -298,7 +300,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
 		CDI:                  len(c.CDISpecDirs) > 0,
-		MountOptions:         mountSpecDir(c) != "",
+		MountOptions:         mounts.SpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},

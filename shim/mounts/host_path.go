@@ -1,4 +1,4 @@
-package shim
+package mounts
 
 import (
 	"context"
@@ -8,40 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/errdefs"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/internal/beneath"
-	"github.com/cridock/cridock/translate"
 )
 
-// resolveMounts finds the real source of each mount. name is the container's Docker
-// name.
-func (s *Service) resolveMounts(ctx context.Context, mounts []*runtimeapi.Mount, name string) ([]translate.ResolvedMount, error) {
-	resolved := make([]translate.ResolvedMount, len(mounts))
-	for i, m := range mounts {
-		if m.GetImage().GetImage() != "" {
-			r, err := s.resolveImageMount(ctx, m, name)
-			if err != nil {
-				return nil, &translate.ReasonError{Reason: translate.ReasonImageVolumeMountFailed, Err: fmt.Errorf("mounts[%d].image: %w", i, err)}
-			}
-			resolved[i] = r
-			continue
-		}
-		source, err := s.hostPath(ctx, m.GetHostPath())
-		if err != nil {
-			return nil, fmt.Errorf("mounts[%d].host_path %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
-		}
-		resolved[i].Source = source
-	}
-	return resolved, nil
-}
-
 // hostPath returns a host path with its links resolved. It creates a missing path
-// as a directory: the CRI requires an error, but every runtime creates it and
-// manifests rely on that.
-func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
+// as a directory, unless it is at or below a path in reject: the CRI requires an
+// error, but every runtime creates it and manifests rely on that.
+func hostPath(ctx context.Context, path string, reject []string) (string, error) {
 	source, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return source, err
@@ -50,7 +25,7 @@ func (s *Service) hostPath(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, rejected := range s.cfg.AbsentMountSourcesToReject {
+	for _, rejected := range reject {
 		if top := filepath.Clean(rejected); within(filepath.Clean(path), top) || within(real, top) {
 			return "", fmt.Errorf("%w, and absent-mount-sources-to-reject lists %s", fs.ErrNotExist, rejected)
 		}

@@ -1,4 +1,4 @@
-package shim
+package mounts
 
 import (
 	"context"
@@ -12,15 +12,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// relabelMounts sets the container's SELinux label on the sources of a created
+// Relabel sets the container's SELinux label on the sources of a created
 // container's mounts with selinux_relabel; Docker does so only for its older kind
 // of mounts. It does nothing if Docker does not use SELinux. The library refuses
 // system directories.
-func (s *Service) relabelMounts(ctx context.Context, id string) error {
-	if !s.Host().SELinux {
+func (m *Preparer) Relabel(ctx context.Context, id string) error {
+	if !m.o.Host().SELinux {
 		return nil
 	}
-	c, err := s.index.Container(ctx, id)
+	c, err := m.o.Index.Container(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -28,19 +28,19 @@ func (s *Service) relabelMounts(ctx context.Context, id string) error {
 		return nil
 	}
 	// Docker chose the label at creation, from the pod's if none was requested.
-	inspect, err := s.engine.ContainerInspect(ctx, id)
+	inspect, err := m.o.Engine.ContainerInspect(ctx, id)
 	if err != nil {
 		return err
 	}
-	for i, m := range c.Mounts {
-		if !m.GetSelinuxRelabel() || m.GetImage().GetImage() != "" {
+	for i, mount := range c.Mounts {
+		if !mount.GetSelinuxRelabel() || mount.GetImage().GetImage() != "" {
 			continue
 		}
 		// Not shared: the label is for this pod, whose containers have one level.
-		err := label.Relabel(m.GetHostPath(), inspect.MountLabel, false)
+		err := label.Relabel(mount.GetHostPath(), inspect.MountLabel, false)
 		// Some file systems do not support labels: use the mount as it is.
 		if err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return fmt.Errorf("mounts[%d].selinux_relabel of %q: %w: %w", i, m.GetHostPath(), errdefs.ErrFailedPrecondition, err)
+			return fmt.Errorf("mounts[%d].selinux_relabel of %q: %w: %w", i, mount.GetHostPath(), errdefs.ErrFailedPrecondition, err)
 		}
 	}
 	return nil

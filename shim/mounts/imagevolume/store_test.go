@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/beneath"
-	"github.com/cridock/cridock/shim/imagevolume"
+	"github.com/cridock/cridock/shim/mounts/imagevolume"
 )
 
 // newStore returns a store that is removed with all its mounts at the test's end.

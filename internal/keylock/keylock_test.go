@@ -1,4 +1,4 @@
-package shim
+package keylock
 
 import (
 	"context"
@@ -7,26 +7,26 @@ import (
 	"testing"
 )
 
-func TestKeyLock(t *testing.T) {
-	var l keyLock
+func TestLock(t *testing.T) {
+	var l Lock
 	ctx := t.Context()
-	unlock, err := l.lock(ctx, "a")
+	unlock, err := l.Lock(ctx, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := l.lock(ctx, "b")
+	other, err := l.Lock(ctx, "b")
 	if err != nil {
 		t.Fatalf("another key is locked as well: %v", err)
 	}
 	other()
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := l.lock(ended, "a"); !errors.Is(err, context.Canceled) {
+	if _, err := l.Lock(ended, "a"); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting with an ended context: %v, want cancelled", err)
 	}
 	unlock()
 	unlock() // a second call must not free somebody else's lock
-	again, err := l.lock(ctx, "a")
+	again, err := l.Lock(ctx, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,13 +36,13 @@ func TestKeyLock(t *testing.T) {
 	}
 }
 
-func TestKeyLockExcludes(t *testing.T) {
-	var l keyLock
+func TestLockExcludes(t *testing.T) {
+	var l Lock
 	var wg sync.WaitGroup
 	counter := 0 // the race detector watches it
 	for range 50 {
 		wg.Go(func() {
-			unlock, err := l.lock(t.Context(), "k")
+			unlock, err := l.Lock(t.Context(), "k")
 			if err != nil {
 				t.Error(err)
 				return

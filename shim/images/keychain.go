@@ -1,4 +1,4 @@
-package shim
+package images
 
 import (
 	"context"
@@ -26,12 +26,17 @@ const (
 	dockerHub    = "docker.io"
 )
 
-// pullAuth returns the credentials for a pull: those of the request, else the
-// node's for the registry. If the node's cannot be read it logs that and returns
-// none: most images need none.
-func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig, image string) (registry.AuthConfig, error) {
+// Keychain is the path of Docker's config.json, which holds the node's registry
+// credentials and names credential helpers. The file need not exist; an empty
+// Keychain has no credentials.
+type Keychain string
+
+// Resolve returns the credentials for a pull: the requested ones, else the node's for
+// the image's registry. If the node's cannot be read it logs that and returns none:
+// most images need none. Errors and logs never contain credentials.
+func (k Keychain) Resolve(ctx context.Context, requested *runtimeapi.AuthConfig, image string) (registry.AuthConfig, error) {
 	auth, err := translate.DockerAuth(requested, image)
-	if err != nil || auth != (registry.AuthConfig{}) || s.cfg.DockerConfig == "" {
+	if err != nil || auth != (registry.AuthConfig{}) || k == "" {
 		return auth, err
 	}
 	ref, err := translate.NormalizeImage(image)
@@ -40,7 +45,7 @@ func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig
 	}
 	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
-	found, err := nodeCredentials(ctx, s.cfg.DockerConfig, ref.Registry())
+	found, err := k.lookUp(ctx, ref.Registry())
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Ignoring the node's registry credentials", "image", image)
 		return auth, nil
@@ -50,11 +55,10 @@ func (s *Service) pullAuth(ctx context.Context, requested *runtimeapi.AuthConfig
 	}, image)
 }
 
-// nodeCredentials looks up a registry in Docker's config.json and in the
-// credential helpers that it names. It reads the file each time, as logins change
-// it; a missing file means no credentials. Errors never contain credentials.
-func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, error) {
-	f, err := os.Open(path) //nolint:gosec // a flag names the file
+// lookUp finds the credentials of a registry. It reads the file each time, as logins
+// change it; a missing file means no credentials.
+func (k Keychain) lookUp(ctx context.Context, host string) (types.AuthConfig, error) {
+	f, err := os.Open(string(k))
 	if errors.Is(err, fs.ErrNotExist) {
 		return types.AuthConfig{}, nil
 	}
@@ -67,7 +71,7 @@ func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, 
 		return types.AuthConfig{}, nil // an empty file
 	}
 	if err != nil {
-		return types.AuthConfig{}, fmt.Errorf("%s: %w", path, err)
+		return types.AuthConfig{}, fmt.Errorf("%s: %w", k, err)
 	}
 	if host == dockerHub {
 		host = dockerHubKey
@@ -85,10 +89,10 @@ func nodeCredentials(ctx context.Context, path, host string) (types.AuthConfig, 
 	select {
 	case a := <-done:
 		if a.err != nil {
-			return types.AuthConfig{}, fmt.Errorf("%s: credentials of %s: %w", path, host, a.err)
+			return types.AuthConfig{}, fmt.Errorf("%s: credentials of %s: %w", k, host, a.err)
 		}
 		return a.auth, nil
 	case <-ctx.Done():
-		return types.AuthConfig{}, fmt.Errorf("%s: credential helper for %s: %w", path, host, context.Cause(ctx))
+		return types.AuthConfig{}, fmt.Errorf("%s: credential helper for %s: %w", k, host, context.Cause(ctx))
 	}
 }
