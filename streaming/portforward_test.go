@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // newNetNS makes a network namespace with loopback up and returns its path.
@@ -92,9 +94,9 @@ func loopbackUp() error {
 }
 
 // listenIn serves connections on an address inside a network namespace.
-func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
+func listenIn(t *testing.T, path, addr string, serve func(*net.TCPConn)) int {
 	t.Helper()
-	ns, err := openNS(netns)
+	ns, err := openNS(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
 		defer func() { _ = ns.Close() }()
 	}
 	var l net.Listener
-	err = inNetNS(ns, func() (err error) {
+	err = netns.Do(ns, func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	})
