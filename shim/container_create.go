@@ -34,7 +34,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return "", err
 	}
-	if !s.sandboxReady(sb) {
+	if !s.networks.Ready(sb) {
 		return "", fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
 	undo := undoStack{}

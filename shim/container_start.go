@@ -34,7 +34,7 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("container %s is %s: %w; only a created container can be started", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
 	sb, err := s.index.Sandbox(ctx, c.SandboxID)
-	if err != nil || !s.sandboxReady(sb) {
+	if err != nil || !s.networks.Ready(sb) {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
 	// The kubelet creates a link to the log right after the start.

@@ -76,7 +76,7 @@ func (s *Service) readySandbox(ctx context.Context, id string) (*translate.Sandb
 	if err != nil {
 		return nil, err
 	}
-	if !s.sandboxReady(sb) {
+	if !s.networks.Ready(sb) {
 		return nil, fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
 	return sb, nil

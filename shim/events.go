@@ -47,10 +47,10 @@ func (s *Service) criEvent(t index.Transition) *wire.Response {
 	if t.Pod != nil {
 		// The index has a deleted sandbox's last state, but it is no longer ready.
 		gone := t.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && t.ID == t.SandboxID
-		ready := !gone && s.sandboxReady(t.Pod)
+		ready := !gone && s.networks.Ready(t.Pod)
 		var ips []string
 		if ready {
-			ips = s.sandboxIPs(t.Pod)
+			ips = s.networks.IPs(t.Pod)
 		}
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}

@@ -55,7 +55,7 @@ func (s *Service) makeLogDir(ctx context.Context, cfg *runtimeapi.PodSandboxConf
 	}
 	err := s.podLogs().MkdirAll(name, 0o755)
 	if beneath.IsRefused(err) {
-		klog.FromContext(ctx).Error(err, "Refused to create the log directory of a pod; containers with logs there cannot start", "pod", podName(cfg.GetMetadata()))
+		klog.FromContext(ctx).Error(err, "Refused to create the log directory of a pod; containers with logs there cannot start", "pod", translate.PodName(cfg.GetMetadata()))
 		return nil
 	}
 	return err

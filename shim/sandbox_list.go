@@ -34,7 +34,7 @@ func (s *Service) listPodSandboxEncoded(ctx context.Context, r *runtimeapi.ListP
 func (s *Service) eachSandbox(ctx context.Context, f *runtimeapi.PodSandboxFilter, do func(sb *translate.Sandbox, ready bool)) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	for _, sb := range sandboxes {
-		if ready := s.sandboxReady(sb); translate.MatchSandbox(sb, ready, f) {
+		if ready := s.networks.Ready(sb); translate.MatchSandbox(sb, ready, f) {
 			do(sb, ready)
 		}
 	}

@@ -86,7 +86,7 @@ func (s *Service) updatedConfig(sb *translate.Sandbox) (*runtimeapi.PodSandboxCo
 	if err != nil || update == nil {
 		return sb.Config, err
 	}
-	cfg := proto.CloneOf(podConfig(sb))
+	cfg := proto.CloneOf(sb.KnownConfig())
 	if cfg.Linux == nil {
 		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
 	}

@@ -5,15 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containernetworking/cni/libcni"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/klog/v2"
 
-	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
@@ -66,13 +61,13 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if sb, err = s.index.Sandbox(ctx, id); err != nil {
 		return "", err
 	}
-	if err := s.setupNetwork(ctx, sb, r.GetConfig()); err != nil {
+	if err := s.networks.Setup(ctx, sb, r.GetConfig()); err != nil {
 		return "", err
 	}
 	if sb, err = s.index.Sandbox(ctx, id); err != nil {
 		return "", err
 	}
-	if !s.sandboxReady(sb) {
+	if !s.networks.Ready(sb) {
 		return "", fmt.Errorf("sandbox %s exited during its setup: %w", id, errdefs.ErrAborted)
 	}
 	s.index.Announce(id)
@@ -83,20 +78,14 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 // network setup has not begun. If the network cannot be released it keeps the
 // sandbox, stopped, so that StopPodSandbox tries again: otherwise nobody would.
 func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.Sandbox) error {
-	if sb == nil || s.cni == nil {
+	if sb == nil {
 		return s.removeObject(ctx, id)
 	}
-	recorded, err := s.cni.Recorded(id)
-	if _, attached := s.cni.Attachment(id); recorded && !attached {
-		return s.killSandbox(ctx, sb) // Setup failed, and so did its own DEL
-	}
-	if err == nil && recorded {
-		err = s.releaseAddresses(ctx, sb)
-	}
-	if err != nil {
+	released, err := s.networks.Undo(ctx, sb)
+	if !released {
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
-	return errors.Join(network.UnpinNetNS(s.netnsPath(id)), s.removeObject(ctx, id))
+	return errors.Join(err, s.removeObject(ctx, id))
 }
 
 // sandboxSpec creates the sandbox's files and returns the request for its
@@ -127,11 +116,8 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	if err != nil {
 		return nil, err
 	}
-	if s.cni != nil {
-		// Reject what CNI cannot do before there is anything to undo.
-		if _, err := translate.CNIRuntimeConf(cfg, "", ""); err != nil {
-			return nil, err
-		}
+	if err := s.networks.Validate(cfg); err != nil {
+		return nil, err
 	}
 	return create, s.makeSandboxDir(ctx, cfg, content, undo)
 }
@@ -142,7 +128,7 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 	if content := translate.ResolvConf(cfg.GetDnsConfig()); content != nil {
 		return content, nil
 	}
-	if s.cni == nil {
+	if !s.networks.CNI() {
 		return nil, nil // Docker's networks have a resolver of their own
 	}
 	content, err := os.ReadFile(resolvConf)
@@ -175,72 +161,4 @@ func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandbox
 		return fmt.Errorf("log_directory: %w", err)
 	}
 	return nil
-}
-
-// setupNetwork sets up the network of a started sandbox.
-func (s *Service) setupNetwork(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
-	if sb.HostNetwork {
-		return nil
-	}
-	if s.cni == nil {
-		return s.finishNetwork(ctx, sb, cfg)
-	}
-	pin := s.netnsPath(sb.ID)
-	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
-	if err != nil {
-		return err
-	}
-	s.warnOfHostPorts(ctx, sb, rt)
-	if err := network.PinNetNS(sb.Pid, pin); err != nil {
-		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
-	}
-	err = traced(ctx, "CNI ADD", func(ctx context.Context) error {
-		ctx, cancel := withinDeadline(ctx)
-		defer cancel()
-		_, err := s.cni.Setup(ctx, rt)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
-	}
-	return s.finishNetwork(ctx, sb, cfg)
-}
-
-// warnOfHostPorts logs that no CNI plugin takes a sandbox's host ports. The sandbox
-// runs nevertheless, as with containerd and CRI-O: some networks read host ports
-// from the API server and publish them on their own.
-func (s *Service) warnOfHostPorts(ctx context.Context, sb *translate.Sandbox, rt *libcni.RuntimeConf) {
-	ports, asked := rt.CapabilityArgs["portMappings"]
-	if !asked {
-		return
-	}
-	if err := s.cni.HostPorts(); err != nil {
-		klog.FromContext(ctx).Error(err, "CNI does not publish the host ports of a pod", "pod", podName(sb.Metadata), "sandboxID", sb.ID, "hostPorts", ports)
-	}
-}
-
-// setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
-// created by now, and those that CNI has changed.
-func (s *Service) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
-	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
-	for key, value := range early {
-		// CNI's setup enables IPv6, which Docker disables: set the pod's value again.
-		if strings.HasSuffix(key, "disable_ipv6") {
-			if late == nil {
-				late = map[string]string{}
-			}
-			late[key] = value
-		}
-	}
-	if len(late) == 0 {
-		return nil
-	}
-	if err := network.SetSysctls(s.netnsOf(sb), late); err != nil {
-		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
-	}
-	return nil
-}
-
-func (s *Service) netnsPath(sandboxID string) string {
-	return filepath.Join(s.cfg.NetNSDir, sandboxID)
 }

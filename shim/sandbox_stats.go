@@ -70,7 +70,7 @@ func (s *Service) statsPods(ctx context.Context, f *runtimeapi.PodSandboxFilter)
 	}
 	var pods []stats.Pod
 	for _, sb := range sandboxes {
-		if s.sandboxReady(sb) && translate.MatchSandbox(sb, true, f) {
+		if s.networks.Ready(sb) && translate.MatchSandbox(sb, true, f) {
 			pods = append(pods, s.statsPod(sb))
 		}
 	}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
@@ -56,7 +54,7 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 	// Release the network after the containers, so that none sends from an address
 	// that another pod may have, and before the sandbox's process, as plugins may
 	// need its namespace.
-	if err := s.releaseNetwork(ctx, sb); err != nil {
+	if err := s.networks.Release(ctx, sb); err != nil {
 		return err
 	}
 	return s.killSandbox(ctx, sb)
@@ -69,47 +67,6 @@ func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 		g.Go(func() error { return s.stopContainer(ctx, c, 0) })
 	}
 	return g.Wait()
-}
-
-// releaseNetwork releases a sandbox's addresses and its namespace, whether the
-// network is set up, partly set up or already released.
-func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
-	if err := s.pinNetwork(ctx, sb); err != nil {
-		klog.FromContext(ctx).Error(err, "Releasing the network of a sandbox without its namespace", "sandboxID", sb.ID)
-	}
-	delCtx, cancel := withinDeadline(ctx)
-	defer cancel()
-	if err := s.releaseAddresses(delCtx, sb); err != nil || s.cni == nil {
-		return err
-	}
-	return network.UnpinNetNS(s.netnsPath(sb.ID))
-}
-
-func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) error {
-	if !s.networked(sb) {
-		return nil
-	}
-	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))
-	if err != nil {
-		return err
-	}
-	err = traced(ctx, "CNI DEL", func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
-	if err != nil {
-		return fmt.Errorf("release the network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
-	}
-	return nil
-}
-
-// podName returns a pod's name for messages.
-func podName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
-
-// podConfig returns what is known of a sandbox's configuration: only a part of it if
-// another adapter created the sandbox.
-func podConfig(sb *translate.Sandbox) *runtimeapi.PodSandboxConfig {
-	if sb.Config != nil {
-		return sb.Config
-	}
-	return &runtimeapi.PodSandboxConfig{Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations, PortMappings: sb.PortMappings}
 }
 
 func (s *Service) killSandbox(ctx context.Context, sb *translate.Sandbox) error {
@@ -156,23 +113,9 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 	}
 	defer unlock()
 	s.stats.Forget(sb.ID)
-	if s.cni != nil {
-		if err = s.releaseRecorded(ctx, sb); err == nil {
-			err = network.UnpinNetNS(s.netnsPath(sb.ID))
-		}
-	}
-	if err = errors.Join(err, s.collectDir(ctx, sb)); err != nil {
+	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {
 		klog.FromContext(ctx).Error(err, "Incomplete cleanup of a removed sandbox; will retry at the next start", "sandboxID", sb.ID)
 	}
-}
-
-// releaseRecorded releases a sandbox's addresses if it may have any.
-func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) error {
-	attached, err := s.cni.Recorded(sb.ID)
-	if err != nil || !attached {
-		return err
-	}
-	return s.releaseAddresses(ctx, sb)
 }
 
 // collectDir removes the directory of a removed sandbox, unless another sandbox has
@@ -190,39 +133,6 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 		}
 	}
 	return dir.RemoveAll()
-}
-
-// collectNetworks releases the networks of removed sandboxes: those that a killed
-// process did not complete or remove, and those removed while cridock was not
-// running.
-func (s *Service) collectNetworks(ctx context.Context) error {
-	if s.cni == nil {
-		return nil
-	}
-	sandboxes, err := s.index.Sandboxes(ctx)
-	if err != nil {
-		return err
-	}
-	live := make([]string, 0, len(sandboxes))
-	for _, sb := range sandboxes {
-		live = append(live, sb.ID)
-	}
-	return errors.Join(s.cni.GC(ctx, live), s.collectPins(ctx))
-}
-
-// collectPins removes namespace pins of removed sandboxes. A sandbox is in the index
-// before it has a pin, so a sandbox that has a pin and is not in the index is gone.
-func (s *Service) collectPins(ctx context.Context) error {
-	entries, err := os.ReadDir(s.cfg.NetNSDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		if _, lookErr := s.index.Sandbox(ctx, e.Name()); errdefs.IsNotFound(lookErr) {
-			err = errors.Join(err, network.UnpinNetNS(s.netnsPath(e.Name())))
-		}
-	}
-	return err
 }
 
 // sweepState removes the files of sandboxes and containers that a killed process did

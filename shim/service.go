@@ -22,6 +22,7 @@ import (
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
+	"github.com/cridock/cridock/shim/podnet"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
@@ -110,19 +111,19 @@ type Service struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
 
-	cfg     Config
-	engine  Engine
-	cni     *network.CNI // nil with a Docker network
-	index   *index.Index
-	logs    *logs.Tailer
-	stats   *stats.Collector
-	disk    *stats.Disk
-	metrics *Metrics
-	process *process.Runner
-	streams *streaming.Server
-	mounts  *mounts.Preparer
-	state   *state.Store
-	oom     *oom.Watcher
+	cfg      Config
+	engine   Engine
+	index    *index.Index
+	logs     *logs.Tailer
+	stats    *stats.Collector
+	disk     *stats.Disk
+	metrics  *Metrics
+	process  *process.Runner
+	streams  *streaming.Server
+	mounts   *mounts.Preparer
+	networks *podnet.Networks
+	state    *state.Store
+	oom      *oom.Watcher
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock
@@ -146,7 +147,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	}
 	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
-	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
+	s := &Service{cfg: cfg, engine: e, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.state = state.New(cfg.RootDir)
 	s.updates.state = beneath.Root(cfg.RootDir)
@@ -156,9 +157,10 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
-		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
 	s.images = newImageParts(s)
+	s.networks = podnet.New(podnet.Options{CNI: cni, PinDir: cfg.NetNSDir, Engine: e, Index: s.index, Bounded: withinDeadline})
 	s.mounts = mounts.New(mounts.Options{
 		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
 		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
@@ -213,9 +215,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.process.Run(gctx) })
 	g.Go(func() error { return s.oom.Run(gctx) })
 	g.Go(func() error { return s.streams.Run(gctx) })
-	if s.cni != nil {
-		g.Go(func() error { return s.cni.Run(gctx) })
-	}
+	g.Go(func() error { return s.networks.Run(gctx) })
 	g.Go(func() error { return s.keepLimits(gctx) })
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
@@ -240,7 +240,7 @@ func (s *Service) start(ctx context.Context) error {
 		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
 		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
-		{s.collectNetworks, "Failed to release some networks of removed pods; will retry at the next start"},
+		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
 		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},

@@ -107,6 +107,9 @@ func refusedInName(r rune) bool {
 	return true
 }
 
+// PodName returns a pod's name for messages: NAMESPACE/NAME.
+func PodName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
+
 // ShortHash returns a hash of any string that is safe as a file name: 20 lowercase
 // hexadecimal digits of its SHA-256.
 func ShortHash(v string) string {

@@ -10,8 +10,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/netns"
+	"github.com/cridock/cridock/internal/trace"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/translate"
 )
@@ -124,7 +125,7 @@ func (n *Networks) check(ctx context.Context, sb *translate.Sandbox) string {
 	defer cancel()
 	rt, err := translate.CNIRuntimeConf(sb.KnownConfig(), sb.ID, n.NetNS(sb))
 	if err == nil {
-		err = traced(ctx, "CNI CHECK", func(ctx context.Context) error { return n.o.CNI.Check(ctx, rt) })
+		err = trace.Step(ctx, "CNI CHECK", func(ctx context.Context) error { return n.o.CNI.Check(ctx, rt) })
 	}
 	if err != nil {
 		return err.Error()
@@ -193,22 +194,20 @@ func (n *Networks) OpenNetNS(ctx context.Context, sb *translate.Sandbox) (*os.Fi
 		return nil, nil
 	}
 	if pin := n.pin(sb.ID); network.IsPinned(pin) {
-		return openNetNS(pin)
+		return netns.Open(pin)
 	}
 	// Without a pin, as with Docker's own networks. If the sandbox has exited its
 	// process ID may have been reused: ask Docker once the file is open.
-	netns, openErr := openNetNS(processNetNS(sb.Pid))
+	file, openErr := netns.Open(processNetNS(sb.Pid))
 	c, err := n.o.Engine.ContainerInspect(ctx, sb.ID)
 	switch {
 	case err == nil && (!c.State.Running || c.State.Pid != sb.Pid):
 		err = fmt.Errorf("sandbox %s has exited: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	case err == nil && openErr == nil:
-		return netns, nil
+		return file, nil
 	}
 	if openErr == nil {
-		_ = netns.Close()
+		_ = file.Close()
 	}
 	return nil, errors.Join(err, openErr)
 }
-
-func podName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
