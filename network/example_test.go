@@ -29,8 +29,8 @@ func node() (cfg network.Config, remove func(), err error) {
 	err = errors.Join(
 		os.Mkdir(cfg.ConfDir, 0o755), os.Mkdir(cfg.BinDirs[0], 0o755), os.Mkdir(cfg.CacheDir, 0o700),
 		os.WriteFile(filepath.Join(cfg.ConfDir, "10-pods.conflist"), []byte(conflist), 0o600),
-		os.WriteFile(filepath.Join(cfg.BinDirs[0], "bridge"), nil, 0o700),  //nolint:gosec // a plugin is a program
-		os.WriteFile(filepath.Join(cfg.BinDirs[0], "portmap"), nil, 0o700), //nolint:gosec // likewise
+		os.WriteFile(filepath.Join(cfg.BinDirs[0], "bridge"), nil, 0o700),
+		os.WriteFile(filepath.Join(cfg.BinDirs[0], "portmap"), nil, 0o700),
 	)
 	return cfg, func() { _ = os.RemoveAll(dir) }, err
 }
