@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
 const deployDir = "../../../deploy"
@@ -17,6 +18,7 @@ const deployDir = "../../../deploy"
 // TestDeployedConfig: the example configuration has only settings that are known,
 // at their defaults where it does not say otherwise.
 func TestDeployedConfig(t *testing.T) {
+	defer klog.CaptureState().Restore() // the file sets v
 	f := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
 	o := NewOptions()
 	o.AddFlags(f)
