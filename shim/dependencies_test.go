@@ -17,9 +17,10 @@ const (
 
 // pkg is what go list says of a package.
 type pkg struct {
-	ImportPath    string
-	Standard      bool
-	Imports, Deps []string
+	ImportPath                string
+	Standard                  bool
+	Imports, Deps             []string
+	TestImports, XTestImports []string
 }
 
 // TestDependencies holds the direction that packages depend in.
@@ -105,7 +106,7 @@ func TestDependencies(t *testing.T) {
 // list gives the packages of the module and all that they depend on.
 func list(t *testing.T) map[string]pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", module+"/...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps,TestImports,XTestImports", module+"/...")
 	var message strings.Builder
 	cmd.Stderr = &message
 	out, err := cmd.Output()

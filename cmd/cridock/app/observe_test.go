@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -90,7 +90,7 @@ func startNode(t *testing.T, args ...string) *node {
 	n.metrics = "http://127.0.0.1:" + port
 	socket := "unix://" + filepath.Join(dir, "cridock.sock")
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd, done := newCommand(), make(chan error, 1)
+	cmd, done := NewCommand("test"), make(chan error, 1)
 	cmd.SetArgs(append([]string{
 		"--container-runtime-endpoint=" + socket, "--docker-endpoint=" + n.docker.Endpoint(), "--network-plugin=docker",
 		"--root-directory=" + filepath.Join(dir, "root"), "--runtime-directory=" + filepath.Join(dir, "run"), "--metrics-bind-address=" + port,

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -48,8 +48,8 @@ func observeAddr(addr string) string {
 
 // serveMetrics serves /metrics, /healthz and /readyz, and with profiling also
 // /debug/pprof, until ctx ends.
-func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health func() error) error {
-	if o.metricsAddr == "" {
+func (o *Options) serveMetrics(ctx context.Context, metrics http.Handler, health func() error) error {
+	if o.MetricsAddr == "" {
 		return nil
 	}
 	mux := http.NewServeMux()
@@ -62,18 +62,18 @@ func (o *options) serveMetrics(ctx context.Context, metrics http.Handler, health
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
-	if o.profiling {
+	if o.Profiling {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", observeAddr(o.metricsAddr))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", observeAddr(o.MetricsAddr))
 	if err != nil {
 		return fmt.Errorf("metrics-bind-address: %w", err)
 	}
 	l = guard.Listen(l.(*net.TCPListener), metricsConnections())
-	klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", o.profiling)
+	klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", o.Profiling)
 	srv := metricsServer(mux)
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
@@ -106,22 +106,28 @@ func metricsConnections() int { return max(1, min(observeConnections, guard.File
 
 // startTracing sends traces to an OTLP collector, if one is set: CRI calls with the
 // Docker and CNI calls they make, as part of the kubelet's traces. The returned
-// function flushes pending traces.
-func (o *options) startTracing(ctx context.Context) (flush func(context.Context) error, err error) {
-	if o.tracingEndpoint == "" {
-		return func(context.Context) error { return nil }, nil
+// function flushes pending traces, after ctx has ended too.
+func (o *Options) startTracing(ctx context.Context) (flush func(), err error) {
+	if o.TracingEndpoint == "" {
+		return func() {}, nil
 	}
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(o.tracingEndpoint), otlptracegrpc.WithInsecure())
+	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(o.TracingEndpoint), otlptracegrpc.WithInsecure())
 	if err != nil {
-		return nil, fmt.Errorf("tracing-endpoint %q: %w", o.tracingEndpoint, err)
+		return nil, fmt.Errorf("tracing-endpoint %q: %w", o.TracingEndpoint, err)
 	}
 	provider := trace.NewTracerProvider(
 		trace.WithBatcher(exporter),
 		// The kubelet decides what is sampled; cridock starts no traces.
 		trace.WithSampler(trace.ParentBased(trace.NeverSample())),
-		trace.WithResource(resource.NewSchemaless(semconv.ServiceName("cridock"), semconv.ServiceVersion(version))),
+		trace.WithResource(resource.NewSchemaless(semconv.ServiceName("cridock"), semconv.ServiceVersion(o.Version))),
 	)
 	otel.SetTracerProvider(provider)
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	return provider.Shutdown, nil
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
+		defer cancel()
+		if err := provider.Shutdown(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Some traces were lost")
+		}
+	}, nil
 }

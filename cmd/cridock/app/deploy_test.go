@@ -1,6 +1,7 @@
-package main
+package app
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,20 +10,22 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
-const deployDir = "../../deploy"
+const deployDir = "../../../deploy"
 
 // TestDeployedConfig: the example configuration has only settings that are known,
 // at their defaults where it does not say otherwise.
 func TestDeployedConfig(t *testing.T) {
+	defer klog.CaptureState().Restore() // the file sets v
 	f := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
-	o := &options{}
-	o.addFlags(f)
+	o := NewOptions()
+	o.AddFlags(f)
 	if err := f.Parse([]string{"--config=" + filepath.Join(deployDir, "cridock.yaml")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.complete(f); err != nil {
+	if err := errors.Join(o.Complete(f), o.Validate()); err != nil {
 		t.Fatal(err)
 	}
 	f.Visit(func(set *pflag.Flag) {
@@ -54,7 +57,7 @@ func unit(t *testing.T, name string) map[string][]string {
 func TestDeployedUnits(t *testing.T) {
 	service, socket, kubelet := unit(t, "cridock.service"), unit(t, "cridock.socket"), unit(t, "kubelet-10-cridock.conf")
 	defaults := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
-	(&options{}).addFlags(defaults)
+	NewOptions().AddFlags(defaults)
 	endpoint := defaults.Lookup("container-runtime-endpoint").DefValue
 	if got := socket["ListenStream"]; !slices.Equal(got, []string{strings.TrimPrefix(endpoint, "unix://")}) {
 		t.Errorf("cridock.socket listens on %q; want the default of container-runtime-endpoint, %s", got, endpoint)

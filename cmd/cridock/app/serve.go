@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -21,24 +20,31 @@ import (
 	"github.com/cridock/cridock/streaming"
 )
 
-// serve connects the parts and runs them until the context ends.
-func serve(cmd *cobra.Command, o *options) error {
-	if err := o.complete(cmd.Flags()); err != nil {
+// Run validates the settings and serves the CRI until ctx ends; then it waits for
+// running calls and returns nil. Pods keep running. It fails at once if a setting is
+// invalid, if another cridock uses the root directory, or if a directory belongs to
+// somebody else, and later if another cridock serves the engine.
+//
+// Run changes what belongs to the whole process: the umask and, with
+// TracingEndpoint, OpenTelemetry's global provider. It takes a socket that systemd
+// passed, tells systemd when it is ready, and logs with klog, by the logger in ctx.
+func Run(ctx context.Context, o *Options) error {
+	if err := o.Validate(); err != nil {
 		return err
 	}
 	// Containers of any user must be able to read the files made for them.
 	unix.Umask(0o022)
-	ctx, refuse := context.WithCancelCause(cmd.Context())
+	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
 	if err := o.prepareDirs(); err != nil {
 		return err
 	}
-	unlock, err := lockRoot(ctx, o.rootDir)
+	unlock, err := lockRoot(ctx, o.RootDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	seal, err := loadSeal(o.rootDir)
+	seal, err := loadSeal(o.RootDir)
 	if err != nil {
 		return err
 	}
@@ -48,15 +54,9 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
-		defer cancel()
-		if err := flush(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "Some traces were lost")
-		}
-	}()
+	defer flush()
 	metrics := shim.NewMetrics()
-	docker, err := engine.New(o.dockerEndpoint, metrics.ObserveDocker)
+	docker, err := engine.New(o.DockerEndpoint, metrics.ObserveDocker)
 	if err != nil {
 		return err
 	}
@@ -72,11 +72,11 @@ func serve(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, o.endpoint)
+	listener, err := listen(ctx, o.Endpoint)
 	if err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("Serving the CRI", "version", version, "endpoint", o.endpoint, "docker", o.dockerEndpoint, "networkPlugin", o.networkPlugin)
+	klog.FromContext(ctx).Info("Serving the CRI", "version", o.Version, "endpoint", o.Endpoint, "docker", o.DockerEndpoint, "networkPlugin", o.NetworkPlugin)
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return service.Run(gctx) })
@@ -121,45 +121,45 @@ func notifyReady(ctx context.Context, ready <-chan struct{}) error {
 	return nil
 }
 
-func (o *options) cni() (*network.CNI, error) {
-	if o.networkPlugin != "cni" {
+func (o *Options) cni() (*network.CNI, error) {
+	if o.NetworkPlugin != "cni" {
 		return nil, nil
 	}
 	cni, err := network.New(network.Config{
-		ConfDir: o.cniConfDir, BinDirs: o.cniBinDirs, CacheDir: o.cniCacheDir, NetNSDir: o.netnsDir(), ConfTemplate: o.cniTemplate,
+		ConfDir: o.CNIConfDir, BinDirs: o.CNIBinDirs, CacheDir: o.CNICacheDir, NetNSDir: o.netnsDir(), ConfTemplate: o.CNIConfTemplate,
 	})
-	if err != nil || o.podCIDR == "" {
+	if err != nil || o.PodCIDR == "" {
 		return cni, err
 	}
-	return cni, cni.SetPodCIDRs(o.podCIDR)
+	return cni, cni.SetPodCIDRs(o.PodCIDR)
 }
 
-func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns") }
+func (o *Options) netnsDir() string { return filepath.Join(o.RuntimeDir, "netns") }
 
-func (o *options) serviceConfig() shim.Config {
+func (o *Options) serviceConfig() shim.Config {
 	c := shim.Config{
-		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
-		DockerConfig: o.dockerConfig,
-		CDISpecDirs:  o.cdiSpecDirs, AbsentMountSourcesToReject: o.absentMountSources, SeccompDefaultProfile: o.seccompDefault,
-		PodAnnotations: o.podAnnotations, ContainerAnnotations: o.containerAnnotations, CRIAnnotations: o.criAnnotations,
-		PodLogsDir:     o.podLogsDir,
+		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
+		DockerConfig: o.DockerConfig,
+		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
+		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
+		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
-		LogMaxSize: o.logMaxSize, LogMaxFile: o.logMaxFile, SymlinkLogs: o.logMode == "symlink",
-		PullProgressTimeout: o.pullDeadline, Tracing: o.tracingEndpoint != "",
+		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
+		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.TracingEndpoint != "",
 		Streaming: streaming.Config{
-			Addr: o.streamingAddr, CertFile: o.streamingCert, KeyFile: o.streamingKey, ClientCAFile: o.streamingClientCA, IdleTimeout: o.streamingIdle,
+			Addr: o.StreamingAddr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,
 		},
 	}
-	if o.networkPlugin == "docker" {
-		c.DockerNetwork = o.dockerNetwork
+	if o.NetworkPlugin == "docker" {
+		c.DockerNetwork = o.DockerNetwork
 	}
 	return c
 }
 
 // groupsShims returns the setting; auto means on where engine and runtime support
 // it.
-func (o *options) groupsShims() bool {
-	on, err := strconv.ParseBool(o.shimGrouping)
+func (o *Options) groupsShims() bool {
+	on, err := strconv.ParseBool(o.ShimGrouping)
 	return on || err != nil
 }
 
@@ -169,8 +169,8 @@ const unrestrictedOOMScoreAdj = -1000
 // minOOMScoreAdj returns the lowest value that containers can have. Without
 // CAP_SYS_RESOURCE, as in nested engines, a process cannot go below the value it
 // started with, and runc fails.
-func (o *options) minOOMScoreAdj() int {
-	restrict, err := strconv.ParseBool(o.restrictOOM)
+func (o *Options) minOOMScoreAdj() int {
+	restrict, err := strconv.ParseBool(o.RestrictOOMScoreAdj)
 	if err != nil {
 		restrict = !hasSysResource()
 	}

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -21,20 +21,20 @@ type ownDir struct {
 }
 
 // ownDirs returns cridock's directories with these settings.
-func (o *options) ownDirs() []ownDir {
+func (o *Options) ownDirs() []ownDir {
 	dirs := []ownDir{
 		// Docker mounts files from here. With userns-remap, old runtimes do so as
 		// another user, who may traverse but not list it.
-		{setting: "root-directory", path: o.rootDir, mode: 0o711},
+		{setting: "root-directory", path: o.RootDir, mode: 0o711},
 		// The socket is in here by default; it has its own mode.
-		{setting: "runtime-directory", path: o.runtimeDir, mode: 0o755},
+		{setting: "runtime-directory", path: o.RuntimeDir, mode: 0o755},
 	}
-	if o.networkPlugin == "cni" {
+	if o.NetworkPlugin == "cni" {
 		// Its content decides which addresses are released.
-		dirs = append(dirs, ownDir{setting: "cni-cache-dir", path: o.cniCacheDir, mode: 0o700, shared: true})
+		dirs = append(dirs, ownDir{setting: "cni-cache-dir", path: o.CNICacheDir, mode: 0o700, shared: true})
 	}
 	// Whoever can write to the socket's directory can replace the socket.
-	if path, ok := strings.CutPrefix(o.endpoint, "unix://"); ok {
+	if path, ok := strings.CutPrefix(o.Endpoint, "unix://"); ok {
 		dirs = append(dirs, ownDir{setting: "directory of container-runtime-endpoint", path: filepath.Dir(path), mode: 0o755, shared: true})
 	}
 	return dirs
@@ -42,7 +42,7 @@ func (o *options) ownDirs() []ownDir {
 
 // prepareDirs makes cridock's directories, and refuses those that other users can
 // change.
-func (o *options) prepareDirs() error {
+func (o *Options) prepareDirs() error {
 	for _, d := range o.ownDirs() {
 		if err := d.prepare(); err != nil {
 			return fmt.Errorf("%s %s: %w", d.setting, d.path, err)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 )
 
 // parse is what a command line with a configuration file comes to.
-func parse(t *testing.T, file string, args ...string) (*options, error) {
+func parse(t *testing.T, file string, args ...string) (*Options, error) {
 	t.Helper()
 	if file != "" {
 		path := filepath.Join(t.TempDir(), "cridock.yaml")
@@ -22,12 +22,15 @@ func parse(t *testing.T, file string, args ...string) (*options, error) {
 		}
 		args = append(args, "--config="+path)
 	}
-	o, f := &options{}, pflag.NewFlagSet("cridock", pflag.ContinueOnError)
-	o.addFlags(f)
+	o, f := NewOptions(), pflag.NewFlagSet("cridock", pflag.ContinueOnError)
+	o.AddFlags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	return o, o.complete(f)
+	if err := o.Complete(f); err != nil {
+		return nil, err
+	}
+	return o, o.Validate()
 }
 
 func TestConfigFile(t *testing.T) {
@@ -45,17 +48,17 @@ cdi-spec-dirs: /cdi
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.logMaxFile != 3 || o.cniCacheDir != "/c" {
-		t.Errorf("the command line's are %d and %s", o.logMaxFile, o.cniCacheDir)
+	if o.LogMaxFile != 3 || o.CNICacheDir != "/c" {
+		t.Errorf("the command line's are %d and %s", o.LogMaxFile, o.CNICacheDir)
 	}
-	if o.networkPlugin != "docker" || !o.profiling || o.metricsAddr != "9090" || strings.Join(o.cniBinDirs, ",") != "/a,/b" ||
-		o.pullDeadline != 90*time.Second || o.groupsShims() {
+	if o.NetworkPlugin != "docker" || !o.Profiling || o.MetricsAddr != "9090" || strings.Join(o.CNIBinDirs, ",") != "/a,/b" ||
+		o.PullProgressDeadline != 90*time.Second || o.groupsShims() {
 		t.Errorf("the file's are %+v", o)
 	}
-	if got := o.podAnnotations.String(); got != "dev.test.*,kata=io.test.*" || strings.Join(o.cdiSpecDirs, ",") != "/cdi" {
-		t.Errorf("the file's patterns are %q and directories %q", got, o.cdiSpecDirs)
+	if got := (*annotationPatterns)(&o.PodAnnotations).String(); got != "dev.test.*,kata=io.test.*" || strings.Join(o.CDISpecDirs, ",") != "/cdi" {
+		t.Errorf("the file's patterns are %q and directories %q", got, o.CDISpecDirs)
 	}
-	if o.dockerNetwork != "bridge" || o.logMode != "cri" {
+	if o.DockerNetwork != "bridge" || o.LogMode != "cri" {
 		t.Errorf("the defaults are %+v", o)
 	}
 }
@@ -122,13 +125,13 @@ func TestAliases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rootDir != "/x" {
-		t.Errorf("the root directory is %s", o.rootDir)
+	if o.RootDir != "/x" {
+		t.Errorf("the root directory is %s", o.RootDir)
 	}
 	if !klog.V(4).Enabled() || klog.V(5).Enabled() {
 		t.Error("log level debug is not verbosity 4")
 	}
-	if o, err = parse(t, ""); err != nil || o.rootDir != "/var/lib/cridock" || !o.groupsShims() {
+	if o, err = parse(t, ""); err != nil || o.RootDir != "/var/lib/cridock" || !o.groupsShims() {
 		t.Errorf("the defaults are %+v, %v", o, err)
 	}
 }
