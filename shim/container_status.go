@@ -30,7 +30,7 @@ func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerSt
 	if err != nil {
 		return nil, err
 	}
-	resp := &runtimeapi.ContainerStatusResponse{Status: s.encodedStatus(c)}
+	resp := &runtimeapi.ContainerStatusResponse{Status: translate.EncodedContainerStatus(s.limits.Effective(c))}
 	if r.GetVerbose() {
 		resp.Info, err = s.containerInfo(ctx, c)
 	}
@@ -50,6 +50,6 @@ func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (ma
 		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver,
 		"privileged": c.Privileged, "config": c.Config, "docker": inspect,
 	}
-	describeSpec(info, c.ID, c.Pid, "", s.withUpdates(c).Resources)
+	describeSpec(info, c.ID, c.Pid, "", s.limits.Effective(c).Resources)
 	return jsonInfo(map[string]any{"info": info})
 }

@@ -51,7 +51,7 @@ func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventRespons
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}
 	for _, c := range t.Members {
-		e.ContainersStatuses = append(e.ContainersStatuses, s.encodedStatus(c))
+		e.ContainersStatuses = append(e.ContainersStatuses, translate.EncodedContainerStatus(s.limits.Effective(c)))
 	}
 	return e
 }

@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/translate"
 )
@@ -42,8 +43,8 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 }
 
 func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (id string, err error) {
-	undo := undoStack{}
-	defer undo.run(ctx, &err)
+	undo := undo.Stack{}
+	defer undo.Run(ctx, &err)
 
 	create, err := s.sandboxSpec(ctx, r, &undo)
 	if err != nil {
@@ -55,9 +56,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	}
 	created := id // a return sets id before the undo steps below run
 	// This also removes the directory of a sandbox that this call has replaced.
-	undo.push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
+	undo.Push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
 	var sb *translate.Sandbox // set once it may have a network
-	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
+	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
 	}
@@ -102,7 +103,7 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 
 // sandboxSpec creates the sandbox's files and returns the request for its
 // container.
-func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
+func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undo.Stack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	imageID, err := s.pauseImage(ctx)
 	if err != nil {
@@ -156,14 +157,14 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 	return content, nil
 }
 
-func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
+func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undo.Stack) error {
 	dir := s.sandboxDir(cfg.GetMetadata())
 	if err := s.state().MkdirAll(sandboxesDir, 0o755); err != nil {
 		return fmt.Errorf("create the sandbox's directory: %w", err)
 	}
 	switch err := s.state().Mkdir(dir, 0o755); {
 	case err == nil:
-		undo.push(func(context.Context) error { return s.state().RemoveAll(dir) })
+		undo.Push(func(context.Context) error { return s.state().RemoveAll(dir) })
 	case !errors.Is(err, os.ErrExist):
 		// An existing one may be in use by the sandbox that this call repeats.
 		return fmt.Errorf("create the sandbox's directory: %w", err)

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -87,7 +88,7 @@ func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	// containers over and over. Without one, it asks for each container.
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
 	for _, c := range s.index.ContainersOf(sb.ID) {
-		resp.ContainersStatuses = append(resp.ContainersStatuses, s.encodedStatus(c))
+		resp.ContainersStatuses = append(resp.ContainersStatuses, translate.EncodedContainerStatus(s.limits.Effective(c)))
 	}
 	if r.GetVerbose() {
 		resp.Info, err = s.sandboxInfo(ctx, sb)
@@ -102,14 +103,14 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := s.updatedConfig(sb)
+	cfg, err := s.podLimits.Config(sb, podConfig(sb))
 	if err != nil {
 		return nil, err
 	}
 	netns := s.sandboxNetNS(sb)
 	info := map[string]any{
 		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "runtimeType": inspect.HostConfig.Runtime,
-		"snapshotter": inspect.Driver, "config": cfg, "cgroupParent": sb.CgroupParent, "docker": inspect,
+		"snapshotter": inspect.Driver, "config": cmp.Or(cfg, sb.Config), "cgroupParent": sb.CgroupParent, "docker": inspect,
 	}
 	describeSpec(info, sb.ID, sb.Pid, netns, nil)
 	if s.cni != nil && !sb.HostNetwork {

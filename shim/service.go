@@ -20,6 +20,7 @@ import (
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/limits"
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
@@ -121,6 +122,7 @@ type Service struct {
 	streams *streaming.Server
 	volumes *imagevolume.Store
 	oom     *oom.Watcher
+	limits  *limits.Keeper
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
@@ -128,7 +130,7 @@ type Service struct {
 	stops     stopper
 	pulls     pullGroup
 	accounts  accountCache
-	updates   updates
+	podLimits *limits.Pods
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
@@ -145,12 +147,10 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if cfg.Seal == nil {
 		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
-	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
-	s.updates.state = s.state()
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
@@ -159,6 +159,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
 		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
+	s.limits, s.podLimits = newLimits(s)
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
@@ -210,7 +211,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.cni != nil {
 		g.Go(func() error { return s.cni.Run(gctx) })
 	}
-	g.Go(func() error { return s.keepLimits(gctx) })
+	g.Go(func() error { return s.limits.Run(gctx) })
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -236,7 +237,7 @@ func (s *Service) start(ctx context.Context) error {
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
 		{s.collectRemains, "Incomplete cleanup of removed pods; will retry at the next start"},
 		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
-		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
+		{s.limits.Collect, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
 		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
 		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -103,7 +104,7 @@ func (s *Service) lookInto(ctx context.Context, imageID string, look func(contai
 	}
 	defer func() {
 		// With a context of its own, as the caller's may have ended.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
 		defer cancel()
 		err = errors.Join(err, ignoreNotFound(s.engine.ContainerRemove(ctx, id)))
 	}()
