@@ -39,7 +39,8 @@ type fixture struct {
 	store  *fakeStore
 	// lock, if not nil, runs when a pod's lock is taken.
 	lock func(c *translate.Container) error
-	held int // locks of pods that are held
+	gone *translate.Container // for tests that remove one
+	held int                  // locks of pods that are held
 }
 
 func newFixture(t *testing.T) *fixture {
