@@ -35,7 +35,7 @@ type Index interface {
 // Store keeps a document per container across restarts.
 type Store interface {
 	// IDs lists the containers that something is stored for, even if it cannot be
-	// read.
+	// read. The list is incomplete if there is an error.
 	IDs() ([]string, error)
 	// Read returns a container's document; a missing one is fs.ErrNotExist.
 	Read(containerID string) ([]byte, error)
