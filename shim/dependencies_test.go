@@ -64,6 +64,9 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "network does not know Docker", under("github.com/docker/docker"))
 			forbid(p, p.Deps, "streaming and network do not know each other", under(module+"/streaming"))
 			forbid(p, p.Deps, "dependencies point the other way", under(module+"/shim"))
+		case name == module+"/shim/limits":
+			forbid(p, p.Deps, "it knows no other part of the shim", under(module+"/shim"))
+			forbid(p, p.Imports, "shim makes gRPC codes", under("google.golang.org/grpc"))
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))

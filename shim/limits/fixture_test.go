@@ -39,7 +39,7 @@ type fixture struct {
 	store  *fakeStore
 	// lock, if not nil, runs when a pod's lock is taken.
 	lock func(c *translate.Container) error
-	gone *translate.Container // for tests that remove one
+	gone *translate.Container // the container of a test that replaces it in the index
 	held int                  // locks of pods that are held
 }
 

@@ -59,6 +59,14 @@ func TestRestoreNot(t *testing.T) {
 		"it is gone meanwhile": {func(f *fixture) {
 			f.lock = func(c *translate.Container) error { delete(f.index.byID, c.ID); return nil }
 		}, func(f *fixture) { f.lock = nil; f.index.byID["c"] = f.gone }},
+		"it has exited meanwhile": {func(f *fixture) {
+			f.lock = func(c *translate.Container) error {
+				now := *c
+				now.State = exited
+				f.index.byID[c.ID] = &now
+				return nil
+			}
+		}, func(f *fixture) { f.lock = nil; f.index.byID["c"] = f.gone }},
 		"it is right meanwhile": {func(f *fixture) {
 			f.lock = func(*translate.Container) error { return f.records.keep("c", high("max")) }
 		}, func(f *fixture) { f.lock = nil; f.must(f.Forget("c")) }},

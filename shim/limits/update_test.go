@@ -88,11 +88,15 @@ func TestUpdate(t *testing.T) {
 		CpuShares: 512, MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20, OomScoreAdj: 900,
 		Unified: map[string]string{"memory.high": "1000000", "memory.low": "4096"},
 	}
-	for what, k := range map[string]*Keeper{"this": f.Keeper, "the next": f.newKeeper()} {
-		if diff := cmp.Diff(want, k.Effective(c).Resources, protocmp.Transform()); diff != "" {
-			t.Errorf("resources of %s process (-want +got):\n%s", what, diff)
+	checkEffective := func() {
+		t.Helper()
+		for what, k := range map[string]*Keeper{"this": f.Keeper, "the next": f.newKeeper()} {
+			if diff := cmp.Diff(want, k.Effective(c).Resources, protocmp.Transform()); diff != "" {
+				t.Errorf("resources of %s process (-want +got):\n%s", what, diff)
+			}
 		}
 	}
+	checkEffective()
 	if c.Resources != had || had.Unified["memory.low"] != "" {
 		t.Error("the container of the index has changed")
 	}
@@ -101,6 +105,7 @@ func TestUpdate(t *testing.T) {
 	f.must(f.Update(t.Context(), "c", nil))
 	f.must(f.Update(t.Context(), "c", &linuxResources{}))
 	f.checkOOM(c, "900")
+	checkEffective()
 	if len(f.engine.updates) != 1 {
 		t.Errorf("empty updates reached Docker: %v", f.engine.updates[1:])
 	}
@@ -129,7 +134,21 @@ func TestUpdateRefused(t *testing.T) {
 		}
 		f.check(c, map[string]string{"cgroup.freeze": "0"})
 	}
-	if err := newFixture(t).Update(t.Context(), "other", nil); !errdefs.IsNotFound(err) {
+	// Names are checked before anything is read.
+	f := newFixture(t)
+	c := f.add("c", running, &linuxResources{}, nil)
+	f.remove(fmt.Sprintf("proc/%d/cgroup", c.Pid))
+	f.put(fmt.Sprintf("proc/%d/cgroup/unreadable", c.Pid), "")
+	if err := f.Update(t.Context(), "c", &linuxResources{}); err != nil {
+		t.Errorf("no files: %v", err)
+	}
+	if err := f.Update(t.Context(), "c", high("1000000")); err == nil || !strings.Contains(err.Error(), "container c") {
+		t.Errorf("the cgroup is unknown: %v", err)
+	}
+	if err := f.Update(t.Context(), "c", &linuxResources{Unified: map[string]string{"cgroup.freeze": "1"}}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a name that is refused: %v, of another class", err)
+	}
+	if err := f.Update(t.Context(), "other", nil); !errdefs.IsNotFound(err) {
 		t.Errorf("unknown: %v", err)
 	}
 }
