@@ -58,6 +58,9 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the log position of a removed container", "containerID", c.ID)
 	}
+	if err := s.state.Container(c.ID).RemoveAll(); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the files of a removed container; will retry at the next start", "containerID", c.ID)
+	}
 	if err := s.removeLogLink(c); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the log link of a removed container", "containerID", c.ID)
 	}

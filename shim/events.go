@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/wire"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -29,14 +30,17 @@ func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.Se
 		return err
 	}
 	for t := range events.C {
-		if err := out.Send(s.criEvent(t)); err != nil {
+		if err := out.SendMsg(s.criEvent(t)); err != nil {
 			return fmt.Errorf("send a container event: %w", err)
 		}
 	}
 	return events.Err()
 }
 
-func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventResponse {
+// eventContainersField is the number of ContainerEventResponse.containers_statuses.
+const eventContainersField = 5
+
+func (s *Service) criEvent(t index.Transition) *wire.Response {
 	e := &runtimeapi.ContainerEventResponse{
 		ContainerId: t.ID, ContainerEventType: t.Type, CreatedAt: t.Time.UnixNano(),
 	}
@@ -50,8 +54,9 @@ func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventRespons
 		}
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}
+	resp := wire.New(e)
 	for _, c := range t.Members {
-		e.ContainersStatuses = append(e.ContainersStatuses, translate.EncodedContainerStatus(s.limits.Effective(c)))
+		resp.Add(eventContainersField, translate.EncodedContainerStatus(s.limits.Effective(c)))
 	}
-	return e
+	return resp
 }

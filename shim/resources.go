@@ -51,11 +51,11 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 // pods'.
 func newLimits(s *Service) (*limits.Keeper, *limits.Pods) {
 	keeper := limits.New(limits.Options{
-		Engine: s.engine, Index: s.index, Store: containerResources{s.state()}, Host: s.Host,
+		Engine: s.engine, Index: s.index, Store: containerResources{s.state}, Host: s.Host,
 		Lock: func(ctx context.Context, c *translate.Container) (func(), error) {
 			return s.locks.lock(ctx, s.containerKey(ctx, c))
 		},
 		CgroupRoot: s.cfg.CgroupRoot, Interval: s.cfg.LimitsInterval,
 	})
-	return keeper, limits.NewPods(sandboxResources{s.state()})
+	return keeper, limits.NewPods(sandboxResources{s.state})
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -56,7 +57,7 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	}
 	created := id // a return sets id before the undo steps below run
 	// This also removes the directory of a sandbox that this call has replaced.
-	undo.Push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
+	undo.Push(func(context.Context) error { return s.sandboxDir(r.GetConfig().GetMetadata()).RemoveAll() })
 	var sb *translate.Sandbox // set once it may have a network
 	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
@@ -115,7 +116,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	}
 	req := translate.SandboxRequest{
 		Config: cfg, RuntimeHandler: r.GetRuntimeHandler(), ImageID: imageID,
-		ResolvConf: s.state().Path(filepath.Join(s.sandboxDir(cfg.GetMetadata()), "resolv.conf")),
+		ResolvConf: s.sandboxDir(cfg.GetMetadata()).Path(state.ResolvConf),
 		Network:    s.cfg.DockerNetwork, SeccompProfile: profile,
 	}
 	content, err := s.resolvConfFor(cfg)
@@ -159,19 +160,17 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 
 func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undo.Stack) error {
 	dir := s.sandboxDir(cfg.GetMetadata())
-	if err := s.state().MkdirAll(sandboxesDir, 0o755); err != nil {
+	created, err := dir.Create()
+	if err != nil {
 		return fmt.Errorf("create the sandbox's directory: %w", err)
 	}
-	switch err := s.state().Mkdir(dir, 0o755); {
-	case err == nil:
-		undo.Push(func(context.Context) error { return s.state().RemoveAll(dir) })
-	case !errors.Is(err, os.ErrExist):
-		// An existing one may be in use by the sandbox that this call repeats.
-		return fmt.Errorf("create the sandbox's directory: %w", err)
+	// An existing one may be in use by the sandbox that this call repeats.
+	if created {
+		undo.Push(func(context.Context) error { return dir.RemoveAll() })
 	}
 	if resolv != nil {
 		// Containers of any user must be able to read it.
-		if err := s.state().WriteFile(filepath.Join(dir, "resolv.conf"), resolv, 0o644); err != nil {
+		if err := dir.Write(state.ResolvConf, resolv, 0o644); err != nil {
 			return fmt.Errorf("resolv.conf of the sandbox: %w", err)
 		}
 	}

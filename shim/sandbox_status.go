@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim/wire"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -61,39 +62,52 @@ func (s *Service) sandboxIPs(sb *translate.Sandbox) []string {
 	return sb.DockerIPs
 }
 
-// ListPodSandbox lists sandboxes from the index.
-func (s *Service) ListPodSandbox(ctx context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	sandboxes, err := s.index.Sandboxes(ctx)
+// PodSandboxStatus describes a sandbox from the index; with Verbose it asks
+// Docker for details. An unknown ID is NotFound.
+func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+	resp, members, err := s.podSandboxStatus(ctx, r)
+	for _, c := range members {
+		resp.ContainersStatuses = append(resp.ContainersStatuses, translate.CRIContainerStatus(c))
+	}
+	return resp, err
+}
+
+// podContainersField is the number of PodSandboxStatusResponse.containers_statuses.
+const podContainersField = 3
+
+// podSandboxStatusEncoded is PodSandboxStatus for the socket.
+func (s *Service) podSandboxStatusEncoded(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*wire.Response, error) {
+	rest, members, err := s.podSandboxStatus(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	resp := &runtimeapi.ListPodSandboxResponse{}
-	for _, sb := range sandboxes {
-		if ready := s.sandboxReady(sb); translate.MatchSandbox(sb, ready, r.GetFilter()) {
-			resp.Items = append(resp.Items, translate.EncodedSandbox(sb, ready))
-		}
+	resp := wire.New(rest)
+	for _, c := range members {
+		resp.Add(podContainersField, translate.EncodedContainerStatus(c))
 	}
 	return resp, nil
 }
 
-// PodSandboxStatus describes a sandbox from the index; with Verbose it asks
-// Docker for details. An unknown ID is NotFound.
-func (s *Service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+// podSandboxStatus returns a response without containers, and the containers with
+// their effective resources.
+func (s *Service) podSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (resp *runtimeapi.PodSandboxStatusResponse, members []*translate.Container, err error) {
 	sb, err := s.index.Sandbox(ctx, r.GetPodSandboxId())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// No Timestamp: with one, kubelet 1.37 with EventedPLEG uses the statuses below
 	// for the pod without filling its list of active containers, and runs the init
 	// containers over and over. Without one, it asks for each container.
-	resp := &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
-	for _, c := range s.index.ContainersOf(sb.ID) {
-		resp.ContainersStatuses = append(resp.ContainersStatuses, translate.EncodedContainerStatus(s.limits.Effective(c)))
-	}
+	resp = &runtimeapi.PodSandboxStatusResponse{Status: translate.CRISandboxStatus(sb, s.sandboxReady(sb), s.sandboxIPs(sb))}
 	if r.GetVerbose() {
-		resp.Info, err = s.sandboxInfo(ctx, sb)
+		if resp.Info, err = s.sandboxInfo(ctx, sb); err != nil {
+			return nil, nil, err
+		}
 	}
-	return resp, err
+	for _, c := range s.index.ContainersOf(sb.ID) {
+		members = append(members, s.limits.Effective(c))
+	}
+	return resp, members, nil
 }
 
 // sandboxInfo returns the verbose information, under containerd's keys where Docker

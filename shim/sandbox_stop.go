@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -14,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -190,26 +189,25 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 			return nil
 		}
 	}
-	return s.state().RemoveAll(dir)
+	return dir.RemoveAll()
 }
 
-// collectRemains releases what removed sandboxes have left behind: those that a
-// killed process did not complete or remove, and those removed while cridock was
-// not running.
-func (s *Service) collectRemains(ctx context.Context) error {
-	err := s.collectDirs(ctx)
+// collectNetworks releases the networks of removed sandboxes: those that a killed
+// process did not complete or remove, and those removed while cridock was not
+// running.
+func (s *Service) collectNetworks(ctx context.Context) error {
 	if s.cni == nil {
-		return err
+		return nil
 	}
-	sandboxes, listErr := s.index.Sandboxes(ctx)
-	if listErr != nil {
-		return errors.Join(err, listErr)
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
+		return err
 	}
 	live := make([]string, 0, len(sandboxes))
 	for _, sb := range sandboxes {
 		live = append(live, sb.ID)
 	}
-	return errors.Join(err, s.cni.GC(ctx, live), s.collectPins(ctx))
+	return errors.Join(s.cni.GC(ctx, live), s.collectPins(ctx))
 }
 
 // collectPins removes namespace pins of removed sandboxes. A sandbox is in the index
@@ -227,30 +225,23 @@ func (s *Service) collectPins(ctx context.Context) error {
 	return err
 }
 
-// started distinguishes files of this process from those of earlier ones.
-var started = time.Now()
-
-// collectDirs removes the directories of removed sandboxes. A new sandbox has its
-// directory before it is in the index, so it removes only directories last modified
-// before this process started.
-func (s *Service) collectDirs(ctx context.Context) error {
-	names, err := s.state().Names(sandboxesDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	sandboxes, listErr := s.index.Sandboxes(ctx)
-	if err = errors.Join(err, listErr); err != nil {
+// sweepState removes the files of sandboxes and containers that a killed process did
+// not complete or remove, or that were removed while cridock was not running.
+func (s *Service) sweepState(ctx context.Context) error {
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
 		return err
 	}
-	keep := make(map[string]bool, len(sandboxes))
+	containers, err := s.index.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	var live state.Live
 	for _, sb := range sandboxes {
-		keep[s.sandboxDir(sb.Metadata)] = true
+		live.Sandboxes = append(live.Sandboxes, translate.SandboxName(sb.Metadata))
 	}
-	for _, name := range names {
-		dir := filepath.Join(sandboxesDir, name)
-		if info, infoErr := s.state().Lstat(dir); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
-			err = errors.Join(err, s.state().RemoveAll(dir))
-		}
+	for _, c := range containers {
+		live.Containers = append(live.Containers, c.ID)
 	}
-	return err
+	return s.state.Sweep(live)
 }

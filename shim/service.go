@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +23,7 @@ import (
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
@@ -121,6 +121,7 @@ type Service struct {
 	process *process.Runner
 	streams *streaming.Server
 	volumes *imagevolume.Store
+	state   *state.Store
 	oom     *oom.Watcher
 	limits  *limits.Keeper
 	specs   sync.Map // owners of CDI specifications that this process has written
@@ -151,6 +152,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
+	s.state = state.New(cfg.RootDir)
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
@@ -235,10 +237,9 @@ func (s *Service) start(ctx context.Context) error {
 		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
 		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
-		{s.collectRemains, "Incomplete cleanup of removed pods; will retry at the next start"},
+		{s.collectNetworks, "Failed to release some networks of removed pods; will retry at the next start"},
+		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
 		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
-		{s.limits.Collect, "Failed to remove updated resources of removed containers; will retry at the next start"},
-		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
 		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
 		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
 		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
@@ -332,11 +333,8 @@ func (s *Service) containerKey(ctx context.Context, c *translate.Container) stri
 	return "sandbox/" + c.SandboxID
 }
 
-// sandboxDir returns the directory of a sandbox's files, relative to the root
-// directory. Its name derives from the sandbox's metadata, as it must exist before
-// Docker has assigned an ID.
-func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
-	return filepath.Join(sandboxesDir, shortHash(translate.SandboxName(m)))
+// sandboxDir returns the directory of a sandbox's files. Its name derives from the
+// sandbox's metadata, as it must exist before Docker has assigned an ID.
+func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) state.Dir {
+	return s.state.Sandbox(translate.SandboxName(m))
 }
-
-const sandboxesDir = "sandboxes"

@@ -86,29 +86,6 @@ func (k *Keeper) Effective(c *translate.Container) *translate.Container {
 // Forget deletes what is stored for a removed container; nothing stored is success.
 func (k *Keeper) Forget(containerID string) error { return k.records.forget(containerID) }
 
-// Collect deletes what is stored for containers that were removed while cridock was
-// not running.
-func (k *Keeper) Collect(ctx context.Context) error {
-	ids, err := k.opts.Store.IDs()
-	if err != nil || len(ids) == 0 {
-		return err
-	}
-	containers, err := k.opts.Index.Containers(ctx)
-	if err != nil {
-		return err
-	}
-	live := make(map[string]bool, len(containers))
-	for _, c := range containers {
-		live[c.ID] = true
-	}
-	for _, id := range ids {
-		if !live[id] {
-			err = errors.Join(err, k.Forget(id))
-		}
-	}
-	return err
-}
-
 // Apply sets the limits that can only be set on a running container, c, which has
 // just been started. A limit that cannot be set is errdefs.ErrFailedPrecondition;
 // others may have been set then.

@@ -38,42 +38,27 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
-func TestForgetAndCollect(t *testing.T) {
+func TestForget(t *testing.T) {
 	f := newFixture(t)
 	a, b := f.add("a", running, &linuxResources{}, nil), f.add("b", running, &linuxResources{}, nil)
 	f.must(f.records.keep("a", high("1")))
 	f.must(f.records.keep("b", high("2")))
 	f.store.docs["damaged"] = nil
 	k := f.newKeeper()
-	delete(f.index.byID, "b")
-
-	f.index.err = errors.New("away")
-	if err := k.Collect(t.Context()); err == nil || len(f.store.docs) != 3 {
-		t.Errorf("without the index: %v, %d documents are left", err, len(f.store.docs))
+	f.store.remove = errors.New("in use")
+	if err := k.Forget("a"); !errors.Is(err, f.store.remove) {
+		t.Errorf("%v; want why the document is left", err)
 	}
-	f.index.err, f.store.remove = nil, errors.New("in use")
-	if err := k.Collect(t.Context()); !errors.Is(err, f.store.remove) {
-		t.Errorf("%v; want why documents are left", err)
+	f.store.remove = nil
+	for _, id := range []string{"a", "a", "damaged", "other"} {
+		f.must(k.Forget(id))
 	}
-	f.store.remove, f.store.list = nil, errors.New("unreadable")
-	if err := k.Collect(t.Context()); !errors.Is(err, f.store.list) {
-		t.Errorf("%v; want why documents are left", err)
+	if k.Effective(a) != a || k.Effective(b) == b {
+		t.Error("not the container's resources were forgotten")
 	}
-	f.store.list = nil
-	f.must(k.Collect(t.Context()))
-	if k.Effective(a) == a || k.Effective(b) != b {
-		t.Error("not the removed container was forgotten")
-	}
-	if len(f.store.docs) != 1 {
+	if _, ok := f.store.docs["b"]; !ok || len(f.store.docs) != 1 {
 		t.Errorf("left are %s", f.store.docs)
 	}
-	for range 2 {
-		f.must(k.Forget("a"))
-	}
-	if k.Effective(a) != a || len(f.store.docs) != 0 {
-		t.Errorf("after Forget: %s", f.store.docs)
-	}
-	f.must(k.Collect(t.Context())) // nothing stored
 }
 
 // FuzzUpdates: the limits that were stored come back as they were, and a damaged
