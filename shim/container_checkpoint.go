@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/checkpoint"
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/state"
@@ -137,7 +138,7 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 	if upper == "" {
 		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: only an overlay separates a container's files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
 	}
-	status := translate.CRIContainerStatus(s.withUpdates(c))
+	status := translate.CRIContainerStatus(s.limits.Effective(c))
 	image := status.GetImage().GetImage()
 	return checkpoint.Container{
 		Config: checkpoint.Config{
@@ -183,7 +184,7 @@ func checkpointError(err error) error {
 // gone or not paused is success. It retries while the daemon is unavailable, since
 // nobody else would unpause the container.
 func (s *Service) unpause(ctx context.Context, id string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
 	defer cancel()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.tryUnpause(ctx, id)

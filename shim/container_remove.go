@@ -52,7 +52,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	s.oom.Forget(c.ID)
-	if err := s.updates.forget(c.ID); err != nil {
+	if err := s.limits.Forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove updated resources of a removed container", "containerID", c.ID)
 	}
 	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {

@@ -39,7 +39,7 @@ func (s *Service) containerStatus(ctx context.Context, r *runtimeapi.ContainerSt
 	if c, err = s.index.Container(ctx, r.GetContainerId()); err != nil {
 		return nil, nil, err
 	}
-	c = s.withUpdates(c)
+	c = s.limits.Effective(c)
 	if r.GetVerbose() {
 		info, err = s.containerInfo(ctx, c)
 	}

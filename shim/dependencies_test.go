@@ -77,6 +77,9 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Imports, "it knows no other part of shim", func(d string) bool {
 				return under(module)(d) && !under(name)(d) && !under(module+"/internal")(d) && !is(module+"/shim/engine", module+"/translate")(d)
 			})
+		case name == module+"/shim/limits":
+			forbid(p, p.Deps, "it knows no other part of the shim", under(module+"/shim"))
+			forbid(p, p.Imports, "shim makes gRPC codes", under("google.golang.org/grpc"))
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))

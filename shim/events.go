@@ -56,7 +56,7 @@ func (s *Service) criEvent(t index.Transition) *wire.Response {
 	}
 	resp := wire.New(e)
 	for _, c := range t.Members {
-		resp.Add(eventContainersField, translate.EncodedContainerStatus(s.withUpdates(c)))
+		resp.Add(eventContainersField, translate.EncodedContainerStatus(s.limits.Effective(c)))
 	}
 	return resp
 }

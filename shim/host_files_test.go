@@ -171,7 +171,7 @@ func TestStoredUpdates(t *testing.T) {
 	wantCode(t, n.update(id, &linuxResources{Unified: map[string]string{"cgroup.freeze": "1"}}), codes.InvalidArgument, "cgroup.freeze")
 	n.must(n.update(id, &linuxResources{Unified: map[string]string{"memory.high": "60000000"}}))
 	n.stop()
-	file := filepath.Join(n.cfg.RootDir, "resources", id+".json")
+	file := filepath.Join(n.cfg.RootDir, "containers", id, "resources.json")
 	if _, err := os.Stat(file); err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func TestUpdatesOverRestart(t *testing.T) {
 	n.checkResources(id, want)
 
 	n.must(n.removeContainer(id))
-	left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "resources"))
+	left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "containers"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left after the containers: %v, %v", left, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
@@ -36,8 +37,8 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 }
 
 func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (id string, err error) {
-	undo := undoStack{}
-	defer undo.run(ctx, &err)
+	undo := undo.Stack{}
+	defer undo.Run(ctx, &err)
 
 	create, err := s.sandboxSpec(ctx, r, &undo)
 	if err != nil {
@@ -49,9 +50,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	}
 	created := id // a return sets id before the undo steps below run
 	// This also removes the directory of a sandbox that this call has replaced.
-	undo.push(func(context.Context) error { return s.sandboxDir(r.GetConfig().GetMetadata()).RemoveAll() })
+	undo.Push(func(context.Context) error { return s.sandboxDir(r.GetConfig().GetMetadata()).RemoveAll() })
 	var sb *translate.Sandbox // set once it may have a network
-	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
+	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
 	}
@@ -90,7 +91,7 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 
 // sandboxSpec creates the sandbox's files and returns the request for its
 // container.
-func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undoStack) (*translate.Create, error) {
+func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRequest, undo *undo.Stack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	imageID, err := s.images.pause.Ensure(ctx)
 	if err != nil {
@@ -141,7 +142,7 @@ func (s *Service) resolvConfFor(cfg *runtimeapi.PodSandboxConfig) ([]byte, error
 	return content, nil
 }
 
-func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undoStack) error {
+func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, resolv []byte, undo *undo.Stack) error {
 	dir := s.sandboxDir(cfg.GetMetadata())
 	created, err := dir.Create()
 	if err != nil {
@@ -149,7 +150,7 @@ func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandbox
 	}
 	// An existing one may be in use by the sandbox that this call repeats.
 	if created {
-		undo.push(func(context.Context) error { return dir.RemoveAll() })
+		undo.Push(func(context.Context) error { return dir.RemoveAll() })
 	}
 	if resolv != nil {
 		// Containers of any user must be able to read it.

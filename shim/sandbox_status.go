@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,7 +52,10 @@ func (s *Service) podSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 			return nil, nil, err
 		}
 	}
-	return resp, s.withAllUpdates(s.index.ContainersOf(sb.ID)), nil
+	for _, c := range s.index.ContainersOf(sb.ID) {
+		members = append(members, s.limits.Effective(c))
+	}
+	return resp, members, nil
 }
 
 // sandboxInfo returns the verbose information, under containerd's keys where Docker
@@ -61,13 +65,13 @@ func (s *Service) sandboxInfo(ctx context.Context, sb *translate.Sandbox) (map[s
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := s.updatedConfig(sb)
+	cfg, err := s.podLimits.Config(sb, sb.KnownConfig())
 	if err != nil {
 		return nil, err
 	}
 	info := map[string]any{
 		"pid": sb.Pid, "image": sb.ImageID, "runtimeHandler": sb.RuntimeHandler, "runtimeType": inspect.HostConfig.Runtime,
-		"snapshotter": inspect.Driver, "config": cfg, "cgroupParent": sb.CgroupParent, "docker": inspect,
+		"snapshotter": inspect.Driver, "config": cmp.Or(cfg, sb.Config), "cgroupParent": sb.CgroupParent, "docker": inspect,
 	}
 	describeSpec(info, sb.ID, sb.Pid, s.networks.NetNS(sb), nil)
 	s.networks.Describe(ctx, sb, info)

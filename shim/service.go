@@ -14,11 +14,11 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/limits"
 	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
@@ -111,25 +111,26 @@ type Service struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
 
-	cfg      Config
-	engine   Engine
-	index    *index.Index
-	logs     *logs.Tailer
-	stats    *stats.Collector
-	disk     *stats.Disk
-	metrics  *Metrics
-	process  *process.Runner
-	streams  *streaming.Server
-	mounts   *mounts.Preparer
-	networks *podnet.Networks
-	state    *state.Store
-	oom      *oom.Watcher
+	cfg       Config
+	engine    Engine
+	index     *index.Index
+	logs      *logs.Tailer
+	stats     *stats.Collector
+	disk      *stats.Disk
+	metrics   *Metrics
+	process   *process.Runner
+	streams   *streaming.Server
+	images    imageParts
+	mounts    *mounts.Preparer
+	networks  *podnet.Networks
+	limits    *limits.Keeper
+	podLimits *limits.Pods
+	state     *state.Store
+	oom       *oom.Watcher
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock
-	images    imageParts
 	stops     stopper
-	updates   updates
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
@@ -145,12 +146,10 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if cfg.Seal == nil {
 		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
-	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
 	s := &Service{cfg: cfg, engine: e, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.state = state.New(cfg.RootDir)
-	s.updates.state = beneath.Root(cfg.RootDir)
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
@@ -167,6 +166,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		Engine: e, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
 		Image: s.image, LookInto: s.images.probes.Look,
 	})
+	s.limits, s.podLimits = newLimits(s)
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
@@ -216,7 +216,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.oom.Run(gctx) })
 	g.Go(func() error { return s.streams.Run(gctx) })
 	g.Go(func() error { return s.networks.Run(gctx) })
-	g.Go(func() error { return s.keepLimits(gctx) })
+	g.Go(func() error { return s.limits.Run(gctx) })
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -243,7 +243,6 @@ func (s *Service) start(ctx context.Context) error {
 		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
 		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
-		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
 		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {

@@ -1,4 +1,4 @@
-package shim
+package undo
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestUndoStack(t *testing.T) {
+func TestStack(t *testing.T) {
 	cause, trouble := errors.New("cause"), errors.New("trouble")
 	run := func(ctx context.Context, err error) ([]string, error) {
 		var order []string
@@ -22,11 +22,11 @@ func TestUndoStack(t *testing.T) {
 				return result
 			}
 		}
-		u := undoStack{}
-		u.push(step("first", nil))
-		u.push(step("second", trouble))
-		u.push(step("third", nil))
-		u.run(ctx, &err)
+		u := Stack{}
+		u.Push(step("first", nil))
+		u.Push(step("second", trouble))
+		u.Push(step("third", nil))
+		u.Run(ctx, &err)
 		return order, err
 	}
 	if order, err := run(t.Context(), nil); order != nil || err != nil {
