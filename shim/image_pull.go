@@ -61,6 +61,7 @@ func (s *Service) pull(ctx context.Context, ref translate.ImageReference, auth r
 	}
 	p, pullCtx, first := s.pulls.join(ctx, key)
 	defer s.pulls.leave(p)
+	defer s.metrics.waiting("pull")()
 	if first {
 		if err := s.work.start(func() {
 			var id string
