@@ -35,6 +35,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
+	"github.com/cridock/cridock/internal/leakcheck"
 	"github.com/cridock/cridock/internal/syncbuffer"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim"
@@ -83,7 +84,9 @@ type node struct {
 // cridock on it. change may alter the settings before.
 func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
-	checkLeaks(t)
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	before := leakcheck.Now(t)
+	t.Cleanup(func() { before.Await(t, 5*time.Second) })
 	dir, err := os.MkdirTemp("", "shim") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
@@ -591,36 +594,6 @@ func (p *plugins) attached() []string {
 	}
 	slices.Sort(ids)
 	return ids
-}
-
-// checkLeaks fails the test if it leaves goroutines or file descriptors behind.
-// It is to be called before anything is started.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
-	t.Cleanup(func() {
-		deadline := time.Now().Add(5 * time.Second)
-		for runtime.NumGoroutine() > goroutines || openFiles(t) > fds {
-			if time.Now().After(deadline) {
-				stacks := make([]byte, 1<<20)
-				stacks = stacks[:runtime.Stack(stacks, true)]
-				t.Errorf("left: %d goroutines (before: %d), %d files (before: %d)\n%s",
-					runtime.NumGoroutine(), goroutines, openFiles(t), fds, stacks)
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-}
-
-func openFiles(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 var sortStrings = cmp.Transformer("sort", func(s []string) []string {

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/leakcheck"
 	"github.com/cridock/cridock/internal/portclient"
 )
 
@@ -375,7 +376,7 @@ func TestThreadsComeBack(t *testing.T) {
 // the pod would keep them open for ever.
 func TestPortForwardDroppedClient(t *testing.T) {
 	pod := newNetNS(t)
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	for name, dial := range portclient.Protocols() {
 		t.Run(name, func(t *testing.T) {
 			opened, closed := make(chan struct{}, 100), make(chan struct{}, 100)
@@ -406,7 +407,7 @@ func TestPortForwardDroppedClient(t *testing.T) {
 			}
 		})
 	}
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 // The server's end ends its clients.

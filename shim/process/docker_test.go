@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 
+	"github.com/cridock/cridock/internal/leakcheck"
 	"github.com/cridock/cridock/internal/syncbuffer"
 	"github.com/cridock/cridock/shim/engine"
 )
@@ -416,7 +416,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); err != nil {
 		t.Fatal(err)
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	before := leakcheck.Now(t)
 	work := make(chan int)
 	var workers sync.WaitGroup
 	for range 8 {
@@ -438,9 +438,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	}()
 	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
 	_ = r.engine.(*engine.Client).Close() // closes idle connections only
-	eventually(t, "goroutines and files are back", func() bool {
-		return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files
-	})
+	before.Await(t, 20*time.Second)
 }
 
 // dropOne runs one exec and drops it, at a moment and with streams that depend
@@ -470,15 +468,6 @@ func dropOne(t *testing.T, r *Runner, id string, i int) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-func openFiles(t testing.TB) int {
-	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(files)
-}
 
 // callCount counts the successful calls of an engine by kind. Docker has attached the
 // streams of a container when it answers the call, and resized a terminal.
