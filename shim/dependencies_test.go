@@ -58,6 +58,11 @@ func TestDependencies(t *testing.T) {
 	forbid(p, p.Deps, "it does no I/O", under(dockerClient))
 	forbid(p, p.Deps, "everything else depends on it", under(module+"/shim"))
 
+	for _, command := range []string{"cmd/cridock", "cmd/cribench"} {
+		p := own(command)
+		forbid(p, p.Deps, "helpers of tests are not shipped", func(d string) bool { return d == "testing" })
+	}
+
 	for name, p := range packages {
 		switch {
 		case under(module + "/streaming")(name):

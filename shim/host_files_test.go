@@ -130,7 +130,7 @@ func TestAdoptedLogElsewhere(t *testing.T) {
 	n.stop()
 	n.start()
 	for _, id := range ids[:5] {
-		if lines := n.logs.lines("is not below pod-logs-dir"); !strings.Contains(lines, id) {
+		if lines := n.logs.Lines("is not below pod-logs-dir"); !strings.Contains(lines, id) {
 			t.Errorf("the log does not say that the log of %s is not written", id)
 		}
 		n.must(n.stopContainer(id, 0))

@@ -31,6 +31,7 @@ func newImageParts(s *Service) imageParts {
 	p.puller = images.NewPuller(images.PullerOptions{
 		Engine: s.engine, Ready: s.index.Ready, Keychain: images.Keychain(s.cfg.DockerConfig), StallTimeout: s.cfg.PullProgressTimeout,
 		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull,
+		Waiting: func() func() { return s.metrics.waiting("pull") },
 	})
 	p.remover = images.NewRemover(s.engine, s.index, func(ctx context.Context, imageID string) error {
 		p.accounts.Forget(imageID)

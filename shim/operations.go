@@ -80,7 +80,9 @@ func (o *operations) wait() {
 // cridock is shutting down (ErrUnavailable).
 func withLock[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	var value T
+	waited := s.metrics.waiting("lock")
 	unlock, err := s.locks.Lock(ctx, key)
+	waited()
 	if err != nil {
 		return value, err
 	}

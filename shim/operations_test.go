@@ -96,7 +96,7 @@ func TestOperationsRun(t *testing.T) {
 // TestWithLockFreesLock: the lock is free after an operation, however it ends,
 // and when none could start because cridock is shutting down.
 func TestWithLockFreesLock(t *testing.T) {
-	s := &Service{}
+	s := &Service{metrics: NewMetrics()}
 	free := func(after string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -117,7 +117,7 @@ func TestDiscardedLimit(t *testing.T) {
 	cfg.Linux.Resources = &linuxResources{CpuShares: 7, CpusetCpus: "0"}
 	id := n.runContainer(n.runPod(n.podConfig("pod")), cfg)
 	n.checkResources(id, &linuxResources{CpuShares: 7})
-	if line := n.logs.lines("Cpuset discarded"); !strings.Contains(line, id) {
+	if line := n.logs.Lines("Cpuset discarded"); !strings.Contains(line, id) {
 		t.Errorf("the log has %q", line)
 	}
 }

@@ -41,6 +41,8 @@ type PullerOptions struct {
 	Changed func(context.Context) error
 	// Observe records how long a pull took and its error.
 	Observe func(took time.Duration, err error)
+	// Waiting counts a caller that waits for a pull until it calls done.
+	Waiting func() (done func())
 }
 
 // Puller pulls images. Its methods are safe for concurrent use.
@@ -82,6 +84,7 @@ func (p *Puller) share(ctx context.Context, ref translate.ImageReference, auth r
 	}
 	pull, pullCtx, first := p.pulls.join(ctx, key)
 	defer p.pulls.leave(pull)
+	defer p.opts.Waiting()()
 	if first {
 		var id string
 		if err := p.opts.Start(pullCtx, func() (err error) {

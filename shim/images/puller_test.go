@@ -52,6 +52,7 @@ func newPuller(change ...func(*PullerOptions)) *pullFixture {
 		},
 		Changed: func(context.Context) error { f.changed++; return nil },
 		Observe: func(_ time.Duration, err error) { f.results = append(f.results, err) },
+		Waiting: func() func() { return func() {} },
 	}
 	for _, c := range change {
 		c(&o)

@@ -5,11 +5,12 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/leakcheck"
 )
 
 // TestFloods opens connections to both TCP servers that never say what they want:
@@ -24,7 +25,7 @@ func TestFloods(t *testing.T) {
 		t.Fatal(err)
 	}
 	const count = 300
-	before := openFiles(t)
+	before := leakcheck.OpenFiles(t)
 	for range count {
 		conn, err := net.DialTimeout("tcp", metrics.Host, 20*time.Second)
 		if err != nil {
@@ -33,9 +34,9 @@ func TestFloods(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 		_, _ = io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ") // it may be closed already
 	}
-	for end := time.Now().Add(20 * time.Second); openFiles(t)-before-count > observeConnections+10; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); leakcheck.OpenFiles(t)-before-count > observeConnections+10; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the metrics server holds %d connections", openFiles(t)-before-count)
+			t.Fatalf("the metrics server holds %d connections", leakcheck.OpenFiles(t)-before-count)
 		}
 	}
 	if status, body := n.get(t, "/metrics"); status != 200 {
@@ -46,13 +47,4 @@ func TestFloods(t *testing.T) {
 	if _, err := n.client.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 		t.Errorf("CRI during the flood: %v", err)
 	}
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(files)
 }

@@ -15,54 +15,14 @@ import (
 	"testing"
 	"time"
 
-	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/tracecollector"
 	"github.com/cridock/cridock/shim/engine/enginetest"
 )
-
-// collector takes traces as an OpenTelemetry collector does.
-type collector struct {
-	collectortrace.UnimplementedTraceServiceServer
-	addr string
-
-	mu    sync.Mutex
-	spans []*tracepb.Span
-}
-
-func newCollector(t *testing.T) *collector {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, srv := &collector{addr: l.Addr().String()}, grpc.NewServer()
-	collectortrace.RegisterTraceServiceServer(srv, c)
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	t.Cleanup(func() {
-		srv.Stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-func (c *collector) Export(_ context.Context, r *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, resource := range r.GetResourceSpans() {
-		for _, scope := range resource.GetScopeSpans() {
-			c.spans = append(c.spans, scope.GetSpans()...)
-		}
-	}
-	return &collectortrace.ExportTraceServiceResponse{}, nil
-}
 
 // node is a running cridock on an engine of the test's own.
 type node struct {
@@ -135,8 +95,12 @@ func (n *node) get(t *testing.T, path string) (status int, body string) {
 // TestTraces follows one call of a kubelet that traces, and one of one that
 // does not.
 func TestTraces(t *testing.T) {
-	c := newCollector(t)
-	n := startNode(t, "--tracing-endpoint="+c.addr)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := tracecollector.Serve(t, l)
+	n := startNode(t, "--tracing-endpoint="+c.Addr())
 	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", fmt.Sprintf("00-%s-%s-01", trace, parent))
 	cfg := func(name string) *runtimeapi.RunPodSandboxRequest {
@@ -152,24 +116,12 @@ func TestTraces(t *testing.T) {
 	}
 	n.stop() // flushes
 
-	var call *tracepb.Span
-	for _, s := range c.spans {
+	for _, s := range c.Spans() {
 		if hex.EncodeToString(s.TraceId) != trace {
 			t.Errorf("span %s is of a trace that nobody asked for", s.Name)
 		}
-		if hex.EncodeToString(s.ParentSpanId) == parent {
-			call = s
-		}
 	}
-	if call == nil || !strings.HasSuffix(call.Name, "RunPodSandbox") {
-		t.Fatalf("the call below the kubelet's span is %v, of %d", call, len(c.spans))
-	}
-	var below []string
-	for _, s := range c.spans {
-		if string(s.ParentSpanId) == string(call.SpanId) {
-			below = append(below, s.Name)
-		}
-	}
+	below := c.Children(parent, "RunPodSandbox")
 	for _, want := range []string{"/containers/create", "/start"} {
 		if !slices.ContainsFunc(below, func(name string) bool { return strings.HasPrefix(name, "POST ") && strings.HasSuffix(name, want) }) {
 			t.Errorf("below the call are %q; want one of Docker's %s", below, want)
