@@ -25,11 +25,11 @@ func TestNeverColumn(t *testing.T) {
 		{"cmd/cridock/app", direct, []string{"github.com/docker/docker", "k8s.io/cri-api"}, ""},
 		{"shim/pause", all, []string{dockerClient, module + "/shim/engine"}, ""},
 		{"shim/checkpoint", all, []string{dockerClient, module + "/shim/engine"}, ""},
-		{"shim/imagevolume", all, []string{dockerClient, module + "/shim/engine"}, ""},
+		{"shim/mounts/imagevolume", all, []string{dockerClient, module + "/shim/engine"}, ""},
 		{"shim/oom", all, []string{dockerClient, module + "/shim/engine"}, ""},
 		{"internal/...", all, []string{module}, module + "/internal"},
 		{"hack/...", direct, []string{module}, ""},
-		{"e2e/...", tests, []string{module}, ""},
+		{"e2e/...", tests, []string{module}, module + "/internal"},
 		{"...", direct, []string{module + "/shim/engine/enginetest"}, ""},
 	} {
 		found := false
