@@ -44,12 +44,12 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return "", err
 	}
-	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
+	id, existing, err := s.names.create(ctx, create, s.names.settleContainer(create))
 	if err != nil || existing {
 		return id, err
 	}
 	created := id // a return sets id before the undo step below runs
-	undo.Push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	undo.Push(func(ctx context.Context) error { return s.names.remove(ctx, created) })
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}

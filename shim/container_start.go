@@ -38,7 +38,7 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
 	// The kubelet creates a link to the log right after the start.
-	if err := s.followLog(c); err != nil {
+	if err := s.logs.Follow(c); err != nil {
 		return fmt.Errorf("log of container %s: %w", c.ID, err)
 	}
 	if err := s.engine.ContainerStart(ctx, c.ID); err != nil {
@@ -59,7 +59,7 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 	}
 	s.watchOOM(ctx, c)
 	if err = s.limits.Apply(c); err != nil {
-		err = errors.Join(err, s.stopContainer(ctx, c, 0))
+		err = errors.Join(err, s.stops.stop(ctx, c, 0))
 	}
 	return err
 }

@@ -10,6 +10,9 @@ import (
 	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/podnet"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -25,16 +28,25 @@ const (
 // neither.
 type settle func(ctx context.Context, holder container.InspectResponse) (keep bool, err error)
 
-// createNamed creates a container. Names make creation idempotent: if the name is
+// names creates and removes containers under the names that CRI metadata give them.
+type names struct {
+	engine   engine.Containers
+	index    *index.Index
+	networks *podnet.Networks
+	host     func() translate.Host
+	removed  func(id string) // called after a removal
+}
+
+// create creates a container. Names make creation idempotent: if the name is
 // taken, settle decides whether its holder is the wanted container (existing) or
 // what an interrupted call has left.
-func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle settle) (id string, existing bool, err error) {
+func (n *names) create(ctx context.Context, c *translate.Create, settle settle) (id string, existing bool, err error) {
 	for range createAttempts {
-		id, err = s.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
+		id, err = n.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
 		if !errdefs.IsConflict(err) {
 			return id, false, err
 		}
-		holder, herr := s.holder(ctx, c.Name)
+		holder, herr := n.holder(ctx, c.Name)
 		if herr != nil {
 			return "", false, errors.Join(err, herr)
 		}
@@ -46,9 +58,9 @@ func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle s
 			return "", false, fmt.Errorf("container name %s is in use: %w", c.Name, serr)
 		}
 		if keep {
-			return holder.ID, true, s.index.Sync(ctx, holder.ID)
+			return holder.ID, true, n.index.Sync(ctx, holder.ID)
 		}
-		if rerr := s.removeObject(ctx, holder.ID); rerr != nil {
+		if rerr := n.remove(ctx, holder.ID); rerr != nil {
 			return "", false, fmt.Errorf("replace container %s, which has the name %s: %w", holder.ID, c.Name, rerr)
 		}
 	}
@@ -56,8 +68,8 @@ func (s *Service) createNamed(ctx context.Context, c *translate.Create, settle s
 }
 
 // holder returns the container with exactly this name; nil if there is none.
-func (s *Service) holder(ctx context.Context, name string) (*container.InspectResponse, error) {
-	c, err := s.engine.ContainerInspect(ctx, name)
+func (n *names) holder(ctx context.Context, name string) (*container.InspectResponse, error) {
+	c, err := n.engine.ContainerInspect(ctx, name)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}
@@ -68,28 +80,28 @@ func (s *Service) holder(ctx context.Context, name string) (*container.InspectRe
 	return &c, err
 }
 
-// removeObject removes a container from Docker and from the index. A missing one is
+// remove removes a container from Docker and from the index. A missing one is
 // success; if a removal is in progress it waits for that.
-func (s *Service) removeObject(ctx context.Context, id string) error {
-	err := s.engine.ContainerRemove(ctx, id)
+func (n *names) remove(ctx context.Context, id string) error {
+	err := n.engine.ContainerRemove(ctx, id)
 	if errdefs.IsConflict(err) {
-		err = s.awaitRemoval(ctx, id, err)
+		err = n.awaitRemoval(ctx, id, err)
 	}
 	if err := ignoreNotFound(err); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	s.index.Removed(id)
-	s.stats.Forget(id)
+	n.index.Removed(id)
+	n.removed(id)
 	return nil
 }
 
 // awaitRemoval waits until a container that somebody else is removing is gone.
 // cause is dockerd's error to our own attempt.
-func (s *Service) awaitRemoval(ctx context.Context, id string, cause error) error {
+func (n *names) awaitRemoval(ctx context.Context, id string, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, removalWait)
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		c, err := s.engine.ContainerInspect(ctx, id)
+		c, err := n.engine.ContainerInspect(ctx, id)
 		switch {
 		case errdefs.IsNotFound(err):
 			return nil
@@ -108,38 +120,38 @@ func (s *Service) awaitRemoval(ctx context.Context, id string, cause error) erro
 
 // settleSandbox keeps a ready sandbox: an earlier call created it and its response
 // was lost. Anything less is what such a call has left, and is torn down.
-func (s *Service) settleSandbox(ctx context.Context, holder container.InspectResponse) (bool, error) {
+func (n *names) settleSandbox(ctx context.Context, holder container.InspectResponse) (bool, error) {
 	if err := ours(holder, translate.KindSandbox); err != nil {
 		return false, err
 	}
-	image, err := s.index.CreatedFrom(ctx, holder)
+	image, err := n.index.CreatedFrom(ctx, holder)
 	if err != nil {
 		return false, err
 	}
-	sb, err := translate.ReadSandbox(holder, image, s.Host())
+	sb, err := translate.ReadSandbox(holder, image, n.host())
 	if err != nil {
 		return false, err
 	}
-	if s.networks.Ready(sb) {
+	if n.networks.Ready(sb) {
 		// The call that created it may have been interrupted before this last step.
-		return true, s.networks.Finish(ctx, sb, sb.KnownConfig())
+		return true, n.networks.Finish(ctx, sb, sb.KnownConfig())
 	}
-	return false, s.networks.Release(ctx, sb)
+	return false, n.networks.Release(ctx, sb)
 }
 
 // settleContainer keeps a container that has not been started and was created by
 // the same request, whose response was lost. It replaces any other that is not
 // running: that is left from an earlier attempt.
-func (s *Service) settleContainer(want *translate.Create) settle {
+func (n *names) settleContainer(want *translate.Create) settle {
 	return func(ctx context.Context, holder container.InspectResponse) (bool, error) {
 		if err := ours(holder, translate.KindContainer); err != nil {
 			return false, err
 		}
-		image, err := s.index.CreatedFrom(ctx, holder)
+		image, err := n.index.CreatedFrom(ctx, holder)
 		if err != nil {
 			return false, err
 		}
-		c, err := translate.ReadContainer(holder, image, s.Host())
+		c, err := translate.ReadContainer(holder, image, n.host())
 		if err != nil {
 			return false, err
 		}

@@ -44,7 +44,7 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if err != nil {
 		return "", err
 	}
-	id, existing, err := s.createNamed(ctx, create, s.settleSandbox)
+	id, existing, err := s.names.create(ctx, create, s.names.settleSandbox)
 	if err != nil || existing {
 		return id, err
 	}
@@ -80,13 +80,13 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 // sandbox, stopped, so that StopPodSandbox tries again: otherwise nobody would.
 func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.Sandbox) error {
 	if sb == nil {
-		return s.removeObject(ctx, id)
+		return s.names.remove(ctx, id)
 	}
 	released, err := s.networks.Undo(ctx, sb)
 	if !released {
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
-	return errors.Join(err, s.removeObject(ctx, id))
+	return errors.Join(err, s.names.remove(ctx, id))
 }
 
 // sandboxSpec creates the sandbox's files and returns the request for its
@@ -158,7 +158,7 @@ func (s *Service) makeSandboxDir(ctx context.Context, cfg *runtimeapi.PodSandbox
 			return fmt.Errorf("resolv.conf of the sandbox: %w", err)
 		}
 	}
-	if err := s.makeLogDir(ctx, cfg); err != nil {
+	if err := s.logs.MakeDir(ctx, cfg); err != nil {
 		return fmt.Errorf("log_directory: %w", err)
 	}
 	return nil

@@ -64,7 +64,7 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 	var g errgroup.Group
 	for _, c := range s.index.ContainersOf(sandboxID) {
-		g.Go(func() error { return s.stopContainer(ctx, c, 0) })
+		g.Go(func() error { return s.stops.stop(ctx, c, 0) })
 	}
 	return g.Wait()
 }
@@ -95,7 +95,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := s.removeObject(ctx, sb.ID); err != nil {
+	if err := s.names.remove(ctx, sb.ID); err != nil {
 		return err
 	}
 	if err := s.collectDir(ctx, sb); err != nil {

@@ -19,9 +19,9 @@ import (
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/limits"
-	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
+	"github.com/cridock/cridock/shim/podlogs"
 	"github.com/cridock/cridock/shim/podnet"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
@@ -111,26 +111,29 @@ type Service struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
 
-	cfg       Config
-	engine    Engine
-	index     *index.Index
-	logs      *logs.Tailer
-	stats     *stats.Collector
-	disk      *stats.Disk
-	metrics   *Metrics
-	process   *process.Runner
-	streams   *streaming.Server
-	images    imageParts
-	mounts    *mounts.Preparer
-	networks  *podnet.Networks
-	limits    *limits.Keeper
-	podLimits *limits.Pods
-	state     *state.Store
-	oom       *oom.Watcher
+	cfg         Config
+	engine      Engine
+	index       *index.Index
+	logs        *podlogs.Logs
+	stats       *stats.Collector
+	disk        *stats.Disk
+	metrics     *Metrics
+	process     *process.Runner
+	streams     *streaming.Server
+	images      imageParts
+	usage       *usage
+	names       *names
+	stops       *stopper
+	checkpoints *checkpointer
+	mounts      *mounts.Preparer
+	networks    *podnet.Networks
+	limits      *limits.Keeper
+	podLimits   *limits.Pods
+	state       *state.Store
+	oom         *oom.Watcher
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock
-	stops     stopper
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
@@ -146,16 +149,20 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if cfg.Seal == nil {
 		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
-	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
+	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podlogs.DefaultDir)
 	s := &Service{cfg: cfg, engine: e, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.state = state.New(cfg.RootDir)
-	s.logs = logs.New(logs.Options{})
+	s.logs = podlogs.New(podlogs.Options{
+		Dir: cfg.PodLogsDir, Symlinks: cfg.SymlinkLogs, MaxSize: cfg.LogMaxSize, Engine: e, Containers: func(ctx context.Context) ([]*translate.Container, error) { return s.index.Containers(ctx) },
+		Position: func(id string) string { return s.state.Container(id).Path(state.LogPosition) },
+	})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
-	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
+	s.usage = &usage{engine: e, layerRoot: func() string { return s.images.usage.Root() }, pauseImage: func() string { return s.images.pause.Name() }}
+	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.usage.ask, LayerRoot: s.usage.layerRoot})
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
-		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
+		Host: s.Host, Connected: s.connected, Exited: s.logs.Complete, OOMKilled: s.oomKilled,
 		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
 	s.images = newImageParts(s)
@@ -166,7 +173,14 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		Engine: e, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
 		Image: s.image, LookInto: s.images.probes.Look,
 	})
+	s.usage.index, s.usage.networks, s.usage.collector = s.index, s.networks, s.stats
 	s.limits, s.podLimits = newLimits(s)
+	s.names = &names{engine: e, index: s.index, networks: s.networks, host: s.Host, removed: s.stats.Forget}
+	s.stops = &stopper{engine: e, index: s.index, start: s.work.start, waiting: func() func() { return m.waiting("stop") }, ending: s.ending}
+	s.checkpoints = &checkpointer{
+		engine: e, state: s.state, container: s.index.Container, effective: s.limits.Effective, openLog: s.logs.Open,
+		upperDir: s.images.usage.UpperDir, host: s.Host,
+	}
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
@@ -236,9 +250,9 @@ func (s *Service) start(ctx context.Context) error {
 		do     func(context.Context) error
 		failed string
 	}{
-		{s.resumeLogs, "Failed to follow some container logs"},
+		{s.logs.Resume, "Failed to follow some container logs"},
 		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
-		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
+		{s.checkpoints.resume, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
 		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},

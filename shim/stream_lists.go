@@ -90,7 +90,7 @@ func (s *Service) StreamImages(r *runtimeapi.StreamImagesRequest, out grpc.Serve
 
 // StreamContainerStats is ListContainerStats in chunks.
 func (s *Service) StreamContainerStats(r *runtimeapi.StreamContainerStatsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamContainerStatsResponse]) error {
-	list, err := s.containerStats(out.Context(), r.GetFilter())
+	list, err := s.usage.containers(out.Context(), r.GetFilter())
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (s *Service) StreamContainerStats(r *runtimeapi.StreamContainerStatsRequest
 
 // StreamPodSandboxStats is ListPodSandboxStats in chunks.
 func (s *Service) StreamPodSandboxStats(r *runtimeapi.StreamPodSandboxStatsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse]) error {
-	list, err := s.podStats(out.Context(), r.GetFilter())
+	list, err := s.usage.pods(out.Context(), r.GetFilter())
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (s *Service) StreamPodSandboxStats(r *runtimeapi.StreamPodSandboxStatsReque
 
 // StreamPodSandboxMetrics is ListPodSandboxMetrics in chunks.
 func (s *Service) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse]) error {
-	list, err := s.podMetrics(out.Context())
+	list, err := s.usage.metrics(out.Context())
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,9 @@ type Usage struct {
 
 // NewUsage returns a Usage.
 func NewUsage(e UsageEngine, ix UsageIndex, d Disk) *Usage {
-	return &Usage{engine: e, index: ix, disk: d, upperDir: stats.UpperDir}
+	u := &Usage{engine: e, index: ix, disk: d}
+	u.upperDir = u.UpperDir
+	return u
 }
 
 // Images returns the disk usage of the store without the containers' own layers.
@@ -98,6 +100,10 @@ func (u *Usage) Root() string {
 	}
 	return filepath.Join(systemContainerd, snapshotter)
 }
+
+// UpperDir returns the directory of the writable layer of a process; "" if it has
+// none in Docker's store.
+func (u *Usage) UpperDir(pid int) (string, error) { return stats.UpperDir(pid, u.Root()) }
 
 // tree is the store of all layers except the containers' own.
 func (u *Usage) tree() stats.Tree {
