@@ -6,7 +6,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 )
 
 // ReopenContainerLog reopens the log file after the kubelet has renamed it.

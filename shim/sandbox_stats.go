@@ -4,7 +4,6 @@ import (
 	"context"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 )
 
 // PodSandboxStats reads the stats of a ready pod and its running containers.
