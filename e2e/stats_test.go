@@ -77,6 +77,7 @@ func TestEvents(t *testing.T) {
 	const created, started, stopped, deleted = runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
 		runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT
 	got := map[string][]runtimeapi.ContainerEventType{}
+	var seen []*runtimeapi.ContainerEventResponse
 	for last := int64(0); !slices.Contains(got[p.id], deleted); {
 		var e *runtimeapi.ContainerEventResponse
 		select {
@@ -88,6 +89,7 @@ func TestEvents(t *testing.T) {
 			continue
 		}
 		got[e.ContainerId] = append(got[e.ContainerId], e.ContainerEventType)
+		seen = append(seen, e)
 		if e.CreatedAt < last || e.GetPodSandboxStatus().GetMetadata().GetUid() != p.cfg.Metadata.Uid {
 			t.Errorf("event %v is older than the one before, or of another pod", e)
 		}
@@ -107,6 +109,9 @@ func TestEvents(t *testing.T) {
 	all := []runtimeapi.ContainerEventType{created, started, stopped, deleted}
 	if diff := cmp.Diff(map[string][]runtimeapi.ContainerEventType{p.id: all, main.id: all}, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
+		for _, e := range seen {
+			t.Log(e)
+		}
 	}
 }
 
