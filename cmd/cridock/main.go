@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/cmd/cridock/doctor"
 )
 
 // version is set at build time.
@@ -21,6 +24,10 @@ func main() {
 	err := newCommand().ExecuteContext(ctx)
 	stop()
 	klog.Flush()
+	var exit doctor.Exit
+	if errors.As(err, &exit) {
+		os.Exit(int(exit))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cridock:", err)
 		os.Exit(1)
@@ -46,6 +53,6 @@ func newCommand() *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.addFlags(root.PersistentFlags())
-	root.AddCommand(serveCommand)
+	root.AddCommand(serveCommand, doctor.NewCommand(o.doctorSettings))
 	return root
 }
