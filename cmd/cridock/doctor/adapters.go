@@ -152,7 +152,7 @@ func checkServedSocket(ctx context.Context, n *node) Result {
 	case info.Mode().Type() != fs.ModeSocket:
 		return failure("Remove it, or choose another container-runtime-endpoint.", "%s is not a socket, and cridock cannot serve it.", path)
 	case info.Mode().Perm()&0o007 != 0:
-		return failure("Run chmod o-rwx "+path+".", "All users may connect to %s, and who may is root on the node.", path)
+		return failure("Run chmod o-rwx "+path+".", "All users may connect to %s, and whoever may is root on the node.", path)
 	case !n.listens(ctx, path):
 		return failure("Start cridock (systemctl start cridock); its log says why it does not run.", "Nobody listens on %s.", path)
 	}

@@ -95,7 +95,7 @@ func TestText(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `ok       one                    All is well.
-error    two                    Somebody said:  [2Jwho are you?
+error    two                    Somebody said:  [2Jwho; are you?
                                 -> Do this.
 skipped  three                  Nothing.
 warning  four                   Odd.

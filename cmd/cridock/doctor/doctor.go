@@ -155,6 +155,7 @@ func failure(cure, why string, args ...any) Result { return found(Error, cure, w
 // elsewhere may end with their own.
 func found(s State, cure, why string, args []any) Result {
 	text := strings.TrimRight(fmt.Sprintf(why, args...), ". \n")
+	text = strings.ReplaceAll(text, "\n", "; ") // of joined errors
 	if !strings.HasSuffix(text, "?") && !strings.HasSuffix(text, "!") {
 		text += "."
 	}

@@ -63,6 +63,16 @@ func allOfDocker() (names []string) {
 	return names
 }
 
+// allOfCNI are skipped with another network plugin.
+func allOfCNI() (names []string) {
+	for _, c := range Checks() {
+		if c.needsCNI {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
 var engineBreakages = []breakage{
 	{"engine", "nobody listens", func(x *tree) { x.docker.err = fmt.Errorf("%w: refused", errdefs.ErrUnavailable) }, Error, "does not answer at unix:///var/run/docker.sock", allOfDocker(), false},
 	{"engine", "no permission", func(x *tree) { x.docker.err = fmt.Errorf("%w: %w", errdefs.ErrUnavailable, os.ErrPermission) }, Error, "may not be asked", allOfDocker(), false},
@@ -79,6 +89,10 @@ var engineBreakages = []breakage{
 	{"rootless", "rootless", caps(func(c *engine.Capabilities) { c.Rootless = true }), Error, "rootless", nil, false},
 	{"daemon-json", "not JSON", file("/etc/docker/daemon.json", "{"), Error, "will not start again", nil, false},
 	{"daemon-json", "a wrong type", file("/etc/docker/daemon.json", `{"ip-forward": "yes"}`), Error, "ip-forward", nil, false},
+	{"daemon-json", "no iptables for Docker's network", func(x *tree) {
+		x.NetworkPlugin = "docker"
+		x.write("/etc/docker/daemon.json", `{"iptables": false}`)
+	}, Warning, "no way out", allOfCNI(), false},
 	{"daemon-ip-forward", "off", file("/etc/docker/daemon.json", `{"ip-forward": false}`), Warning, "ip-forward is false", nil, false},
 	{"userns-remap", "on", caps(func(c *engine.Capabilities) { c.UsernsRemap = true }), Warning, "another user", nil, false},
 	{"default-runtime", "another", caps(func(c *engine.Capabilities) { c.DefaultRuntime = "nvidia" }), Warning, "run with nvidia", nil, false},
@@ -232,8 +246,12 @@ func breakages() []breakage {
 }
 
 // TestBrokenNode: each breakage is found by its check, with a reason and a cure, and
-// no other check complains about it.
+// no other check complains about it. docs/doctor.md shows what was found.
 func TestBrokenNode(t *testing.T) {
+	document, err := os.ReadFile("../../../docs/doctor.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, b := range breakages() {
 		t.Run(b.check+"/"+b.name, func(t *testing.T) {
 			t.Parallel()
@@ -249,6 +267,10 @@ func TestBrokenNode(t *testing.T) {
 					if got.State != b.state || !strings.Contains(got.Why, b.why) || got.Cure == "" {
 						t.Errorf("%+v, want %s because of %q, with a cure", got, b.state, b.why)
 					}
+					row := fmt.Sprintf("| `%s` | %s | %s | %s |\n", b.check, b.name, got.State, strings.ReplaceAll(got.Why, x.Root, ""))
+					if !strings.Contains(string(document), row) {
+						t.Errorf("docs/doctor.md lacks the row\n%s", row)
+					}
 				case got.State != OK && !slices.Contains(b.also, got.Check):
 					t.Errorf("also %+v", got)
 				}
@@ -260,14 +282,21 @@ func TestBrokenNode(t *testing.T) {
 	}
 }
 
-// TestEveryCheckCanFail: there is a breakage for each check.
+// TestEveryCheckCanFail: there is a breakage for each check, and a description.
 func TestEveryCheckCanFail(t *testing.T) {
 	broken := map[string]bool{}
 	for _, b := range breakages() {
 		broken[b.check] = true
 	}
+	document, err := os.ReadFile("../../../docs/doctor.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	names := map[string]bool{}
 	for _, c := range Checks() {
+		if !strings.Contains(string(document), "\n| `"+c.Name+"` | ") {
+			t.Errorf("docs/doctor.md lacks %s", c.Name)
+		}
 		if !broken[c.Name] {
 			t.Errorf("no test breaks %s", c.Name)
 		}

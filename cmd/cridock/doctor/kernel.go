@@ -64,7 +64,7 @@ func checkSeccomp(_ context.Context, n *node) Result {
 	kernel := n.exists("/proc/sys/kernel/seccomp/actions_avail")
 	switch {
 	case !kernel:
-		return failure("Use a kernel with CONFIG_SECCOMP_FILTER.", "The kernel has no seccomp: pods run with all system calls.")
+		return failure("Use a kernel with CONFIG_SECCOMP_FILTER.", "The kernel has no seccomp: pods with a seccomp profile do not start.")
 	case !n.caps.Seccomp:
 		return failure("Use a dockerd and a runc that are built with seccomp.", "Docker has no seccomp: pods with a seccomp profile do not start.")
 	case n.caps.SeccompCustom:

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -202,7 +203,7 @@ const labelPodUID = "io.kubernetes.pod.uid"
 
 // and returns the members in either.
 func (p pods) and(q pods) pods {
-	all := pods{err: errors.Join(p.err, q.err), ids: map[string]bool{}, uids: map[string]bool{}, mounts: map[string]bool{}}
+	all := pods{err: cmp.Or(p.err, q.err), ids: map[string]bool{}, uids: map[string]bool{}, mounts: map[string]bool{}}
 	for _, from := range []pods{p, q} {
 		maps.Copy(all.ids, from.ids)
 		maps.Copy(all.uids, from.uids)
