@@ -91,6 +91,11 @@ func TestDoctor(t *testing.T) {
 	before := c.nodeState(t)
 	d := c.doctor(t)
 	d.want(t, "before", "ok", "", append(usual, leftoverChecks...)...)
+	for check, r := range d {
+		if r.State != "ok" {
+			t.Logf("before: %s: %s: %s", check, r.State, r.Why)
+		}
+	}
 	d.want(t, "before", "skipped", "does not run", "served-status", "served-settings")
 	d.want(t, "before", "warning", "live-restore is off", "live-restore")
 	if diff := cmp.Diff(before, c.nodeState(t)); diff != "" {

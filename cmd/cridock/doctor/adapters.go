@@ -74,7 +74,7 @@ func checkOtherSockets(ctx context.Context, n *node) Result {
 				"CRI-O serves %s: it does not touch Docker's pods, but kubeadm refuses to choose between two endpoints.", path)
 		case n.listens(ctx, path):
 			return failure("Stop it: systemctl disable --now cri-docker.socket cri-docker.service; docs/migrating.md has all steps.",
-				"%s serves %s: two adapters on one engine undo each other's work.", name, path)
+				"%s serves %s: it acts on the same pods as cridock, and kubeadm may choose it.", name, path)
 		default:
 			stale = append(stale, path)
 		}

@@ -46,7 +46,7 @@ has. The exit status is 0 if all is well, 2 with warnings, 3 with errors.`,
 				return err
 			}
 			defer func() { _ = docker.Close() }()
-			return print(cmd, output, Run(cmd.Context(), s, docker))
+			return write(cmd, output, Run(cmd.Context(), s, docker))
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
@@ -54,8 +54,8 @@ has. The exit status is 0 if all is well, 2 with warnings, 3 with errors.`,
 	return cmd
 }
 
-// print writes the report and returns its exit status.
-func print(cmd *cobra.Command, output string, r Report) error {
+// write prints the report and returns its exit status.
+func write(cmd *cobra.Command, output string, r Report) error {
 	var err error
 	if output == "json" {
 		encoder := json.NewEncoder(cmd.OutOrStdout())

@@ -75,7 +75,7 @@ func TestCommandExitStatus(t *testing.T) {
 	}{{OK, nil}, {Warning, ExitWarning}, {Error, ExitError}} {
 		cmd := &cobra.Command{}
 		cmd.SetOut(&bytes.Buffer{})
-		if err := print(cmd, "text", Report{State: tt.state}); !errors.Is(err, tt.want) {
+		if err := write(cmd, "text", Report{State: tt.state}); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.state, err, tt.want)
 		}
 	}

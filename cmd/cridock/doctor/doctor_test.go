@@ -353,6 +353,7 @@ func TestFine(t *testing.T) {
 		}, OK, "uses cridock's endpoint"},
 		{"kubelet-cgroup-driver", "none", file("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"), OK, "it asks cridock"},
 		{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
+		{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
 		{"leftover-logs", "a new directory", func(x *tree) {
 			x.write("/var/log/pods/default_web_"+goneUID+"/web/0.log", "")
 			x.now = time.Now()

@@ -121,6 +121,9 @@ func (n *node) unknownLeftovers() (Result, bool) {
 const collectCure = "Restart cridock, which collects what pods have left at its start; its log names what it cannot."
 
 func checkLeftAddresses(_ context.Context, n *node) Result {
+	if n.cni == nil {
+		return skipped("CNI's files are not usable.")
+	}
 	if r, done := n.unknownLeftovers(); done {
 		return r
 	}
