@@ -67,6 +67,8 @@ func TestDependencies(t *testing.T) {
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/cmd/cridock/doctor":
+			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case under(module + "/cmd/cribench")(name):
 			forbid(p, p.Deps, "a benchmark of others as well", under(module+"/shim"))
 		}
