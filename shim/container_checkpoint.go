@@ -15,8 +15,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/checkpoint"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/translate"
 )
@@ -72,20 +74,19 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
 		return fmt.Errorf("location %q: %w: its parent is not an existing directory", location, errdefs.ErrFailedPrecondition)
 	}
-	name := checkpointName(c.ID)
-	dir := s.state().Path(name)
-	if err := errors.Join(s.state().RemoveAll(name), s.state().MkdirAll(name, 0o700)); err != nil {
+	files := s.state.Container(c.ID)
+	if err := files.Mkdir(state.Checkpoint); err != nil {
 		return err
 	}
 	if err := s.takeCheckpoint(ctx, c); err != nil {
 		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
 	}
 	defer func() {
-		if err := s.state().RemoveAll(name); err != nil {
+		if err := files.Remove(state.Checkpoint); err != nil {
 			klog.FromContext(ctx).Error(err, "Failed to remove a checkpoint's files; they stay until the next start", "containerID", c.ID)
 		}
 	}()
-	if err := checkpoint.Archive(caller, dir, location); err != nil {
+	if err := checkpoint.Archive(caller, files.Path(state.Checkpoint), location); err != nil {
 		return fmt.Errorf("archive of the checkpoint of container %s: %w", c.ID, err)
 	}
 	return nil
@@ -95,13 +96,13 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 // so that its memory, files and log match. On failure it removes the checkpoint's
 // directory, unless the container could not be unpaused: see resumeCheckpointed.
 func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container) (err error) {
-	name := checkpointName(c.ID)
-	dir := s.state().Path(name)
+	files := s.state.Container(c.ID)
+	dir := files.Path(state.Checkpoint)
 	defer func() {
 		if uerr := s.unpause(ctx, c.ID); uerr != nil {
 			err = errors.Join(err, uerr)
 		} else if err != nil {
-			err = errors.Join(err, s.state().RemoveAll(name))
+			err = errors.Join(err, files.Remove(state.Checkpoint))
 		}
 	}()
 	if err := s.engine.ContainerPause(ctx, c.ID); err != nil {
@@ -137,7 +138,7 @@ func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container,
 	if upper == "" {
 		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: only an overlay separates a container's files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
 	}
-	status := translate.CRIContainerStatus(s.withUpdates(c))
+	status := translate.CRIContainerStatus(s.limits.Effective(c))
 	image := status.GetImage().GetImage()
 	return checkpoint.Container{
 		Config: checkpoint.Config{
@@ -183,7 +184,7 @@ func checkpointError(err error) error {
 // gone or not paused is success. It retries while the daemon is unavailable, since
 // nobody else would unpause the container.
 func (s *Service) unpause(ctx context.Context, id string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
 	defer cancel()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := s.tryUnpause(ctx, id)
@@ -209,25 +210,16 @@ func (s *Service) tryUnpause(ctx context.Context, id string) error {
 	return nil
 }
 
-// checkpointsDir holds checkpoints in progress, below the root directory; Docker
-// also writes there. A container with a checkpoint here may be paused.
-const checkpointsDir = "checkpoints"
-
-func checkpointName(containerID string) string { return filepath.Join(checkpointsDir, containerID) }
-
 // resumeCheckpointed unpauses the containers of checkpoints that an earlier
 // cridock process left unfinished, and removes their files.
 func (s *Service) resumeCheckpointed(ctx context.Context) error {
-	ids, err := s.state().Names(checkpointsDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	ids, err := s.state.ContainersWith(state.Checkpoint)
 	for _, id := range ids {
 		if uerr := s.tryUnpause(ctx, id); uerr != nil {
 			err = errors.Join(err, uerr)
 			continue
 		}
-		err = errors.Join(err, s.state().RemoveAll(checkpointName(id)))
+		err = errors.Join(err, s.state.Container(id).Remove(state.Checkpoint))
 	}
 	return err
 }

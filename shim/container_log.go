@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -173,38 +173,5 @@ func (s *Service) resumeLogs(ctx context.Context) error {
 // positionFile returns the path of the file that records how far a container's log
 // has been converted.
 func (s *Service) positionFile(containerID string) string {
-	return s.state().Path(positionName(containerID))
-}
-
-const positionsDir = "logs"
-
-func positionName(containerID string) string {
-	return filepath.Join(positionsDir, shortHash(containerID))
-}
-
-// collectPositions removes the log positions of containers that were removed
-// while cridock was not running. A container is in the index before it has a
-// position.
-func (s *Service) collectPositions(ctx context.Context) error {
-	files, err := s.state().Names(positionsDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	containers, err := s.index.Containers(ctx)
-	if err != nil {
-		return err
-	}
-	live := make(map[string]bool, len(containers))
-	for _, c := range containers {
-		live[positionName(c.ID)] = true
-	}
-	for _, file := range files {
-		if name := filepath.Join(positionsDir, file); !live[name] {
-			err = errors.Join(err, s.state().Remove(name))
-		}
-	}
-	return err
+	return s.state.Container(containerID).Path(state.LogPosition)
 }

@@ -48,15 +48,18 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 // forgetContainer removes what a removed container has left behind. It is
 // idempotent. It only logs errors: nobody would retry for a removed container.
 func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
-	if err := s.releaseMounts(ctx, c.Name); err != nil {
+	if err := s.mounts.Release(ctx, c.Name); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	s.oom.Forget(c.ID)
-	if err := s.updates.forget(c.ID); err != nil {
+	if err := s.limits.Forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove updated resources of a removed container", "containerID", c.ID)
 	}
 	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the log position of a removed container", "containerID", c.ID)
+	}
+	if err := s.state.Container(c.ID).RemoveAll(); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the files of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	if err := s.removeLogLink(c); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the log link of a removed container", "containerID", c.ID)
@@ -66,7 +69,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 // containerGone cleans up after a container that somebody else has removed; after
 // cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
+	unlock, err := s.locks.Lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}

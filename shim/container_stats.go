@@ -65,7 +65,7 @@ func (s *Service) dockerStats(ctx context.Context, c stats.Container) (*runtimea
 
 func (s *Service) statsContainer(c *translate.Container) stats.Container {
 	return stats.Container{
-		ID: c.ID, Pid: c.Pid, StartedAt: c.StartedAt, Image: c.Image.GetImage(), Mountpoint: s.layerRoot(),
+		ID: c.ID, Pid: c.Pid, StartedAt: c.StartedAt, Image: c.Image.GetImage(), Mountpoint: s.images.usage.Root(),
 		Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations},
 	}
 }
@@ -76,7 +76,7 @@ func (s *Service) readySandbox(ctx context.Context, id string) (*translate.Sandb
 	if err != nil {
 		return nil, err
 	}
-	if !s.sandboxReady(sb) {
+	if !s.networks.Ready(sb) {
 		return nil, fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
 	return sb, nil

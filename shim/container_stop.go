@@ -40,6 +40,7 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 		return nil
 	}
 	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
+	defer s.metrics.waiting("stop")()
 	if first {
 		if err := s.work.start(func() {
 			// A stop continues without its caller, as it would in Docker.

@@ -120,11 +120,11 @@ func (s *Service) settleSandbox(ctx context.Context, holder container.InspectRes
 	if err != nil {
 		return false, err
 	}
-	if s.sandboxReady(sb) {
+	if s.networks.Ready(sb) {
 		// The call that created it may have been interrupted before this last step.
-		return true, s.finishNetwork(ctx, sb, podConfig(sb))
+		return true, s.networks.Finish(ctx, sb, sb.KnownConfig())
 	}
-	return false, s.releaseNetwork(ctx, sb)
+	return false, s.networks.Release(ctx, sb)
 }
 
 // settleContainer keeps a container that has not been started and was created by

@@ -19,9 +19,6 @@ import (
 // podLogsDir is the kubelet's default.
 const podLogsDir = "/var/log/pods"
 
-// state is the root directory; names in it derive only from IDs and hashes.
-func (s *Service) state() beneath.Root { return beneath.Root(s.cfg.RootDir) }
-
 // podLogs is the directory of all pods' logs. A pod can write to it through a
 // hostPath volume of it, or of a part of it.
 func (s *Service) podLogs() beneath.Root { return beneath.Root(s.cfg.PodLogsDir) }
@@ -58,7 +55,7 @@ func (s *Service) makeLogDir(ctx context.Context, cfg *runtimeapi.PodSandboxConf
 	}
 	err := s.podLogs().MkdirAll(name, 0o755)
 	if beneath.IsRefused(err) {
-		klog.FromContext(ctx).Error(err, "Refused to create the log directory of a pod; containers with logs there cannot start", "pod", podName(cfg.GetMetadata()))
+		klog.FromContext(ctx).Error(err, "Refused to create the log directory of a pod; containers with logs there cannot start", "pod", translate.PodName(cfg.GetMetadata()))
 		return nil
 	}
 	return err

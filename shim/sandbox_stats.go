@@ -70,7 +70,7 @@ func (s *Service) statsPods(ctx context.Context, f *runtimeapi.PodSandboxFilter)
 	}
 	var pods []stats.Pod
 	for _, sb := range sandboxes {
-		if s.sandboxReady(sb) && translate.MatchSandbox(sb, true, f) {
+		if s.networks.Ready(sb) && translate.MatchSandbox(sb, true, f) {
 			pods = append(pods, s.statsPod(sb))
 		}
 	}
@@ -79,7 +79,7 @@ func (s *Service) statsPods(ctx context.Context, f *runtimeapi.PodSandboxFilter)
 
 func (s *Service) statsPod(sb *translate.Sandbox) stats.Pod {
 	pod := stats.Pod{
-		ID: sb.ID, Pid: sb.Pid, Image: s.pauseImageName(), HostNetwork: sb.HostNetwork, CgroupParent: sb.CgroupParent,
+		ID: sb.ID, Pid: sb.Pid, Image: s.images.pause.Name(), HostNetwork: sb.HostNetwork, CgroupParent: sb.CgroupParent,
 		Attributes: &runtimeapi.PodSandboxAttributes{Id: sb.ID, Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations},
 	}
 	for _, c := range s.index.ContainersOf(sb.ID) {

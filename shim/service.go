@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,13 +14,17 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/keylock"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
-	"github.com/cridock/cridock/shim/imagevolume"
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/limits"
 	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/shim/mounts"
 	"github.com/cridock/cridock/shim/oom"
+	"github.com/cridock/cridock/shim/podnet"
 	"github.com/cridock/cridock/shim/process"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
@@ -109,31 +111,30 @@ type Service struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	runtimeapi.UnimplementedImageServiceServer
 
-	cfg     Config
-	engine  Engine
-	cni     *network.CNI // nil with a Docker network
-	index   *index.Index
-	logs    *logs.Tailer
-	stats   *stats.Collector
-	disk    *stats.Disk
-	metrics *Metrics
-	process *process.Runner
-	streams *streaming.Server
-	volumes *imagevolume.Store
-	oom     *oom.Watcher
-	specs   sync.Map // owners of CDI specifications that this process has written
+	cfg       Config
+	engine    Engine
+	index     *index.Index
+	logs      *logs.Tailer
+	stats     *stats.Collector
+	disk      *stats.Disk
+	metrics   *Metrics
+	process   *process.Runner
+	streams   *streaming.Server
+	images    imageParts
+	mounts    *mounts.Preparer
+	networks  *podnet.Networks
+	limits    *limits.Keeper
+	podLimits *limits.Pods
+	state     *state.Store
+	oom       *oom.Watcher
 
 	host      atomic.Pointer[translate.Host]
-	locks     keyLock
+	locks     keylock.Lock
 	stops     stopper
-	pulls     pullGroup
-	accounts  accountCache
-	updates   updates
 	processID string        // random, unique to this process
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
 	work      operations
-	layers    layers
 }
 
 // New returns a service. cni must be nil if cfg.DockerNetwork is set, and not nil
@@ -145,20 +146,27 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	if cfg.Seal == nil {
 		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
-	cfg.CgroupRoot = cmp.Or(cfg.CgroupRoot, cgroupRoot)
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podLogsDir)
-	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
+	s := &Service{cfg: cfg, engine: e, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
-	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
-	s.updates.state = s.state()
+	s.state = state.New(cfg.RootDir)
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.dockerStats})
 	s.process = process.New(e)
 	s.index = index.New(e, index.Options{
 		Host: s.Host, Connected: s.connected, Exited: s.exited, OOMKilled: s.oomKilled,
-		Complete: s.networkComplete, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
+		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: m.indexObserver(),
 	})
+	s.images = newImageParts(s)
+	s.networks = podnet.New(podnet.Options{CNI: cni, PinDir: cfg.NetNSDir, Engine: e, Index: s.index, Bounded: withinDeadline})
+	s.mounts = mounts.New(mounts.Options{
+		ImageVolumeDir: cfg.ImageVolumeDir, CDISpecDirs: cfg.CDISpecDirs,
+		AbsentSourcesToReject: cfg.AbsentMountSourcesToReject, Instance: cfg.RootDir,
+		Engine: e, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
+		Image: s.image, LookInto: s.images.probes.Look,
+	})
+	s.limits, s.podLimits = newLimits(s)
 	var err error
 	cfg.Streaming.Opened = m.session
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
@@ -207,10 +215,8 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.process.Run(gctx) })
 	g.Go(func() error { return s.oom.Run(gctx) })
 	g.Go(func() error { return s.streams.Run(gctx) })
-	if s.cni != nil {
-		g.Go(func() error { return s.cni.Run(gctx) })
-	}
-	g.Go(func() error { return s.keepLimits(gctx) })
+	g.Go(func() error { return s.networks.Run(gctx) })
+	g.Go(func() error { return s.limits.Run(gctx) })
 	g.Go(func() error { return s.start(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -234,13 +240,11 @@ func (s *Service) start(ctx context.Context) error {
 		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
 		{s.resumeCheckpointed, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
-		{s.collectRemains, "Incomplete cleanup of removed pods; will retry at the next start"},
-		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
-		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
-		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
-		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
-		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
-		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
+		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
+		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
+		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
+		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
+		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
 	} {
 		if err := step.do(ctx); err != nil {
 			log.Error(err, step.failed)
@@ -295,7 +299,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
 		CDI:                  len(c.CDISpecDirs) > 0,
-		MountOptions:         mountSpecDir(c) != "",
+		MountOptions:         mounts.SpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},
@@ -331,11 +335,8 @@ func (s *Service) containerKey(ctx context.Context, c *translate.Container) stri
 	return "sandbox/" + c.SandboxID
 }
 
-// sandboxDir returns the directory of a sandbox's files, relative to the root
-// directory. Its name derives from the sandbox's metadata, as it must exist before
-// Docker has assigned an ID.
-func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) string {
-	return filepath.Join(sandboxesDir, shortHash(translate.SandboxName(m)))
+// sandboxDir returns the directory of a sandbox's files. Its name derives from the
+// sandbox's metadata, as it must exist before Docker has assigned an ID.
+func (s *Service) sandboxDir(m *runtimeapi.PodSandboxMetadata) state.Dir {
+	return s.state.Sandbox(translate.SandboxName(m))
 }
-
-const sandboxesDir = "sandboxes"
