@@ -102,6 +102,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("it changed the node (-before +after):\n%s", diff)
 	}
 
+	t.Run("forward policy", func(t *testing.T) { c.doctorFindsForwardDrop(t) })
 	if err := c.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,6 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("%+v, want version %s", d["engine"], want)
 	}
 
-	t.Run("forward policy", func(t *testing.T) { c.doctorFindsForwardDrop(t) })
 	t.Run("missing plugin", func(t *testing.T) { c.doctorFindsMissingPlugin(t) })
 	t.Run("other adapter", func(t *testing.T) { c.doctorFindsOtherAdapter(t) })
 	t.Run("leftovers", func(t *testing.T) { c.doctorFindsLeftovers(t, p.id) })
@@ -128,13 +128,32 @@ func (d *docker) engineVersion(t *testing.T) string {
 	return v.Version
 }
 
+// doctorFindsForwardDrop: a dockerd that has to turn on forwarding itself.
 func (c *cridock) doctorFindsForwardDrop(t *testing.T) {
-	c.run(t, "iptables", "-P", "FORWARD", "DROP")
+	c.run(t, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+	killed := c.dockerd(t)
+	c.run(t, "kill", "-KILL", killed) // and started again
+	eventually(t, "another dockerd answers", time.Minute, func() bool {
+		_, err := c.docker.call(http.MethodGet, "/version", nil, nil)
+		return err == nil && c.dockerd(t) != killed
+	})
 	defer c.run(t, "iptables", "-P", "FORWARD", "ACCEPT")
-	c.doctor(t).want(t, "dropped", "error", "FORWARD chain is DROP", "forward-policy")
+	d := c.doctor(t)
+	d.want(t, "after dockerd's start", "ok", "", "engine", "ip-forwarding")
+	d.want(t, "after dockerd's start", "error", "FORWARD chain is DROP", "forward-policy")
 	c.run(t, "iptables", "-A", "FORWARD", "-i", "e2e0", "-j", "ACCEPT")
 	defer c.run(t, "iptables", "-D", "FORWARD", "-i", "e2e0", "-j", "ACCEPT")
 	c.doctor(t).want(t, "with a rule for pods", "ok", "-i e2e0", "forward-policy")
+}
+
+// dockerd is its PID on the node; "" while there is none.
+func (c *cridock) dockerd(t *testing.T) string {
+	t.Helper()
+	pid, err := os.ReadFile(filepath.Join(c.node.dir, "dockerd.pid"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(pid))
 }
 
 func (c *cridock) doctorFindsMissingPlugin(t *testing.T) {
@@ -181,12 +200,9 @@ func (c *cridock) doctorFindsLeftovers(t *testing.T, id string) {
 
 // doctorOutlastsDocker: a dockerd that accepts connections and does nothing.
 func (c *cridock) doctorOutlastsDocker(t *testing.T) {
-	pid, err := os.ReadFile(filepath.Join(c.node.dir, "dockerd.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.run(t, "kill", "-STOP", strings.TrimSpace(string(pid)))
-	defer c.run(t, "kill", "-CONT", strings.TrimSpace(string(pid)))
+	pid := c.dockerd(t)
+	c.run(t, "kill", "-STOP", pid)
+	defer c.run(t, "kill", "-CONT", pid)
 	d := c.doctor(t)
 	d.want(t, "stopped", "error", "does not answer", "engine")
 	d.want(t, "stopped", "skipped", "", "storage", "leftover-addresses")
