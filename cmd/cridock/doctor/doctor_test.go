@@ -307,65 +307,68 @@ func TestEveryCheckCanFail(t *testing.T) {
 	}
 }
 
-// TestFine: what looks like a breakage and is none.
+// fine looks like a breakage and is none.
+var fine = []struct {
+	check, name string
+	breaks      func(*tree)
+	state       State
+	why         string
+}{
+	{"daemon-json", "none", without("/etc/docker"), OK, "uses its defaults"},
+	{"cgroup", "cgroupfs without systemd", func(x *tree) {
+		x.docker.caps.CgroupDriver = "cgroupfs"
+		x.remove("/run/systemd")
+	}, OK, "cgroupfs"},
+	{"apparmor", "none", func(x *tree) {
+		x.docker.caps.AppArmor = false
+		x.remove("/sys/module/apparmor")
+	}, OK, "no AppArmor"},
+	{"selinux", "none", func(x *tree) {
+		x.docker.caps.SELinux = false
+		x.remove("/sys/fs/selinux")
+	}, OK, "no SELinux"},
+	{"ip-forwarding", "no IPv6 pods", file("/proc/sys/net/ipv6/conf/all/forwarding", "0\n"), OK, "does not have"},
+	{"forward-policy", "an add-on's rule", rules("iptables -S FORWARD", dropped+"-A FORWARD -j CNI-FORWARD\n"), OK, "-A FORWARD -j CNI-FORWARD"},
+	{"forward-policy", "an operator's rule", func(x *tree) {
+		x.programs["iptables -S FORWARD"] = program{out: dropped}
+		x.programs["iptables -S DOCKER-USER"] = program{out: "-N DOCKER-USER\n-A DOCKER-USER -i cni0 -j ACCEPT\n"}
+	}, OK, "-i cni0"},
+	{"forward-policy", "no table of the old kind", func(x *tree) {
+		x.programs = map[string]program{"iptables --version": {out: "iptables v1.8.9 (legacy)\n"}}
+	}, OK, "ACCEPT"},
+	{"forward-policy", "no iptables", func(x *tree) {
+		x.programs = map[string]program{"iptables --version": {err: &exec.Error{Name: "iptables", Err: exec.ErrNotFound}}}
+	}, Skipped, "no iptables"},
+	{"forward-policy", "Docker's network", func(x *tree) { x.NetworkPlugin = "docker" }, Skipped, "network-plugin is docker"},
+	{"kubelet-endpoint", "no kubelet", func(x *tree) {
+		x.remove("/etc/systemd/system")
+		x.remove("/var/lib/kubelet")
+	}, Skipped, "no kubelet"},
+	{"kubelet-endpoint", "a process in a container", func(x *tree) {
+		x.process("77", "mnt:[2]", "kubelet", "--container-runtime-endpoint=unix:///run/evil.sock")
+	}, OK, "uses cridock's endpoint"},
+	{"kubelet-endpoint", "by another name", func(x *tree) {
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint", "/var/run/cridock/cridock.sock")
+	}, OK, "uses cridock's endpoint"},
+	{"kubelet-cgroup-driver", "none", file("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"), OK, "it asks cridock"},
+	{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
+	{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
+	{"leftover-logs", "a new directory", func(x *tree) {
+		x.write("/var/log/pods/default_web_"+goneUID+"/web/0.log", "")
+		x.now = time.Now()
+	}, OK, ""},
+	{"leftover-namespaces", "a pod that came meanwhile", func(x *tree) {
+		x.write("/run/cridock/netns/"+gonePod, "")
+		x.docker.between = func() { x.docker.list = append(x.docker.list, container.Summary{ID: gonePod}) }
+	}, OK, ""},
+	{"leftover-namespaces", "a pod that went meanwhile", func(x *tree) {
+		x.docker.between = func() { x.docker.list = nil }
+	}, OK, ""},
+}
+
+// TestFine: a check finds nothing wrong where nothing is.
 func TestFine(t *testing.T) {
-	for _, tt := range []struct {
-		check, name string
-		breaks      func(*tree)
-		state       State
-		why         string
-	}{
-		{"daemon-json", "none", without("/etc/docker"), OK, "uses its defaults"},
-		{"cgroup", "cgroupfs without systemd", func(x *tree) {
-			x.docker.caps.CgroupDriver = "cgroupfs"
-			x.remove("/run/systemd")
-		}, OK, "cgroupfs"},
-		{"apparmor", "none", func(x *tree) {
-			x.docker.caps.AppArmor = false
-			x.remove("/sys/module/apparmor")
-		}, OK, "no AppArmor"},
-		{"selinux", "none", func(x *tree) {
-			x.docker.caps.SELinux = false
-			x.remove("/sys/fs/selinux")
-		}, OK, "no SELinux"},
-		{"ip-forwarding", "no IPv6 pods", file("/proc/sys/net/ipv6/conf/all/forwarding", "0\n"), OK, "does not have"},
-		{"forward-policy", "an add-on's rule", rules("iptables -S FORWARD", dropped+"-A FORWARD -j CNI-FORWARD\n"), OK, "-A FORWARD -j CNI-FORWARD"},
-		{"forward-policy", "an operator's rule", func(x *tree) {
-			x.programs["iptables -S FORWARD"] = program{out: dropped}
-			x.programs["iptables -S DOCKER-USER"] = program{out: "-N DOCKER-USER\n-A DOCKER-USER -i cni0 -j ACCEPT\n"}
-		}, OK, "-i cni0"},
-		{"forward-policy", "no table of the old kind", func(x *tree) {
-			x.programs = map[string]program{"iptables --version": {out: "iptables v1.8.9 (legacy)\n"}}
-		}, OK, "ACCEPT"},
-		{"forward-policy", "no iptables", func(x *tree) {
-			x.programs = map[string]program{"iptables --version": {err: &exec.Error{Name: "iptables", Err: exec.ErrNotFound}}}
-		}, Skipped, "no iptables"},
-		{"forward-policy", "Docker's network", func(x *tree) { x.NetworkPlugin = "docker" }, Skipped, "network-plugin is docker"},
-		{"kubelet-endpoint", "no kubelet", func(x *tree) {
-			x.remove("/etc/systemd/system")
-			x.remove("/var/lib/kubelet")
-		}, Skipped, "no kubelet"},
-		{"kubelet-endpoint", "a process in a container", func(x *tree) {
-			x.process("77", "mnt:[2]", "kubelet", "--container-runtime-endpoint=unix:///run/evil.sock")
-		}, OK, "uses cridock's endpoint"},
-		{"kubelet-endpoint", "by another name", func(x *tree) {
-			x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint", "/var/run/cridock/cridock.sock")
-		}, OK, "uses cridock's endpoint"},
-		{"kubelet-cgroup-driver", "none", file("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"), OK, "it asks cridock"},
-		{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
-		{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
-		{"leftover-logs", "a new directory", func(x *tree) {
-			x.write("/var/log/pods/default_web_"+goneUID+"/web/0.log", "")
-			x.now = time.Now()
-		}, OK, ""},
-		{"leftover-namespaces", "a pod that came meanwhile", func(x *tree) {
-			x.write("/run/cridock/netns/"+gonePod, "")
-			x.docker.between = func() { x.docker.list = append(x.docker.list, container.Summary{ID: gonePod}) }
-		}, OK, ""},
-		{"leftover-namespaces", "a pod that went meanwhile", func(x *tree) {
-			x.docker.between = func() { x.docker.list = nil }
-		}, OK, ""},
-	} {
+	for _, tt := range fine {
 		t.Run(tt.check+"/"+tt.name, func(t *testing.T) {
 			t.Parallel()
 			x := newTree(t)
