@@ -88,6 +88,8 @@ func TestDependencies(t *testing.T) {
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/cmd/cridock/doctor":
+			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case name == module+"/shim/images":
 			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
 				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)
