@@ -38,8 +38,8 @@ has() { # PACKAGE
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
 	systemd) command -v systemd-analyze >/dev/null ;;
-	gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
+	gcc-*-linux-gnu*) command -v "${1#gcc-}-gcc" >/dev/null ;;
 	libc6-dev) [ -e /usr/include/stdlib.h ] ;;
 	*) command -v "$1" >/dev/null ;;
 	esac

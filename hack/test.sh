@@ -26,7 +26,8 @@ find_go
 # gcc is for the race detector and the check of the pause binaries, systemd for its
 # check of units.
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq crun systemd \
-	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu
+	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf \
+	gcc-powerpc64le-linux-gnu gcc-s390x-linux-gnu gcc-riscv64-linux-gnu
 
 # Do everything that needs the network first: there is none inside.
 log "go mod download"

@@ -1,11 +1,15 @@
 #!/bin/bash
-# Builds pause_linux_amd64 and pause_linux_arm64 from pause.c.
+# Builds pause_linux_ARCH from pause.c, for the architectures below.
 #
-#   build.sh           builds both, and writes pause.lock
+#   build.sh           builds all, and writes pause.lock
 #   build.sh --check   proves that the committed binaries match pause.c; writes nothing
+#   build.sh --run     runs each committed binary, those of other architectures with
+#                      qemu-user: see rule 3. As root it also leaves them orphans to
+#                      reap. It waits for fixed times: the machine must not be busy.
 #
-# Needs x86_64-linux-gnu-gcc and aarch64-linux-gnu-gcc (Debian: gcc and
-# gcc-aarch64-linux-gnu on amd64); CC_AMD64 and CC_ARM64 name others. Exit status 3
+# Needs Debian's cross compilers (on amd64: gcc gcc-aarch64-linux-gnu
+# gcc-arm-linux-gnueabihf gcc-powerpc64le-linux-gnu gcc-s390x-linux-gnu
+# gcc-riscv64-linux-gnu); CC_AMD64, CC_ARM64 and so on name others. Exit status 3
 # means that a compiler is missing.
 #
 # What --check proves: the same compiler and linker produce the same bytes, and
@@ -22,19 +26,26 @@ export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 CFLAGS=(-std=c11 -Wall -Wextra -Werror -O2 -ffreestanding -fno-pie -fno-stack-protector
-	-fno-unwind-tables -fno-asynchronous-unwind-tables -fno-ident -mgeneral-regs-only)
+	-fno-unwind-tables -fno-asynchronous-unwind-tables -fno-ident)
 # One read-only, executable segment: with -z noseparate-code the text shares a
 # page with the ELF header, so that even 64 KiB pages need no padding.
 # shellcheck disable=SC2054 # -Wl has commas
 LDFLAGS=(-static -nostdlib -nostartfiles -no-pie -s -Wl,--build-id=none
 	-Wl,-z,noseparate-code -Wl,-z,noexecstack)
-ARCHS=(amd64 arm64)
+ARCHS=(amd64 arm64 arm ppc64le s390x riscv64)
+# The kernel's and qemu's names.
+declare -A MACHINE=([amd64]=x86_64 [arm64]=aarch64 [arm]=arm [ppc64le]=ppc64le [s390x]=s390x [riscv64]=riscv64)
+declare -A COMPILER=([amd64]=x86_64-linux-gnu-gcc [arm64]=aarch64-linux-gnu-gcc [arm]=arm-linux-gnueabihf-gcc
+	[ppc64le]=powerpc64le-linux-gnu-gcc [s390x]=s390x-linux-gnu-gcc [riscv64]=riscv64-linux-gnu-gcc)
+# The oldest processor of each, and no floating point.
+declare -A ARCH_CFLAGS=([amd64]=-mgeneral-regs-only [arm64]=-mgeneral-regs-only
+	[arm]='-march=armv7-a+fp -marm -mgeneral-regs-only' [ppc64le]='-mcpu=power8 -msoft-float' [s390x]='-march=z13 -msoft-float'
+	# Relaxed code uses gp, which nobody sets here.
+	[riscv64]='-march=rv64imac -mabi=lp64 -mno-relax')
 
 compiler() { # ARCH
-	case $1 in
-	amd64) echo "${CC_AMD64:-x86_64-linux-gnu-gcc}" ;;
-	arm64) echo "${CC_ARM64:-aarch64-linux-gnu-gcc}" ;;
-	esac
+	local override=CC_${1^^}
+	echo "${!override:-${COMPILER[$1]}}"
 }
 
 toolchain() { # ARCH: the versions that determine the bytes
@@ -45,10 +56,18 @@ toolchain() { # ARCH: the versions that determine the bytes
 }
 
 compile() { # ARCH OUTPUT
-	"$(compiler "$1")" "${CFLAGS[@]}" "${LDFLAGS[@]}" -o "$2" pause.c
+	# shellcheck disable=SC2086 # several flags
+	"$(compiler "$1")" "${CFLAGS[@]}" ${ARCH_CFLAGS[$1]} "${LDFLAGS[@]}" -o "$2" pause.c
 }
 
-source_hash() { { echo "${CFLAGS[*]} ${LDFLAGS[*]}"; cat pause.c; } | sha256sum | cut -d' ' -f1; }
+source_hash() { # of pause.c and all flags
+	local arch
+	{
+		echo "${CFLAGS[*]} ${LDFLAGS[*]}"
+		for arch in "${ARCHS[@]}"; do echo "$arch ${ARCH_CFLAGS[$arch]}"; done
+		cat pause.c
+	} | sha256sum | cut -d' ' -f1
+}
 file_hash() { sha256sum <"$1" | cut -d' ' -f1; }
 
 locked() { # KEY: its value in pause.lock
@@ -63,13 +82,10 @@ fail() {
 # behaves runs a binary (natively, or by qemu-user) and sends it signals.
 behaves() { # ARCH BINARY
 	local run=() pid status=0 sig
-	case $1-$(uname -m) in
-	amd64-x86_64 | arm64-aarch64) ;;
-	*)
-		run=("qemu-$([ "$1" = amd64 ] && echo x86_64 || echo aarch64)")
+	if [ "${MACHINE[$1]}" != "$(uname -m)" ]; then
+		run=("qemu-${MACHINE[$1]}")
 		command -v "${run[0]}" >/dev/null || { echo "pause: ${run[0]} (qemu-user) is missing" >&2; return 1; }
-		;;
-	esac
+	fi
 	for sig in TERM INT; do
 		# A script's background jobs start with SIGINT ignored; a container's do not.
 		env --default-signal=INT "${run[@]}" "$2" &
@@ -78,6 +94,32 @@ behaves() { # ARCH BINARY
 		kill -HUP "$pid" && sleep 0.1 && kill -"$sig" "$pid" || return 1 # kill fails if the binary has exited
 		wait "$pid" || status=$?
 		[ "$status" = 0 ] || return 1
+	done
+}
+
+# reaps runs a binary as PID 1, with an orphan that exits.
+reaps() { # ARCH BINARY
+	local run=()
+	[ "${MACHINE[$1]}" = "$(uname -m)" ] || run=("qemu-${MACHINE[$1]}")
+	# The subshell exits before its child, which leaves a zombie if nobody reaps it.
+	# shellcheck disable=SC2016 # the inner shell expands it
+	unshare --pid --fork --mount-proc --kill-child bash -c '(sleep 0.3 & echo) >/dev/null; exec "$@"' _ "${run[@]}" "$2" &
+	local pid=$! inside status=0
+	sleep 1
+	inside=$(pgrep -P "$pid")
+	[ -z "$(ps -o pid= --ppid "$inside")" ] || status=1
+	kill -TERM "$inside" && wait "$pid" || status=1
+	return "$status"
+}
+
+run() {
+	local arch
+	for arch in "${ARCHS[@]}"; do
+		behaves "$arch" "./pause_linux_$arch" || fail "pause_linux_$arch does not behave as pause must"
+		if [ "$(id -u)" = 0 ]; then
+			reaps "$arch" "./pause_linux_$arch" || fail "pause_linux_$arch does not reap orphans"
+		fi
+		echo "pause: pause_linux_$arch behaves as pause must"
 	done
 }
 
@@ -120,12 +162,13 @@ check() {
 
 for arch in "${ARCHS[@]}"; do
 	command -v "$(compiler "$arch")" >/dev/null || {
-		echo "pause: $(compiler "$arch") is missing (Debian: apt-get install gcc gcc-aarch64-linux-gnu)" >&2
+		echo "pause: $(compiler "$arch") is missing (the head of build.sh lists Debian's packages)" >&2
 		exit 3
 	}
 done
 case ${1:-} in
 '') write ;;
 --check) check ;;
-*) fail "usage: build.sh [--check]" ;;
+--run) run ;;
+*) fail "usage: build.sh [--check | --run]" ;;
 esac

@@ -4,8 +4,8 @@
 // A pod's sandbox is a Docker container whose only process holds the pod's
 // namespaces open. That process is pause.c: a few hundred bytes, static, without
 // libc. It reaps the orphans of a shared PID namespace and exits with status 0 on
-// SIGTERM or SIGINT. The binaries for linux/amd64 and linux/arm64 are committed
-// and embedded; build.sh builds them and, with --check, proves that they match
+// SIGTERM or SIGINT. The binaries for linux/amd64, arm64, arm/v7, ppc64le, s390x and
+// riscv64 are committed and embedded; build.sh builds them and, with --check, proves that they match
 // pause.c.
 //
 // [Archive] packs a binary into an image for "docker load"; [Name] is the name of

@@ -15,9 +15,10 @@
  * build.sh.
  */
 
-typedef unsigned long ulong;
+/* A set of 64 signals as the kernel has it, also on 32 bits if little-endian. */
+typedef unsigned long long sigset;
 
-/* Signal and wait constants, equal on both architectures (signal(7), wait(2)). */
+/* Signal and wait constants, equal on all of these architectures (signal(7), wait(2)). */
 enum {
 	SIGINT_ = 2,
 	SIGTERM_ = 15,
@@ -26,11 +27,30 @@ enum {
 	WNOHANG_ = 1,
 };
 
-#define MASK(sig) (1UL << ((sig) - 1))
+#define MASK(sig) (1ULL << ((sig) - 1))
 
 #if defined(__x86_64__)
 
 enum { SYS_rt_sigprocmask = 14, SYS_wait4 = 61, SYS_rt_sigtimedwait = 128, SYS_exit_group = 231 };
+
+#elif defined(__aarch64__) || defined(__riscv)
+
+/* The kernel's generic numbers, asm-generic/unistd.h. */
+enum { SYS_exit_group = 94, SYS_rt_sigprocmask = 135, SYS_rt_sigtimedwait = 137, SYS_wait4 = 260 };
+
+#elif defined(__arm__) || defined(__s390x__)
+
+enum { SYS_wait4 = 114, SYS_rt_sigprocmask = 175, SYS_rt_sigtimedwait = 177, SYS_exit_group = 248 };
+
+#elif defined(__powerpc64__)
+
+enum { SYS_wait4 = 114, SYS_rt_sigprocmask = 174, SYS_rt_sigtimedwait = 176, SYS_exit_group = 234 };
+
+#else
+#error "pause: unsupported architecture"
+#endif
+
+#if defined(__x86_64__)
 
 static long syscall4(long nr, long a, long b, long c, long d)
 {
@@ -46,8 +66,6 @@ static long syscall4(long nr, long a, long b, long c, long d)
 
 #elif defined(__aarch64__)
 
-enum { SYS_exit_group = 94, SYS_rt_sigprocmask = 135, SYS_rt_sigtimedwait = 137, SYS_wait4 = 260 };
-
 static long syscall4(long nr, long a, long b, long c, long d)
 {
 	register long x8 __asm__("x8") = nr;
@@ -60,15 +78,73 @@ static long syscall4(long nr, long a, long b, long c, long d)
 	return x0;
 }
 
-#else
-#error "pause: unsupported architecture"
+#elif defined(__riscv)
+
+static long syscall4(long nr, long a, long b, long c, long d)
+{
+	register long a7 __asm__("a7") = nr;
+	register long a0 __asm__("a0") = a;
+	register long a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c;
+	register long a3 __asm__("a3") = d;
+
+	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3) : "memory");
+	return a0;
+}
+
+#elif defined(__arm__)
+
+static long syscall4(long nr, long a, long b, long c, long d)
+{
+	register long r7 __asm__("r7") = nr;
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d;
+
+	__asm__ volatile("svc 0" : "+r"(r0) : "r"(r7), "r"(r1), "r"(r2), "r"(r3) : "memory");
+	return r0;
+}
+
+#elif defined(__s390x__)
+
+static long syscall4(long nr, long a, long b, long c, long d)
+{
+	register long r1 __asm__("1") = nr;
+	register long r2 __asm__("2") = a;
+	register long r3 __asm__("3") = b;
+	register long r4 __asm__("4") = c;
+	register long r5 __asm__("5") = d;
+
+	__asm__ volatile("svc 0" : "+d"(r2) : "d"(r1), "d"(r3), "d"(r4), "d"(r5) : "cc", "memory");
+	return r2;
+}
+
+#elif defined(__powerpc64__)
+
+static long syscall4(long nr, long a, long b, long c, long d)
+{
+	register long r0 __asm__("r0") = nr;
+	register long r3 __asm__("r3") = a;
+	register long r4 __asm__("r4") = b;
+	register long r5 __asm__("r5") = c;
+	register long r6 __asm__("r6") = d;
+
+	/* An error is a positive number and the summary overflow bit. */
+	__asm__ volatile("sc\n\tbns+ 1f\n\tneg %1, %1\n1:"
+			 : "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r5), "+r"(r6)
+			 :
+			 : "r7", "r8", "r9", "r10", "r11", "r12", "cr0", "ctr", "memory");
+	return r3;
+}
+
 #endif
 
 /* The kernel's entry point: there is no C runtime to call main. */
 __attribute__((noreturn)) void _start(void)
 {
-	const ulong all = ~0UL;
-	const ulong waited = MASK(SIGINT_) | MASK(SIGTERM_) | MASK(SIGCHLD_);
+	const sigset all = ~0ULL;
+	const sigset waited = MASK(SIGINT_) | MASK(SIGTERM_) | MASK(SIGCHLD_);
 
 	/*
 	 * Blocked signals are queued even for PID 1, for which the kernel drops

@@ -4,10 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -27,13 +28,11 @@ const (
 	tagLength = 12
 )
 
-var (
-	//go:embed pause_linux_amd64
-	binaryAMD64 []byte
+//go:embed pause_linux_*
+var binaries embed.FS
 
-	//go:embed pause_linux_arm64
-	binaryARM64 []byte
-)
+// architectures are those with a binary, by Go's names. Their order decides [Name].
+var architectures = []string{"amd64", "arm64", "arm", "ppc64le", "s390x", "riscv64"}
 
 // Name returns the image's reference in [Archive], for example
 // "cridock.internal/pause:0123456789ab". The tag is a hash over the image's content
@@ -42,10 +41,10 @@ var (
 // name is the right one and need not be loaded again.
 func Name() string {
 	hash := sha256.New()
-	for _, arch := range []string{"amd64", "arm64"} {
+	for _, arch := range architectures {
 		image, err := newImage(arch)
 		if err != nil {
-			panic("pause: " + err.Error()) // impossible: both are embedded
+			panic("pause: " + err.Error()) // impossible: all are embedded
 		}
 		hash.Write([]byte(image.id()))
 	}
@@ -53,10 +52,10 @@ func Name() string {
 }
 
 // Archive returns an archive for "docker load" (POST /images/load) with the pause
-// image of one architecture, tagged [Name]. arch is Docker's or Go's name
-// ("amd64", "arm64") or the kernel's ("x86_64", "aarch64"), as Docker's Version and
-// Info report them; for others the error is ErrNotImplemented. The bytes are the
-// same on every call. With graph drivers the image's ID is [ID] of the same
+// image of one architecture, tagged [Name]. arch is Docker's or Go's name ("amd64",
+// "arm64", "arm") or the kernel's ("x86_64", "aarch64", "armv7l"), as Docker's
+// Version and Info report them; "arm" means ARMv7. For others the error is
+// ErrNotImplemented. The bytes are the same on every call. With graph drivers the image's ID is [ID] of the same
 // architecture; the containerd image store chooses its own.
 func Archive(arch string) ([]byte, error) {
 	image, err := newImage(arch)
@@ -95,21 +94,38 @@ type image struct {
 
 func (i image) id() string { return "sha256:" + hexDigest(i.config) }
 
-func newImage(arch string) (image, error) {
-	var binary []byte
+// goArch maps the kernel's names of architectures to Go's.
+func goArch(arch string) string {
 	switch arch {
-	case "amd64", "x86_64":
-		arch, binary = "amd64", binaryAMD64
-	case "arm64", "aarch64":
-		arch, binary = "arm64", binaryARM64
-	default:
+	case "x86_64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	case "armv7l", "armv8l": // the latter is a 64-bit processor that runs a 32-bit kernel or process
+		return "arm"
+	}
+	return arch
+}
+
+func newImage(arch string) (image, error) {
+	arch = goArch(arch)
+	if !slices.Contains(architectures, arch) {
 		return image{}, fmt.Errorf("built-in pause image: %w: not available for architecture %q, set --pod-infra-container-image",
 			errdefs.ErrNotImplemented, arch)
+	}
+	binary, err := binaries.ReadFile("pause_linux_" + arch)
+	if err != nil {
+		return image{}, fmt.Errorf("built-in pause image: %w", err)
+	}
+	variant := ""
+	if arch == "arm" {
+		variant = "v7"
 	}
 	layer := tarball(entry{name: "pause", mode: 0o755, data: binary})
 	created := time.Unix(0, 0).UTC()
 	return image{layer: layer, config: mustJSON(imageConfig{
 		Architecture: arch,
+		Variant:      variant,
 		OS:           "linux",
 		Author:       "cridock",
 		Created:      created,
@@ -130,6 +146,7 @@ func newImage(arch string) (image, error) {
 type (
 	imageConfig struct {
 		Architecture string    `json:"architecture"`
+		Variant      string    `json:"variant,omitempty"`
 		OS           string    `json:"os"`
 		Author       string    `json:"author"`
 		Created      time.Time `json:"created"`

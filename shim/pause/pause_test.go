@@ -7,28 +7,63 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 )
 
-var binaries = map[string]struct {
-	data    []byte
+// wants are what the image of each architecture must have.
+var wants = map[string]struct {
 	machine elf.Machine
 	id      string
 }{
 	// The IDs change with pause.c, its compiler and the image configuration,
 	// and with nothing else: not with the Go release that encodes them.
-	"amd64": {binaryAMD64, elf.EM_X86_64, "sha256:373bfe422d139918e41b7503e967c4c2f6026bcfcba5901dfd0dd7c0296b7c86"},
-	"arm64": {binaryARM64, elf.EM_AARCH64, "sha256:f66fe14564d3bf14cf14d9d7d648429a9163900f0bdc38ac6b429350be6936c7"},
+	"amd64":   {elf.EM_X86_64, "sha256:373bfe422d139918e41b7503e967c4c2f6026bcfcba5901dfd0dd7c0296b7c86"},
+	"arm64":   {elf.EM_AARCH64, "sha256:f66fe14564d3bf14cf14d9d7d648429a9163900f0bdc38ac6b429350be6936c7"},
+	"arm":     {elf.EM_ARM, "sha256:57a058ec468b588eda211be97fef0052d2afee8bfc80c15e85fde8ffa3c7b252"},
+	"ppc64le": {elf.EM_PPC64, "sha256:227ad996f30660ece1fb5027680b5ce4110ec48029a3dbe3489d1d9641156582"},
+	"s390x":   {elf.EM_S390, "sha256:8820a0bc5b37d55166d25523058ec451f055568dfdd0783331819bbf66d7f29a"},
+	"riscv64": {elf.EM_RISCV, "sha256:44665e5b302aaa6660eac274821631d4ecb4843647a5b65e80da184e4416231a"},
+}
+
+func binary(t *testing.T, arch string) []byte {
+	t.Helper()
+	data, err := binaries.ReadFile("pause_linux_" + arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// TestArchitectures: every architecture with a binary is offered and tested.
+func TestArchitectures(t *testing.T) {
+	want := slices.Sorted(maps.Keys(wants))
+	if diff := cmp.Diff(want, slices.Sorted(slices.Values(architectures))); diff != "" {
+		t.Errorf("architectures (-tested +offered):\n%s", diff)
+	}
+	entries, err := binaries.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var embedded []string
+	for _, e := range entries {
+		embedded = append(embedded, strings.TrimPrefix(e.Name(), "pause_linux_"))
+	}
+	if diff := cmp.Diff(want, slices.Sorted(slices.Values(embedded))); diff != "" {
+		t.Errorf("binaries (-tested +embedded):\n%s", diff)
+	}
 }
 
 func TestArchive(t *testing.T) {
-	for arch, want := range binaries {
+	for arch, want := range wants {
 		t.Run(arch, func(t *testing.T) {
 			archive, err := Archive(arch)
 			if err != nil {
@@ -54,7 +89,7 @@ func TestArchive(t *testing.T) {
 			}
 			layer := files[manifest[0].Layers[0]]
 			checkConfig(t, arch, config, "sha256:"+hexDigest(layer))
-			if diff := cmp.Diff(map[string][]byte{"pause": want.data}, untar(t, layer)); diff != "" {
+			if diff := cmp.Diff(map[string][]byte{"pause": binary(t, arch)}, untar(t, layer)); diff != "" {
 				t.Errorf("layer (-want +got):\n%s", diff)
 			}
 		})
@@ -81,13 +116,16 @@ func checkConfig(t *testing.T, arch string, data []byte, diffID string) {
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []any{diffID}},
 		"history": []any{map[string]any{"created": created, "created_by": "cridock: add /pause"}},
 	}
+	if arch == "arm" {
+		want["variant"] = "v7"
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("image configuration (-want +got):\n%s", diff)
 	}
 }
 
 func TestArchiveArchitectureNames(t *testing.T) {
-	for name, same := range map[string]string{"x86_64": "amd64", "aarch64": "arm64"} {
+	for name, same := range map[string]string{"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv8l": "arm"} {
 		got, err := Archive(name)
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +138,7 @@ func TestArchiveArchitectureNames(t *testing.T) {
 			t.Errorf("Archive(%q) differs from Archive(%q)", name, same)
 		}
 	}
-	for _, name := range []string{"", "AMD64", "arm", "riscv64"} {
+	for _, name := range []string{"", "AMD64", "armv6l", "386", "ppc64", "loong64"} {
 		if _, err := Archive(name); !errdefs.IsNotImplemented(err) {
 			t.Errorf("Archive(%q): error %v, want ErrNotImplemented", name, err)
 		}
@@ -118,16 +156,17 @@ func TestName(t *testing.T) {
 
 // TestBinaries checks what any kernel of the architecture needs to run them.
 func TestBinaries(t *testing.T) {
-	for arch, want := range binaries {
-		file, err := elf.NewFile(bytes.NewReader(want.data))
+	for arch, want := range wants {
+		data := binary(t, arch)
+		file, err := elf.NewFile(bytes.NewReader(data))
 		if err != nil {
 			t.Fatalf("%s: %v", arch, err)
 		}
 		if file.Machine != want.machine || file.Type != elf.ET_EXEC {
 			t.Errorf("%s: %v %v, want %v %v", arch, file.Machine, file.Type, want.machine, elf.ET_EXEC)
 		}
-		if len(want.data) > 4096 {
-			t.Errorf("%s: %d bytes, want at most 4096", arch, len(want.data))
+		if len(data) > 4096 {
+			t.Errorf("%s: %d bytes, want at most 4096", arch, len(data))
 		}
 		for _, p := range file.Progs {
 			switch {
@@ -143,7 +182,7 @@ func TestBinaries(t *testing.T) {
 }
 
 // TestBinariesAreWhatTheSourceBuilds runs build.sh --check; see there for what
-// that proves under another compiler than the recorded one. It needs both
+// that proves under another compiler than the recorded one. It needs all
 // compilers. Without them it is skipped, except with CRIDOCK_CI=1.
 func TestBinariesAreWhatTheSourceBuilds(t *testing.T) {
 	const compilerMissing = 3
