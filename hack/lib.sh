@@ -72,6 +72,20 @@ install_missing() { # PACKAGE...
 	done
 }
 
+# tool_dir prints where a program is kept.
+tool_dir() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"; } # NAME VERSION
+
+# tool prints the path of a program, and builds it if it is missing.
+tool() { # NAME VERSION PACKAGE
+	local bin
+	bin=$(tool_dir "$1" "$2")
+	if [ ! -x "$bin/$1" ]; then
+		log "building $1 $2"
+		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2
+	fi
+	echo "$bin/$1"
+}
+
 # wait_for runs a command every tenth of a second until it succeeds or time is up.
 wait_for() { # SECONDS COMMAND...
 	local end=$((SECONDS + $1))

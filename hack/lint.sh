@@ -16,20 +16,6 @@ find_go
 
 golangci=(golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
 
-# tool_dir prints where a program is kept.
-tool_dir() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"; } # NAME VERSION
-
-# tool prints the path of a program, and builds it if it is missing.
-tool() { # NAME VERSION PACKAGE
-	local bin
-	bin=$(tool_dir "$1" "$2")
-	if [ ! -x "$bin/$1" ]; then
-		log "building $1 $2"
-		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2
-	fi
-	echo "$bin/$1"
-}
-
 skipped() { printf '\n!!!! LEFT OUT: %s\n\n' "$*" >&2; }
 
 # vulnerabilities fails if the code reaches a vulnerability that a newer version
