@@ -74,7 +74,7 @@ build() { # ARCH DIRECTORY
 # was built is left out: it changes with the Go release that built it.
 sbom() { # BINARY
 	"$cyclonedx_bin" bin -json -noserial -notimestamp -std -version "$version" "$1" 2>"$work/sbom.log" |
-		jq 'del(.metadata.tools.components[]?.hashes, .metadata.tools[]?.hashes?)' >"$1.cdx.json" ||
+		jq 'del(.metadata.tools[].hashes)' >"$1.cdx.json" ||
 		{ cat "$work/sbom.log" >&2; die "no SBOM for $1"; }
 }
 

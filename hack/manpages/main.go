@@ -37,7 +37,7 @@ func write(dir, version string) error {
 	}
 	root := app.NewCommand(version)
 	root.DisableAutoGenTag = true
-	header := &doc.GenManHeader{Title: "CRIDOCK", Section: "8", Source: "cridock " + version, Manual: "System Administration"}
+	header := &doc.GenManHeader{Section: "8", Source: "cridock " + version, Manual: "System Administration"}
 	if err := doc.GenManTree(root, header, man); err != nil {
 		return err
 	}
