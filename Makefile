@@ -1,6 +1,6 @@
 # The tasks of CONTRIBUTING.md by name: each only calls a script or the Go tool.
 # ARGS is passed on, for example: make test ARGS='-run TestName ./shim'
-.PHONY: help build run unit test lint fuzz bench microbench kubelet matrix clean
+.PHONY: help build run unit test lint fuzz bench microbench kubelet matrix release clean
 
 ARGS :=
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
@@ -20,7 +20,7 @@ unit: ## the tests that need no engine
 test: ## every test but the kubelet's, on a private Docker Engine (root)
 	hack/test.sh $(ARGS)
 
-lint: ## golangci-lint, govulncheck and shellcheck
+lint: ## golangci-lint, govulncheck, shellcheck and more
 	hack/lint.sh $(ARGS)
 
 fuzz: ## every fuzz target for a moment
@@ -38,5 +38,8 @@ kubelet: ## a real kubelet on cridock (root)
 matrix: ## the tests on several Docker Engines (root)
 	hack/matrix.sh $(ARGS)
 
-clean: ## remove bin; caches stay
-	rm -rf bin
+release: ## the files of a release: make release ARGS=v1.2.3
+	hack/release.sh $(ARGS)
+
+clean: ## remove bin and dist; caches stay
+	rm -rf bin dist

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Runs golangci-lint with .golangci.yml, govulncheck, and shellcheck on the scripts.
-# The first run builds the first two with the Go tool, outside this module and at
+# Runs golangci-lint with .golangci.yml, govulncheck, actionlint on the workflows,
+# shellcheck on the scripts, and promtool on the alert rules.
+# The first run builds the first three with the Go tool, outside this module and at
 # pinned versions (some minutes), and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock.
 #
 #   hack/lint.sh [packages]      the default is ./...
@@ -8,7 +9,7 @@
 #
 # govulncheck needs the database at https://vuln.go.dev, or a copy at the file:// or
 # https:// address in CRIDOCK_VULNDB. Without either it is left out, with a message;
-# so is shellcheck if it is not installed.
+# so are shellcheck and promtool (Debian: prometheus) if they are not installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -40,7 +41,24 @@ scripts() {
 		return
 	fi
 	log "shellcheck"
-	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh
+	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh deploy/package/*.sh
+}
+
+workflows() {
+	local check
+	check=$(tool actionlint v1.7.12 github.com/rhysd/actionlint/cmd/actionlint)
+	log "actionlint"
+	"$check"
+}
+
+alerts() {
+	if ! command -v promtool >/dev/null; then
+		skipped "promtool: apt-get install prometheus"
+		return
+	fi
+	log "promtool"
+	promtool check rules deploy/prometheus/cridock.rules.yaml >&2
+	promtool test rules deploy/prometheus/cridock.tests.yaml >&2
 }
 
 if [ "${1-}" = built ]; then
@@ -49,6 +67,8 @@ if [ "${1-}" = built ]; then
 fi
 [ $# -gt 0 ] || set -- ./...
 scripts
+workflows
+alerts
 lint=$(tool "${golangci[@]}")
 log "golangci-lint"
 "$lint" run "$@"
