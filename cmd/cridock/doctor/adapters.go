@@ -99,7 +99,7 @@ var otherUnits = []string{"cri-docker.service", "cri-docker.socket", "crio.servi
 func checkOtherUnits(_ context.Context, n *node) Result {
 	var enabled []string
 	for _, unit := range otherUnits {
-		if n.enabled(unit) {
+		if n.enabled(unit) && !n.alias(unit) {
 			enabled = append(enabled, unit)
 		}
 	}
@@ -107,6 +107,18 @@ func checkOtherUnits(_ context.Context, n *node) Result {
 		return warning("Run systemctl disable --now "+strings.Join(enabled, " ")+".", "Units of other adapters are enabled and start at the next boot: %s.", strings.Join(enabled, ", "))
 	}
 	return ok("No unit of another adapter is enabled.")
+}
+
+// alias reports whether a unit is another name of one of cridock's, as its packages
+// have for tools that know only cri-dockerd. systemd takes the first file of a name.
+func (n *node) alias(unit string) bool {
+	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		if path := filepath.Join(dir, unit); n.exists(path) {
+			target, _ := os.Readlink(n.path(path)) // empty if it is not a link
+			return strings.HasPrefix(filepath.Base(target), "cridock.")
+		}
+	}
+	return false
 }
 
 // enabled reports whether systemd starts a unit with a target.

@@ -307,7 +307,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 	}
 }
 
-// fine looks like a breakage and is none.
+// fine looks like a breakage and is none, or is beside one that is.
 var fine = []struct {
 	check, name string
 	breaks      func(*tree)
@@ -351,6 +351,15 @@ var fine = []struct {
 		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint", "/var/run/cridock/cridock.sock")
 	}, OK, "uses cridock's endpoint"},
 	{"kubelet-cgroup-driver", "none", file("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"), OK, "it asks cridock"},
+	{"other-units", "another name of cridock's", func(x *tree) {
+		x.write("/etc/systemd/system/multi-user.target.wants/cri-docker.service", "")
+		x.link("cridock.service", "/usr/lib/systemd/system/cri-docker.service")
+	}, OK, "No unit"},
+	{"other-units", "cri-dockerd in /etc hides the package's name", func(x *tree) {
+		x.write("/etc/systemd/system/multi-user.target.wants/cri-docker.service", "")
+		x.write("/etc/systemd/system/cri-docker.service", "")
+		x.link("cridock.service", "/usr/lib/systemd/system/cri-docker.service")
+	}, Warning, "cri-docker.service"},
 	{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
 	{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
 	{"leftover-logs", "a new directory", func(x *tree) {

@@ -189,6 +189,17 @@ func (x *tree) write(path, content string) {
 	}
 }
 
+func (x *tree) link(target, path string) {
+	x.t.Helper()
+	full := x.path(path)
+	if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := os.Symlink(target, full); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 func (x *tree) remove(path string) {
 	x.t.Helper()
 	if err := os.RemoveAll(x.path(path)); err != nil {
