@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs golangci-lint with .golangci.yml, govulncheck, actionlint on the workflows,
-# shellcheck on the scripts, and promtool on the alert rules.
+# Runs golangci-lint with .golangci.yml, govulncheck, actionlint on the workflows, the
+# alert rules through promtool, and the scripts through shellcheck.
 # The first run builds the first three with the Go tool, outside this module and at
 # pinned versions (some minutes), and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock.
 #
