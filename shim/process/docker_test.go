@@ -143,7 +143,7 @@ func TestDockerOutputIsComplete(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{}).Read(want) // never fails
 	for i := range 10 {
 		var out, errs bytes.Buffer
-		code, err := r.Exec(t.Context(), id, sh("tee /dev/stderr"), false, bytes.NewReader(want), &out, &errs, nil)
+		code, err := r.Exec(t.Context(), id, sh("tee /dev/stderr"), Streams{Stdin: bytes.NewReader(want), Stdout: &out, Stderr: &errs})
 		if err != nil || code != 0 || !bytes.Equal(out.Bytes(), want) || !bytes.Equal(errs.Bytes(), want) {
 			t.Fatalf("run %d: %d and %d of %d bytes, %d, %v", i, out.Len(), errs.Len(), len(want), code, err)
 		}
@@ -172,11 +172,11 @@ func TestDockerStartFailure(t *testing.T) {
 			t.Errorf("%s: ExecSync: %v", name, err)
 		}
 		var out, errs bytes.Buffer
-		code, err := r.Exec(t.Context(), id, c.cmd, false, nil, &out, &errs, nil)
+		code, err := r.Exec(t.Context(), id, c.cmd, Streams{Stdout: &out, Stderr: &errs})
 		if err != nil || !refused(code) || out.Len() > 0 || !strings.Contains(errs.String(), c.text) {
 			t.Errorf("%s: Exec: %d, %v, stdout %q, stderr %q", name, code, err, &out, &errs)
 		}
-		code, err = r.Exec(t.Context(), id, c.cmd, true, nil, &out, nil, nil)
+		code, err = r.Exec(t.Context(), id, c.cmd, Streams{TTY: true, Stdout: &out})
 		if err != nil || !refused(code) || !strings.Contains(out.String(), c.text) {
 			t.Errorf("%s: Exec with TTY: %d, %v, stdout %q", name, code, err, &out)
 		}
@@ -188,7 +188,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), strings.Repeat("0", 64), []string{"true"}, 0); !errdefs.IsNotFound(err) {
 		t.Errorf("ExecSync in an unknown container: %v", err)
 	}
-	if err := r.Attach(t.Context(), strings.Repeat("0", 64), false, nil, io.Discard, nil, nil, nil); !errdefs.IsNotFound(err) {
+	if err := r.Attach(t.Context(), strings.Repeat("0", 64), Streams{Stdout: io.Discard}, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("Attach to an unknown container: %v", err)
 	}
 	id := start(t, r, container.Config{Cmd: []string{"true"}})
@@ -198,7 +198,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); !errdefs.IsFailedPrecondition(err) || errdefs.IsConflict(err) {
 		t.Errorf("ExecSync in a stopped container: %v", err)
 	}
-	if err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, nil); !errdefs.IsFailedPrecondition(err) {
+	if err := r.Attach(t.Context(), id, Streams{Stdout: io.Discard}, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Attach to a stopped container: %v", err)
 	}
 	if _, _, _, err := r.ExecSync(t.Context(), id, nil, 0); !errdefs.IsInvalidArgument(err) {
@@ -332,16 +332,16 @@ func TestDockerStdin(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
 	var out bytes.Buffer
-	if code, err := r.Exec(t.Context(), id, []string{"cat"}, false, strings.NewReader("in\x00put"), &out, nil, nil); err != nil || code != 0 || out.String() != "in\x00put" {
+	if code, err := r.Exec(t.Context(), id, []string{"cat"}, Streams{Stdin: strings.NewReader("in\x00put"), Stdout: &out}); err != nil || code != 0 || out.String() != "in\x00put" {
 		t.Errorf("cat: %q, %d, %v", &out, code, err)
 	}
 	// Already at its end.
 	out.Reset()
-	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), false, strings.NewReader(""), &out, nil, nil); err != nil || code != 0 || out.String() != "end\n" {
+	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), Streams{Stdin: strings.NewReader(""), Stdout: &out}); err != nil || code != 0 || out.String() != "end\n" {
 		t.Errorf("empty stdin: %q, %d, %v", &out, code, err)
 	}
 	// Input only, then read back.
-	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), false, strings.NewReader("kept"), nil, nil, nil); err != nil || code != 0 {
+	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), Streams{Stdin: strings.NewReader("kept")}); err != nil || code != 0 {
 		t.Errorf("stdin alone: %d, %v", code, err)
 	}
 	if stdout, _, _, err := r.ExecSync(t.Context(), id, []string{"cat", "/tmp/in"}, 0); err != nil || string(stdout) != "kept" {
@@ -350,7 +350,7 @@ func TestDockerStdin(t *testing.T) {
 	// Input that never ends does not block the caller.
 	in, feeder := io.Pipe()
 	defer func() { _ = feeder.Close() }()
-	if code, err := r.Exec(t.Context(), id, sh("exit 9"), false, in, io.Discard, nil, nil); err != nil || code != 9 {
+	if code, err := r.Exec(t.Context(), id, sh("exit 9"), Streams{Stdin: in, Stdout: io.Discard}); err != nil || code != 9 {
 		t.Errorf("open stdin: %d, %v", code, err)
 	}
 }
@@ -364,7 +364,7 @@ func TestDockerTTY(t *testing.T) {
 	var screen syncbuffer.Buffer
 	done := make(chan error, 1)
 	go func() {
-		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), true, in, &screen, nil, sizes)
+		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), Streams{TTY: true, Stdin: in, Stdout: &screen, Resize: sizes})
 		if err == nil && code != 6 {
 			err = fmt.Errorf("exit code %d", code)
 		}
@@ -394,7 +394,7 @@ func TestDockerTTYFirstSize(t *testing.T) {
 		sizes := make(chan Size, 1)
 		sizes <- Size{Height: 33, Width: 99}
 		var out bytes.Buffer
-		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), true, nil, &out, nil, sizes)
+		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), Streams{TTY: true, Stdout: &out, Resize: sizes})
 		lines := strings.Fields(strings.ReplaceAll(out.String(), " ", "x"))
 		if err != nil || code != 0 || len(lines) != 9 || lines[8] != "33x99" {
 			t.Fatalf("run %d: %d, %v, %q", i, code, err, lines)
@@ -458,7 +458,7 @@ func dropOne(t *testing.T, r *Runner, id string, i int) {
 		// Around the start of the process instead of after its first output.
 		time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, drop)
 	}
-	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), tty, in, out, nil, nil)
+	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), Streams{TTY: tty, Stdin: in, Stdout: out})
 	// Nothing but the cancellation: a failed kill would be joined to it.
 	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "abandoned") {
 		t.Errorf("exec %d: %v", i, err)
@@ -523,7 +523,9 @@ func TestDockerAttach(t *testing.T) {
 		in, w := io.Pipe()
 		ins[i] = w
 		defer func() { _ = w.Close() }()
-		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil, exitOf(r, id)) }()
+		go func() {
+			attached <- r.Attach(t.Context(), id, Streams{Stdin: in, Stdout: &outs[i], Stderr: &errs[i]}, exitOf(r, id))
+		}()
 	}
 	calls.await(t, "container attach", 3)
 	_, _ = io.WriteString(ins[0], "one\n")
@@ -548,7 +550,7 @@ func TestDockerAttachStdinOnce(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{Cmd: sh("cat; echo end"), OpenStdin: true, StdinOnce: true, AttachStdin: true})
 	var out bytes.Buffer
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("input\n"), &out, nil, nil, exitOf(r, id)); err != nil || out.String() != "input\nend\n" {
+	if err := r.Attach(t.Context(), id, Streams{Stdin: strings.NewReader("input\n"), Stdout: &out}, exitOf(r, id)); err != nil || out.String() != "input\nend\n" {
 		t.Errorf("%q, %v", &out, err)
 	}
 }
@@ -563,7 +565,9 @@ func TestDockerAttachTTY(t *testing.T) {
 	defer func() { _ = w.Close() }()
 	var out syncbuffer.Buffer
 	done := make(chan error, 1)
-	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes, exitOf(r, id)) }()
+	go func() {
+		done <- r.Attach(t.Context(), id, Streams{TTY: true, Stdin: in, Stdout: &out, Resize: sizes}, exitOf(r, id))
+	}()
 	calls.await(t, "container resize", 1)
 	_, _ = io.WriteString(w, "x\n")
 	if err := <-done; err != nil {
@@ -583,15 +587,15 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	block := make(chan struct{})
 	defer close(block)
 	go func() {
-		stuck <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }), nil, nil, exitOf(r, id))
+		stuck <- r.Attach(t.Context(), id, Streams{Stdout: writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil })}, exitOf(r, id))
 	}()
 	var n atomic.Int64
 	go func() {
-		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil, exitOf(r, id))
+		good <- r.Attach(t.Context(), id, Streams{Stdout: writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil })}, exitOf(r, id))
 	}()
 	calls.await(t, "container attach", 2)
 	began := time.Now()
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil, exitOf(r, id)); err != nil {
+	if err := r.Attach(t.Context(), id, Streams{Stdin: strings.NewReader("go\n")}, exitOf(r, id)); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-stuck; !errdefs.IsResourceExhausted(err) {
@@ -670,7 +674,7 @@ func TestDockerAttachAfterExit(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
 	began := time.Now()
-	err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, func(context.Context) error { return nil })
+	err := r.Attach(t.Context(), id, Streams{Stdout: io.Discard}, func(context.Context) error { return nil })
 	if took := time.Since(began); err != nil || took > 5*drainTimeout {
 		t.Errorf("the session ended after %v with %v", took, err)
 	}
