@@ -78,7 +78,7 @@ func (d *docker) actions(t testing.TB) (of func(id string) []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := d.client.Do(req)
+	resp, err := d.client.Do(req) //nolint:bodyclose // the goroutine below closes it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func newNetworks(t *testing.T, d docker, change ...func(*podnet.Options)) (*podn
 	t.Helper()
 	o := podnet.Options{
 		PinDir: filepath.Join(t.TempDir(), "netns"), Engine: d, Index: pods{},
-		Bounded: func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) },
+		Bounded: context.WithCancel,
 	}
 	for _, c := range change {
 		c(&o)
