@@ -44,11 +44,18 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 		return "", err
 	}
 	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
-	if err != nil || existing {
+	if err != nil {
 		return id, err
+	}
+	if existing {
+		// The call that created it may have been interrupted before this step.
+		return id, s.writeRecord(create, id, sb)
 	}
 	created := id // a return sets id before the undo step below runs
 	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	if err := s.writeRecord(create, id, sb); err != nil {
+		return id, err
+	}
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}

@@ -73,6 +73,7 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 	defer unlock()
 	s.drainAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
+	s.forgetRecord(ctx, c.ID)
 	s.forgetContainer(ctx, c)
 }
 

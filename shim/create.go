@@ -78,6 +78,7 @@ func (s *Service) removeObject(ctx context.Context, id string) error {
 	if err := ignoreNotFound(err); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
+	s.forgetRecord(ctx, id)
 	s.index.Removed(id)
 	s.stats.Forget(id)
 	return nil

@@ -58,6 +58,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	undo.push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
 	var sb *translate.Sandbox // set once it may have a network
 	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
+	if err := s.writeRecord(create, id, nil); err != nil {
+		return "", err
+	}
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
 	}
@@ -65,6 +68,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 		return "", err
 	}
 	if sb, err = s.index.Sandbox(ctx, id); err != nil {
+		return "", err
+	}
+	if err := s.checkSandboxUserns(sb); err != nil {
 		return "", err
 	}
 	if err := s.setupNetwork(ctx, sb, r.GetConfig()); err != nil {

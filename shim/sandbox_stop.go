@@ -157,6 +157,7 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 	}
 	defer unlock()
 	s.stats.Forget(sb.ID)
+	s.forgetRecord(ctx, sb.ID)
 	if s.cni != nil {
 		if err = s.releaseRecorded(ctx, sb); err == nil {
 			err = network.UnpinNetNS(s.netnsPath(sb.ID))

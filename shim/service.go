@@ -24,6 +24,7 @@ import (
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/shim/userns"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
 )
@@ -53,6 +54,9 @@ type Config struct {
 	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
+	// SeamDir is cridock's runtime directory, in which cridock-runtime finds its
+	// records; empty for no user namespaces.
+	SeamDir string
 	// ImageVolumeDir is where images are mounted that containers use as volumes, for
 	// engines before Docker 28.0. The engine must see these mounts.
 	ImageVolumeDir string
@@ -121,6 +125,7 @@ type Service struct {
 	streams *streaming.Server
 	volumes *imagevolume.Store
 	oom     *oom.Watcher
+	records *userns.Records
 	specs   sync.Map // owners of CDI specifications that this process has written
 
 	host      atomic.Pointer[translate.Host]
@@ -150,6 +155,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 	s := &Service{cfg: cfg, engine: e, cni: cni, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.volumes = imagevolume.New(cfg.ImageVolumeDir)
+	s.records = userns.New(cfg.SeamDir)
 	s.updates.state = s.state()
 	s.logs = logs.New(logs.Options{})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
@@ -238,6 +244,7 @@ func (s *Service) start(ctx context.Context) error {
 		{s.collectImageVolumes, "Failed to release some image volumes of removed containers; will retry at the next start"},
 		{s.collectUpdates, "Failed to remove updated resources of removed containers; will retry at the next start"},
 		{s.collectPositions, "Failed to remove log positions of removed containers; will retry at the next start"},
+		{s.collectRecords, "Failed to remove records for cridock-runtime of removed containers; will retry at the next start"},
 		{s.collectMountSpecs, "Failed to remove CDI specifications of removed containers; will retry at the next start"},
 		{s.removeProbes, "Failed to remove containers for the inspection of images; will retry at the next start"},
 		{func(ctx context.Context) error { _, err := s.pauseImage(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
@@ -314,6 +321,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
 		}
 	}
+	s.describeUserns(h, c)
 	return h
 }
 

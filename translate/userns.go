@@ -119,6 +119,15 @@ func validateUsernsInSandbox(req ContainerRequest) error {
 	return nil
 }
 
+// SandboxUserNamespace returns a sandbox's user namespace, nil if it uses the host's.
+func SandboxUserNamespace(s *Sandbox) *seam.UserNamespace {
+	o := podUserns(s.Namespaces)
+	if o == nil {
+		return nil
+	}
+	return &seam.UserNamespace{UIDs: seamMappings(o.GetUids()), GIDs: seamMappings(o.GetGids())}
+}
+
 func sameUserns(a, b *runtimeapi.UserNamespace) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil

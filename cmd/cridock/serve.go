@@ -138,7 +138,7 @@ func (o *options) netnsDir() string { return filepath.Join(o.runtimeDir, "netns"
 
 func (o *options) serviceConfig() shim.Config {
 	c := shim.Config{
-		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
+		Version: version, RootDir: o.rootDir, NetNSDir: o.netnsDir(), SeamDir: o.runtimeDir, ImageVolumeDir: filepath.Join(o.runtimeDir, "image-volumes"), PauseImage: o.pauseImage,
 		DockerConfig: o.dockerConfig,
 		CDISpecDirs:  o.cdiSpecDirs, AbsentMountSourcesToReject: o.absentMountSources, SeccompDefaultProfile: o.seccompDefault,
 		PodAnnotations: o.podAnnotations, ContainerAnnotations: o.containerAnnotations, CRIAnnotations: o.criAnnotations,

@@ -1,0 +1,116 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/seam"
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/userns"
+	"github.com/cridock/cridock/translate"
+)
+
+// writeRecord leaves what Docker could not be told of a created container for
+// cridock-runtime. Without a user namespace there is nothing to leave. sandbox is nil
+// for a sandbox itself. The container must not have been started.
+func (s *Service) writeRecord(create *translate.Create, id string, sandbox *translate.Sandbox) error {
+	u := create.UserNamespace
+	if u == nil {
+		return nil
+	}
+	var real engine.Runtime
+	if caps := s.engine.Capabilities(); caps != nil {
+		real = caps.Runtimes[u.Runtime]
+	}
+	pid := 0
+	if sandbox != nil {
+		if pid = sandbox.Pid; !sandbox.Running || pid == 0 {
+			return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return s.records.Write(seam.Record{
+		ID: id, Runtime: seam.Runtime{Path: real.Path, Args: real.Args},
+		UserNamespace: &seam.UserNamespace{UIDs: u.UIDs, GIDs: u.GIDs},
+		MappedMounts:  u.MappedMounts, MappedFiles: u.MappedFiles,
+	}, pid)
+}
+
+// forgetRecord removes a removed container's record. It only logs errors: nobody
+// would retry for a removed container.
+func (s *Service) forgetRecord(ctx context.Context, id string) {
+	if err := s.records.Remove(id); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the record of a removed container; will retry at the next start", "containerID", id)
+	}
+}
+
+// collectRecords removes the records of removed containers.
+func (s *Service) collectRecords(ctx context.Context) error {
+	return s.records.Collect(started, func(id string) bool {
+		if _, err := s.index.Sandbox(ctx, id); !errdefs.IsNotFound(err) {
+			return true
+		}
+		_, err := s.index.Container(ctx, id)
+		return !errdefs.IsNotFound(err)
+	})
+}
+
+// checkSandboxUserns returns an error if a started sandbox is in another user
+// namespace than its configuration says.
+func (s *Service) checkSandboxUserns(sb *translate.Sandbox) error {
+	u := translate.SandboxUserNamespace(sb)
+	if u == nil {
+		return nil
+	}
+	gone, err := userns.Check(u, sb.Pid)
+	if gone {
+		err = fmt.Errorf("it has exited: %w", errdefs.ErrAborted)
+	}
+	if err != nil {
+		return fmt.Errorf("user namespace of sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// checkContainerUserns kills a started container that is in another user namespace
+// than its sandbox's configuration says.
+func (s *Service) checkContainerUserns(ctx context.Context, id string, sb *translate.Sandbox) error {
+	u := translate.SandboxUserNamespace(sb)
+	if u == nil {
+		return nil
+	}
+	c, err := s.index.Container(ctx, id)
+	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return ignoreNotFound(err)
+	}
+	gone, err := userns.Check(u, c.Pid)
+	if gone || err == nil {
+		return nil
+	}
+	// If the container has exited, its PID may be another process's.
+	if syncErr := s.index.Sync(ctx, id); syncErr != nil {
+		return errors.Join(err, syncErr, s.stopContainer(ctx, c, 0))
+	}
+	now, indexErr := s.index.Container(ctx, id)
+	if indexErr == nil && (now.State != runtimeapi.ContainerState_CONTAINER_RUNNING || now.Pid != c.Pid) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), s.stopContainer(ctx, c, 0))
+}
+
+// describeUserns sets what the engine and the node can do for user namespaces.
+func (s *Service) describeUserns(h *translate.Host, c *engine.Capabilities) {
+	if c.Runtimes[seam.RuntimeName].Path == "" {
+		return
+	}
+	h.SeamRuntime = seam.RuntimeName
+	h.UserNamespacesUnmet = s.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
+	for name, features := range h.Runtimes {
+		features.UserNamespaces = name != h.SeamRuntime && c.Runtimes[name].Path != ""
+		h.Runtimes[name] = features
+	}
+}
