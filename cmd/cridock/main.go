@@ -46,6 +46,6 @@ func newCommand() *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.addFlags(root.PersistentFlags())
-	root.AddCommand(serveCommand)
+	root.AddCommand(serveCommand, runtimeCommand())
 	return root
 }

@@ -6,22 +6,27 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/seam"
 )
 
-// probeDir is the name of the directory that Probe makes.
-const probeDir = ".cridock-probe"
+// probePrefix begins the names of the directories that Probe makes.
+const probePrefix = ".cridock-probe-"
+
+// probeLeft is the age at which such a directory is one of a process that was killed.
+const probeLeft = time.Hour
 
 // Probe finds out whether the root file systems of containers can be id-mapped: it
 // mounts a small overlay on id-mapped layers below dir, where the engine's layers
 // are, with the calls that containers need. The error names the call that failed. It
-// leaves nothing behind. Calls for the same directory must not overlap.
+// leaves nothing behind.
 func Probe(dir string) error {
-	top := filepath.Join(dir, probeDir)
-	if err := os.RemoveAll(top); err != nil { // of a process that was killed
+	removeLeft(dir)
+	top, err := os.MkdirTemp(dir, probePrefix)
+	if err != nil {
 		return err
 	}
 	result := make(chan error, 1)
@@ -32,6 +37,16 @@ func Probe(dir string) error {
 		result <- probe(top)
 	}()
 	return errors.Join(<-result, os.RemoveAll(top))
+}
+
+// removeLeft removes what killed processes have left.
+func removeLeft(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, probePrefix+"*"))
+	for _, path := range left {
+		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > probeLeft {
+			_ = os.RemoveAll(path) // the next probe tries again
+		}
+	}
 }
 
 func probe(top string) error {
