@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/filters"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -50,12 +51,14 @@ func (s *Service) forgetRecord(ctx context.Context, id string) {
 
 // collectRecords removes the records of removed containers.
 func (s *Service) collectRecords(ctx context.Context) error {
-	return s.records.Collect(started, func(id string) bool {
-		if _, err := s.index.Sandbox(ctx, id); !errdefs.IsNotFound(err) {
-			return true
+	return s.records.Collect(func() (map[string]bool, error) {
+		// Not from the index, which learns of a container after it has its record.
+		list, err := s.engine.ContainerList(ctx, filters.NewArgs())
+		exists := make(map[string]bool, len(list))
+		for _, c := range list {
+			exists[c.ID] = true
 		}
-		_, err := s.index.Container(ctx, id)
-		return !errdefs.IsNotFound(err)
+		return exists, err
 	})
 }
 

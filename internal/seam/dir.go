@@ -38,16 +38,6 @@ func (d Dir) RecordPath(id string) string { return filepath.Join(string(d), Reco
 // FileName returns the name of a container's record in [Records].
 func FileName(id string) string { return id + suffix }
 
-// IDOf returns the ID of the container whose record has this file name; ok is
-// false for other files.
-func IDOf(name string) (id string, ok bool) {
-	if len(name) < len(suffix) || name[len(name)-len(suffix):] != suffix {
-		return "", false
-	}
-	id = name[:len(name)-len(suffix)]
-	return id, IsID(id)
-}
-
 // Read reads a container's record. It refuses one that another user could have
 // written. A missing record is fs.ErrNotExist.
 func (d Dir) Read(id string) (*Record, error) {

@@ -33,8 +33,11 @@ func ParseMappings(text string) ([]Mapping, error) {
 // mappings. A process that does not exist is an error for which
 // errors.Is(err, fs.ErrNotExist) or errors.Is(err, syscall.ESRCH) holds.
 func (u *UserNamespace) CheckProcess(pid int) error {
-	for name, want := range map[string][]Mapping{"uid_map": u.UIDs, "gid_map": u.GIDs} {
-		file := fmt.Sprintf("/proc/%d/%s", pid, name)
+	for _, m := range []struct {
+		name string
+		want []Mapping
+	}{{"uid_map", u.UIDs}, {"gid_map", u.GIDs}} {
+		file := fmt.Sprintf("/proc/%d/%s", pid, m.name)
 		b, err := os.ReadFile(file) //nolint:gosec // of a process
 		if err != nil {
 			return err
@@ -43,8 +46,8 @@ func (u *UserNamespace) CheckProcess(pid int) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		if !slices.Equal(have, want) {
-			return fmt.Errorf("%s is %v, want %v", file, have, want)
+		if !slices.Equal(have, m.want) {
+			return fmt.Errorf("%s is %v, want %v", file, have, m.want)
 		}
 	}
 	return nil

@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/internal/idmap"
@@ -64,23 +64,28 @@ func (r *Records) Remove(id string) error {
 	return nil
 }
 
-// Collect removes the records, and what interrupted writes have left, of containers
-// that are not live, if they are from before a time: a container has its record
-// before it is known to be live.
-func (r *Records) Collect(before time.Time, live func(id string) bool) error {
+// Collect removes the records of containers that do not exist, and what interrupted
+// writes have left of them. list returns the IDs of all containers; it is called after
+// the records are listed, and only if there are any: a container exists before its
+// record.
+func (r *Records) Collect(list func() (map[string]bool, error)) error {
 	names, err := r.dir.Names(seam.Records)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	exists, err := list()
+	if err != nil {
+		return err
+	}
 	for _, n := range names {
-		if id, ok := seam.IDOf(n); ok && live(id) {
+		id, _, _ := strings.Cut(n, ".") // a draft has a longer name
+		if exists[id] {
 			continue
 		}
-		path := filepath.Join(seam.Records, n)
-		if info, infoErr := r.dir.Lstat(path); infoErr != nil || !info.ModTime().Before(before) {
-			continue
-		}
-		if rerr := r.dir.Remove(path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		if rerr := r.dir.Remove(filepath.Join(seam.Records, n)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, fmt.Errorf("record for cridock-runtime: %w", rerr))
 		}
 	}

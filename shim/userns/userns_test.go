@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cridock/cridock/internal/seam"
 )
@@ -71,7 +70,7 @@ func TestWriteRefuses(t *testing.T) {
 	if err := r.Write(record(id), 1<<30); err == nil {
 		t.Error("a process that does not exist is joined")
 	}
-	if err := r.Collect(time.Now(), func(string) bool { return false }); err != nil {
+	if err := r.Collect(nil); err != nil {
 		t.Errorf("collecting without a directory: %v", err)
 	}
 }
@@ -79,28 +78,29 @@ func TestWriteRefuses(t *testing.T) {
 func TestCollect(t *testing.T) {
 	dir := t.TempDir()
 	r := New(dir)
-	live, gone, recent := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
-	past := time.Now().Add(-time.Hour)
-	for _, id := range []string{live, gone, recent} {
+	live, gone := strings.Repeat("a", 64), strings.Repeat("b", 64)
+	for _, id := range []string{live, gone} {
 		if err := r.Write(record(id), 0); err != nil {
 			t.Fatal(err)
 		}
-	}
-	draft := filepath.Join(dir, "oci", "draft.tmp")
-	if err := os.WriteFile(draft, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{seam.Dir(dir).RecordPath(live), seam.Dir(dir).RecordPath(gone), draft} {
-		if err := os.Chtimes(path, past, past); err != nil {
+		if err := os.WriteFile(seam.Dir(dir).RecordPath(id)+".draft.tmp", nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Collect(past.Add(time.Minute), func(id string) bool { return id == live }); err != nil {
+	failed := errors.New("no list")
+	if err := r.Collect(func() (map[string]bool, error) { return nil, failed }); !errors.Is(err, failed) {
+		t.Errorf("without a list: %v", err)
+	}
+	if err := r.Collect(func() (map[string]bool, error) { return map[string]bool{live: true}, nil }); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{seam.Dir(dir).RecordPath(live): true, seam.Dir(dir).RecordPath(recent): true, seam.Dir(dir).RecordPath(gone): false, draft: false} {
-		if _, err := os.Lstat(path); (err == nil) != want {
-			t.Errorf("%s: %v, want it to stay: %t", filepath.Base(path), err, want)
+	left, err := os.ReadDir(filepath.Join(dir, seam.Records))
+	if err != nil || len(left) != 2 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	for _, f := range left {
+		if !strings.HasPrefix(f.Name(), live) {
+			t.Errorf("left is %s", f.Name())
 		}
 	}
 }
