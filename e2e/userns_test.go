@@ -122,7 +122,7 @@ func TestUserNamespaces(t *testing.T) {
 		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
 	}
 	for name, test := range map[string]func(*testing.T){
-		"inside": u.inside, "volumes": u.volumes, "network": u.network, "two ranges": u.twoRanges, "streams": u.streams,
+		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "streams": u.streams,
 		"refused": u.refused, "missing record": u.missingRecord,
 	} {
 		t.Run(name, test)
@@ -213,6 +213,19 @@ func (u *usernsTest) volumes(t *testing.T) {
 		if got := u.onHost(t, "%u", filepath.Join(host, file)); got != want {
 			t.Errorf("on the node %s belongs to %s, want %s", file, got, want)
 		}
+	}
+}
+
+// imageVolume: volumes that an image asks for belong to whom the image says.
+func (u *usernsTest) imageVolume(t *testing.T) {
+	const image = "localhost/e2e/volume:1"
+	u.docker.build(t, image, "FROM "+u.image+"\nRUN mkdir /vol && touch /vol/root /vol/user && chown 1000 /vol/user\nVOLUME /vol\n")
+	p := u.runPod(t, inUserNamespace(100000))
+	got := p.output("main", "stat -c %u /vol /vol/root /vol/user | xargs; touch /vol/new && stat -c %u /vol/new", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Image.Image = image
+	})
+	if got != "0 0 1000\n0\n" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -49,14 +49,14 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	}
 	if existing {
 		// The call that created it may have been interrupted before this step.
-		return id, s.writeRecord(create, id, sb)
+		return id, s.writeContainerRecord(ctx, create, id, sb)
 	}
 	created := id // a return sets id before the undo step below runs
 	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
-	if err := s.writeRecord(create, id, sb); err != nil {
+	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}
-	if err := s.index.Sync(ctx, id); err != nil {
+	if err := s.writeContainerRecord(ctx, create, id, sb); err != nil {
 		return id, err
 	}
 	return id, s.relabelMounts(ctx, id)

@@ -58,7 +58,7 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	undo.push(func(context.Context) error { return s.state().RemoveAll(s.sandboxDir(r.GetConfig().GetMetadata())) })
 	var sb *translate.Sandbox // set once it may have a network
 	undo.push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
-	if err := s.writeRecord(create, id, nil); err != nil {
+	if err := s.writeSandboxRecord(create, id); err != nil {
 		return "", err
 	}
 	if err := s.engine.ContainerStart(ctx, id); err != nil {

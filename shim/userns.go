@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/filters"
@@ -16,29 +17,44 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// writeRecord leaves what Docker could not be told of a created container for
-// cridock-runtime. Without a user namespace there is nothing to leave. sandbox is nil
-// for a sandbox itself. The container must not have been started.
-func (s *Service) writeRecord(create *translate.Create, id string, sandbox *translate.Sandbox) error {
-	u := create.UserNamespace
-	if u == nil {
+// writeSandboxRecord leaves what Docker could not be told of a created sandbox for
+// cridock-runtime. Without a user namespace there is nothing to leave.
+func (s *Service) writeSandboxRecord(create *translate.Create, id string) error {
+	if create.UserNamespace == nil {
 		return nil
 	}
+	return s.records.Write(s.newRecord(create.UserNamespace, id), 0)
+}
+
+// writeContainerRecord is writeSandboxRecord for a container that the index has and
+// that has not been started.
+func (s *Service) writeContainerRecord(ctx context.Context, create *translate.Create, id string, sandbox *translate.Sandbox) error {
+	if create.UserNamespace == nil {
+		return nil
+	}
+	if !sandbox.Running || sandbox.Pid == 0 {
+		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
+	}
+	c, err := s.index.Container(ctx, id)
+	if err != nil {
+		return err
+	}
+	record := s.newRecord(create.UserNamespace, id)
+	// They have the owners that the image gave their files.
+	record.MappedMounts = append(slices.Clone(record.MappedMounts), c.Volumes...)
+	return s.records.Write(record, sandbox.Pid)
+}
+
+func (s *Service) newRecord(u *translate.UserNamespace, id string) seam.Record {
 	var real engine.Runtime
 	if caps := s.engine.Capabilities(); caps != nil {
 		real = caps.Runtimes[u.Runtime]
 	}
-	pid := 0
-	if sandbox != nil {
-		if pid = sandbox.Pid; !sandbox.Running || pid == 0 {
-			return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
-		}
-	}
-	return s.records.Write(seam.Record{
+	return seam.Record{
 		ID: id, Runtime: seam.Runtime{Path: real.Path, Args: real.Args},
 		UserNamespace: &seam.UserNamespace{UIDs: u.UIDs, GIDs: u.GIDs},
 		MappedMounts:  u.MappedMounts, MappedFiles: u.MappedFiles,
-	}, pid)
+	}
 }
 
 // forgetRecord removes a removed container's record. It only logs errors: nobody

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -242,5 +243,18 @@ func TestContainerUserNamespaceRefuses(t *testing.T) {
 				t.Errorf("%+v, %v", created, err)
 			}
 		})
+	}
+}
+
+// TestVolumesOfImage: Docker says where it has made volumes; binds are none.
+func TestVolumesOfImage(t *testing.T) {
+	in := createdContainer(t)
+	in.Mounts = []container.MountPoint{{Type: mount.TypeBind, Destination: "/bind"}, {Type: mount.TypeVolume, Destination: "/vol"}}
+	c, err := ReadContainer(in, nil, fullHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"/vol"}, c.Volumes); diff != "" {
+		t.Error(diff)
 	}
 }
