@@ -26,7 +26,11 @@ func readSpec(bundle string) (spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
+	return decodeSpec(b)
+}
+
+func decodeSpec(text []byte) (spec, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber() // keeps large numbers as they are
 	var s spec
 	if err := d.Decode(&s); err != nil {
