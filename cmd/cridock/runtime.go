@@ -54,7 +54,7 @@ func runtimeCommand() *cobra.Command {
 		fmt.Println("Docker has the runtime cridock. Restart cridock to use it.")
 		return nil
 	})
-	add("remove", "Remove the runtime from Docker's configuration", r.Remove)
+	add("remove", "Remove the runtime from Docker's configuration", func(ctx context.Context) error { return r.Remove(ctx) })
 	add("status", "Show whether pods can have user namespaces", func(ctx context.Context) error { return runtimeStatus(ctx, r) })
 	return group
 }
