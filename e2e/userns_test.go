@@ -114,6 +114,13 @@ func TestUserNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("not registered", u.notRegistered)
+	crun, err := exec.LookPath("crun")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"crun": {"path": %q}}}`, crun), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if out, err := u.register("install"); err != nil {
 		t.Fatalf("cridock runtime install: %v: %s", err, out)
 	}
@@ -129,6 +136,7 @@ func TestUserNamespaces(t *testing.T) {
 		t.Run(name, test)
 	}
 	t.Run("restart", u.restarted)
+	t.Run("crun", u.otherRuntime)
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("records left behind: %v", left)
 	}
@@ -346,5 +354,18 @@ func (u *usernsTest) restarted(t *testing.T) {
 	}
 	if got := p.output("new", "tr -s ' ' </proc/self/uid_map"); strings.TrimSpace(got) != "0 100000 65536" {
 		t.Errorf("a new container has the map %q", got)
+	}
+}
+
+// otherRuntime: a RuntimeClass selects the runtime that is executed in the end.
+func (u *usernsTest) otherRuntime(t *testing.T) {
+	u.hideHybridCgroup(t)
+	p := u.runPodWith(t, "crun", inUserNamespace(100000))
+	c := p.start("main", "sleep 1000")
+	if got := c.sh("tr -s ' ' </proc/self/uid_map; stat -c %u /; echo one >/dev/stdout"); got != "0 100000 65536\n0\none" {
+		t.Errorf("%q", got)
+	}
+	if got := u.run(t, "sh", "-c", "cat /run/cridock/oci/"+c.id+".json"); !strings.Contains(got, "crun") {
+		t.Errorf("the record is %s", got)
 	}
 }

@@ -258,3 +258,26 @@ func TestVolumesOfImage(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestUnsealedUserNamespace: without its seal, nothing is known of a sandbox's user
+// namespace, so it gets no container, which would run as the host's users.
+func TestUnsealedUserNamespace(t *testing.T) {
+	created, _ := sandboxInUserNamespace(t)
+	host := exampleHost
+	host.Seal = nil // as with a new key
+	sandbox, err := ReadSandbox(inspect(created, sandboxID), &Image{ID: pauseID}, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := containerRequest(t)
+	req.Sandbox = sandbox
+	for _, runtime := range []string{"cridock", ""} {
+		host.SeamRuntime = runtime
+		if runtime == "" {
+			host.Runtimes = map[string]RuntimeFeatures{"runc": {}, "crun": {}}
+		}
+		if got, err := DockerContainer(req, host); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("runtime %q: %+v, %v", runtime, got, err)
+		}
+	}
+}
