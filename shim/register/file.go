@@ -101,11 +101,9 @@ func (f *file) with(e *entry) ([]byte, error) {
 			return nil, err
 		}
 	}
-	delete(all, "runtimes")
-	if len(runtimes) > 0 {
-		if all["runtimes"], err = json.Marshal(runtimes); err != nil {
-			return nil, err
-		}
+	// Even if it is empty: without the setting, dockerd keeps the runtimes it has.
+	if all["runtimes"], err = json.Marshal(runtimes); err != nil {
+		return nil, err
 	}
 	out, err := json.MarshalIndent(all, "", "    ")
 	return append(out, '\n'), err
