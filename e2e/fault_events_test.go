@@ -236,16 +236,43 @@ func (s *stops) of(id string) int {
 	return s.count[id]
 }
 
+// eventFault is a cridock behind a proxy of events, and what it is to know after
+// faults of that.
+type eventFault struct {
+	*cridock
+	t         *testing.T
+	proxy     *eventProxy
+	before    census
+	bystander *bystander
+	told      *stops
+	changes   *behindItsBack
+}
+
+func newEventFault(t *testing.T) *eventFault {
+	t.Helper()
+	needEngine(t)
+	n := newNode(t)
+	f := &eventFault{t: t, proxy: newEventProxy(t, n)}
+	f.cridock = newCridock(t, n, "cni", append([]string{"--docker-endpoint=unix://" + f.proxy.socket}, metricsFlags...)...)
+	f.before = f.warmUp(t)
+	f.bystander, f.told = f.runBystander(t), f.countStops(t)
+	f.changes = f.beforeChanges(t)
+	return f
+}
+
+// finish checks that the faults have harmed nothing and left nothing.
+func (f *eventFault) finish(when string) {
+	f.t.Helper()
+	f.bystander.unharmed(when)
+	f.bystander.finish()
+	f.checkCensus(f.t, f.before)
+}
+
 // TestEventsCut cuts the stream of events, and has things happen meanwhile.
 func TestEventsCut(t *testing.T) {
 	t.Parallel()
-	needEngine(t)
-	n := newNode(t)
-	proxy := newEventProxy(t, n)
-	c := newCridock(t, n, "cni", append([]string{"--docker-endpoint=unix://" + proxy.socket}, metricsFlags...)...)
-	before := c.warmUp(t)
-	bystander, told := c.runBystander(t), c.countStops(t)
-	changes := c.beforeChanges(t)
+	f := newEventFault(t)
+	c, proxy, changes := f.cridock, f.proxy, f.changes
 	proxy.cut()
 	eventually(t, "the runtime is not ready", 30*time.Second, func() bool { return c.runtimeReady(t) != "" })
 	changes.change(t)
@@ -253,7 +280,7 @@ func TestEventsCut(t *testing.T) {
 	if s := changes.killed.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("without events the killed container is %v: the stream was not cut", s.State)
 	}
-	bystander.unharmed("without events")
+	f.bystander.unharmed("without events")
 	proxy.mend()
 	if err := c.awaitReady(30 * time.Second); err != nil {
 		t.Fatal(err)
@@ -262,7 +289,7 @@ func TestEventsCut(t *testing.T) {
 	if !changes.seen(t) {
 		t.Error("changes were not seen although the runtime is ready")
 	}
-	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return told.of(changes.killed.id) > 0 })
+	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return f.told.of(changes.killed.id) > 0 })
 	changes.undo(t)
 	for range 10 { // cut in the middle of things
 		p := c.runPod(t)
@@ -271,24 +298,17 @@ func TestEventsCut(t *testing.T) {
 		p.start("main", "exec sleep 1000").stop(0)
 		p.remove()
 	}
-	if n := told.of(changes.killed.id); n != 1 {
+	if n := f.told.of(changes.killed.id); n != 1 {
 		t.Errorf("the subscriber was told %d times of one end", n)
 	}
-	bystander.unharmed("after the cuts")
-	bystander.finish()
-	c.checkCensus(t, before)
+	f.finish("after the cuts")
 }
 
 // TestEventsLost loses events and nothing else: no connection breaks that says so.
 func TestEventsLost(t *testing.T) {
 	t.Parallel()
-	needEngine(t)
-	n := newNode(t)
-	proxy := newEventProxy(t, n)
-	c := newCridock(t, n, "cni", append([]string{"--docker-endpoint=unix://" + proxy.socket}, metricsFlags...)...)
-	before := c.warmUp(t)
-	bystander, told := c.runBystander(t), c.countStops(t)
-	changes := c.beforeChanges(t)
+	f := newEventFault(t)
+	c, proxy, changes := f.cridock, f.proxy, f.changes
 	proxy.dropAll()
 	// What cridock does itself it needs no events for.
 	own := c.runPod(t)
@@ -315,9 +335,7 @@ func TestEventsLost(t *testing.T) {
 		t.Error("no event was lost")
 	}
 	proxy.mend()
-	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return told.of(changes.killed.id) == 1 })
+	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return f.told.of(changes.killed.id) == 1 })
 	changes.undo(t)
-	bystander.unharmed("after events were lost")
-	bystander.finish()
-	c.checkCensus(t, before)
+	f.finish("after events were lost")
 }

@@ -2,86 +2,27 @@ package e2e
 
 import (
 	"context"
-	"encoding/hex"
 	"maps"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/tracecollector"
 )
-
-// collector takes traces as an OpenTelemetry collector does.
-type collector struct {
-	collectortrace.UnimplementedTraceServiceServer
-	addr string
-
-	mu    sync.Mutex
-	spans []*tracepb.Span
-}
-
-// newCollector listens on the node's loopback.
-func newCollector(t *testing.T, n *node) *collector {
-	t.Helper()
-	l, err := n.listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, srv := &collector{addr: l.Addr().String()}, grpc.NewServer()
-	collectortrace.RegisterTraceServiceServer(srv, c)
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	t.Cleanup(func() {
-		srv.Stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-func (c *collector) Export(_ context.Context, r *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, resource := range r.GetResourceSpans() {
-		for _, scope := range resource.GetScopeSpans() {
-			c.spans = append(c.spans, scope.GetSpans()...)
-		}
-	}
-	return &collectortrace.ExportTraceServiceResponse{}, nil
-}
-
-// children are the names of the spans below the call to method that is itself
-// below the caller's span.
-func (c *collector) children(t *testing.T, caller, method string) []string {
-	t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var names []string
-	for _, call := range c.spans {
-		if hex.EncodeToString(call.ParentSpanId) != caller || !strings.HasSuffix(call.Name, "/"+method) {
-			continue
-		}
-		for _, s := range c.spans {
-			if string(s.ParentSpanId) == string(call.SpanId) && string(s.TraceId) == string(call.TraceId) {
-				names = append(names, s.Name)
-			}
-		}
-	}
-	return names
-}
 
 // TestTraces runs a pod for a caller that traces.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	spans := newCollector(t, n)
-	c := newCridock(t, n, "cni", "--tracing-endpoint="+spans.addr)
+	l, err := n.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spans := tracecollector.Serve(t, l)
+	c := newCridock(t, n, "cni", "--tracing-endpoint="+spans.Addr())
 	const caller = "b7ad6b7169203331"
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-"+caller+"-01"), rpcTimeout)
 	defer cancel()
@@ -98,7 +39,7 @@ func TestTraces(t *testing.T) {
 		"StopPodSandbox": {"CNI DEL"},
 	} {
 		eventually(t, "the spans of "+method+" arrive", 30*time.Second, func() bool {
-			names := spans.children(t, caller, method)
+			names := spans.Children(caller, method)
 			for _, w := range want {
 				if !strings.Contains(strings.Join(names, "\n")+"\n", w+"\n") {
 					return false
@@ -107,7 +48,7 @@ func TestTraces(t *testing.T) {
 			return true
 		})
 	}
-	if names := spans.children(t, caller, "RemovePodSandbox"); len(names) > 0 {
+	if names := spans.Children(caller, "RemovePodSandbox"); len(names) > 0 {
 		t.Errorf("a call that nobody traces has the spans %v", names)
 	}
 }

@@ -15,13 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go takes
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/portclient"
 )
 
 // relay makes a streaming URL, which is of the node's loopback, one of the
@@ -246,15 +245,6 @@ func typeUntil(w *io.PipeWriter, seen <-chan struct{}) {
 
 func TestPortForward(t *testing.T) {
 	t.Parallel()
-	dialers := map[string]func(*url.URL) (httpstream.Dialer, error){
-		"SPDY": func(u *url.URL) (httpstream.Dialer, error) {
-			transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
-			return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), err
-		},
-		"WebSocket": func(u *url.URL) (httpstream.Dialer, error) {
-			return portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{Host: u.Host})
-		},
-	}
 	for kind, options := range map[string][]podOption{"pod network": nil, "host network": {hostNetwork}} {
 		p := sharedCridock(t, "cni").runPod(t, options...)
 		port := 8080
@@ -262,29 +252,13 @@ func TestPortForward(t *testing.T) {
 			port = 18080
 		}
 		p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
-		for protocol, dial := range dialers {
+		for protocol, dial := range portclient.Protocols() {
 			t.Run(kind+", "+protocol, func(t *testing.T) {
 				r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
-				dialer, err := dial(p.relay(t, r.Url))
-				if err != nil {
-					t.Fatal(err)
-				}
-				stop, ready := make(chan struct{}), make(chan struct{})
-				f, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
-				if err != nil {
-					t.Fatal(err)
-				}
-				done := make(chan error, 1)
-				go func() { done <- f.ForwardPorts() }()
-				defer func() { close(stop); <-done }() //nolint:errcheck // it was told to stop
-				<-ready
-				ports, err := f.GetPorts()
-				if err != nil {
-					t.Fatal(err)
-				}
+				local := portclient.Forward(t, dial, p.relay(t, r.Url), port)
 				var body string
 				eventually(t, "the web server answers", 10*time.Second, func() bool {
-					resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+					resp, err := http.Get("http://" + local + "/")
 					if err != nil {
 						return false
 					}

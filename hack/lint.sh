@@ -1,9 +1,10 @@
 #!/bin/bash
 # Runs golangci-lint with .golangci.yml, govulncheck, and shellcheck on the scripts.
 # The first run builds the first two with the Go tool, outside this module and at
-# pinned versions (some minutes), and keeps them.
+# pinned versions (some minutes), and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock.
 #
 #   hack/lint.sh [packages]      the default is ./...
+#   hack/lint.sh built           succeed if golangci-lint is already built
 #
 # govulncheck needs the database at https://vuln.go.dev, or a copy at the file:// or
 # https:// address in CRIDOCK_VULNDB. Without either it is left out, with a message;
@@ -13,9 +14,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 find_go
 
+golangci=(golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+
+# tool_dir prints where a program is kept.
+tool_dir() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"; } # NAME VERSION
+
 # tool prints the path of a program, and builds it if it is missing.
 tool() { # NAME VERSION PACKAGE
-	local bin=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2
+	local bin
+	bin=$(tool_dir "$1" "$2")
 	if [ ! -x "$bin/$1" ]; then
 		log "building $1 $2"
 		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2
@@ -50,9 +57,13 @@ scripts() {
 	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh
 }
 
+if [ "${1-}" = built ]; then
+	[ -x "$(tool_dir "${golangci[@]:0:2}")/golangci-lint" ]
+	exit
+fi
 [ $# -gt 0 ] || set -- ./...
 scripts
-lint=$(tool golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+lint=$(tool "${golangci[@]}")
 log "golangci-lint"
 "$lint" run "$@"
 vulnerabilities "$@"

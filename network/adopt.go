@@ -4,6 +4,8 @@ import (
 	"net"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // Adopt returns the attachment of a container that another runtime has attached
@@ -12,22 +14,22 @@ import (
 // kept in memory until Teardown. false means that the container has no address.
 //
 // Adopt writes no record: Teardown runs DEL of the default network.
-func (c *CNI) Adopt(containerID, netns string) (*Attachment, bool) {
+func (c *CNI) Adopt(containerID, path string) (*Attachment, bool) {
 	if a, ok := c.Attachment(containerID); ok {
 		return a, true
 	}
 	result := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
-		Interfaces: []*types100.Interface{{Name: defaultIfName, Sandbox: netns}},
+		Interfaces: []*types100.Interface{{Name: defaultIfName, Sandbox: path}},
 	}
-	err := InNetNS(netns, func() (err error) {
+	err := netns.DoAt(path, func() (err error) {
 		result.IPs, err = addresses(defaultIfName)
 		return err
 	})
 	if err != nil || len(result.IPs) == 0 {
 		return nil, false
 	}
-	a := &Attachment{ContainerID: containerID, IfName: defaultIfName, NetNS: netns, Result: result}
+	a := &Attachment{ContainerID: containerID, IfName: defaultIfName, NetNS: path, Result: result}
 	for _, ip := range result.IPs {
 		a.IPs = append(a.IPs, ip.Address.IP.String())
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 func TestHostPorts(t *testing.T) {
@@ -78,7 +80,7 @@ func TestRealPortmapCheck(t *testing.T) {
 			if err := c.Check(t.Context(), rt); err != nil && !strings.Contains(err.Error(), "CNI CHECK: inconclusive: portmap before 1.3") {
 				t.Errorf("Check of host ports that work: %v", err)
 			}
-			if err := InNetNS(host, func() error { return exec.Command("iptables", "-t", "nat", "-F").Run() }); err != nil {
+			if err := netns.DoAt(host, func() error { return exec.Command("iptables", "-t", "nat", "-F").Run() }); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.Check(t.Context(), rt); err == nil || strings.Contains(err.Error(), "inconclusive") {

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // PinNetNS keeps the network namespace of a process alive by a bind mount at path,
@@ -87,48 +88,12 @@ func isNamespace(path string) bool {
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// InNetNS runs fn in the network namespace at path and returns its error. The rest
-// of the process stays in its own namespace; fn must do its work on the goroutine
-// that calls it and must not end it.
-func InNetNS(path string, fn func() error) error {
-	target, err := os.Open(path) //nolint:gosec // a pin, or a namespace of a process that Docker names
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	defer func() { _ = target.Close() }()
-	done := make(chan error, 1)
-	go func() { done <- enterNetNS(target, fn) }()
-	return <-done
-}
-
-// enterNetNS must run on its own goroutine. If the thread cannot return to its
-// namespace, it stays locked to that goroutine, and the Go runtime ends both.
-func enterNetNS(target *os.File, fn func() error) error {
-	runtime.LockOSThread()
-	origin, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open own network namespace: %w", err)
-	}
-	defer func() { _ = origin.Close() }()
-	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace %s: %w", target.Name(), err)
-	}
-	err = fn()
-	if back := unix.Setns(int(origin.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", target.Name(), back))
-	}
-	runtime.UnlockOSThread()
-	return err
-}
-
 // prepareNetNS prepares a new namespace for ADD: IPv6 enabled, loopback up.
 func prepareNetNS(path string) error {
 	if err := EnableIPv6(path); err != nil {
 		return err
 	}
-	return InNetNS(path, loopbackUp)
+	return netns.DoAt(path, loopbackUp)
 }
 
 // loopbackUp brings lo up in the current thread's network namespace.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 func TestPinNetNS(t *testing.T) {
@@ -26,10 +28,10 @@ func TestPinNetNS(t *testing.T) {
 	}
 	pinned := inode()
 	// Pinning from inside the namespace is pinning the same one again.
-	if err := InNetNS(path, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() != pinned {
+	if err := netns.DoAt(path, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() != pinned {
 		t.Errorf("pinning again: %v, namespace %d, want %d", err, inode(), pinned)
 	}
-	if err := InNetNS(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() == pinned {
+	if err := netns.DoAt(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() == pinned {
 		t.Errorf("pinning another: %v, namespace %d, want another than before", err, inode())
 	}
 	for range 2 {
@@ -43,7 +45,7 @@ func TestPinNetNS(t *testing.T) {
 	if isNamespace(path) {
 		t.Error("a plain file passes for a namespace")
 	}
-	if err := InNetNS(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || !isNamespace(path) {
+	if err := netns.DoAt(other, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || !isNamespace(path) {
 		t.Errorf("pinning over a plain file: %v", err)
 	}
 	if err := PinNetNS(0, path); !errdefs.IsInvalidArgument(err) {
@@ -51,38 +53,6 @@ func TestPinNetNS(t *testing.T) {
 	}
 	if err := PinNetNS(1<<30, path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("PinNetNS of no process: %v", err)
-	}
-}
-
-func TestInNetNSComesBack(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a")
-	newNetNS(t, path)
-	fail := errors.New("from inside")
-	for range 50 {
-		err := InNetNS(path, func() error {
-			if links, err := net.Interfaces(); err != nil || len(links) == 0 || links[0].Name != "lo" {
-				t.Errorf("interfaces inside: %v, %v", links, err)
-			}
-			if same, err := sameFile("/proc/thread-self/ns/net", path); err != nil || !same {
-				t.Errorf("inside the namespace: %v, %v", same, err)
-			}
-			return fail
-		})
-		if !errors.Is(err, fail) {
-			t.Fatalf("InNetNS = %v", err)
-		}
-	}
-	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, task := range tasks {
-		if same, err := sameFile(task, path); err == nil && same {
-			t.Errorf("thread %s stayed in the namespace", task)
-		}
-	}
-	if err := InNetNS("/etc/passwd", func() error { return nil }); err == nil {
-		t.Error("InNetNS entered a plain file")
 	}
 }
 
@@ -98,7 +68,7 @@ func TestPrepareNetNS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := InNetNS(path, func() error {
+	err := netns.DoAt(path, func() error {
 		lo, err := net.InterfaceByName("lo")
 		if err != nil {
 			return err
@@ -131,7 +101,7 @@ func TestSetSysctls(t *testing.T) {
 	if err := SetSysctls(path, want); err != nil {
 		t.Fatal(err)
 	}
-	err = InNetNS(path, func() error {
+	err = netns.DoAt(path, func() error {
 		for name, value := range want {
 			file, err := sysctlFile(name)
 			if err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/keylock"
 )
 
 const (
@@ -68,7 +70,7 @@ type CNI struct {
 	cfg    Config
 	libcni *libcni.CNIConfig
 	notes  *libcni.CNIConfig // reads the notes of pending ADDs, runs nothing
-	locks  keyLock           // by container ID
+	locks  keylock.Lock      // by container ID
 
 	reloading   sync.Mutex // one reading of ConfDir at a time
 	mu          sync.RWMutex
@@ -209,7 +211,7 @@ func (c *CNI) Setup(ctx context.Context, rt *libcni.RuntimeConf) (*Attachment, e
 	if err := c.findPlugins(conf); err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
-	unlock, err := c.locks.lock(ctx, rt.ContainerID)
+	unlock, err := c.locks.Lock(ctx, rt.ContainerID)
 	if err != nil {
 		return nil, fmt.Errorf("attach to network %q: %w", conf.list.Name, err)
 	}
@@ -291,7 +293,7 @@ func (c *CNI) Teardown(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
 	}
-	unlock, err := c.locks.lock(ctx, rt.ContainerID)
+	unlock, err := c.locks.Lock(ctx, rt.ContainerID)
 	if err != nil {
 		return fmt.Errorf("detach container: %w", err)
 	}
@@ -457,7 +459,7 @@ func (c *CNI) Check(ctx context.Context, rt *libcni.RuntimeConf) error {
 	if err := validateRuntimeConf(rt); err != nil {
 		return err
 	}
-	unlock, err := c.locks.lock(ctx, rt.ContainerID)
+	unlock, err := c.locks.Lock(ctx, rt.ContainerID)
 	if err != nil {
 		return fmt.Errorf("check attachment: %w", err)
 	}

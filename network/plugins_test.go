@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // inNetNSExec runs plugins in a namespace that stands for the host's, so that
@@ -23,7 +25,7 @@ type inNetNSExec struct {
 }
 
 func (e *inNetNSExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) (out []byte, err error) {
-	err = InNetNS(e.host, func() error {
+	err = netns.DoAt(e.host, func() error {
 		out, err = e.pluginExec.ExecPlugin(ctx, path, stdin, environ)
 		return err
 	})
@@ -84,7 +86,7 @@ func leases(t *testing.T, ipamDir string) []string {
 func rules(t *testing.T, host string) string {
 	t.Helper()
 	var out []byte
-	err := InNetNS(host, func() (err error) {
+	err := netns.DoAt(host, func() (err error) {
 		out, err = exec.Command("iptables-save", "-t", "nat").CombinedOutput()
 		return err
 	})
@@ -95,10 +97,10 @@ func rules(t *testing.T, host string) string {
 }
 
 // addressesIn returns the global addresses of eth0.
-func addressesIn(t *testing.T, netns string) []string {
+func addressesIn(t *testing.T, path string) []string {
 	t.Helper()
 	var found []string
-	err := InNetNS(netns, func() error {
+	err := netns.DoAt(path, func() error {
 		eth0, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
@@ -258,7 +260,7 @@ func TestRealPluginsCheck(t *testing.T) {
 	if err := c.Check(t.Context(), rt); err != nil {
 		t.Errorf("Check: %v", err)
 	}
-	err := InNetNS(rt.NetNS, func() error { return exec.Command("ip", "link", "delete", "eth0").Run() })
+	err := netns.DoAt(rt.NetNS, func() error { return exec.Command("ip", "link", "delete", "eth0").Run() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +299,7 @@ func TestRealPluginsRollBack(t *testing.T) {
 	if left := n.files(); len(left) != 0 {
 		t.Errorf("files left behind: %v", left)
 	}
-	err = InNetNS(rt.NetNS, func() error {
+	err = netns.DoAt(rt.NetNS, func() error {
 		if links, err := net.Interfaces(); err != nil || len(links) != 1 {
 			t.Errorf("interfaces left in the sandbox: %v, %v", links, err)
 		}
@@ -326,7 +328,7 @@ func TestRealPluginsBandwidth(t *testing.T) {
 	}
 	qdiscs := func() (text string) {
 		t.Helper()
-		err := InNetNS(host, func() error {
+		err := netns.DoAt(host, func() error {
 			out, err := exec.Command("tc", "qdisc").CombinedOutput()
 			text = string(out)
 			return err
@@ -399,7 +401,7 @@ func TestRealPluginsOfCNI11(t *testing.T) {
 	if err := c.Check(t.Context(), kept); err != nil {
 		t.Errorf("Check of what GC had to leave alone: %v", err)
 	}
-	err := InNetNS(kept.NetNS, func() error { return exec.Command("ip", "address", "flush", "dev", "eth0").Run() })
+	err := netns.DoAt(kept.NetNS, func() error { return exec.Command("ip", "address", "flush", "dev", "eth0").Run() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,7 +414,7 @@ func TestRealPluginsOfCNI11(t *testing.T) {
 	if left := leases(t, ipamDir); len(left) != 0 {
 		t.Errorf("addresses leaked: %v", left)
 	}
-	err = InNetNS(host, func() error {
+	err = netns.DoAt(host, func() error {
 		links, err := net.Interfaces()
 		for _, link := range links {
 			if link.Name != "lo" && link.Name != "crbr0" {

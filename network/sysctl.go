@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // SetSysctls writes net.* sysctls in the network namespace at netnsPath, in the
@@ -27,7 +29,7 @@ func SetSysctls(netnsPath string, sysctls map[string]string) error {
 	if len(files) == 0 {
 		return nil
 	}
-	return InNetNS(netnsPath, func() error {
+	return netns.DoAt(netnsPath, func() error {
 		for _, name := range slices.Sorted(maps.Keys(files)) {
 			if err := writeSysctl(files[name], sysctls[name]); err != nil {
 				return fmt.Errorf("sysctl %s: %w", name, err)
@@ -41,7 +43,7 @@ func SetSysctls(netnsPath string, sysctls map[string]string) error {
 // Docker disables it in sandboxes of its network "none" (moby/moby#42748). On a
 // kernel without IPv6 it does nothing.
 func EnableIPv6(netnsPath string) error {
-	return InNetNS(netnsPath, func() error {
+	return netns.DoAt(netnsPath, func() error {
 		for _, scope := range []string{"all", "default", "lo"} {
 			err := writeSysctl("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", "0")
 			if err != nil && !errors.Is(err, os.ErrNotExist) {

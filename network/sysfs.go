@@ -6,6 +6,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // MakeSysfsWritable allows later mounts of sysfs in the network namespace at path
@@ -13,7 +15,7 @@ import (
 // whether it is read-only for all. Mounts that are read-only themselves stay
 // read-only. It is idempotent. It returns ErrNotImplemented on kernels before 5.2.
 func MakeSysfsWritable(path string) error {
-	err := InNetNS(path, remountSysfs)
+	err := netns.DoAt(path, remountSysfs)
 	if errors.Is(err, unix.ENOSYS) {
 		err = fmt.Errorf("%w: needs Linux 5.2", errdefs.ErrNotImplemented)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/netns"
 )
 
 // TestMakeSysfsWritable does as a runtime does: the first container's sysfs is
@@ -17,7 +19,7 @@ func TestMakeSysfsWritable(t *testing.T) {
 	newNetNS(t, path)
 	mount := func(mode string) (fd int) {
 		t.Helper()
-		err := InNetNS(path, func() (err error) {
+		err := netns.DoAt(path, func() (err error) {
 			fd, err = mountSysfs(mode)
 			return err
 		})

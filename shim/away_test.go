@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestNoDockerYet(t *testing.T) {
 	if version.RuntimeVersion != "0.0.0" || version.RuntimeApiVersion != "v1" {
 		t.Errorf("version = %v", version)
 	}
-	n.eventually("the first attempt to connect has failed", func() bool { return n.logs.lines("Not connected to Docker") != "" })
+	n.eventually("the first attempt to connect has failed", func() bool { return n.logs.Lines("Not connected to Docker") != "" })
 	st, err := n.runtime.Status(n.ctx, &runtimeapi.StatusRequest{Verbose: true})
 	n.must(err)
 	ready := st.Status.Conditions[0]
@@ -64,12 +65,13 @@ func TestNoDockerYet(t *testing.T) {
 		}
 	}
 	// Who waits gets an answer when Docker comes.
+	patient := &awaitedContext{Context: n.ctx, awaited: make(chan struct{})}
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := n.runtime.ListPodSandbox(n.ctx, &runtimeapi.ListPodSandboxRequest{})
+		_, err := n.svc.ListPodSandbox(patient, &runtimeapi.ListPodSandboxRequest{})
 		waiting <- err
 	}()
-	n.at("index.(*Index).Ready(", 1)
+	<-patient.awaited
 	n.docker.Start()
 	n.must(<-waiting)
 	n.waitReady()
@@ -79,6 +81,18 @@ func TestNoDockerYet(t *testing.T) {
 	if version.RuntimeVersion != "20.10.24" {
 		t.Errorf("version = %v", version)
 	}
+}
+
+// awaitedContext closes awaited when somebody waits for its end.
+type awaitedContext struct {
+	context.Context
+	once    sync.Once
+	awaited chan struct{}
+}
+
+func (c *awaitedContext) Done() <-chan struct{} {
+	c.once.Do(func() { close(c.awaited) })
+	return c.Context.Done()
 }
 
 // TestDockerGoesAway: reads go on, changes fail as Unavailable, and all is well

@@ -86,6 +86,13 @@ func (c *checkpointing) checkpointFor(seconds int64) error {
 	return err
 }
 
+// checkpointFiles lists the directories of checkpoints in progress.
+func (c *checkpointing) checkpointFiles() []string {
+	left, err := filepath.Glob(filepath.Join(c.cfg.RootDir, "containers", "*", "checkpoint"))
+	c.must(err)
+	return left
+}
+
 // undone checks that the container goes on, and that nothing is left but what
 // was at the location before.
 func (c *checkpointing) undone(t *testing.T, before string) {
@@ -95,8 +102,7 @@ func (c *checkpointing) undone(t *testing.T, before string) {
 		return err == nil && !r.State.Paused && r.State.Running
 	})
 	c.eventually("nothing is left", func() bool {
-		left, err := os.ReadDir(filepath.Join(c.cfg.RootDir, "checkpoints"))
-		return (err == nil || errors.Is(err, os.ErrNotExist)) && len(left) == 0
+		return len(c.checkpointFiles()) == 0
 	})
 	b, err := os.ReadFile(c.location)
 	if before == "" && !errors.Is(err, os.ErrNotExist) || before != "" && string(b) != before {
@@ -275,10 +281,9 @@ func TestCheckpointTimeout(t *testing.T) {
 // TestCheckpointAndTheProcessEnds: the next process lets the container go on.
 func TestCheckpointAndTheProcessEnds(t *testing.T) {
 	c := newCheckpointing(t)
-	dir := filepath.Join(c.cfg.RootDir, "checkpoints", c.id, "checkpoint")
-	c.must(os.MkdirAll(dir, 0o700))
-	gone := filepath.Join(c.cfg.RootDir, "checkpoints", strings.Repeat("ab", 32))
-	c.must(os.MkdirAll(gone, 0o700))
+	for _, id := range []string{c.id, strings.Repeat("ab", 32)} { // the other one is gone
+		c.must(os.MkdirAll(filepath.Join(c.cfg.RootDir, "containers", id, "checkpoint", "image"), 0o700))
+	}
 	c.must(c.call().ContainerPause(c.ctx, c.id))
 	c.stop()
 	c.start()
@@ -295,9 +300,7 @@ func TestStopDuringCheckpoint(t *testing.T) {
 	c.must(c.stopContainer(c.id, 1000))
 	release()
 	c.must(<-done) // Docker had done its part before
-	left, err := os.ReadDir(filepath.Join(c.cfg.RootDir, "checkpoints"))
-	c.must(err)
-	if len(left) > 0 {
+	if left := c.checkpointFiles(); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	c.noDrafts(t)

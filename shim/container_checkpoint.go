@@ -5,19 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/checkpoint"
-	"github.com/cridock/cridock/shim/logs"
-	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -48,14 +48,34 @@ func (s *Service) CheckpointContainer(ctx context.Context, r *runtimeapi.Checkpo
 		defer cancel()
 	}
 	_, err = withLock(ctx, s, "checkpoint/"+c.ID, func(op context.Context) (struct{}, error) {
-		return struct{}{}, s.checkpointContainer(op, ctx, c.ID, r.GetLocation())
+		return struct{}{}, s.checkpoints.take(op, ctx, c.ID, r.GetLocation())
 	})
 	return &runtimeapi.CheckpointContainerResponse{}, err
 }
 
-// checkpointContainer creates no archive once the context caller is done.
-func (s *Service) checkpointContainer(ctx, caller context.Context, id, location string) error {
-	c, err := s.index.Container(ctx, id)
+// checkpointer takes checkpoints of containers.
+type checkpointer struct {
+	engine    checkpointEngine
+	state     *state.Store
+	container func(ctx context.Context, id string) (*translate.Container, error)
+	// effective returns a container with the resources in force.
+	effective func(*translate.Container) *translate.Container
+	openLog   func(*translate.Container) (*os.File, error)
+	upperDir  func(pid int) (string, error)
+	host      func() translate.Host
+}
+
+// checkpointEngine is the part of Docker that checkpoints need.
+type checkpointEngine interface {
+	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
+	ContainerPause(ctx context.Context, id string) error
+	ContainerUnpause(ctx context.Context, id string) error
+	ContainerCheckpoint(ctx context.Context, id, dir, name string) error
+}
+
+// take creates no archive once the context caller is done.
+func (p *checkpointer) take(ctx, caller context.Context, id, location string) error {
+	c, err := p.container(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -63,7 +83,7 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 		return fmt.Errorf("container %s is %s: %w; only a running container can be checkpointed", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
 	// Ask Docker itself: a container that is paused now would be unpaused at the end.
-	if in, err := s.engine.ContainerInspect(ctx, c.ID); err != nil {
+	if in, err := p.engine.ContainerInspect(ctx, c.ID); err != nil {
 		return err
 	} else if in.State.Paused {
 		return fmt.Errorf("container %s is already paused: %w; unpause it first", c.ID, errdefs.ErrFailedPrecondition)
@@ -72,49 +92,48 @@ func (s *Service) checkpointContainer(ctx, caller context.Context, id, location 
 	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
 		return fmt.Errorf("location %q: %w: its parent is not an existing directory", location, errdefs.ErrFailedPrecondition)
 	}
-	name := checkpointName(c.ID)
-	dir := s.state().Path(name)
-	if err := errors.Join(s.state().RemoveAll(name), s.state().MkdirAll(name, 0o700)); err != nil {
+	files := p.state.Container(c.ID)
+	if err := files.Mkdir(state.Checkpoint); err != nil {
 		return err
 	}
-	if err := s.takeCheckpoint(ctx, c); err != nil {
+	if err := p.pauseAndTake(ctx, c); err != nil {
 		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
 	}
 	defer func() {
-		if err := s.state().RemoveAll(name); err != nil {
+		if err := files.Remove(state.Checkpoint); err != nil {
 			klog.FromContext(ctx).Error(err, "Failed to remove a checkpoint's files; they stay until the next start", "containerID", c.ID)
 		}
 	}()
-	if err := checkpoint.Archive(caller, dir, location); err != nil {
+	if err := checkpoint.Archive(caller, files.Path(state.Checkpoint), location); err != nil {
 		return fmt.Errorf("archive of the checkpoint of container %s: %w", c.ID, err)
 	}
 	return nil
 }
 
-// takeCheckpoint writes all parts of a checkpoint while the container is paused,
+// pauseAndTake writes all parts of a checkpoint while the container is paused,
 // so that its memory, files and log match. On failure it removes the checkpoint's
-// directory, unless the container could not be unpaused: see resumeCheckpointed.
-func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container) (err error) {
-	name := checkpointName(c.ID)
-	dir := s.state().Path(name)
+// directory, unless the container could not be unpaused: see resume.
+func (p *checkpointer) pauseAndTake(ctx context.Context, c *translate.Container) (err error) {
+	files := p.state.Container(c.ID)
+	dir := files.Path(state.Checkpoint)
 	defer func() {
-		if uerr := s.unpause(ctx, c.ID); uerr != nil {
+		if uerr := p.unpause(ctx, c.ID); uerr != nil {
 			err = errors.Join(err, uerr)
 		} else if err != nil {
-			err = errors.Join(err, s.state().RemoveAll(name))
+			err = errors.Join(err, files.Remove(state.Checkpoint))
 		}
 	}()
-	if err := s.engine.ContainerPause(ctx, c.ID); err != nil {
+	if err := p.engine.ContainerPause(ctx, c.ID); err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}
-	if err := s.engine.ContainerCheckpoint(ctx, c.ID, dir, checkpoint.Images); err != nil {
+	if err := p.engine.ContainerCheckpoint(ctx, c.ID, dir, checkpoint.Images); err != nil {
 		return checkpointError(err)
 	}
-	parts, err := s.checkpointParts(c)
+	parts, err := p.parts(c)
 	if err != nil {
 		return err
 	}
-	if parts.Log, err = s.openLog(c); err != nil {
+	if parts.Log, err = p.openLog(c); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
 	if parts.Log != nil {
@@ -123,49 +142,29 @@ func (s *Service) takeCheckpoint(ctx context.Context, c *translate.Container) (e
 	return checkpoint.Describe(ctx, dir, parts)
 }
 
-func (s *Service) checkpointParts(c *translate.Container) (checkpoint.Container, error) {
+func (p *checkpointer) parts(c *translate.Container) (checkpoint.Container, error) {
 	spec, err := checkpoint.SpecFile(c.ID, c.Pid)
 	if err != nil {
 		return checkpoint.Container{}, err
 	}
 	upper := c.UpperDir
 	if upper == "" {
-		if upper, err = stats.UpperDir(c.Pid); err != nil {
+		if upper, err = p.upperDir(c.Pid); err != nil {
 			return checkpoint.Container{}, err
 		}
 	}
 	if upper == "" {
 		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: only an overlay separates a container's files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
 	}
-	status := translate.CRIContainerStatus(s.withUpdates(c))
+	status := translate.CRIContainerStatus(p.effective(c))
 	image := status.GetImage().GetImage()
 	return checkpoint.Container{
 		Config: checkpoint.Config{
 			ID: c.ID, Name: c.Name, Image: image, ImageName: image, ImageRef: c.ImageRef,
-			Runtime: cmp.Or(c.RuntimeHandler, s.Host().DefaultRuntime), CreatedAt: time.Unix(0, c.CreatedAt).UTC(), CheckpointedAt: time.Now().UTC(),
+			Runtime: cmp.Or(c.RuntimeHandler, p.host().DefaultRuntime), CreatedAt: time.Unix(0, c.CreatedAt).UTC(), CheckpointedAt: time.Now().UTC(),
 		},
 		Status: status, Spec: spec, UpperDir: upper,
 	}, nil
-}
-
-// openLog opens a container's CRI log; nil if there is none. In symlink mode it
-// opens Docker's file by its own path rather than through the link.
-func (s *Service) openLog(c *translate.Container) (*os.File, error) {
-	if !logged(c) {
-		return nil, nil
-	}
-	root, name, err := s.logFile(c)
-	if err != nil {
-		return nil, err
-	}
-	f, err := root.Open(name)
-	if linked, lerr := logs.IsSymlink(root, name); lerr == nil && linked && c.LogDriver == fileLog {
-		f, err = os.Open(s.dockerLog(c))
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return f, err
 }
 
 // noCRIU is in runc's error without CRIU, which Docker returns as an internal
@@ -182,11 +181,11 @@ func checkpointError(err error) error {
 // unpause resumes a container that a checkpoint has paused. A container that is
 // gone or not paused is success. It retries while the daemon is unavailable, since
 // nobody else would unpause the container.
-func (s *Service) unpause(ctx context.Context, id string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+func (p *checkpointer) unpause(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
 	defer cancel()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := s.tryUnpause(ctx, id)
+		err := p.tryUnpause(ctx, id)
 		if err == nil || !errdefs.IsUnavailable(err) {
 			return err
 		}
@@ -198,10 +197,10 @@ func (s *Service) unpause(ctx context.Context, id string) error {
 	}
 }
 
-func (s *Service) tryUnpause(ctx context.Context, id string) error {
-	c, err := s.engine.ContainerInspect(ctx, id)
+func (p *checkpointer) tryUnpause(ctx context.Context, id string) error {
+	c, err := p.engine.ContainerInspect(ctx, id)
 	if err == nil && c.State.Paused {
-		err = s.engine.ContainerUnpause(ctx, id)
+		err = p.engine.ContainerUnpause(ctx, id)
 	}
 	if err := ignoreNotFound(err); err != nil {
 		return fmt.Errorf("container %s stays paused: %w", id, err)
@@ -209,25 +208,16 @@ func (s *Service) tryUnpause(ctx context.Context, id string) error {
 	return nil
 }
 
-// checkpointsDir holds checkpoints in progress, below the root directory; Docker
-// also writes there. A container with a checkpoint here may be paused.
-const checkpointsDir = "checkpoints"
-
-func checkpointName(containerID string) string { return filepath.Join(checkpointsDir, containerID) }
-
-// resumeCheckpointed unpauses the containers of checkpoints that an earlier
+// resume unpauses the containers of checkpoints that an earlier
 // cridock process left unfinished, and removes their files.
-func (s *Service) resumeCheckpointed(ctx context.Context) error {
-	ids, err := s.state().Names(checkpointsDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+func (p *checkpointer) resume(ctx context.Context) error {
+	ids, err := p.state.ContainersWith(state.Checkpoint)
 	for _, id := range ids {
-		if uerr := s.tryUnpause(ctx, id); uerr != nil {
+		if uerr := p.tryUnpause(ctx, id); uerr != nil {
 			err = errors.Join(err, uerr)
 			continue
 		}
-		err = errors.Join(err, s.state().RemoveAll(checkpointName(id)))
+		err = errors.Join(err, p.state.Container(id).Remove(state.Checkpoint))
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -34,16 +35,16 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return "", err
 	}
-	if !s.sandboxReady(sb) {
+	if !s.networks.Ready(sb) {
 		return "", fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
-	undo := undoStack{}
-	defer undo.run(ctx, &err)
+	undo := undo.Stack{}
+	defer undo.Run(ctx, &err)
 	create, err := s.containerSpec(ctx, r, sb, &undo)
 	if err != nil {
 		return "", err
 	}
-	id, existing, err := s.createNamed(ctx, create, s.settleContainer(create))
+	id, existing, err := s.names.create(ctx, create, s.names.settleContainer(create))
 	if err != nil {
 		return id, err
 	}
@@ -52,19 +53,19 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 		return id, s.writeContainerRecord(ctx, create, id, sb)
 	}
 	created := id // a return sets id before the undo step below runs
-	undo.push(func(ctx context.Context) error { return s.removeObject(ctx, created) })
+	undo.Push(func(ctx context.Context) error { return s.names.remove(ctx, created) })
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}
 	if err := s.writeContainerRecord(ctx, create, id, sb); err != nil {
 		return id, err
 	}
-	return id, s.relabelMounts(ctx, id)
+	return id, s.mounts.Relabel(ctx, id)
 }
 
 // containerSpec gathers what the translation needs from the node and the engine,
 // creates what the container mounts, and translates the request.
-func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox, undo *undoStack) (*translate.Create, error) {
+func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox, undo *undo.Stack) (*translate.Create, error) {
 	cfg := r.GetConfig()
 	security := cfg.GetLinux().GetSecurityContext()
 	image, err := s.image(ctx, cfg.GetImage().GetImage())
@@ -73,23 +74,16 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 	}
 	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
-	undo.push(func(ctx context.Context) error { return s.releaseMounts(ctx, name) })
-	if req.Mounts, err = s.resolveMounts(ctx, cfg.GetMounts(), name); err != nil {
+	undo.Push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
+	resolved, err := s.mounts.Resolve(ctx, cfg, sb.RuntimeHandler, name)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.addOptionMounts(cfg.GetMounts(), req.Mounts, sb.RuntimeHandler, name); err != nil {
-		return nil, err
-	}
-	if req.CDI, err = s.resolveCDI(ctx, cfg); err != nil {
-		return nil, err
-	}
-	if req.Devices, err = expandDevices(cfg.GetDevices()); err != nil {
-		return nil, err
-	}
+	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
 	if req.SeccompProfile, err = s.containerProfiles(security); err != nil {
 		return nil, err
 	}
-	if req.User, err = s.resolveUser(ctx, security, image); err != nil {
+	if req.User, err = s.images.accounts.User(ctx, security, image); err != nil {
 		return nil, err
 	}
 	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {

@@ -2,13 +2,10 @@ package shim
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/cridock/cridock/shim/logs"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -32,13 +29,13 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveConta
 
 // removeContainer does the work of RemoveContainer under the pod's lock.
 func (s *Service) removeContainer(ctx context.Context, c *translate.Container) error {
-	if err := s.stopContainer(ctx, c, 0); err != nil {
+	if err := s.stops.stop(ctx, c, 0); err != nil {
 		return err
 	}
 	// Docker's log goes with the container, and an exit may have been published
 	// before all of it was in the CRI log.
-	s.drainAgain(ctx, c.ID)
-	if err := s.removeObject(ctx, c.ID); err != nil {
+	s.logs.CompleteAgain(ctx, c.ID)
+	if err := s.names.remove(ctx, c.ID); err != nil {
 		return err
 	}
 	s.forgetContainer(ctx, c)
@@ -48,51 +45,31 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 // forgetContainer removes what a removed container has left behind. It is
 // idempotent. It only logs errors: nobody would retry for a removed container.
 func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
-	if err := s.releaseMounts(ctx, c.Name); err != nil {
+	if err := s.mounts.Release(ctx, c.Name); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 	s.oom.Forget(c.ID)
-	if err := s.updates.forget(c.ID); err != nil {
+	if err := s.limits.Forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove updated resources of a removed container", "containerID", c.ID)
 	}
-	if err := s.logs.Remove(c.ID, s.positionFile(c.ID)); err != nil {
-		klog.FromContext(ctx).Error(err, "Failed to remove the log position of a removed container", "containerID", c.ID)
+	if err := s.logs.Forget(c); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the log position or the log link of a removed container", "containerID", c.ID)
 	}
-	if err := s.removeLogLink(c); err != nil {
-		klog.FromContext(ctx).Error(err, "Failed to remove the log link of a removed container", "containerID", c.ID)
+	if err := s.state.Container(c.ID).RemoveAll(); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the files of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 }
 
 // containerGone cleans up after a container that somebody else has removed; after
 // cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
-	unlock, err := s.locks.lock(ctx, s.containerKey(ctx, c))
+	unlock, err := s.locks.Lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
-	s.drainAgain(ctx, c.ID)
+	s.logs.CompleteAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
 	s.forgetRecord(ctx, c.ID)
 	s.forgetContainer(ctx, c)
-}
-
-// removeLogLink removes a log that is only a link, whose target was removed with
-// the container.
-func (s *Service) removeLogLink(c *translate.Container) error {
-	if !logged(c) {
-		return nil
-	}
-	root, name, err := s.logFile(c)
-	if err != nil {
-		return err
-	}
-	link, err := logs.IsSymlink(root, name)
-	if err == nil && link {
-		err = root.Remove(name)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -34,11 +34,11 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("container %s is %s: %w; only a created container can be started", c.ID, c.State, errdefs.ErrFailedPrecondition)
 	}
 	sb, err := s.index.Sandbox(ctx, c.SandboxID)
-	if err != nil || !s.sandboxReady(sb) {
+	if err != nil || !s.networks.Ready(sb) {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
 	// The kubelet creates a link to the log right after the start.
-	if err := s.followLog(c); err != nil {
+	if err := s.logs.Follow(c); err != nil {
 		return fmt.Errorf("log of container %s: %w", c.ID, err)
 	}
 	if err := s.engine.ContainerStart(ctx, c.ID); err != nil {
@@ -61,20 +61,8 @@ func (s *Service) limitStarted(ctx context.Context, id string) error {
 		return ignoreNotFound(err)
 	}
 	s.watchOOM(ctx, c)
-	resources := c.Config.GetLinux().GetResources()
-	files := translate.CgroupFiles(resources, s.Host())
-	if now := s.withUpdates(c); now != c {
-		// It was updated before its start.
-		files = translate.CgroupFilesForUpdate(now.Resources, s.Host())
-		if now.Resources.GetOomScoreAdj() != resources.GetOomScoreAdj() {
-			err = s.setOOMScoreAdj(c, now.Resources.GetOomScoreAdj())
-		}
-	}
-	if err == nil {
-		err = s.writeCgroupFiles(c, files)
-	}
-	if err != nil {
-		err = errors.Join(err, s.stopContainer(ctx, c, 0))
+	if err = s.limits.Apply(c); err != nil {
+		err = errors.Join(err, s.stops.stop(ctx, c, 0))
 	}
 	return err
 }

@@ -5,36 +5,45 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/wire"
 	"github.com/cridock/cridock/translate"
 )
-
-// ListContainers lists containers from the index.
-func (s *Service) ListContainers(ctx context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	containers, err := s.index.Containers(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resp := &runtimeapi.ListContainersResponse{}
-	for _, c := range containers {
-		if translate.MatchContainer(c, r.GetFilter()) {
-			resp.Containers = append(resp.Containers, translate.EncodedContainer(c))
-		}
-	}
-	return resp, nil
-}
 
 // ContainerStatus describes a container from the index; with Verbose it asks
 // Docker for details. An unknown ID is NotFound.
 func (s *Service) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
-	c, err := s.index.Container(ctx, r.GetContainerId())
+	c, info, err := s.containerStatus(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	resp := &runtimeapi.ContainerStatusResponse{Status: s.encodedStatus(c)}
-	if r.GetVerbose() {
-		resp.Info, err = s.containerInfo(ctx, c)
+	return &runtimeapi.ContainerStatusResponse{Status: translate.CRIContainerStatus(c), Info: info}, nil
+}
+
+// containerStatusField is the number of ContainerStatusResponse.status.
+const containerStatusField = 1
+
+// containerStatusEncoded is ContainerStatus for the socket.
+func (s *Service) containerStatusEncoded(ctx context.Context, r *runtimeapi.ContainerStatusRequest) (*wire.Response, error) {
+	c, info, err := s.containerStatus(ctx, r)
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	resp := wire.New(&runtimeapi.ContainerStatusResponse{Info: info})
+	resp.Add(containerStatusField, translate.EncodedContainerStatus(c))
+	return resp, nil
+}
+
+// containerStatus returns a container with its effective resources and, if asked
+// for, its verbose information.
+func (s *Service) containerStatus(ctx context.Context, r *runtimeapi.ContainerStatusRequest) (c *translate.Container, info map[string]string, err error) {
+	if c, err = s.index.Container(ctx, r.GetContainerId()); err != nil {
+		return nil, nil, err
+	}
+	c = s.limits.Effective(c)
+	if r.GetVerbose() {
+		info, err = s.containerInfo(ctx, c)
+	}
+	return c, info, err
 }
 
 // containerInfo returns the verbose information, under containerd's keys where
@@ -50,6 +59,6 @@ func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (ma
 		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver,
 		"privileged": c.Privileged, "config": c.Config, "docker": inspect,
 	}
-	describeSpec(info, c.ID, c.Pid, "", s.withUpdates(c).Resources)
+	describeSpec(info, c.ID, c.Pid, "", c.Resources)
 	return jsonInfo(map[string]any{"info": info})
 }

@@ -32,21 +32,23 @@ func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainer
 		return resp, ignoreNotFound(err)
 	}
 	grace := min(max(time.Duration(r.GetTimeout()), 0), maxGrace/time.Second) * time.Second
-	return resp, s.stopContainer(ctx, c, grace)
+	return resp, s.stops.stop(ctx, c, grace)
 }
 
-func (s *Service) stopContainer(ctx context.Context, c *translate.Container, grace time.Duration) error {
+// stop kills a running container when the grace period is over; see StopContainer.
+func (p *stopper) stop(ctx context.Context, c *translate.Container, grace time.Duration) error {
 	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return nil
 	}
-	stop, first := s.stops.join(c.ID, time.Now().Add(grace))
+	stop, first := p.join(c.ID, time.Now().Add(grace))
+	defer p.waiting()()
 	if first {
-		if err := s.work.start(func() {
+		if err := p.start(func() {
 			// A stop continues without its caller, as it would in Docker.
-			err := recovered(ctx, func() error { return s.runStop(context.WithoutCancel(ctx), c, stop) })
-			s.stops.finish(c.ID, stop, err)
+			err := recovered(ctx, func() error { return p.run(context.WithoutCancel(ctx), c, stop) })
+			p.finish(c.ID, stop, err)
 		}); err != nil {
-			s.stops.finish(c.ID, stop, err)
+			p.finish(c.ID, stop, err)
 		}
 	}
 	select {
@@ -58,23 +60,23 @@ func (s *Service) stopContainer(ctx context.Context, c *translate.Container, gra
 }
 
 // runStop does the one stop of a container that all callers share.
-func (s *Service) runStop(ctx context.Context, c *translate.Container, stop *stopping) error {
+func (p *stopper) run(ctx context.Context, c *translate.Container, stop *stopping) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	exited := make(chan error, 1)
-	if err := s.work.start(func() { exited <- s.index.WaitExited(ctx, c.ID) }); err != nil {
+	if err := p.start(func() { exited <- p.index.WaitExited(ctx, c.ID) }); err != nil {
 		return err
 	}
 
 	if stop.remaining() > 0 {
-		if err := s.signal(ctx, c, stopSignal(c)); err != nil {
+		if err := p.signal(ctx, c, stopSignal(c)); err != nil {
 			return err
 		}
-		if done, err := s.awaitGrace(exited, stop); done {
+		if done, err := p.awaitGrace(exited, stop); done {
 			return err
 		}
 	}
-	if err := s.signal(ctx, c, "SIGKILL"); err != nil {
+	if err := p.signal(ctx, c, "SIGKILL"); err != nil {
 		return err
 	}
 	select {
@@ -100,7 +102,7 @@ func stopSignal(c *translate.Container) string {
 
 // awaitGrace waits for the exit until the end of the grace period, which may shrink.
 // done means that the stop is over: the container has exited, or err says why not.
-func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
+func (p *stopper) awaitGrace(exited <-chan error, stop *stopping) (done bool, err error) {
 	for remaining := stop.remaining(); remaining > 0; remaining = stop.remaining() {
 		timer := time.NewTimer(remaining)
 		select {
@@ -110,7 +112,7 @@ func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, er
 		case <-stop.shortened:
 			timer.Stop()
 		case <-timer.C:
-		case <-s.ending:
+		case <-p.ending:
 			// The period may be hours. The next process starts it anew.
 			timer.Stop()
 			return true, fmt.Errorf("cridock is shutting down before the grace period has ended: %w", errdefs.ErrUnavailable)
@@ -121,11 +123,11 @@ func (s *Service) awaitGrace(exited <-chan error, stop *stopping) (done bool, er
 
 // signal sends a signal. A container that has just exited needs none; the index is
 // then synced, as it may not know yet.
-func (s *Service) signal(ctx context.Context, c *translate.Container, signal string) error {
-	err := s.engine.ContainerKill(ctx, c.ID, signal)
+func (p *stopper) signal(ctx context.Context, c *translate.Container, signal string) error {
+	err := p.engine.ContainerKill(ctx, c.ID, signal)
 	if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
 		klog.FromContext(ctx).V(4).Info("Container was gone before the signal", "containerID", c.ID, "signal", signal)
-		return s.index.Sync(ctx, c.ID)
+		return p.index.Sync(ctx, c.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("send %s to container %s: %w", signal, c.ID, err)
@@ -133,8 +135,19 @@ func (s *Service) signal(ctx context.Context, c *translate.Container, signal str
 	return nil
 }
 
-// stopper holds the stops in progress, one per container. The zero value is ready.
+// stopper stops containers; at any time it has at most one stop of each.
 type stopper struct {
+	engine interface {
+		ContainerKill(ctx context.Context, id, signal string) error
+	}
+	index interface {
+		Sync(ctx context.Context, id string) error
+		WaitExited(ctx context.Context, id string) error
+	}
+	start   func(f func()) error // runs f in the background
+	waiting func() (done func()) // counts callers
+	ending  <-chan struct{}      // closed when shutdown begins
+
 	mu    sync.Mutex
 	stops map[string]*stopping
 }

@@ -17,9 +17,10 @@ const (
 
 // pkg is what go list says of a package.
 type pkg struct {
-	ImportPath    string
-	Standard      bool
-	Imports, Deps []string
+	ImportPath                string
+	Standard                  bool
+	Imports, Deps             []string
+	TestImports, XTestImports []string
 }
 
 // TestDependencies holds the direction that packages depend in.
@@ -35,6 +36,9 @@ func TestDependencies(t *testing.T) {
 	}
 	under := func(root string) func(string) bool {
 		return func(path string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+	}
+	is := func(paths ...string) func(string) bool {
+		return func(path string) bool { return slices.Contains(paths, path) }
 	}
 	forbid := func(p pkg, of []string, what string, bad func(string) bool) {
 		t.Helper()
@@ -54,6 +58,11 @@ func TestDependencies(t *testing.T) {
 	forbid(p, p.Deps, "it does no I/O", under(dockerClient))
 	forbid(p, p.Deps, "everything else depends on it", under(module+"/shim"))
 
+	for _, command := range []string{"cmd/cridock", "cmd/cribench"} {
+		p := own(command)
+		forbid(p, p.Deps, "helpers of tests are not shipped", func(d string) bool { return d == "testing" })
+	}
+
 	for name, p := range packages {
 		switch {
 		case under(module + "/streaming")(name):
@@ -64,6 +73,18 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "network does not know Docker", under("github.com/docker/docker"))
 			forbid(p, p.Deps, "streaming and network do not know each other", under(module+"/streaming"))
 			forbid(p, p.Deps, "dependencies point the other way", under(module+"/shim"))
+		case under(module + "/shim/mounts/imagevolume")(name):
+			forbid(p, p.Deps, "it knows directories alone", under(module+"/shim/engine"))
+			forbid(p, p.Deps, "it knows directories alone", under(module+"/translate"))
+			forbid(p, p.Deps, "dependencies point the other way", is(module+"/shim", module+"/shim/mounts"))
+		case under(module + "/shim/mounts")(name):
+			forbid(p, p.Imports, "shim alone makes gRPC codes", under("google.golang.org/grpc"))
+			forbid(p, p.Imports, "it knows no other part of shim", func(d string) bool {
+				return under(module)(d) && !under(name)(d) && !under(module+"/internal")(d) && !is(module+"/shim/engine", module+"/translate")(d)
+			})
+		case name == module+"/shim/limits":
+			forbid(p, p.Deps, "it knows no other part of the shim", under(module+"/shim"))
+			forbid(p, p.Imports, "shim makes gRPC codes", under("google.golang.org/grpc"))
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
@@ -71,6 +92,13 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "every start of a container loads it", func(d string) bool {
 				return under(module)(d) && d != module+"/internal/seam" && d != module+"/internal/idmap"
 			})
+		case name == module+"/shim/images":
+			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
+				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)
+			})
+			forbid(p, p.Imports, "gRPC is the service's", under("google.golang.org/grpc"))
+		case name == module+"/internal/keylock":
+			forbid(p, p.Deps, "it is one of the lowest", func(d string) bool { return under(module)(d) && d != name })
 		case under(module + "/cmd/cribench")(name):
 			forbid(p, p.Deps, "a benchmark of others as well", under(module+"/shim"))
 		}
@@ -90,7 +118,7 @@ func TestDependencies(t *testing.T) {
 // list gives the packages of the module and all that they depend on.
 func list(t *testing.T) map[string]pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", module+"/...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps,TestImports,XTestImports", module+"/...")
 	var message strings.Builder
 	cmd.Stderr = &message
 	out, err := cmd.Output()

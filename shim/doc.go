@@ -7,6 +7,10 @@
 // and translates the answer. Lists and statuses come from the read model
 // (package index) and never call Docker.
 //
+// What several handlers need is a part with a type of its own, most of them in a
+// package below this one: images, mounts, limits, podlogs, podnet, state. run.go
+// connects the parts; none of them knows Service.
+//
 // # How a request fails
 //
 // Everything below the gRPC boundary returns plain Go errors that wrap one of

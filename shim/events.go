@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/wire"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -29,29 +30,33 @@ func (s *Service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.Se
 		return err
 	}
 	for t := range events.C {
-		if err := out.Send(s.criEvent(t)); err != nil {
+		if err := out.SendMsg(s.criEvent(t)); err != nil {
 			return fmt.Errorf("send a container event: %w", err)
 		}
 	}
 	return events.Err()
 }
 
-func (s *Service) criEvent(t index.Transition) *runtimeapi.ContainerEventResponse {
+// eventContainersField is the number of ContainerEventResponse.containers_statuses.
+const eventContainersField = 5
+
+func (s *Service) criEvent(t index.Transition) *wire.Response {
 	e := &runtimeapi.ContainerEventResponse{
 		ContainerId: t.ID, ContainerEventType: t.Type, CreatedAt: t.Time.UnixNano(),
 	}
 	if t.Pod != nil {
 		// The index has a deleted sandbox's last state, but it is no longer ready.
 		gone := t.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && t.ID == t.SandboxID
-		ready := !gone && s.sandboxReady(t.Pod)
+		ready := !gone && s.networks.Ready(t.Pod)
 		var ips []string
 		if ready {
-			ips = s.sandboxIPs(t.Pod)
+			ips = s.networks.IPs(t.Pod)
 		}
 		e.PodSandboxStatus = translate.CRISandboxStatus(t.Pod, ready, ips)
 	}
+	resp := wire.New(e)
 	for _, c := range t.Members {
-		e.ContainersStatuses = append(e.ContainersStatuses, s.encodedStatus(c))
+		resp.Add(eventContainersField, translate.EncodedContainerStatus(s.limits.Effective(c)))
 	}
-	return e
+	return resp
 }

@@ -130,7 +130,7 @@ func TestAdoptedLogElsewhere(t *testing.T) {
 	n.stop()
 	n.start()
 	for _, id := range ids[:5] {
-		if lines := n.logs.lines("is not below pod-logs-dir"); !strings.Contains(lines, id) {
+		if lines := n.logs.Lines("is not below pod-logs-dir"); !strings.Contains(lines, id) {
 			t.Errorf("the log does not say that the log of %s is not written", id)
 		}
 		n.must(n.stopContainer(id, 0))
@@ -171,7 +171,7 @@ func TestStoredUpdates(t *testing.T) {
 	wantCode(t, n.update(id, &linuxResources{Unified: map[string]string{"cgroup.freeze": "1"}}), codes.InvalidArgument, "cgroup.freeze")
 	n.must(n.update(id, &linuxResources{Unified: map[string]string{"memory.high": "60000000"}}))
 	n.stop()
-	file := filepath.Join(n.cfg.RootDir, "resources", id+".json")
+	file := filepath.Join(n.cfg.RootDir, "containers", id, "resources.json")
 	if _, err := os.Stat(file); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -13,18 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// at waits until that many goroutines are in a function of the service: the
-// only sign that a request has got that far.
-func (n *node) at(function string, count int) {
-	n.t.Helper()
-	n.eventually(function, func() bool { return strings.Count(allStacks(), function) >= count })
-}
-
-func allStacks() string {
-	stacks := make([]byte, 4<<20)
-	return string(stacks[:runtime.Stack(stacks, true)])
-}
 
 // inParallel calls f count times at once.
 func inParallel(count int, f func()) {
@@ -225,7 +212,7 @@ func TestClientGivesUp(t *testing.T) {
 			}
 			retried <- id
 		}()
-		n.at("shim.(*keyLock).lock(", 1)
+		n.waiting("lock", 1)
 		release()
 		if id := <-retried; kind == "container create" && n.docker.Calls()["container create"] > before+1 {
 			t.Errorf("the retry made a container of its own beside %s", id)

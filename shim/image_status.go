@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -24,15 +25,9 @@ func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesReques
 	}
 	resp := &runtimeapi.ListImagesResponse{}
 	for _, image := range images {
-		resp.Images = append(resp.Images, translate.CRIImage(image, s.pinned(ctx, image)))
+		resp.Images = append(resp.Images, translate.CRIImage(image, s.images.pause.Is(ctx, image)))
 	}
 	return resp, nil
-}
-
-// pinned reports whether the kubelet must not remove an image: the sandbox image.
-func (s *Service) pinned(ctx context.Context, image translate.Image) bool {
-	pause, ok, err := s.index.Image(ctx, s.pauseImageName())
-	return err == nil && ok && pause.ID == image.ID
 }
 
 // ImageStatus describes an image from the index, named by any of its references. A
@@ -46,20 +41,20 @@ func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	if err != nil || !ok {
 		return &runtimeapi.ImageStatusResponse{}, err
 	}
-	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, s.pinned(ctx, image))}
+	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, s.images.pause.Is(ctx, image))}
 	if r.GetVerbose() {
-		resp.Info, err = s.imageInfo(ctx, image.ID)
+		resp.Info, err = imageInfo(ctx, s.engine, image.ID)
 	}
 	return resp, err
 }
 
 // imageInfo returns the verbose information, under containerd's keys.
-func (s *Service) imageInfo(ctx context.Context, id string) (map[string]string, error) {
-	inspect, err := s.engine.ImageInspect(ctx, id)
+func imageInfo(ctx context.Context, e engine.Images, id string) (map[string]string, error) {
+	inspect, err := e.ImageInspect(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	history, err := s.engine.ImageHistory(ctx, id)
+	history, err := e.ImageHistory(ctx, id)
 	if err != nil {
 		return nil, err
 	}

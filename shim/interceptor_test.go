@@ -52,7 +52,7 @@ func TestPanics(t *testing.T) {
 		t.Error(err)
 	}
 	n.must(n.removePod(pod))
-	if n.logs.lines("Panic") == "" || n.logs.lines("interceptor_test.go") == "" {
+	if n.logs.Lines("Panic") == "" || n.logs.Lines("interceptor_test.go") == "" {
 		t.Error("the log has no line with the stack of a panic")
 	}
 }
@@ -75,7 +75,7 @@ func TestLogsNameAndHide(t *testing.T) {
 	}
 	_, err = n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/" + secret}})
 	wantCode(t, err, codes.Unknown, "/"+secret, "executable file not found") // for the client alone
-	if lines := n.logs.lines(`method="ExecSync"`); !strings.Contains(lines, "process was not started (exit code 127)") {
+	if lines := n.logs.Lines(`method="ExecSync"`); !strings.Contains(lines, "process was not started (exit code 127)") {
 		t.Errorf("the log does not say how ExecSync has failed:\n%s", lines)
 	}
 	for _, auth := range []*runtimeapi.AuthConfig{
@@ -94,7 +94,7 @@ func TestLogsNameAndHide(t *testing.T) {
 		{`"Request"`, `method="StartContainer"`, `containerID="` + id},
 		{`"Request failed"`, `method="PullImage"`, `image="registry.test/none:1"`, `code="NotFound"`},
 	} {
-		lines := n.logs.lines(words[1])
+		lines := n.logs.Lines(words[1])
 		for _, w := range words {
 			if !strings.Contains(lines, w) {
 				t.Errorf("lines about %s do not have %s:\n%s", words[1], w, lines)

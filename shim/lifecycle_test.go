@@ -197,20 +197,20 @@ func TestHostPortsNobodyTakes(t *testing.T) {
 	const warning = "CNI does not publish the host ports of a pod"
 	n := newCNINode(t)
 	n.runPod(n.podConfig("plain"))
-	if got := n.logs.lines(warning); got != "" {
+	if got := n.logs.Lines(warning); got != "" {
 		t.Errorf("a pod without host ports: %s", got)
 	}
 	cfg := n.podConfig("web")
 	cfg.PortMappings = []*runtimeapi.PortMapping{{HostPort: 8080, ContainerPort: 80}}
 	n.runPod(cfg)
-	if got := n.logs.lines(warning); !strings.Contains(got, "8080") || !strings.Contains(got, "default/web") || !strings.Contains(got, "10-pods.conflist") {
+	if got := n.logs.Lines(warning); !strings.Contains(got, "8080") || !strings.Contains(got, "default/web") || !strings.Contains(got, "10-pods.conflist") {
 		t.Errorf("logged %q, want the pod, its port and the configuration", got)
 	}
 	host := n.podConfig("host")
 	host.PortMappings = cfg.PortMappings
 	host.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
 	n.runPod(host)
-	if got := strings.Count(n.logs.lines(warning), warning); got != 1 {
+	if got := strings.Count(n.logs.Lines(warning), warning); got != 1 {
 		t.Errorf("warned %d times, want once: the host's network needs no port published", got)
 	}
 }

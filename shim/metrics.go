@@ -28,6 +28,7 @@ type Metrics struct {
 	cutOff      prometheus.Counter
 	pulls       *prometheus.HistogramVec
 	sessions    *prometheus.GaugeVec
+	waits       *prometheus.GaugeVec
 }
 
 // latencies are buckets in seconds for CRI and Docker calls, from a read from
@@ -62,8 +63,11 @@ func NewMetrics() *Metrics {
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "cridock_streaming_sessions", Help: "Open streaming sessions by kind (exec, attach, portforward).",
 		}, []string{"kind"}),
+		waits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "cridock_requests_waiting", Help: "Requests that wait for work they share or that excludes them (lock: another operation on the same object, pull, stop).",
+		}, []string{"for"}),
 	}
-	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.sessions,
+	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.sessions, m.waits,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -103,17 +107,24 @@ func (m *Metrics) indexObserver() index.Observer {
 	}
 }
 
-func (m *Metrics) observePull(start time.Time, err error) {
+func (m *Metrics) observePull(took time.Duration, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
 	}
-	m.pulls.WithLabelValues(result).Observe(time.Since(start).Seconds())
+	m.pulls.WithLabelValues(result).Observe(took.Seconds())
 }
 
 // session counts one streaming session until the returned function is called.
 func (m *Metrics) session(kind string) (end func()) {
 	g := m.sessions.WithLabelValues(kind)
+	g.Inc()
+	return g.Dec
+}
+
+// waiting counts one request that waits until the returned function is called.
+func (m *Metrics) waiting(what string) (end func()) {
+	g := m.waits.WithLabelValues(what)
 	g.Inc()
 	return g.Dec
 }

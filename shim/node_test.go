@@ -1,7 +1,6 @@
 package shim_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,10 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,8 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
+	"github.com/cridock/cridock/internal/leakcheck"
+	"github.com/cridock/cridock/internal/syncbuffer"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim"
 	"github.com/cridock/cridock/shim/engine"
@@ -62,7 +65,7 @@ type node struct {
 	dir     string
 	cfg     shim.Config
 	cni     *network.Config // nil: Docker's networks
-	logs    *logBuffer
+	logs    *syncbuffer.Buffer
 	netns   int // a thread in a network namespace of its own; 0: none
 	// verbosity of the log.
 	verbosity int
@@ -70,6 +73,7 @@ type node struct {
 	// Of the running process.
 	svc     *shim.Service
 	engine  *hookedEngine
+	metrics *shim.Metrics
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
 	// stop is the client's end and then the process's, shutDown only the latter.
@@ -80,7 +84,9 @@ type node struct {
 // cridock on it. change may alter the settings before.
 func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
-	checkLeaks(t)
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	before := leakcheck.Now(t)
+	t.Cleanup(func() { before.Await(t, 5*time.Second) })
 	dir, err := os.MkdirTemp("", "shim") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +103,7 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 			t.Error(err)
 		}
 	})
-	n := &node{t: t, dir: dir, logs: &logBuffer{}, verbosity: 5, docker: enginetest.New(t), plugins: &plugins{held: map[string]bool{}}}
+	n := &node{t: t, dir: dir, logs: &syncbuffer.Buffer{}, verbosity: 5, docker: enginetest.New(t), plugins: &plugins{held: map[string]bool{}}}
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
 	n.ctx = ctx
@@ -113,7 +119,7 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Cleanup(func() {
 		n.stop()
 		if strings.Contains(n.logs.String(), secret) {
-			t.Errorf("a secret is in the log:\n%s", n.logs.lines(secret))
+			t.Errorf("a secret is in the log:\n%s", n.logs.Lines(secret))
 		}
 		if t.Failed() {
 			t.Logf("log of the last process:\n%s", n.logs)
@@ -162,7 +168,8 @@ func (n *node) start() {
 		cni, err = network.New(*n.cni)
 		n.must(err)
 	}
-	n.svc, err = shim.New(n.cfg, n.engine, cni, shim.NewMetrics())
+	n.metrics = shim.NewMetrics()
+	n.svc, err = shim.New(n.cfg, n.engine, cni, n.metrics)
 	n.must(err)
 	endpoint := "unix://" + filepath.Join(n.dir, "cri.sock")
 	l, err := shim.Listen(ctx, endpoint)
@@ -225,6 +232,24 @@ func (n *node) eventually(what string, ok func() bool) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// metric returns a sample's value as it is exported, "" if there is none.
+func (n *node) metric(sample string) string {
+	n.t.Helper()
+	w := httptest.NewRecorder()
+	n.metrics.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	_, rest, _ := strings.Cut(w.Body.String(), "\n"+sample+" ")
+	value, _, _ := strings.Cut(rest, "\n")
+	return value
+}
+
+// waiting waits until that many requests wait for something.
+func (n *node) waiting(what string, count int) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d requests wait for a %s", count, what), func() bool {
+		return n.metric(`cridock_requests_waiting{for="`+what+`"}`) == strconv.Itoa(count)
+	})
 }
 
 // podConfig is what a kubelet would send, its log directory made.
@@ -569,65 +594,6 @@ func (p *plugins) attached() []string {
 	}
 	slices.Sort(ids)
 	return ids
-}
-
-// logBuffer collects log lines.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// lines are those with a word in them.
-func (l *logBuffer) lines(word string) string {
-	var found strings.Builder
-	for line := range strings.Lines(l.String()) {
-		if strings.Contains(line, word) {
-			found.WriteString(line)
-		}
-	}
-	return found.String()
-}
-
-// checkLeaks fails the test if it leaves goroutines or file descriptors behind.
-// It is to be called before anything is started.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
-	t.Cleanup(func() {
-		deadline := time.Now().Add(5 * time.Second)
-		for runtime.NumGoroutine() > goroutines || openFiles(t) > fds {
-			if time.Now().After(deadline) {
-				stacks := make([]byte, 1<<20)
-				stacks = stacks[:runtime.Stack(stacks, true)]
-				t.Errorf("left: %d goroutines (before: %d), %d files (before: %d)\n%s",
-					runtime.NumGoroutine(), goroutines, openFiles(t), fds, stacks)
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-}
-
-func openFiles(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 var sortStrings = cmp.Transformer("sort", func(s []string) []string {

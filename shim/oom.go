@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/cgroup"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/translate"
 )
@@ -25,16 +23,15 @@ const (
 // watchOOM starts watching a running container's cgroup for OOM kills: Docker
 // misses some when there are many at once.
 func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
-	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.Pid))
-	if err == nil {
-		name := oom.CounterFile(s.Host().CgroupV2)
-		file, ok := findCgroupFile(s.cfg.CgroupRoot, string(membership), name, s.Host().CgroupV2)
-		if !ok {
+	v2 := s.Host().CgroupV2
+	files, err := cgroup.Node{Root: s.cfg.CgroupRoot, V2: v2}.Files(c.Pid, oom.CounterFile(v2))
+	for _, file := range files {
+		if file == (cgroup.File{}) {
 			return // a node without the memory controller limits no memory
 		}
-		err = s.oom.Watch(c.ID, file.root, file.name)
+		err = s.oom.Watch(c.ID, file.Root, file.Name)
 	}
-	if err != nil && !processGone(err) && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !cgroup.Gone(err) {
 		klog.FromContext(ctx).Error(err, "Cannot watch a container for OOM kills; relying on Docker's report alone", "containerID", c.ID)
 	}
 }

@@ -45,6 +45,12 @@ func (o *operations) start(f func()) error {
 	return nil
 }
 
+// run is start for an op that can fail: done is called with its error, and a panic in
+// op is an error.
+func (o *operations) run(ctx context.Context, op func() error, done func(error)) error {
+	return o.start(func() { done(recovered(ctx, op)) })
+}
+
 func (o *operations) done() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -74,7 +80,9 @@ func (o *operations) wait() {
 // cridock is shutting down (ErrUnavailable).
 func withLock[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	var value T
-	unlock, err := s.locks.lock(ctx, key)
+	waited := s.metrics.waiting("lock")
+	unlock, err := s.locks.Lock(ctx, key)
+	waited()
 	if err != nil {
 		return value, err
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -64,17 +65,47 @@ func TestOperationsStartAsTheyEnd(t *testing.T) {
 	}
 }
 
+// TestOperationsRun: what runs in the background reports its end, and a panic is an
+// error; what is refused reports nothing.
+func TestOperationsRun(t *testing.T) {
+	var o operations
+	broken := errors.New("broken")
+	for name, tc := range map[string]struct {
+		op   func() error
+		want func(error) bool
+	}{
+		"success": {func() error { return nil }, func(err error) bool { return err == nil }},
+		"error":   {func() error { return broken }, func(err error) bool { return errors.Is(err, broken) }},
+		"panic":   {func() error { panic("a bug") }, errdefs.IsInternal},
+	} {
+		done := make(chan error, 1)
+		if err := o.run(t.Context(), tc.op, func(err error) { done <- err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; !tc.want(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o.wait()
+	err := o.run(t.Context(), func() error { t.Error("it runs after the end"); return nil }, func(error) { t.Error("it reports an end") })
+	if !errdefs.IsUnavailable(err) {
+		t.Errorf("a run after the end: %v, want unavailable", err)
+	}
+}
+
 // TestWithLockFreesLock: the lock is free after an operation, however it ends,
 // and when none could start because cridock is shutting down.
 func TestWithLockFreesLock(t *testing.T) {
-	s := &Service{}
+	s := &Service{metrics: NewMetrics()}
 	free := func(after string) {
 		t.Helper()
-		s.locks.mu.Lock()
-		defer s.locks.mu.Unlock()
-		if n := len(s.locks.held); n != 0 {
-			t.Errorf("after %s %d keys are still locked", after, n)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		unlock, err := s.locks.Lock(ctx, "pod")
+		if err != nil {
+			t.Fatalf("after %s the key is still locked: %v", after, err)
 		}
+		unlock()
 	}
 	got, err := withLock(t.Context(), s, "pod", func(context.Context) (string, error) { return "id", nil })
 	if got != "id" || err != nil {

@@ -57,7 +57,7 @@ func TestUpdatesOverRestart(t *testing.T) {
 	n.checkResources(id, want)
 
 	n.must(n.removeContainer(id))
-	left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "resources"))
+	left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "containers"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left after the containers: %v, %v", left, err)
 	}
@@ -117,7 +117,7 @@ func TestDiscardedLimit(t *testing.T) {
 	cfg.Linux.Resources = &linuxResources{CpuShares: 7, CpusetCpus: "0"}
 	id := n.runContainer(n.runPod(n.podConfig("pod")), cfg)
 	n.checkResources(id, &linuxResources{CpuShares: 7})
-	if line := n.logs.lines("Cpuset discarded"); !strings.Contains(line, id) {
+	if line := n.logs.Lines("Cpuset discarded"); !strings.Contains(line, id) {
 		t.Errorf("the log has %q", line)
 	}
 }

@@ -317,7 +317,7 @@ func TestFailedStarts(t *testing.T) {
 		t.Errorf("after a restart: %v, want %v", after, st)
 	}
 	n.must(n.removeContainer(id))
-	if left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "logs")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(n.cfg.RootDir, "containers")); err != nil || len(left) > 0 {
 		t.Errorf("log positions are left: %v, %v", left, err)
 	}
 

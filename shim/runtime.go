@@ -56,8 +56,8 @@ func (s *Service) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*run
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			condition(runtimeapi.RuntimeReady, "DockerDaemonNotReady", s.index.Health()),
-			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.networkStatus(ctx)),
-			condition(hostPortsReady, "NoPortMappingsCapability", s.hostPortsStatus()),
+			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.networks.Status(ctx)),
+			condition(hostPortsReady, "NoPortMappingsCapability", s.networks.HostPorts()),
 		}},
 		RuntimeHandlers: translate.CRIRuntimeHandlers(h),
 		Features:        translate.CRIRuntimeFeatures(h),
@@ -79,22 +79,6 @@ func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
 	return &runtimeapi.RuntimeCondition{Type: kind, Reason: reason, Message: err.Error()}
 }
 
-func (s *Service) networkStatus(ctx context.Context) error {
-	if s.cni == nil {
-		return nil
-	}
-	return s.cni.Status(ctx)
-}
-
-// hostPortsStatus returns an error that says why host ports of pods are not passed
-// to the network; nil if they are. Docker's networks always publish them.
-func (s *Service) hostPortsStatus() error {
-	if s.cni == nil {
-		return nil
-	}
-	return s.cni.HostPorts()
-}
-
 // statusInfo returns the verbose information; each value is a JSON document.
 func (s *Service) statusInfo() (map[string]string, error) {
 	config := struct {
@@ -105,13 +89,13 @@ func (s *Service) statusInfo() (map[string]string, error) {
 		LogMaxSize     string `json:"logMaxSize"`
 		LogMaxFile     int    `json:"logMaxFile"`
 		MinOOMScoreAdj int    `json:"minOOMScoreAdj"`
-	}{s.cfg.Version, s.cfg.RootDir, s.pauseImageName(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
+	}{s.cfg.Version, s.cfg.RootDir, s.images.pause.Name(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
 	docs := map[string]any{"config": config}
 	if caps := s.engine.Capabilities(); caps != nil {
 		docs["engine"] = caps
 	}
-	if s.cni != nil {
-		docs["cniconfig"] = s.cni.Describe()
+	if cni := s.networks.DescribeNode(); cni != nil {
+		docs["cniconfig"] = cni
 	}
 	return jsonInfo(docs)
 }
@@ -158,8 +142,8 @@ func cgroupDriver(c *engine.Capabilities) (runtimeapi.CgroupDriver, error) {
 // The kubelet repeats the call; the last value applies.
 func (s *Service) UpdateRuntimeConfig(_ context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	cidrs := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
-	if cidrs != "" && s.cni != nil {
-		if err := s.cni.SetPodCIDRs(cidrs); err != nil {
+	if cidrs != "" {
+		if err := s.networks.SetPodCIDRs(cidrs); err != nil {
 			return nil, err
 		}
 	}

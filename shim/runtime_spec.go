@@ -75,18 +75,3 @@ func checkSpecFile(f *os.File) error {
 	}
 	return nil
 }
-
-// sandboxNetNS returns the path of a sandbox's network namespace: the pin if
-// cridock connected it with CNI, else that of its process, which other adapters
-// pass to the plugins. It returns "" with the host's network, or without a process.
-func (s *Service) sandboxNetNS(sb *translate.Sandbox) string {
-	switch {
-	case sb.HostNetwork:
-		return ""
-	case s.networked(sb) && sb.Config != nil:
-		return s.netnsPath(sb.ID)
-	case sb.Pid == 0:
-		return ""
-	}
-	return processNetNS(sb.Pid)
-}

@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -57,7 +54,7 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 	// Release the network after the containers, so that none sends from an address
 	// that another pod may have, and before the sandbox's process, as plugins may
 	// need its namespace.
-	if err := s.releaseNetwork(ctx, sb); err != nil {
+	if err := s.networks.Release(ctx, sb); err != nil {
 		return err
 	}
 	return s.killSandbox(ctx, sb)
@@ -67,50 +64,9 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 	var g errgroup.Group
 	for _, c := range s.index.ContainersOf(sandboxID) {
-		g.Go(func() error { return s.stopContainer(ctx, c, 0) })
+		g.Go(func() error { return s.stops.stop(ctx, c, 0) })
 	}
 	return g.Wait()
-}
-
-// releaseNetwork releases a sandbox's addresses and its namespace, whether the
-// network is set up, partly set up or already released.
-func (s *Service) releaseNetwork(ctx context.Context, sb *translate.Sandbox) error {
-	if err := s.pinNetwork(ctx, sb); err != nil {
-		klog.FromContext(ctx).Error(err, "Releasing the network of a sandbox without its namespace", "sandboxID", sb.ID)
-	}
-	delCtx, cancel := withinDeadline(ctx)
-	defer cancel()
-	if err := s.releaseAddresses(delCtx, sb); err != nil || s.cni == nil {
-		return err
-	}
-	return network.UnpinNetNS(s.netnsPath(sb.ID))
-}
-
-func (s *Service) releaseAddresses(ctx context.Context, sb *translate.Sandbox) error {
-	if !s.networked(sb) {
-		return nil
-	}
-	rt, err := translate.CNIRuntimeConf(podConfig(sb), sb.ID, s.netnsPath(sb.ID))
-	if err != nil {
-		return err
-	}
-	err = traced(ctx, "CNI DEL", func(ctx context.Context) error { return s.cni.Teardown(ctx, rt) })
-	if err != nil {
-		return fmt.Errorf("release the network of sandbox %s of pod %s: %w", sb.ID, podName(sb.Metadata), err)
-	}
-	return nil
-}
-
-// podName returns a pod's name for messages.
-func podName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
-
-// podConfig returns what is known of a sandbox's configuration: only a part of it if
-// another adapter created the sandbox.
-func podConfig(sb *translate.Sandbox) *runtimeapi.PodSandboxConfig {
-	if sb.Config != nil {
-		return sb.Config
-	}
-	return &runtimeapi.PodSandboxConfig{Metadata: sb.Metadata, Labels: sb.Labels, Annotations: sb.Annotations, PortMappings: sb.PortMappings}
 }
 
 func (s *Service) killSandbox(ctx context.Context, sb *translate.Sandbox) error {
@@ -139,7 +95,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := s.removeObject(ctx, sb.ID); err != nil {
+	if err := s.names.remove(ctx, sb.ID); err != nil {
 		return err
 	}
 	if err := s.collectDir(ctx, sb); err != nil {
@@ -151,30 +107,16 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 // sandboxGone cleans up after a sandbox that somebody else has removed, whose
 // containers may still run; after cridock's own removal it finds nothing to do.
 func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
-	unlock, err := s.locks.lock(ctx, podKey(sb.Metadata))
+	unlock, err := s.locks.Lock(ctx, podKey(sb.Metadata))
 	if err != nil {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
 	s.stats.Forget(sb.ID)
 	s.forgetRecord(ctx, sb.ID)
-	if s.cni != nil {
-		if err = s.releaseRecorded(ctx, sb); err == nil {
-			err = network.UnpinNetNS(s.netnsPath(sb.ID))
-		}
-	}
-	if err = errors.Join(err, s.collectDir(ctx, sb)); err != nil {
+	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {
 		klog.FromContext(ctx).Error(err, "Incomplete cleanup of a removed sandbox; will retry at the next start", "sandboxID", sb.ID)
 	}
-}
-
-// releaseRecorded releases a sandbox's addresses if it may have any.
-func (s *Service) releaseRecorded(ctx context.Context, sb *translate.Sandbox) error {
-	attached, err := s.cni.Recorded(sb.ID)
-	if err != nil || !attached {
-		return err
-	}
-	return s.releaseAddresses(ctx, sb)
 }
 
 // collectDir removes the directory of a removed sandbox, unless another sandbox has
@@ -191,67 +133,26 @@ func (s *Service) collectDir(ctx context.Context, gone *translate.Sandbox) error
 			return nil
 		}
 	}
-	return s.state().RemoveAll(dir)
+	return dir.RemoveAll()
 }
 
-// collectRemains releases what removed sandboxes have left behind: those that a
-// killed process did not complete or remove, and those removed while cridock was
-// not running.
-func (s *Service) collectRemains(ctx context.Context) error {
-	err := s.collectDirs(ctx)
-	if s.cni == nil {
+// sweepState removes the files of sandboxes and containers that a killed process did
+// not complete or remove, or that were removed while cridock was not running.
+func (s *Service) sweepState(ctx context.Context) error {
+	sandboxes, err := s.index.Sandboxes(ctx)
+	if err != nil {
 		return err
 	}
-	sandboxes, listErr := s.index.Sandboxes(ctx)
-	if listErr != nil {
-		return errors.Join(err, listErr)
-	}
-	live := make([]string, 0, len(sandboxes))
-	for _, sb := range sandboxes {
-		live = append(live, sb.ID)
-	}
-	return errors.Join(err, s.cni.GC(ctx, live), s.collectPins(ctx))
-}
-
-// collectPins removes namespace pins of removed sandboxes. A sandbox is in the index
-// before it has a pin, so a sandbox that has a pin and is not in the index is gone.
-func (s *Service) collectPins(ctx context.Context) error {
-	entries, err := os.ReadDir(s.cfg.NetNSDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		if _, lookErr := s.index.Sandbox(ctx, e.Name()); errdefs.IsNotFound(lookErr) {
-			err = errors.Join(err, network.UnpinNetNS(s.netnsPath(e.Name())))
-		}
-	}
-	return err
-}
-
-// started distinguishes files of this process from those of earlier ones.
-var started = time.Now()
-
-// collectDirs removes the directories of removed sandboxes. A new sandbox has its
-// directory before it is in the index, so it removes only directories last modified
-// before this process started.
-func (s *Service) collectDirs(ctx context.Context) error {
-	names, err := s.state().Names(sandboxesDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	sandboxes, listErr := s.index.Sandboxes(ctx)
-	if err = errors.Join(err, listErr); err != nil {
+	containers, err := s.index.Containers(ctx)
+	if err != nil {
 		return err
 	}
-	keep := make(map[string]bool, len(sandboxes))
+	var live state.Live
 	for _, sb := range sandboxes {
-		keep[s.sandboxDir(sb.Metadata)] = true
+		live.Sandboxes = append(live.Sandboxes, translate.SandboxName(sb.Metadata))
 	}
-	for _, name := range names {
-		dir := filepath.Join(sandboxesDir, name)
-		if info, infoErr := s.state().Lstat(dir); infoErr == nil && info.ModTime().Before(started) && !keep[dir] {
-			err = errors.Join(err, s.state().RemoveAll(dir))
-		}
+	for _, c := range containers {
+		live.Containers = append(live.Containers, c.ID)
 	}
-	return err
+	return s.state.Sweep(live)
 }

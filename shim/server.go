@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/shim/wire"
 )
 
 const (
@@ -89,6 +91,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	logger := klog.FromContext(ctx)
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
 	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(wire.NewCodec()),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		// For the short reads, growing the stack of a new goroutine is a tenth of the
 		// cost. When all workers are busy, requests get new goroutines as usual.
@@ -107,7 +110,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler()))
 	}
 	srv := grpc.NewServer(opts...)
-	runtimeapi.RegisterRuntimeServiceServer(srv, s)
+	srv.RegisterService(runtimeService(), s)
 	runtimeapi.RegisterImageServiceServer(srv, s)
 
 	stopped := make(chan struct{})

@@ -1,6 +1,10 @@
 package shim_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -59,7 +63,10 @@ func TestShutdownDuringOperation(t *testing.T) {
 			defer close(ended)
 			within(t, 5*time.Second, "the shutdown", n.shutDown)
 		}()
-		n.at("grpc.(*Server).GracefulStop(", 1)
+		n.eventually("the shutdown has begun: the socket is gone", func() bool {
+			_, err := os.Stat(filepath.Join(n.dir, "cri.sock"))
+			return errors.Is(err, fs.ErrNotExist)
+		})
 		release()
 		<-ended
 		n.must(<-done)

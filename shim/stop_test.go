@@ -94,7 +94,7 @@ func TestStopContainer(t *testing.T) {
 		wait(n, signals, unix.SIGTERM)
 		longer := make(chan error, 1)
 		go func() { longer <- n.stopContainer(id, 1<<61) }()
-		n.at("shim.(*Service).stopContainer(", 2)
+		n.waiting("stop", 2)
 		n.must(n.stopContainer(id, 0))
 		n.must(<-first)
 		n.must(<-longer)

@@ -31,7 +31,7 @@ func TestSendChunks(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []int
 			var all []*runtimeapi.Image
-			if err := sendChunks(tc.items, func(c []*runtimeapi.Image) error {
+			if err := sendMessages(tc.items, func(c []*runtimeapi.Image) error {
 				got, all = append(got, len(c)), append(all, c...)
 				return nil
 			}); err != nil {

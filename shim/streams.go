@@ -2,17 +2,13 @@ package shim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/streaming"
-	"github.com/cridock/cridock/translate"
 )
 
 // Exec returns the URL of a streaming session that runs a command.
@@ -73,43 +69,8 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 // up, or that of the sandbox's process; nil for the host's.
 func (r streamRuntime) NetNS(ctx context.Context, podSandboxID string) (*os.File, error) {
 	sb, err := r.s.readySandbox(ctx, podSandboxID)
-	if err != nil || sb.HostNetwork {
+	if err != nil {
 		return nil, err
 	}
-	if pin := r.s.netnsPath(sb.ID); network.IsPinned(pin) {
-		return openNetNS(pin)
-	}
-	return r.s.openSandboxNetNS(ctx, sb)
-}
-
-// openSandboxNetNS opens the network namespace of a sandbox without a pin, as with
-// Docker's own networks. If the sandbox has exited its process ID may have been
-// reused, so it asks Docker once the file is open.
-func (s *Service) openSandboxNetNS(ctx context.Context, sb *translate.Sandbox) (*os.File, error) {
-	netns, openErr := openNetNS(processNetNS(sb.Pid))
-	c, err := s.engine.ContainerInspect(ctx, sb.ID)
-	switch {
-	case err == nil && (!c.State.Running || c.State.Pid != sb.Pid):
-		err = fmt.Errorf("sandbox %s has exited: %w", sb.ID, errdefs.ErrFailedPrecondition)
-	case err == nil && openErr == nil:
-		return netns, nil
-	}
-	if openErr == nil {
-		_ = netns.Close()
-	}
-	return nil, errors.Join(err, openErr)
-}
-
-// openNetNS opens a network namespace. It rejects other files: a pin whose mount is
-// gone is a plain file.
-func openNetNS(path string) (*os.File, error) {
-	f, err := os.Open(path) //nolint:gosec // checked below to be a network namespace
-	if err != nil {
-		return nil, fmt.Errorf("network namespace: %w", err)
-	}
-	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
-		_ = f.Close()
-		return nil, fmt.Errorf("%s is not a network namespace: %w", path, errdefs.ErrFailedPrecondition)
-	}
-	return f, nil
+	return r.s.networks.OpenNetNS(ctx, sb)
 }

@@ -57,6 +57,12 @@ func (s *Service) newRecord(u *translate.UserNamespace, id string) seam.Record {
 	}
 }
 
+// forgetRemoved forgets a container that cridock has removed from Docker.
+func (s *Service) forgetRemoved(id string) {
+	s.stats.Forget(id)
+	s.forgetRecord(context.Background(), id)
+}
+
 // forgetRecord removes a removed container's record. It only logs errors: nobody
 // would retry for a removed container.
 func (s *Service) forgetRecord(ctx context.Context, id string) {
@@ -65,8 +71,8 @@ func (s *Service) forgetRecord(ctx context.Context, id string) {
 	}
 }
 
-// collectRecords removes the records of removed containers.
-func (s *Service) collectRecords(ctx context.Context) error {
+// sweepRecords removes the records of removed containers.
+func (s *Service) sweepRecords(ctx context.Context) error {
 	return s.records.Collect(func() (map[string]bool, error) {
 		// Not from the index, which learns of a container after it has its record.
 		list, err := s.engine.ContainerList(ctx, filters.NewArgs())
@@ -112,13 +118,13 @@ func (s *Service) checkContainerUserns(ctx context.Context, id string, sb *trans
 	}
 	// If the container has exited, its PID may be another process's.
 	if syncErr := s.index.Sync(ctx, id); syncErr != nil {
-		return errors.Join(err, syncErr, s.stopContainer(ctx, c, 0))
+		return errors.Join(err, syncErr, s.stops.stop(ctx, c, 0))
 	}
 	now, indexErr := s.index.Container(ctx, id)
 	if indexErr == nil && (now.State != runtimeapi.ContainerState_CONTAINER_RUNNING || now.Pid != c.Pid) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), s.stopContainer(ctx, c, 0))
+	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), s.stops.stop(ctx, c, 0))
 }
 
 // describeUserns sets what the engine and the node can do for user namespaces.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +22,8 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/leakcheck"
 )
 
 // clients are those of kubectl and crictl.
@@ -257,7 +258,7 @@ func TestAttach(t *testing.T) {
 // A client that goes away ends the call's context, whichever streams it has,
 // and nothing stays behind.
 func TestDroppedClients(t *testing.T) {
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	each(t, func(t *testing.T, client func(*url.URL) remotecommand.Executor, _ string) {
 		var started, ended atomic.Int64
 		s := start(t, Config{}, &fakeRuntime{exec: func(ctx context.Context, _ string, _ []string, s Streams) error {
@@ -292,7 +293,7 @@ func TestDroppedClients(t *testing.T) {
 		eventually(t, "all calls have ended", func() bool { return ended.Load() == total })
 	})
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 type writerFunc func([]byte) (int, error)

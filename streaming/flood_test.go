@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/leakcheck"
 	"github.com/cridock/cridock/streaming/guard"
 )
 
@@ -67,14 +67,14 @@ const floodSize = 300
 func TestFlood(t *testing.T) {
 	for name, send := range floods {
 		t.Run(name, func(t *testing.T) {
-			goroutines, files := runtime.NumGoroutine(), openFiles(t)
+			quiet := leakcheck.Now(t)
 			t.Run("flooded", func(t *testing.T) {
 				const bound = 20
 				s := start(t, Config{MaxWaiting: bound, RequestTimeout: 2 * time.Second}, echoRuntime())
-				before := openFiles(t)
+				before := leakcheck.OpenFiles(t)
 				conns := flood(t, s.URL().Host, send, floodSize)
 				eventually(t, "the server's side of the flood is within its bound", func() bool {
-					return openFiles(t)-before-len(conns) <= bound
+					return leakcheck.OpenFiles(t)-before-len(conns) <= bound
 				})
 				execEcho(t, s)
 				for i, conn := range conns {
@@ -83,7 +83,7 @@ func TestFlood(t *testing.T) {
 					}
 				}
 			})
-			noLeak(t, goroutines, files)
+			quiet.Await(t, 20*time.Second)
 		})
 	}
 }
@@ -106,7 +106,7 @@ func TestExecDuringFlood(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to become another user")
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	t.Run("flooded", func(t *testing.T) {
 		s := start(t, Config{MaxWaiting: 64}, echoRuntime())
 		var attackers []*exec.Cmd
@@ -128,7 +128,7 @@ func TestExecDuringFlood(t *testing.T) {
 			_ = child.Wait()
 		}
 	})
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 // attack keeps up to 100 connections until ctx ends.
@@ -314,7 +314,7 @@ func rawSPDY(t *testing.T, s *Server, request *runtimeapi.ExecRequest) net.Conn 
 
 // A client that has a token but opens no streams does not stay.
 func TestCreationTimeout(t *testing.T) {
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	t.Run("session", func(t *testing.T) {
 		s := start(t, Config{CreationTimeout: 100 * time.Millisecond}, &fakeRuntime{exec: func(context.Context, string, []string, Streams) error {
 			return errors.New("the call has begun")
@@ -324,5 +324,5 @@ func TestCreationTimeout(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/moby/spdystream/spdy"
 	"k8s.io/client-go/rest"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/leakcheck"
 )
 
 func restConfig(u *url.URL) *rest.Config { return &rest.Config{Host: u.Host} }
@@ -259,7 +261,7 @@ func TestBigFramesAreNotHeld(t *testing.T) {
 
 // A client that opens more streams than there are leaves nothing behind.
 func TestExtraStreams(t *testing.T) {
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	t.Run("sessions", func(t *testing.T) {
 		s := start(t, Config{}, &fakeRuntime{exec: func(ctx context.Context, _ string, _ []string, _ Streams) error {
 			<-ctx.Done()
@@ -286,12 +288,12 @@ func TestExtraStreams(t *testing.T) {
 			}
 		}
 	})
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 // A client that goes while it opens streams to ports leaves nothing behind.
 func TestPortForwardGoesWhileOpening(t *testing.T) {
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	quiet := leakcheck.Now(t)
 	t.Run("sessions", func(t *testing.T) {
 		s := start(t, Config{}, podIn(""))
 		for range 20 {
@@ -316,7 +318,7 @@ func TestPortForwardGoesWhileOpening(t *testing.T) {
 			_ = conn.Close()
 		}
 	})
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 // readerConn is a connection of which a part has been read.

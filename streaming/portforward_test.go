@@ -21,10 +21,12 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go takes
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
-	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/leakcheck"
+	"github.com/cridock/cridock/internal/netns"
+	"github.com/cridock/cridock/internal/portclient"
 )
 
 // newNetNS makes a network namespace with loopback up and returns its path.
@@ -92,9 +94,9 @@ func loopbackUp() error {
 }
 
 // listenIn serves connections on an address inside a network namespace.
-func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
+func listenIn(t *testing.T, path, addr string, serve func(*net.TCPConn)) int {
 	t.Helper()
-	ns, err := openNS(netns)
+	ns, err := openNS(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
 		defer func() { _ = ns.Close() }()
 	}
 	var l net.Listener
-	err = inNetNS(ns, func() (err error) {
+	err = netns.Do(ns, func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	})
@@ -126,22 +128,8 @@ func listenIn(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// portClients are those of kubectl and crictl.
-var portClients = map[string]func(*url.URL) (httpstream.Dialer, error){
-	"SPDY": func(u *url.URL) (httpstream.Dialer, error) {
-		transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
-		if err != nil {
-			return nil, err
-		}
-		return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u), nil
-	},
-	"SPDY over WebSocket": func(u *url.URL) (httpstream.Dialer, error) {
-		return portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{Host: u.Host})
-	},
-}
-
 func eachPortClient(t *testing.T, test func(t *testing.T, forward func(s *Server, port int) (local string))) {
-	for name, dial := range portClients {
+	for name, dial := range portclient.Protocols() {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(s *Server, port int) string { return forwardPort(t, s, dial, port) })
 		})
@@ -149,35 +137,13 @@ func eachPortClient(t *testing.T, test func(t *testing.T, forward func(s *Server
 }
 
 // forwardPort runs a client until the test ends and returns its local address.
-func forwardPort(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Dialer, error), port int) string {
+func forwardPort(t *testing.T, s *Server, dial portclient.Dial, port int) string {
 	t.Helper()
 	resp, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "pod", Port: []int32{int32(port)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialer, err := dial(parse(t, resp.Url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop, ready := make(chan struct{}), make(chan struct{})
-	f, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- f.ForwardPorts() }()
-	t.Cleanup(func() { close(stop); <-done }) //nolint:errcheck // it was told to stop
-	select {
-	case <-ready:
-	case err := <-done:
-		done <- err
-		t.Fatalf("port-forward client: %v", err)
-	}
-	ports, err := f.GetPorts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local)
+	return portclient.Forward(t, dial, parse(t, resp.Url), port)
 }
 
 func connect(t *testing.T, addr string) *net.TCPConn {
@@ -338,7 +304,7 @@ func TestPortForwardNothingListens(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "nothing listens on port 4242") {
 		t.Errorf("got %v", err)
 	}
-	for name, dial := range portClients {
+	for name, dial := range portclient.Protocols() {
 		if got := forwardError(t, start(t, Config{}, podIn(pod)), dial, 4242); !strings.Contains(got, "nothing listens on port 4242") {
 			t.Errorf("%s: the client is told %q", name, got)
 		}
@@ -411,8 +377,8 @@ func TestThreadsComeBack(t *testing.T) {
 // the pod would keep them open for ever.
 func TestPortForwardDroppedClient(t *testing.T) {
 	pod := newNetNS(t)
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
-	for name, dial := range portClients {
+	quiet := leakcheck.Now(t)
+	for name, dial := range portclient.Protocols() {
 		t.Run(name, func(t *testing.T) {
 			opened, closed := make(chan struct{}, 100), make(chan struct{}, 100)
 			port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
@@ -442,19 +408,19 @@ func TestPortForwardDroppedClient(t *testing.T) {
 			}
 		})
 	}
-	noLeak(t, goroutines, files)
+	quiet.Await(t, 20*time.Second)
 }
 
 // The server's end ends its clients.
 func TestPortForwardServerStops(t *testing.T) {
 	pod := newNetNS(t)
-	arrived := make(chan struct{}, len(portClients))
+	arrived := make(chan struct{}, len(portclient.Protocols()))
 	port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
 		_, _ = io.ReadFull(c, make([]byte, 1))
 		arrived <- struct{}{}
 		_, _ = io.Copy(io.Discard, c)
 	})
-	for name, dial := range portClients {
+	for name, dial := range portclient.Protocols() {
 		ctx, stop := context.WithCancel(t.Context())
 		s, err := New(Config{}, podIn(pod))
 		if err != nil {

@@ -92,29 +92,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func openFiles(t *testing.T) int {
-	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(files)
-}
-
-// noLeak fails the test if goroutines or files stay behind.
-func noLeak(t *testing.T, goroutines, files int) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for runtime.NumGoroutine() > goroutines || openFiles(t) > files {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<20)
-			t.Fatalf("%d goroutines, %d before; %d files, %d before\n%s", runtime.NumGoroutine(), goroutines,
-				openFiles(t), files, stacks[:runtime.Stack(stacks, true)])
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 func TestRequestsAreChecked(t *testing.T) {
 	s, err := New(Config{}, &fakeRuntime{})
 	if err != nil {

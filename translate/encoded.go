@@ -5,28 +5,22 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The kubelet requests the same lists and statuses over and over, and encoding
-// their maps is most of the cost of a response. So each object is encoded once,
-// when it is read, and keeps its messages in wire form. Such a message has empty
-// fields: its content is in its unknown fields, which protobuf copies unchanged,
-// and the receiver reads it like any other.
+// Each object has its most requested messages in protobuf's wire form, made once
+// when it is read: package shim/wire says why, and sends them. Callers must not
+// change the bytes.
 
-// encoded returns m in wire form.
-func encoded[M proto.Message](m M) M {
+// encoded returns m in wire form; nil if that is impossible. Text from Docker is
+// always valid UTF-8, so that does not happen.
+func encoded(m proto.Message) []byte {
 	b, err := proto.Marshal(m)
 	if err != nil {
-		return m // encoding the response fails with the same error
+		return nil
 	}
-	out := m.ProtoReflect().New()
-	out.SetUnknown(b)
-	return out.Interface().(M)
+	return b
 }
 
 // encodedContainer holds the messages of a container in wire form.
-type encodedContainer struct {
-	item   *runtimeapi.Container
-	status *runtimeapi.ContainerStatus
-}
+type encodedContainer struct{ item, status []byte }
 
 // encode sets the encoded messages; c must not change afterwards.
 func (c *Container) encode() *Container {
@@ -41,18 +35,16 @@ func (c *Container) WithResources(r *runtimeapi.LinuxContainerResources) *Contai
 	return out.encode()
 }
 
-// EncodedContainer returns [CRIContainer] in wire form: to send, not to read or
-// change. c must come from [ReadContainer].
-func EncodedContainer(c *Container) *runtimeapi.Container { return c.encoded.item }
+// EncodedContainer returns [CRIContainer] in wire form. c must come from
+// [ReadContainer].
+func EncodedContainer(c *Container) []byte { return c.encoded.item }
 
-// EncodedContainerStatus returns [CRIContainerStatus] in wire form, under the
-// rules of [EncodedContainer].
-func EncodedContainerStatus(c *Container) *runtimeapi.ContainerStatus { return c.encoded.status }
+// EncodedContainerStatus returns [CRIContainerStatus] in wire form, under the rules
+// of [EncodedContainer].
+func EncodedContainerStatus(c *Container) []byte { return c.encoded.status }
 
 // encodedSandbox holds the list items of a sandbox in wire form.
-type encodedSandbox struct {
-	ready, notReady *runtimeapi.PodSandbox
-}
+type encodedSandbox struct{ ready, notReady []byte }
 
 // encode sets the encoded messages; s must not change afterwards.
 func (s *Sandbox) encode() *Sandbox {
@@ -60,9 +52,8 @@ func (s *Sandbox) encode() *Sandbox {
 	return s
 }
 
-// EncodedSandbox returns [CRISandbox] in wire form: to send, not to read or
-// change. s must come from [ReadSandbox].
-func EncodedSandbox(s *Sandbox, ready bool) *runtimeapi.PodSandbox {
+// EncodedSandbox returns [CRISandbox] in wire form. s must come from [ReadSandbox].
+func EncodedSandbox(s *Sandbox, ready bool) []byte {
 	if ready {
 		return s.encoded.ready
 	}

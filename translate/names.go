@@ -106,3 +106,19 @@ func refusedInName(r rune) bool {
 	}
 	return true
 }
+
+// PodName returns a pod's name for messages: NAMESPACE/NAME.
+func PodName(m *runtimeapi.PodSandboxMetadata) string { return m.GetNamespace() + "/" + m.GetName() }
+
+// ShortHash returns a hash of any string that is safe as a file name: 20 lowercase
+// hexadecimal digits of its SHA-256.
+func ShortHash(v string) string {
+	sum := sha256.Sum256([]byte(v))
+	return hex.EncodeToString(sum[:10])
+}
+
+// IsShortHash reports whether a string has the form of a [ShortHash].
+func IsShortHash(v string) bool {
+	b, err := hex.DecodeString(v)
+	return err == nil && len(b) == 10 && v == strings.ToLower(v)
+}

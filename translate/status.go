@@ -653,3 +653,12 @@ func orEmpty(m map[string]string) map[string]string {
 	}
 	return m
 }
+
+// KnownConfig returns what is known of a sandbox's configuration: only a part of it
+// if another adapter created the sandbox.
+func (s *Sandbox) KnownConfig() *runtimeapi.PodSandboxConfig {
+	if s.Config != nil {
+		return s.Config
+	}
+	return &runtimeapi.PodSandboxConfig{Metadata: s.Metadata, Labels: s.Labels, Annotations: s.Annotations, PortMappings: s.PortMappings}
+}

@@ -20,9 +20,9 @@ import (
 func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	for ctx.Err() == nil {
-		draining := f.draining.Load()
+		draining := f.api.draining.Load()
 		progressed, err := t.followStream(ctx, f)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, errFinished) {
 			return
 		}
 		if err != nil {
@@ -38,7 +38,7 @@ func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 		if progressed {
 			pause.pause = t.opts.RetryMin
 		}
-		pause.wait(ctx, f.kick)
+		pause.wait(ctx, f.api.kick)
 	}
 }
 
@@ -49,19 +49,18 @@ func (f *follower) finish(ctx context.Context, err error) {
 		return
 	}
 	defer f.unlock()
-	if f.refused = err; err == nil {
-		f.done = true
-		f.release()
+	if f.api.refused = err; err == nil {
+		f.enter(drained)
 	}
 }
 
 // drainAPI waits for the end of a stream that was opened after the container had
 // exited.
 func (t *Tailer) drainAPI(ctx context.Context, f *follower) error {
-	f.draining.Store(true)
+	f.api.draining.Store(true)
 	t.wakeLocked(f)
 	select {
-	case f.kick <- struct{}{}:
+	case f.api.kick <- struct{}{}:
 	default:
 	}
 	select {
@@ -73,10 +72,10 @@ func (t *Tailer) drainAPI(ctx context.Context, f *follower) error {
 		return err
 	}
 	defer f.unlock()
-	if f.refused != nil {
-		return f.refused
+	if f.api.refused != nil {
+		return f.api.refused
 	}
-	if !f.done {
+	if !f.state.finished() {
 		return errors.New("the container's log stream was not read to its end")
 	}
 	return nil
@@ -88,7 +87,7 @@ func (t *Tailer) followStream(ctx context.Context, f *follower) (progressed bool
 		return false, err
 	}
 	err = f.prepareStream()
-	p := f.pos
+	p := f.pos.position
 	f.unlock()
 	if err != nil {
 		return false, err
@@ -128,12 +127,12 @@ func (f *follower) prepareStream() error {
 	if err := f.openOutput(); err != nil {
 		return err
 	}
-	if f.aside {
+	if f.state == renamed {
 		if err := f.moveAside(nil); err != nil {
 			return err
 		}
 	}
-	if !f.lost {
+	if f.state != searching {
 		return nil
 	}
 	size, err := f.out.cutTorn()
@@ -144,24 +143,23 @@ func (f *follower) prepareStream() error {
 	if err != nil {
 		return err
 	}
-	f.pos = position{criInode: f.out.id.ino, base: size}
+	f.pos.position = position{criInode: f.out.id.ino, base: size}
 	f.pos.last, _ = time.Parse(time.RFC3339Nano, string(lineTime(line)))
-	f.skip, f.lost = 0, false
+	f.out.skip = 0
+	f.leave(searching)
 	return nil
 }
 
 // deliver writes the lines in s.out, however long that takes: the stream waits
-// meanwhile, the container does not. It gives up if the log's path is refused.
+// meanwhile, the container does not. It gives up if the log's path is refused, and
+// with errFinished if the container was removed.
 func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
 	for {
 		if err := f.lock(ctx); err != nil {
 			return err
 		}
-		p := f.pos
-		p.last, p.same = s.pos.last, s.pos.same
-		p.offset, p.sum, p.sumLen = 0, 0, 0
-		err := f.emit(s.out, p)
+		err := f.emitStream(s)
 		f.unlock()
 		if err == nil {
 			t.count.lines.Add(uint64(s.lines))
@@ -169,13 +167,24 @@ func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 			s.out, s.lines, s.malformed = s.out[:0], 0, 0
 			return nil
 		}
-		if beneath.IsRefused(err) {
+		if beneath.IsRefused(err) || errors.Is(err, errFinished) {
 			return err
 		}
 		t.count.errors.Add(1)
 		f.trouble.report(klog.FromContext(ctx), f.src.ID, err)
 		pause.wait(ctx, nil)
 	}
+}
+
+// emitStream writes the lines in s.out. A position in a stream has no place in a file.
+func (f *follower) emitStream(s *apiStream) error {
+	if !f.state.open() {
+		return errFinished
+	}
+	p := f.pos.position
+	p.last, p.same = s.pos.last, s.pos.same
+	p.offset, p.sum, p.sumLen = 0, 0, 0
+	return f.emit(s.out, p)
 }
 
 // apiStream turns a stream of the Engine API into CRI lines.

@@ -10,9 +10,12 @@ import (
 )
 
 // openOutput opens the position and the CRI log file, if they are not open. On
-// success there is a file at CRILog; it replaces a link there.
+// success there is a file at CRILog; it replaces a link there. Errors: errFinished.
 func (f *follower) openOutput() error {
-	if f.out != nil {
+	if f.state.finished() {
+		return errFinished
+	}
+	if f.state.open() {
 		return nil
 	}
 	if err := f.src.replaceLink(); err != nil {
@@ -31,93 +34,94 @@ func (f *follower) openOutput() error {
 	if err != nil {
 		return errors.Join(err, posFile.close())
 	}
-	f.pos, f.posFile, f.out = p, posFile, out
-	if err := f.placeOutput(known); err != nil {
-		f.release()
+	f.pos, f.out.criFile = progress{position: p, file: posFile}, out
+	s, err := f.placeOutput(known)
+	if err != nil {
+		f.closeFiles()
 		return err
 	}
+	f.enter(s)
 	return nil
 }
 
-// placeOutput finds the position in the CRI log.
-func (f *follower) placeOutput(known bool) error {
+// placeOutput finds the position in the CRI log, and returns the state that follows
+// from it.
+func (f *follower) placeOutput(known bool) (state, error) {
 	size, _, err := f.out.state()
 	if err != nil {
-		return err
+		return closed, err
 	}
-	f.skip, f.aside, f.lost, f.loss = 0, false, false, false
 	switch {
 	case known && f.pos.criInode == f.out.id.ino && size >= f.pos.base:
-		f.skip = size - f.pos.base
-		return nil
+		f.out.skip = size - f.pos.base
+		return following, nil
 	case known && f.pos.criInode != f.out.id.ino:
 		old, err := f.src.rotatedCRI(f.pos.criInode)
 		if err != nil {
-			return err
+			return closed, err
 		}
 		if old != nil {
 			return f.placeAside(old)
 		}
 	case !known && (size > 0 || len(f.src.rotatedNames()) > 0):
-		f.lost = true
-		return nil
+		return searching, nil
 	}
 	// A new log, or one that was emptied or replaced: continue at its end.
 	f.pos.criInode, f.pos.base = f.out.id.ino, size
-	return f.posFile.store(f.pos)
+	return following, f.pos.file.store(f.pos.position)
 }
 
 // placeAside continues in a file that the kubelet has renamed without calling
 // ReopenContainerLog yet: its last line must be finished there.
-func (f *follower) placeAside(old *criFile) error {
+func (f *follower) placeAside(old *criFile) (state, error) {
 	size, _, err := old.state()
 	if err != nil {
-		return errors.Join(err, old.Close())
+		return closed, errors.Join(err, old.Close())
 	}
 	_ = f.out.Close()
-	f.out, f.aside = old, true
-	f.skip = max(0, size-f.pos.base)
-	return nil
+	f.out.criFile, f.out.skip = old, max(0, size-f.pos.base)
+	return renamed, nil
 }
 
 // moveAside finishes the last line in a file that is no longer at CRILog, and
-// switches to one that is. Afterwards f.aside is false.
+// switches to one that is. Afterwards the state is not renamed.
 func (f *follower) moveAside(b *buffers) error {
-	for f.skip > 0 && !f.api.Load() {
+	for f.out.skip > 0 && !f.api.used.Load() {
 		if more, err := f.carry(b); !more || err != nil {
 			break // the disk is full, or Docker's file is gone: cut instead
 		}
 	}
-	if f.skip > 0 && !f.lost {
+	if f.out.skip > 0 && f.state != searching {
 		size, err := f.out.cutTorn()
 		if err != nil {
 			return err
 		}
-		f.skip = max(0, size-f.pos.base)
+		f.out.skip = max(0, size-f.pos.base)
 	}
 	fresh, err := f.src.openCRI(f.src.CRILog)
 	if err != nil {
 		return err
 	}
 	if fresh.id == f.out.id {
-		f.aside = false
+		f.leave(renamed)
 		return fresh.Close()
 	}
 	size, _, err := fresh.state()
 	if err != nil {
 		return errors.Join(err, fresh.Close())
 	}
-	p := f.pos
-	p.criInode, p.base = fresh.id.ino, size-f.skip
-	if !f.lost {
+	p := f.pos.position
+	p.criInode, p.base = fresh.id.ino, size-f.out.skip
+	if f.state != searching {
 		// Must not be delayed: the next write would leave a position that no file matches.
-		if err := f.posFile.store(p); err != nil {
+		if err := f.pos.file.store(p); err != nil {
 			return errors.Join(err, fresh.Close())
 		}
 	}
 	_ = f.out.Close()
-	f.former = f.out.id
-	f.pos, f.out, f.aside = p, fresh, false
+	f.out.former = f.out.id
+	f.pos.position, f.out.criFile = p, fresh
+	f.leave(renamed)
 	return nil
 }
 
@@ -128,16 +132,16 @@ func (f *follower) emit(out []byte, p position) error {
 	if err := f.checkOutput(out); err != nil {
 		return err
 	}
-	present := int(min(f.skip, int64(len(out))))
+	present := int(min(f.out.skip, int64(len(out))))
 	n, err := f.out.Write(out[present:])
 	f.count.criBytes.Add(uint64(n))
 	if err != nil {
-		f.skip += int64(n)
+		f.out.skip += int64(n)
 		return fmt.Errorf("write container log: %w", err)
 	}
-	f.skip -= int64(present)
+	f.out.skip -= int64(present)
 	p.criInode, p.base = f.pos.criInode, f.pos.base+int64(len(out))
-	f.pos = p
+	f.pos.position = p
 	f.store()
 	return nil
 }
@@ -152,11 +156,11 @@ func (f *follower) checkOutput(out []byte) error {
 	if !linked {
 		return f.replaceOutput()
 	}
-	if size == f.pos.base+f.skip {
-		if f.skip == 0 {
+	if size == f.pos.base+f.out.skip {
+		if f.out.skip == 0 {
 			return nil
 		}
-		same, err := f.out.holds(out[:min(f.skip, int64(len(out)))], f.pos.base)
+		same, err := f.out.holds(out[:min(f.out.skip, int64(len(out)))], f.pos.base)
 		if same || err != nil {
 			return err
 		}
@@ -165,7 +169,7 @@ func (f *follower) checkOutput(out []byte) error {
 			return err
 		}
 	}
-	f.pos.base, f.skip = size, 0
+	f.pos.base, f.out.skip = size, 0
 	return nil
 }
 
@@ -183,16 +187,16 @@ func (f *follower) replaceOutput() error {
 	carried := int64(0)
 	// The kubelet undoes a rename when it gets no answer to ReopenContainerLog; that
 	// deletes the file created in between, whose lines belong in the old one.
-	if fresh.id == f.former {
-		n, err := io.Copy(fresh, io.NewSectionReader(f.out, 0, 1<<62))
+	if fresh.id == f.out.former {
+		n, err := io.Copy(fresh, io.NewSectionReader(f.out.criFile, 0, 1<<62))
 		if err != nil {
 			return errors.Join(fmt.Errorf("copy container log back: %w", err), fresh.Truncate(size), fresh.Close())
 		}
-		size, carried = size+n, f.skip
+		size, carried = size+n, f.out.skip
 	}
 	_ = f.out.Close()
-	f.out, f.former = fresh, fileID{}
-	f.pos.criInode, f.pos.base, f.skip = fresh.id.ino, size-carried, carried
+	f.out = output{criFile: fresh, skip: carried}
+	f.pos.criInode, f.pos.base = fresh.id.ino, size-carried
 	f.store()
 	return nil
 }
@@ -200,7 +204,7 @@ func (f *follower) replaceOutput() error {
 // store writes the position. A failure does no harm as long as the CRI log file
 // stays the same, since its size shows how far ahead it is.
 func (f *follower) store() {
-	if err := f.posFile.store(f.pos); err != nil {
+	if err := f.pos.file.store(f.pos.position); err != nil {
 		f.count.positionErrors.Add(1)
 		f.trouble.report(klog.Background(), f.src.ID, err)
 	}

@@ -1,19 +1,13 @@
 package logs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/internal/beneath"
 )
@@ -47,7 +41,38 @@ type Source struct {
 }
 
 // follower copies the log of one container. It has a goroutine only while there is
-// something to do.
+// something to do. Its states:
+//
+//	             new
+//	              |
+//	              v
+//	+---------> closed <-----------------------------------+
+//	|             |                                        |
+//	|             | openOutput: where does the             |
+//	|             | position continue?                     |
+//	|      +------+----------+-------------------+         |
+//	|      |                 |                   |         | release:
+//	|      | at CRILog       | in a file         | unknown | Run has ended
+//	|      |                 | renamed by the    |         |
+//	|      |                 | kubelet           |         |
+//	|      |                 v                   v         |
+//	|      |              renamed            searching     |
+//	|      |                 |                   |         |
+//	|      |                 | moveAside         | recoverPosition,
+//	|      v                 v                   v prepareStream
+//	|  following <-----------+-------------------+         |
+//	|                                                      |
+//	|  following, renamed or searching --------------------+
+//	|                 |
+//	|                 | drain, finish: Docker's log
+//	| Start           v was copied to its end
+//	+-------------- drained
+//
+//	any state --- forget: Remove ---> removed
+//
+// Files are open in following, renamed and searching, and in no other state. The
+// source of the records, Docker's files (input) or the Engine API's stream
+// (apiState), is independent of the state.
 type follower struct {
 	src   Source
 	count *counters
@@ -55,53 +80,147 @@ type follower struct {
 	watch   int32 // owned by watcher
 	run     runState
 	trouble trouble
+	api     apiState
+	read    readPoint
 
-	api      atomic.Bool   // Docker's files cannot be read: the API is the source
-	draining atomic.Bool   // the container has exited: the next API stream opened is the last
+	turn // the lock for all below
+
+	state state // only enter changes it
+	in    input
+	out   output
+	pos   progress
+}
+
+// state says whether a follower has files open, and what it must do before it copies
+// on. The zero value is closed.
+type state int
+
+const (
+	// closed: nothing is open; the next step opens the position and the output.
+	closed state = iota
+	// following: the output is at CRILog and the position is known.
+	following
+	// renamed: the output is a file that the kubelet has renamed. The last line is
+	// finished there before a file at CRILog is opened.
+	renamed
+	// searching: the output is open, but there was no usable position. The last line
+	// of the CRI log is searched for in Docker's log.
+	searching
+	// drained: Docker's log was copied to its end and nothing is open. Start begins
+	// again.
+	drained
+	// removed: nothing is open, and nothing is opened again.
+	removed
+)
+
+// open reports whether files are open in the state.
+func (s state) open() bool { return s == following || s == renamed || s == searching }
+
+// finished reports whether there is nothing to copy any more.
+func (s state) finished() bool { return s == drained || s == removed }
+
+// errFinished says that the container was drained or removed in the meantime.
+var errFinished = errors.New("the container is no longer followed")
+
+// enter changes the state; nothing else does. It closes all files on the way to a
+// state without any. Nothing leaves removed.
+func (f *follower) enter(s state) {
+	if f.state == removed {
+		return
+	}
+	f.state = s
+	if !s.open() {
+		f.closeFiles()
+	}
+}
+
+// release closes all files; the position on disk allows resuming.
+func (f *follower) release() {
+	if f.state.open() {
+		f.enter(closed)
+	}
+}
+
+// leave enters following if the state is s.
+func (f *follower) leave(s state) {
+	if f.state == s {
+		f.enter(following)
+	}
+}
+
+// restart makes a drained container be followed again.
+func (f *follower) restart() {
+	if f.state == drained {
+		f.enter(closed)
+	}
+	f.api.draining.Store(false)
+}
+
+func (f *follower) closeFiles() {
+	f.in.close()
+	f.out.close()
+	f.pos.close()
+}
+
+// apiState says whether the Engine API's stream is the source.
+type apiState struct {
+	used     atomic.Bool   // Docker's files cannot be read
+	draining atomic.Bool   // the container has exited: the next stream opened is the last
 	kick     chan struct{} // ends the goroutine's pause
-	// lagOffset is the number of consumed bytes of the file lagInode, for Stats.
-	lagOffset atomic.Int64
-	lagInode  atomic.Uint64
+	refused  error         // why the last stream could not be written; guarded by turn
+}
 
-	// turn is the lock for all below; a channel, so that a context can end the wait.
-	turn chan struct{}
+// output is the CRI log file that is written.
+type output struct {
+	*criFile        // nil: not open
+	skip     int64  // bytes of the output for what follows the position that are already in the file
+	former   fileID // the file before this one
+}
 
-	done    bool  // drained or removed: nothing is open
-	removed bool  // must not be started again
-	refused error // why the last API stream could not be written
-	pos     position
-	posFile *positionFile // nil: output is not open
-	out     *criFile
-	skip    int64  // bytes of the output for what follows pos that are already in out
-	aside   bool   // out is no longer at CRILog: switch to a file that is
-	former  fileID // the CRI file before out
-	lost    bool   // there was no usable position: search for the last line instead
-	cur     *dockerFile
-	off     int64       // offset of the next record in cur; pos stays at the last record until that one is read
-	loss    bool        // records may be missing before the next one: mark it
-	next    *dockerFile // Docker's file after cur, opened early in case it is deleted
-	gap     bool        // files may be missing between cur and next
+// close closes the file. It keeps former: the kubelet may still rename that one back.
+func (o *output) close() {
+	if o.criFile != nil {
+		_ = o.Close()
+	}
+	o.criFile, o.skip = nil, 0
+}
+
+// progress is the position, in memory and on disk.
+type progress struct {
+	position
+	file *positionFile // nil: not open
+}
+
+// close closes the file and keeps the position.
+func (p *progress) close() {
+	if p.file != nil {
+		_ = p.file.close()
+	}
+	p.file = nil
 }
 
 func newFollower(src Source, count *counters) *follower {
-	return &follower{src: src, count: count, turn: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	return &follower{src: src, count: count, turn: make(turn, 1), api: apiState{kick: make(chan struct{}, 1)}}
 }
 
-func (f *follower) lock(ctx context.Context) error {
+// turn is a lock; a channel, so that a context can end the wait.
+type turn chan struct{}
+
+func (t turn) lock(ctx context.Context) error {
 	select {
-	case f.turn <- struct{}{}:
+	case t <- struct{}{}:
 		return nil
 	default:
 	}
 	select {
-	case f.turn <- struct{}{}:
+	case t <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (f *follower) unlock() { <-f.turn }
+func (t turn) unlock() { <-t }
 
 // buffers are held by a follower only while it reads.
 type buffers struct{ in, out []byte }
@@ -124,13 +243,13 @@ func putBuffers(b *buffers) {
 // that Docker's log has been read to its end. After an error the same step can be
 // retried. The caller holds the turn.
 func (f *follower) step(b *buffers) (more bool, err error) {
-	if f.done {
+	if f.state.finished() {
 		return false, nil
 	}
 	if err := f.openOutput(); err != nil {
 		return false, err
 	}
-	if f.aside {
+	if f.state == renamed {
 		if err := f.moveAside(b); err != nil {
 			return false, err
 		}
@@ -145,10 +264,10 @@ func (f *follower) carry(b *buffers) (more bool, err error) {
 	}
 	// Before reading: Docker closes a file before it renames it, so a file that has a
 	// successor is complete.
-	if err := f.lookAhead(); err != nil {
+	if err := f.in.lookAhead(f.src.DockerLog); err != nil {
 		return false, err
 	}
-	n, err := f.cur.ReadAt(b.in, f.off)
+	n, err := f.in.cur.ReadAt(b.in, f.in.off)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("read Docker's log: %w", err)
 	}
@@ -160,7 +279,7 @@ func (f *follower) carry(b *buffers) (more bool, err error) {
 	case n == len(b.in):
 		b.in = make([]byte, 2*len(b.in))
 		return true, nil
-	case f.next != nil:
+	case f.in.next != nil:
 		if n > 0 {
 			f.count.malformed.Add(1)
 		}
@@ -174,82 +293,34 @@ func (f *follower) carry(b *buffers) (more bool, err error) {
 
 // commit writes the output for the consumed bytes and moves the position.
 func (f *follower) commit(consumed, out []byte, did batch) error {
-	p := f.pos
-	p.advance(f.off, consumed)
+	p := f.pos.position
+	p.advance(f.in.off, consumed)
 	if did.last >= 0 {
 		if t, err := time.Parse(time.RFC3339Nano, string(lineTime(out[did.last:]))); err == nil {
 			p.last, p.same = t, 0
 		}
 	}
-	if f.loss && did.last >= 0 {
+	if f.in.lossy && did.last >= 0 {
 		out = append(f.lossMarker(string(lineTime(out))), out...)
 	}
 	if err := f.emit(out, p); err != nil {
 		return err
 	}
 	if did.last >= 0 {
-		f.loss = false
+		f.in.lossy = false
 	}
-	f.off = p.offset
+	f.in.off = p.offset
 	f.count.lines.Add(uint64(did.lines))
 	f.count.malformed.Add(uint64(did.malformed))
 	f.count.sourceBytes.Add(uint64(len(consumed)))
-	f.lagOffset.Store(f.off)
+	f.read.offset.Store(f.in.off)
 	return nil
 }
 
-// lookAhead opens the file after cur, once there is one.
-func (f *follower) lookAhead() error {
-	if f.next != nil {
-		return nil
-	}
-	info, err := os.Stat(f.src.DockerLog)
-	if err == nil && idOf(info) == f.cur.id {
-		return nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("docker's log: %w", err)
-	}
-	f.next, f.gap, err = openSuccessor(f.src.DockerLog, f.cur.id)
-	return err
-}
-
-// switchFile switches to the next file. pos keeps pointing to the end of the
-// previous one until a record is read: nothing identifies the start of a file.
-func (f *follower) switchFile() {
-	_ = f.cur.Close()
-	f.cur, f.next = f.next, nil
-	f.seek(0)
-	if f.gap {
-		f.gap = false
-		f.noteLoss()
-	}
-}
-
-// seek makes reading continue at offset off of cur.
-func (f *follower) seek(off int64) {
-	f.off = off
-	f.lagOffset.Store(off)
-	f.lagInode.Store(f.cur.id.ino)
-}
-
-// checkTruncated handles a file that was emptied in place.
-func (f *follower) checkTruncated() (more bool, err error) {
-	info, err := f.cur.Stat()
-	if err != nil {
-		return false, fmt.Errorf("docker's log: %w", err)
-	}
-	if info.Size() >= f.off {
-		return false, nil
-	}
-	f.seek(0)
-	f.noteLoss()
-	return true, nil
-}
-
+// noteLoss makes the output say that records may be missing before the next one.
 func (f *follower) noteLoss() {
-	if !f.loss {
-		f.loss = true
+	if !f.in.lossy {
+		f.in.lossy = true
 		f.count.losses.Add(1)
 	}
 }
@@ -269,210 +340,4 @@ func (f *follower) lossMarker(until string) []byte {
 	}
 	text := fmt.Appendf(nil, "cridock: lines between %s and %s may be missing: Docker deleted its log file before it was read", from, until)
 	return appendLine(nil, until, stream, true, text)
-}
-
-// openInput opens Docker's file at the position; false while there is no file.
-func (f *follower) openInput() (bool, error) {
-	if f.cur != nil {
-		return true, nil
-	}
-	if f.src.Follow != nil {
-		if err := f.dockerReadable(); err != nil {
-			return false, fmt.Errorf("%w: %w", errUseAPI, err)
-		}
-	}
-	// A position from the API's stream has a time but no place in a file.
-	if f.lost || !f.pos.consumed() && !f.pos.last.IsZero() {
-		if err := f.recoverPosition(); err != nil {
-			return false, err
-		}
-	}
-	var err error
-	if f.pos.consumed() {
-		if f.cur, err = openAt(f.src.DockerLog, f.pos); err != nil {
-			return false, err
-		}
-	}
-	if f.cur != nil {
-		f.seek(f.pos.offset)
-		return true, nil
-	}
-	var begin int64
-	if f.src.Backlog > 0 && !f.pos.consumed() {
-		f.cur, begin, err = openNewest(f.src.DockerLog, f.src.Backlog)
-	} else {
-		f.cur, err = openOldest(f.src.DockerLog)
-	}
-	if f.cur == nil || err != nil {
-		return false, err
-	}
-	if begin > 0 {
-		klog.Background().Info("Container log begins with the newest part of Docker's log", "containerID", f.src.ID, "bytes", f.src.Backlog)
-	}
-	f.seek(begin)
-	if f.pos.consumed() {
-		f.noteLoss()
-	}
-	return true, nil
-}
-
-// recoverPosition handles a lost position file: it searches all of Docker's files
-// for the record of the last line in the CRI log.
-func (f *follower) recoverPosition() error {
-	tail := f.out
-	if size, _, err := tail.state(); err != nil {
-		return err
-	} else if names := f.src.rotatedNames(); size == 0 && len(names) > 0 {
-		if tail, err = f.src.openCRI(names[len(names)-1]); err != nil {
-			return err
-		}
-		defer tail.Close()
-	}
-	line, times, end, err := tail.tail()
-	if err != nil {
-		return err
-	}
-	p, found, err := f.findLine(line, times)
-	if err != nil {
-		return err
-	}
-	p.criInode = f.out.id.ino
-	size, _, err := f.out.state()
-	if err != nil {
-		return err
-	}
-	p.base = size
-	if found && tail == f.out {
-		p.base = end // the torn line after it is completed
-	}
-	f.pos, f.skip, f.lost = p, size-p.base, false
-	if !found && !p.last.IsZero() && !p.consumed() {
-		f.noteLoss() // Docker has no record as old as the last line
-	}
-	return nil
-}
-
-// findLine returns the position after the times-th record that produces line. If
-// there is none, reading starts with the first record newer than the line.
-func (f *follower) findLine(line []byte, times int) (position, bool, error) {
-	var p position
-	if len(line) == 0 {
-		return p, false, nil
-	}
-	p.last, _ = time.Parse(time.RFC3339Nano, string(lineTime(line)))
-	ids, err := settledList(f.src.DockerLog)
-	if err != nil {
-		return p, false, err
-	}
-	older := p
-	for n := len(ids) - 1; n >= 0; n-- {
-		if ids[n] == (fileID{}) {
-			continue
-		}
-		d, err := openNth(f.src.DockerLog, n, ids[n])
-		if err != nil {
-			return p, false, err
-		}
-		s := lineSearch{line: line, times: times, tty: f.src.TTY, last: p.last}
-		found, err := s.in(d)
-		err = errors.Join(err, d.Close())
-		if err != nil || found {
-			s.at.last = p.last
-			return s.at, found, err
-		}
-		times = s.times
-		if s.at.consumed() {
-			older = s.at
-		}
-	}
-	older.last = p.last
-	return older, false, nil
-}
-
-// lineSearch searches for a line in one of Docker's files.
-type lineSearch struct {
-	line  []byte
-	times int
-	tty   bool
-	last  time.Time
-	at    position // after the line, or else after the last record not newer than it
-}
-
-func (s *lineSearch) in(d *dockerFile) (bool, error) {
-	b := getBuffers()
-	defer putBuffers(b)
-	var p position
-	for {
-		n, err := d.ReadAt(b.in, p.offset)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return false, fmt.Errorf("read Docker's log: %w", err)
-		}
-		rest := b.in[:n]
-		for {
-			end := bytes.IndexByte(rest, '\n') + 1
-			if end == 0 {
-				break
-			}
-			p.advance(p.offset, rest[:end])
-			out, _ := convert(b.out[:0], rest[:end], s.tty)
-			rest = rest[end:]
-			if bytes.Equal(out, s.line) {
-				if s.times--; s.times == 0 {
-					s.at = p
-					return true, nil
-				}
-			}
-			if t, err := time.Parse(time.RFC3339Nano, string(lineTime(out))); err == nil && !t.After(s.last) {
-				s.at = p
-			}
-		}
-		switch {
-		case len(rest) < n:
-		case n < len(b.in):
-			return false, nil
-		case n >= maxRecord:
-			p.advance(p.offset, rest)
-		default:
-			b.in = make([]byte, 2*len(b.in))
-		}
-	}
-}
-
-// errUseAPI says that Docker's files cannot be read and Source.Follow is set.
-var errUseAPI = errors.New("cannot read Docker's log file")
-
-// dockerReadable returns an error unless Docker's files can be read, or will be: a
-// missing file may still appear as long as its directory exists.
-func (f *follower) dockerReadable() error {
-	if f.src.DockerLog == "" {
-		return errors.New("path of Docker's log is unknown")
-	}
-	if _, err := os.Stat(filepath.Dir(f.src.DockerLog)); err != nil {
-		return err
-	}
-	d, err := os.Open(f.src.DockerLog)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return d.Close()
-}
-
-// release closes everything; the position on disk allows resuming.
-func (f *follower) release() {
-	if f.cur != nil {
-		_ = f.cur.Close()
-	}
-	if f.next != nil {
-		_ = f.next.Close()
-	}
-	if f.out != nil {
-		_ = f.out.Close()
-	}
-	if f.posFile != nil {
-		_ = f.posFile.close()
-	}
-	f.cur, f.next, f.out, f.posFile, f.gap = nil, nil, nil, nil, false
 }

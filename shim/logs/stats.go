@@ -55,10 +55,10 @@ func (t *Tailer) Stats() Stats {
 // lag returns the total size of the files newer than the one being read, plus the
 // unread rest of that one.
 func (f *follower) lag() int64 {
-	if f.src.DockerLog == "" || f.api.Load() {
+	if f.src.DockerLog == "" || f.api.used.Load() {
 		return 0
 	}
-	inode, offset := f.lagInode.Load(), f.lagOffset.Load()
+	inode, offset := f.read.inode.Load(), f.read.offset.Load()
 	var sum int64
 	for n := 0; ; n++ {
 		info, err := os.Stat(rotatedPath(f.src.DockerLog, n))

@@ -131,8 +131,7 @@ func (t *Tailer) Start(src Source) error {
 	if err != nil {
 		return fmt.Errorf("log of container %s: %w: timed out opening %s", src.ID, errdefs.ErrUnavailable, src.CRIRoot.Path(src.CRILog))
 	}
-	f.done = false
-	f.draining.Store(false)
+	f.restart()
 	err = f.openOutput()
 	f.unlock()
 	t.wakeLocked(f)
@@ -155,7 +154,7 @@ func (t *Tailer) claim(ctx context.Context, src Source) (*follower, error) {
 		if err := f.lock(ctx); err != nil {
 			return nil, err
 		}
-		if !f.removed {
+		if f.state != removed {
 			return f, nil
 		}
 		f.unlock()
@@ -193,7 +192,7 @@ func (t *Tailer) Reopen(ctx context.Context, id string) error {
 	}
 	defer t.wakeLocked(f)
 	defer f.unlock()
-	if f.done {
+	if f.state.finished() {
 		return fmt.Errorf("reopen log of container %s: %w: the container has exited", id, errdefs.ErrFailedPrecondition)
 	}
 	if err := f.openOutput(); err != nil {
@@ -224,7 +223,7 @@ func (t *Tailer) Drain(ctx context.Context, id string) error {
 	for ctx.Err() == nil {
 		err := f.drain(ctx)
 		if errors.Is(err, errUseAPI) {
-			f.api.Store(true)
+			f.api.used.Store(true)
 			err = t.drainAPI(ctx, f)
 		}
 		if err == nil {
@@ -278,8 +277,7 @@ func (t *Tailer) forget(f *follower) error {
 		return fmt.Errorf("remove log of container %s: %w: a write to it hangs", f.src.ID, errdefs.ErrUnavailable)
 	}
 	defer f.unlock()
-	f.done, f.removed = true, true
-	f.release()
+	f.enter(removed)
 	t.unwatch(f)
 	t.mu.Lock()
 	delete(t.followers, f.src.ID)
@@ -371,10 +369,10 @@ func (r *runState) wait() <-chan struct{} {
 func (t *Tailer) serve(ctx context.Context, f *follower) {
 	defer t.wg.Done()
 	for {
-		if !f.api.Load() {
+		if !f.api.used.Load() {
 			t.serveFiles(ctx, f)
 		}
-		if f.api.Load() { // serveFiles may have set it
+		if f.api.used.Load() { // serveFiles may have set it
 			t.serveAPI(ctx, f)
 		}
 		if f.run.end(ctx) {
@@ -395,7 +393,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 			f.trouble.end() // whatever error this goroutine had last
 			return
 		case errors.Is(err, errUseAPI):
-			f.api.Store(true)
+			f.api.used.Store(true)
 			return
 		case errors.Is(err, errUnsettled):
 			f.sleep(ctx, t.opts.Settle)
@@ -403,7 +401,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 			t.count.errors.Add(1)
 			f.trouble.report(klog.FromContext(ctx), f.src.ID, err)
 			armed = false
-			pause.wait(ctx, f.kick)
+			pause.wait(ctx, f.api.kick)
 		case progressed:
 			f.trouble.end()
 			pause.pause, armed = t.opts.RetryMin, false
@@ -414,7 +412,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 			// Armed before a last read, so that no write is missed in between.
 			f.trouble.end()
 			if armed = t.arm(ctx, f); !armed {
-				pause.wait(ctx, f.kick)
+				pause.wait(ctx, f.api.kick)
 			}
 		}
 	}
@@ -438,7 +436,7 @@ func (f *follower) pump(ctx context.Context) (progressed, done bool, err error) 
 			return progressed, false, nil
 		}
 		more, err := f.step(b)
-		done := f.done
+		done := f.state.finished()
 		f.unlock()
 		if !more || err != nil || ctx.Err() != nil {
 			return progressed, done, err
@@ -456,11 +454,10 @@ func (f *follower) drain(ctx context.Context) error {
 			return err
 		}
 		more, err := false, error(nil)
-		if f.api.Load() && !f.done {
+		if f.api.used.Load() && !f.state.finished() {
 			err = errUseAPI
 		} else if more, err = f.step(b); !more && err == nil {
-			f.done = true
-			f.release()
+			f.enter(drained)
 		}
 		f.unlock()
 		if !more || err != nil {

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 
+	"github.com/cridock/cridock/internal/leakcheck"
+	"github.com/cridock/cridock/internal/syncbuffer"
 	"github.com/cridock/cridock/shim/engine"
 )
 
@@ -360,7 +361,7 @@ func TestDockerTTY(t *testing.T) {
 	sizes := make(chan Size)
 	in, keyboard := io.Pipe()
 	defer func() { _ = keyboard.Close() }()
-	var screen safeBuffer
+	var screen syncbuffer.Buffer
 	done := make(chan error, 1)
 	go func() {
 		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), true, in, &screen, nil, sizes)
@@ -404,24 +405,6 @@ func TestDockerTTYFirstSize(t *testing.T) {
 	}
 }
 
-// safeBuffer may be read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // Execs whose clients leave at any moment leave no process behind.
 func TestDockerDroppedExecs(t *testing.T) {
 	total := 500
@@ -433,7 +416,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); err != nil {
 		t.Fatal(err)
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	before := leakcheck.Now(t)
 	work := make(chan int)
 	var workers sync.WaitGroup
 	for range 8 {
@@ -455,9 +438,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	}()
 	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
 	_ = r.engine.(*engine.Client).Close() // closes idle connections only
-	eventually(t, "goroutines and files are back", func() bool {
-		return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files
-	})
+	before.Await(t, 20*time.Second)
 }
 
 // dropOne runs one exec and drops it, at a moment and with streams that depend
@@ -488,23 +469,55 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func openFiles(t testing.TB) int {
+// callCount counts the successful calls of an engine by kind. Docker has attached the
+// streams of a container when it answers the call, and resized a terminal.
+type callCount struct {
+	mu    sync.Mutex
+	calls map[string]int
+}
+
+func newCallCount() *callCount { return &callCount{calls: map[string]int{}} }
+
+func (c *callCount) observe(kind string, _ time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		c.calls[kind]++
+	}
+}
+
+func (c *callCount) await(t testing.TB, kind string, count int) {
 	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
+	eventually(t, fmt.Sprintf("%d calls of %s have returned", count, kind), func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.calls[kind] >= count
+	})
+}
+
+// logged returns Docker's log of a container.
+func logged(t testing.TB, r *Runner, id string) string {
+	t.Helper()
+	log, err := r.engine.(*engine.Client).ContainerLogs(t.Context(), id, time.Time{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(files)
+	defer func() { _ = log.Close() }()
+	text, err := io.ReadAll(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func TestDockerAttach(t *testing.T) {
-	r := runner(t)
+	calls := newCallCount()
+	r := observed(t, calls.observe)
 	id := start(t, r, container.Config{Cmd: sh("echo before; read a; echo out $a; echo err $a >&2; read b; echo out $b; exit 3"),
 		OpenStdin: true})
-	eventually(t, "the container has begun", func() bool { return len(processes(t, id)) == 1 })
-	time.Sleep(100 * time.Millisecond) // "before" must be in the past: nothing tells
+	eventually(t, "what was written before is in the log", func() bool { return strings.Contains(logged(t, r, id), "before") })
 	attached := make(chan error, 3)
-	var outs, errs [3]safeBuffer
+	var outs, errs [3]syncbuffer.Buffer
 	ins := make([]*io.PipeWriter, 3)
 	for i := range 3 {
 		in, w := io.Pipe()
@@ -512,7 +525,7 @@ func TestDockerAttach(t *testing.T) {
 		defer func() { _ = w.Close() }()
 		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil, exitOf(r, id)) }()
 	}
-	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
+	calls.await(t, "container attach", 3)
 	_, _ = io.WriteString(ins[0], "one\n")
 	eventually(t, "all see the first answer", func() bool {
 		return outs[0].String() == "out one\n" && outs[1].String() == "out one\n" && outs[2].String() == "out one\n"
@@ -541,17 +554,17 @@ func TestDockerAttachStdinOnce(t *testing.T) {
 }
 
 func TestDockerAttachTTY(t *testing.T) {
-	r := runner(t)
+	calls := newCallCount()
+	r := observed(t, calls.observe)
 	id := start(t, r, container.Config{Cmd: sh("read x; stty size; echo got $x"), OpenStdin: true, Tty: true})
 	sizes := make(chan Size, 1)
 	sizes <- Size{Height: 21, Width: 77}
 	in, w := io.Pipe()
 	defer func() { _ = w.Close() }()
-	var out safeBuffer
+	var out syncbuffer.Buffer
 	done := make(chan error, 1)
 	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes, exitOf(r, id)) }()
-	eventually(t, "the size is taken", func() bool { return len(sizes) == 0 })
-	time.Sleep(200 * time.Millisecond) // and applied
+	calls.await(t, "container resize", 1)
 	_, _ = io.WriteString(w, "x\n")
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -563,7 +576,8 @@ func TestDockerAttachTTY(t *testing.T) {
 
 // A client that reads nothing is cut off; the container and other clients continue.
 func TestDockerAttachSlowClient(t *testing.T) {
-	r := runner(t)
+	calls := newCallCount()
+	r := observed(t, calls.observe)
 	id := start(t, r, container.Config{Cmd: sh("read x; head -c 50000000 /dev/zero; echo end"), OpenStdin: true})
 	stuck, good := make(chan error, 1), make(chan error, 1)
 	block := make(chan struct{})
@@ -575,7 +589,7 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	go func() {
 		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil, exitOf(r, id))
 	}()
-	time.Sleep(200 * time.Millisecond) // attached: Docker does not say when
+	calls.await(t, "container attach", 2)
 	began := time.Now()
 	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil, exitOf(r, id)); err != nil {
 		t.Fatal(err)

@@ -32,6 +32,8 @@ const (
 	// to maxCheck.
 	minCheck = time.Millisecond
 	maxCheck = time.Second
+	// resizeRetry is how long after a failed resize the next attempt is made.
+	resizeRetry = 500 * time.Millisecond
 )
 
 // StartError says that a process could not be started.
@@ -270,17 +272,29 @@ func startError(code int, message string) error {
 	return &StartError{ExitCode: code, Message: message}
 }
 
-// resize applies terminal sizes until there are no more or ctx ends. Docker
-// applies a size only once the process runs.
-func resize(ctx context.Context, first Size, sizes <-chan Size, apply func(ctx context.Context, height, width uint) error) {
-	for size, ok := first, true; ok; {
+// resize applies terminal sizes until there are no more or ctx ends. Docker applies
+// a size only once the process runs, which on a busy node can take longer than it
+// waits, so a size that was refused is applied again unless a newer one arrives.
+func resize(ctx context.Context, size Size, sizes <-chan Size, apply func(ctx context.Context, height, width uint) error) {
+	for {
+		var again <-chan time.Time // nil: nothing to apply again
 		if size.Height > 0 && size.Width > 0 {
 			if err := apply(ctx, uint(size.Height), uint(size.Width)); err != nil && ctx.Err() == nil {
-				klog.FromContext(ctx).V(2).Info("Cannot resize terminal", "err", err)
+				klog.FromContext(ctx).V(2).Info("Cannot resize terminal; will retry", "err", err)
+				again = time.After(resizeRetry)
 			}
 		}
+		if sizes == nil && again == nil {
+			return
+		}
 		select {
-		case size, ok = <-sizes:
+		case newer, ok := <-sizes:
+			if ok {
+				size = newer
+			} else if sizes = nil; again == nil {
+				return
+			}
+		case <-again:
 		case <-ctx.Done():
 			return
 		}

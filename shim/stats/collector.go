@@ -63,6 +63,9 @@ type Options struct {
 	// own on this machine, as with VM runtimes. If nil, such containers have no
 	// stats.
 	Fallback func(context.Context, Container) (*runtimeapi.ContainerStats, error)
+	// LayerRoot returns the directory of all layers. A writable layer that only the
+	// container's own mounts name is measured if it is below; if nil, none is.
+	LayerRoot func() string
 	// Workers is how many containers of a list are read at the same time;
 	// default 4.
 	Workers int
@@ -186,7 +189,10 @@ func (c *Collector) learn(id string, pid int) (group cgroup, upper string, err e
 	if err != nil {
 		return nil, "", fmt.Errorf("container %s, process %d: %w", id, pid, err)
 	}
-	return group, p.upperDir(), nil
+	if c.opts.LayerRoot == nil {
+		return group, "", nil
+	}
+	return group, layerBelow(c.opts.LayerRoot(), p.upperDir()), nil
 }
 
 // forgetAfter is how long state is kept without a request for it.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/leakcheck"
 )
 
 func write(t testing.TB, name string, size int) {
@@ -143,26 +145,17 @@ func TestWalkOfADeepTreeHoldsOneDirectory(t *testing.T) {
 		fd = next
 	}
 	unix.Close(fd)
-	before := openFiles(t)
+	before := leakcheck.OpenFiles(t)
 	w := newWalk([]string{dir}, nil)
 	defer w.close()
 	for !w.step(100) {
-		if n := openFiles(t); n > before+1 {
+		if n := leakcheck.OpenFiles(t); n > before+1 {
 			t.Fatalf("%d files open, %d before", n, before)
 		}
 	}
 	if w.inodes != depth+1 {
 		t.Errorf("%d inodes, want %d", w.inodes, depth+1)
 	}
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 // A container can move a directory while the walker is in it. The walker must

@@ -90,14 +90,34 @@ func (p *process) upperDir() string {
 }
 
 // UpperDir returns the writable layer of a process's root, if the root is an
-// overlay; else "". The error is errdefs.ErrNotFound if there is no such process.
-func UpperDir(pid int) (string, error) {
+// overlay whose layer is below layerRoot; else "". A container that may mount can
+// name any directory as its layer. The error is errdefs.ErrNotFound if there is no
+// such process.
+func UpperDir(pid int, layerRoot string) (string, error) {
 	p, err := openProcess("/proc", pid)
 	if err != nil {
 		return "", err
 	}
 	defer p.close()
-	return p.upperDir(), nil
+	return layerBelow(layerRoot, p.upperDir()), nil
+}
+
+// layerBelow returns dir if it is below root, which may be reached through links;
+// else "".
+func layerBelow(root, dir string) string {
+	if dir == "" {
+		return ""
+	}
+	roots := []string{root}
+	if resolved, err := filepath.EvalSymlinks(root); err == nil {
+		roots = append(roots, resolved)
+	}
+	for _, root := range roots {
+		if name, err := filepath.Rel(root, dir); err == nil && name != "." && filepath.IsLocal(name) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // netInterface holds the counters of one network interface.

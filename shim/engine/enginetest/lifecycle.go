@@ -182,21 +182,6 @@ func (s *Server) KillQuietly() {
 	}
 }
 
-func (s *Server) killAll() {
-	s.KillQuietly()
-	s.mu.Lock()
-	execs := make([]*proc, 0, len(s.execs))
-	for _, e := range s.execs {
-		if e.proc != nil {
-			execs = append(execs, e.proc)
-		}
-	}
-	s.mu.Unlock()
-	for _, p := range execs {
-		p.end(137)
-	}
-}
-
 func (s *Server) killContainer(w http.ResponseWriter, r *http.Request, ref string) error {
 	sig, err := parseSignal(r.FormValue("signal"))
 	if err != nil {

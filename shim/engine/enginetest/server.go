@@ -70,7 +70,8 @@ func New(t testing.TB) *Server {
 	s.Start()
 	t.Cleanup(func() {
 		s.Stop()
-		s.killAll()
+		s.KillQuietly()
+		s.KillExecs()
 		s.procs.Wait()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("engine: %v", err)

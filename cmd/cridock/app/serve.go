@@ -1,0 +1,183 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/shim"
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/streaming"
+)
+
+// Run validates the settings and serves the CRI until ctx ends; then it waits for
+// running calls and returns nil. Pods keep running. It fails at once if a setting is
+// invalid, if another cridock uses the root directory, or if a directory belongs to
+// somebody else, and later if another cridock serves the engine.
+//
+// Run changes what belongs to the whole process: the umask and, with
+// TracingEndpoint, OpenTelemetry's global provider. It takes a socket that systemd
+// passed, tells systemd when it is ready, and logs with klog, by the logger in ctx.
+func Run(ctx context.Context, o *Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	// Containers of any user must be able to read the files made for them.
+	unix.Umask(0o022)
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	if err := o.prepareDirs(); err != nil {
+		return err
+	}
+	unlock, err := lockRoot(ctx, o.RootDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	seal, err := loadSeal(o.RootDir)
+	if err != nil {
+		return err
+	}
+	data := &engineData{refuse: refuse}
+	defer data.release()
+	flush, err := o.startTracing(ctx)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	metrics := shim.NewMetrics()
+	docker, err := engine.New(o.DockerEndpoint, metrics.ObserveDocker)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = docker.Close() }()
+	cni, err := o.cni()
+	if err != nil {
+		return err
+	}
+	cfg := o.serviceConfig()
+	cfg.ClaimEngine = data.claim
+	cfg.Seal = seal
+	service, err := shim.New(cfg, docker, cni, metrics)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, o.Endpoint)
+	if err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("Serving the CRI", "version", o.Version, "endpoint", o.Endpoint, "docker", o.DockerEndpoint, "networkPlugin", o.NetworkPlugin)
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return service.Run(gctx) })
+	g.Go(func() error { return service.Serve(gctx, listener) })
+	g.Go(func() error { return notifyReady(gctx, service.Ready()) })
+	g.Go(func() error { return o.serveMetrics(gctx, metrics.Handler(), service.Health) })
+	return errors.Join(g.Wait(), data.refused())
+}
+
+// systemdEndpoint means that systemd passes the socket, as in cri-dockerd's unit
+// files.
+const systemdEndpoint = "fd://"
+
+// listen returns the socket that systemd passed, or makes one.
+func listen(ctx context.Context, endpoint string) (net.Listener, error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("sockets passed by systemd: %w", err)
+	}
+	switch {
+	case len(passed) == 1:
+		return passed[0], nil
+	case len(passed) > 1:
+		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
+	case endpoint == systemdEndpoint:
+		return nil, fmt.Errorf("container-runtime-endpoint %s: systemd passed no socket; enable cridock.socket", endpoint)
+	default:
+		return shim.Listen(ctx, endpoint)
+	}
+}
+
+// notifyReady tells systemd, if it runs cridock, that the first sync is done.
+func notifyReady(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return nil
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
+func (o *Options) cni() (*network.CNI, error) {
+	if o.NetworkPlugin != "cni" {
+		return nil, nil
+	}
+	cni, err := network.New(network.Config{
+		ConfDir: o.CNIConfDir, BinDirs: o.CNIBinDirs, CacheDir: o.CNICacheDir, NetNSDir: o.netnsDir(), ConfTemplate: o.CNIConfTemplate,
+	})
+	if err != nil || o.PodCIDR == "" {
+		return cni, err
+	}
+	return cni, cni.SetPodCIDRs(o.PodCIDR)
+}
+
+func (o *Options) netnsDir() string { return filepath.Join(o.RuntimeDir, "netns") }
+
+func (o *Options) serviceConfig() shim.Config {
+	c := shim.Config{
+		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
+		DockerConfig: o.DockerConfig,
+		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
+		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
+		PodLogsDir:     o.PodLogsDir,
+		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
+		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
+		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.TracingEndpoint != "",
+		Streaming: streaming.Config{
+			Addr: o.StreamingAddr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,
+		},
+	}
+	if o.NetworkPlugin == "docker" {
+		c.DockerNetwork = o.DockerNetwork
+	}
+	return c
+}
+
+// groupsShims returns the setting; auto means on where engine and runtime support
+// it.
+func (o *Options) groupsShims() bool {
+	on, err := strconv.ParseBool(o.ShimGrouping)
+	return on || err != nil
+}
+
+// unrestrictedOOMScoreAdj is the kernel's minimum.
+const unrestrictedOOMScoreAdj = -1000
+
+// minOOMScoreAdj returns the lowest value that containers can have. Without
+// CAP_SYS_RESOURCE, as in nested engines, a process cannot go below the value it
+// started with, and runc fails.
+func (o *Options) minOOMScoreAdj() int {
+	restrict, err := strconv.ParseBool(o.RestrictOOMScoreAdj)
+	if err != nil {
+		restrict = !hasSysResource()
+	}
+	if !restrict {
+		return unrestrictedOOMScoreAdj
+	}
+	lowest := ownOOMScoreAdj()
+	klog.InfoS("Raising oom_score_adj of containers to the node's minimum", "limit", lowest, "reason", "no CAP_SYS_RESOURCE, or --restrict-oom-score-adj")
+	return lowest
+}

@@ -1,0 +1,81 @@
+// Package tracecollector receives traces in tests.
+package tracecollector
+
+import (
+	"context"
+	"encoding/hex"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+)
+
+// Collector receives spans as an OpenTelemetry collector does, over OTLP on gRPC
+// without TLS. Its methods are safe for concurrent use.
+type Collector struct {
+	collectortrace.UnimplementedTraceServiceServer
+	addr string
+
+	mu    sync.Mutex
+	spans []*tracepb.Span
+}
+
+// Serve returns a Collector that serves on l, which it closes when the test ends.
+func Serve(t testing.TB, l net.Listener) *Collector {
+	c, srv := &Collector{addr: l.Addr().String()}, grpc.NewServer()
+	collectortrace.RegisterTraceServiceServer(srv, c)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Addr returns the address, host:port, to send spans to.
+func (c *Collector) Addr() string { return c.addr }
+
+// Export implements the OTLP service.
+func (c *Collector) Export(_ context.Context, r *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, resource := range r.GetResourceSpans() {
+		for _, scope := range resource.GetScopeSpans() {
+			c.spans = append(c.spans, scope.GetSpans()...)
+		}
+	}
+	return &collectortrace.ExportTraceServiceResponse{}, nil
+}
+
+// Spans returns the spans received so far.
+func (c *Collector) Spans() []*tracepb.Span {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.spans)
+}
+
+// Children returns the names of the spans below the call of a gRPC method that is
+// itself below the span caller, whose ID is in hexadecimal.
+func (c *Collector) Children(caller, method string) []string {
+	spans := c.Spans()
+	var names []string
+	for _, call := range spans {
+		if hex.EncodeToString(call.ParentSpanId) != caller || !strings.HasSuffix(call.Name, "/"+method) {
+			continue
+		}
+		for _, s := range spans {
+			if string(s.ParentSpanId) == string(call.SpanId) && string(s.TraceId) == string(call.TraceId) {
+				names = append(names, s.Name)
+			}
+		}
+	}
+	return names
+}

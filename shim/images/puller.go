@@ -1,0 +1,210 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/registry"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// PullEngine is what a [Puller] needs of the engine; see engine.Images.
+type PullEngine interface {
+	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
+	ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error)
+}
+
+// PullerOptions configures a [Puller]. All fields but Keychain and StallTimeout are
+// required.
+type PullerOptions struct {
+	Engine PullEngine
+	// Ready waits until the engine can be used. A pull begins after it.
+	Ready func(context.Context) error
+	// Keychain has the credentials for requests without any.
+	Keychain Keychain
+	// StallTimeout cancels a pull without progress for this long; zero for never.
+	StallTimeout time.Duration
+	// Start runs op in the background and then done with its error; a panic in op is
+	// an error too. If Start itself fails it calls neither.
+	Start func(ctx context.Context, op func() error, done func(error)) error
+	// Changed makes a pulled image visible. A pull fails if it does.
+	Changed func(context.Context) error
+	// Observe records how long a pull took and its error.
+	Observe func(took time.Duration, err error)
+	// Waiting counts a caller that waits for a pull until it calls done.
+	Waiting func() (done func())
+}
+
+// Puller pulls images. Its methods are safe for concurrent use.
+type Puller struct {
+	opts  PullerOptions
+	pulls pullGroup
+}
+
+// NewPuller returns a Puller. It starts nothing.
+func NewPuller(o PullerOptions) *Puller { return &Puller{opts: o} }
+
+// Pull pulls an image and returns its ID. Calls for the same reference with the same
+// credentials share one pull, which is cancelled when the last caller's context has
+// ended. Without auth the node's credentials are used. A reference that is an image
+// ID is errdefs.ErrInvalidArgument.
+func (p *Puller) Pull(ctx context.Context, name string, auth *runtimeapi.AuthConfig) (id string, err error) {
+	ref, err := translate.NormalizeImage(name)
+	if err != nil {
+		return "", err
+	}
+	if ref.Name == "" {
+		return "", fmt.Errorf("image %q: %w: an image ID cannot be pulled; name a repository", name, errdefs.ErrInvalidArgument)
+	}
+	credentials, err := p.opts.Keychain.Resolve(ctx, auth, name)
+	if err != nil {
+		return "", err
+	}
+	if err := p.opts.Ready(ctx); err != nil {
+		return "", err
+	}
+	return p.share(ctx, ref, credentials)
+}
+
+// share joins the pull of a reference, or starts it, and waits for it.
+func (p *Puller) share(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+	key, err := pullKey(ref, auth)
+	if err != nil {
+		return "", err
+	}
+	pull, pullCtx, first := p.pulls.join(ctx, key)
+	defer p.pulls.leave(pull)
+	defer p.opts.Waiting()()
+	if first {
+		var id string
+		if err := p.opts.Start(pullCtx, func() (err error) {
+			id, err = p.run(pullCtx, ref, auth)
+			return err
+		}, func(err error) { p.pulls.finish(key, pull, id, err) }); err != nil {
+			p.pulls.finish(key, pull, "", err)
+		}
+	}
+	return pull.wait(ctx, ref)
+}
+
+func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	start := time.Now()
+	defer func() { p.opts.Observe(time.Since(start), err) }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := p.opts.Engine.ImagePull(ctx, pullName(ref), auth)
+	if err != nil {
+		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
+	}
+	defer func() { _ = stream.Close() }()
+	progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", ref.String())}
+	digest, err := progress.follow(stream)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
+	}
+	// By digest if Docker has reported it: the tag may have moved since.
+	if digest != "" {
+		ref = translate.ImageReference{Name: ref.Name, Digest: digest}
+	}
+	inspect, err := p.opts.Engine.ImageInspect(ctx, pullName(ref))
+	if err != nil {
+		return "", fmt.Errorf("inspect pulled image %s: %w", ref, err)
+	}
+	// The kubelet asks for the image at once.
+	return inspect.ID, p.opts.Changed(ctx)
+}
+
+// pullName returns a reference in the form that Docker pulls: by digest if it has
+// one, as the tag may now name another image, else by tag.
+func pullName(ref translate.ImageReference) string {
+	if ref.Digest != "" {
+		return ref.Name + "@" + ref.Digest
+	}
+	return ref.Name + ":" + ref.Tag
+}
+
+// pullKey identifies a pull by its reference and credentials.
+func pullKey(ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
+	b, err := json.Marshal(auth) //nolint:gosec // only its hash is kept
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return pullName(ref) + " " + string(sum[:]), nil
+}
+
+// pullGroup holds the pulls in progress. The zero value is ready.
+type pullGroup struct {
+	mu    sync.Mutex
+	pulls map[string]*pulling
+}
+
+// pulling is one pull and the number of its callers.
+type pulling struct {
+	done   chan struct{}
+	id     string // id and err are valid once done is closed
+	err    error
+	users  int
+	cancel context.CancelFunc
+}
+
+// wait returns the result of a pull, or the cause if ctx ends first.
+func (p *pulling) wait(ctx context.Context, ref translate.ImageReference) (id string, err error) {
+	select {
+	case <-p.done:
+		return p.id, p.err
+	case <-ctx.Done():
+		return "", fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
+	}
+}
+
+// join returns the pull of a key. The first caller runs the pull, with pullCtx, and
+// calls finish.
+func (g *pullGroup) join(ctx context.Context, key string) (p *pulling, pullCtx context.Context, first bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	// A pull without users is being cancelled: do not join it.
+	if p, ok := g.pulls[key]; ok && p.users > 0 {
+		p.users++
+		return p, nil, false
+	}
+	if g.pulls == nil {
+		g.pulls = map[string]*pulling{}
+	}
+	pullCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p = &pulling{done: make(chan struct{}), users: 1, cancel: cancel}
+	g.pulls[key] = p
+	return p, pullCtx, true
+}
+
+// leave cancels a pull when its last caller leaves.
+func (g *pullGroup) leave(p *pulling) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.users--; p.users == 0 {
+		p.cancel()
+	}
+}
+
+func (g *pullGroup) finish(key string, p *pulling, id string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pulls[key] == p {
+		delete(g.pulls, key)
+	}
+	p.id, p.err = id, err
+	close(p.done)
+}

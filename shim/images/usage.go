@@ -1,0 +1,121 @@
+package images
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/translate"
+)
+
+// systemContainerd is the root of a containerd that Docker did not start itself.
+const systemContainerd = "/var/lib/containerd"
+
+// UsageEngine is what [Usage] needs of the engine; see engine.System.
+type UsageEngine interface {
+	Capabilities() *engine.Capabilities
+}
+
+// UsageIndex lists images and the containers of pods; see index.Index.
+type UsageIndex interface {
+	ContainerIndex
+	Images(ctx context.Context) ([]translate.Image, error)
+}
+
+// Disk measures directories in the background; see stats.Disk.
+type Disk interface {
+	Usage(layer string) (stats.DiskUsage, bool)
+	TreeUsage(t stats.Tree) (stats.DiskUsage, bool)
+	Changed(t stats.Tree)
+}
+
+// Usage reports the disk usage of the images and of the containers' writable layers,
+// as of the last round of the background walker. It does not ask Docker, whose own
+// sum takes seconds on a full node. Its methods are safe for concurrent use once the
+// engine's capabilities are known.
+type Usage struct {
+	engine   UsageEngine
+	index    UsageIndex
+	disk     Disk
+	layers   layers
+	upperDir func(pid int) (string, error)
+}
+
+// NewUsage returns a Usage.
+func NewUsage(e UsageEngine, ix UsageIndex, d Disk) *Usage {
+	u := &Usage{engine: e, index: ix, disk: d}
+	u.upperDir = u.UpperDir
+	return u
+}
+
+// Images returns the disk usage of the store without the containers' own layers.
+// Until the first walk is complete it is the sum of the images' sizes, which counts
+// shared layers more than once.
+func (u *Usage) Images(ctx context.Context) (stats.DiskUsage, error) {
+	images, err := u.index.Images(ctx)
+	if err != nil {
+		return stats.DiskUsage{}, err
+	}
+	if usage, ok := u.disk.TreeUsage(u.tree()); ok {
+		return usage, nil
+	}
+	usage := stats.DiskUsage{At: time.Now()}
+	for _, image := range images {
+		usage.Bytes += image.Size
+	}
+	return usage, nil
+}
+
+// Layers returns the total disk usage of the writable layers of all containers of
+// pods.
+func (u *Usage) Layers(ctx context.Context) (stats.DiskUsage, error) {
+	sum := stats.DiskUsage{At: time.Now()}
+	containers, err := u.index.Containers(ctx)
+	for _, dir := range u.layers.dirs(containers, u.upperDir) {
+		if usage, ok := u.disk.Usage(dir); ok {
+			sum.Bytes += usage.Bytes
+			sum.Inodes += usage.Inodes
+		}
+	}
+	return sum, err
+}
+
+// Changed has the images measured again soon, after a pull or a removal.
+func (u *Usage) Changed() { u.disk.Changed(u.tree()) }
+
+// Root returns the directory of Docker's layers: that of its graph driver, or of the
+// snapshotter of its containerd.
+func (u *Usage) Root() string {
+	caps := u.engine.Capabilities()
+	if !caps.ContainerdStore {
+		return filepath.Join(caps.RootDir, caps.StorageDriver)
+	}
+	snapshotter := "io.containerd.snapshotter.v1." + caps.StorageDriver
+	own := filepath.Join(caps.RootDir, "containerd", "daemon", snapshotter)
+	if _, err := os.Stat(own); err == nil {
+		return own
+	}
+	return filepath.Join(systemContainerd, snapshotter)
+}
+
+// UpperDir returns the directory of the writable layer of a process; "" if it has
+// none in Docker's store.
+func (u *Usage) UpperDir(pid int) (string, error) { return stats.UpperDir(pid, u.Root()) }
+
+// tree is the store of all layers except the containers' own.
+func (u *Usage) tree() stats.Tree {
+	return stats.Tree{Roots: []string{u.Root()}, Except: u.upperDirs}
+}
+
+// upperDirs returns the directories of the writable layers of all containers of
+// pods.
+func (u *Usage) upperDirs() []string {
+	containers, err := u.index.Containers(context.Background()) // returns at once: the index has been read before
+	if err != nil {
+		return nil
+	}
+	return u.layers.dirs(containers, u.upperDir)
+}

@@ -1,0 +1,7 @@
+// Package podnet gives sandboxes their network: with CNI or, if there is none, on
+// the network that Docker has connected them to. It pins the network namespaces,
+// runs the CNI operations on them, and knows whether a sandbox's network is ready.
+//
+// The caller holds the pod's lock in every call that changes something, except Run.
+// The package never creates or removes a container.
+package podnet

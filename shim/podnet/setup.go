@@ -1,0 +1,146 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/trace"
+	"github.com/cridock/cridock/network"
+	"github.com/cridock/cridock/translate"
+)
+
+// Validate returns an error for a sandbox that CNI could not connect, before there
+// is anything to undo.
+func (n *Networks) Validate(cfg *runtimeapi.PodSandboxConfig) error {
+	if n.o.CNI == nil {
+		return nil
+	}
+	_, err := translate.CNIRuntimeConf(cfg, "", "")
+	return err
+}
+
+// Setup connects a started sandbox. After an error, Undo releases what it has left.
+func (n *Networks) Setup(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	if sb.HostNetwork {
+		return nil
+	}
+	if n.o.CNI == nil {
+		return n.Finish(ctx, sb, cfg)
+	}
+	pin := n.pin(sb.ID)
+	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
+	if err != nil {
+		return err
+	}
+	n.warnOfHostPorts(ctx, sb, rt)
+	if err := network.PinNetNS(sb.Pid, pin); err != nil {
+		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	err = trace.Step(ctx, "CNI ADD", func(ctx context.Context) error {
+		ctx, cancel := n.o.Bounded(ctx)
+		defer cancel()
+		_, err := n.o.CNI.Setup(ctx, rt)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, translate.PodName(sb.Metadata), err)
+	}
+	return n.Finish(ctx, sb, cfg)
+}
+
+// warnOfHostPorts logs that no CNI plugin takes a sandbox's host ports. The sandbox
+// runs nevertheless, as with containerd and CRI-O: some networks read host ports
+// from the API server and publish them on their own.
+func (n *Networks) warnOfHostPorts(ctx context.Context, sb *translate.Sandbox, rt *libcni.RuntimeConf) {
+	ports, asked := rt.CapabilityArgs["portMappings"]
+	if !asked {
+		return
+	}
+	if err := n.o.CNI.HostPorts(); err != nil {
+		klog.FromContext(ctx).Error(err, "CNI does not publish the host ports of a pod", "pod", translate.PodName(sb.Metadata), "sandboxID", sb.ID, "hostPorts", ports)
+	}
+}
+
+// Finish configures what it can in a pod's network namespace only once the sandbox
+// runs and has its interfaces. Setup calls it; it is idempotent.
+func (n *Networks) Finish(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	if err := n.makeSysfsWritable(ctx, sb, cfg); err != nil {
+		return err
+	}
+	return n.setInterfaceSysctls(sb, cfg)
+}
+
+// makeSysfsWritable lets the privileged containers of a pod mount /sys writable.
+// Otherwise the sandbox, which is not privileged, makes it read-only for them: its
+// /sys is the first in their network namespace, and Docker mounts it read-only.
+func (n *Networks) makeSysfsWritable(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	if !cfg.GetLinux().GetSecurityContext().GetPrivileged() || sb.HostNetwork {
+		return nil
+	}
+	err := network.MakeSysfsWritable(n.running(sb))
+	if errdefs.IsNotImplemented(err) {
+		klog.FromContext(ctx).Error(err, "Privileged containers of a pod get a read-only /sys", "pod", translate.PodName(sb.Metadata))
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// running returns the path of a running sandbox's network namespace.
+func (n *Networks) running(sb *translate.Sandbox) string {
+	if n.o.CNI == nil {
+		return processNetNS(sb.Pid)
+	}
+	return n.pin(sb.ID)
+}
+
+// setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
+// created by now, and those that CNI has changed.
+func (n *Networks) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
+	for key, value := range early {
+		// CNI's setup enables IPv6, which Docker disables: set the pod's value again.
+		if strings.HasSuffix(key, "disable_ipv6") {
+			if late == nil {
+				late = map[string]string{}
+			}
+			late[key] = value
+		}
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	if err := network.SetSysctls(n.running(sb), late); err != nil {
+		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// Pin pins a running sandbox's network namespace: without it CNI DEL reverts only
+// part of what ADD did. It is idempotent.
+func (n *Networks) Pin(ctx context.Context, sb *translate.Sandbox) error {
+	pin := n.pin(sb.ID)
+	if !sb.Running || !n.connects(sb) || network.IsPinned(pin) {
+		return nil
+	}
+	pinErr := network.PinNetNS(sb.Pid, pin)
+	// If the sandbox has exited, its process ID may have been reused, and DEL in
+	// the wrong namespace would tear down another network.
+	c, err := n.o.Engine.ContainerInspect(ctx, sb.ID)
+	if err == nil && c.State.Running && c.State.Pid == sb.Pid {
+		return pinErr
+	}
+	if errdefs.IsNotFound(err) {
+		err = nil
+	}
+	return errors.Join(err, network.UnpinNetNS(pin))
+}
