@@ -22,7 +22,7 @@ const specName = "config.json"
 
 // readSpec reads a bundle's configuration.
 func readSpec(bundle string) (spec, error) {
-	b, err := os.ReadFile(filepath.Join(bundle, specName))
+	b, err := os.ReadFile(filepath.Join(bundle, specName)) //nolint:gosec // containerd names the bundle
 	if err != nil {
 		return nil, err
 	}
@@ -52,10 +52,10 @@ func (s spec) write(bundle string) error {
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(bundle, specName))
+		err = os.Rename(f.Name(), filepath.Join(bundle, specName)) //nolint:gosec // likewise
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, os.Remove(f.Name())) //nolint:gosec // likewise
 	}
 	return nil
 }

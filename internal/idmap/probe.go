@@ -68,7 +68,7 @@ func probe(top string) error {
 		return err
 	}
 	target := filepath.Join(mounts, "rootfs")
-	if err := os.Mkdir(target, 0o711); err != nil {
+	if err := os.Mkdir(target, 0o700); err != nil {
 		return err
 	}
 	if err := o.Mount(mounts, target, userns, u); err != nil {

@@ -42,7 +42,7 @@ func readFile(path string) (*file, error) {
 		return nil, err
 	}
 	f := &file{path: real, mode: info.Mode().Perm()}
-	f.content, err = os.ReadFile(real) //nolint:gosec // a flag names the file
+	f.content, err = os.ReadFile(real)
 	return f, err
 }
 
