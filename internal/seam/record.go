@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// Version is the version of records that this package writes and reads.
+// Version is the version of records that this package writes and reads. A later one
+// must still read this one: containers outlive an upgrade.
 const Version = 1
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
