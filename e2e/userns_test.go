@@ -274,8 +274,12 @@ func (u *usernsTest) twoRanges(t *testing.T) {
 // streams: the log, and an exec that opens its standard streams.
 func (u *usernsTest) streams(t *testing.T) {
 	p := u.runPod(t, inUserNamespace(100000))
-	if got := p.output("main", "echo one; echo two >/dev/stdout; echo three >/proc/self/fd/2"); got != "one\ntwo\nthree\n" {
-		t.Errorf("the log is %q", got)
+	main := p.start("main", "echo one; echo two >/dev/stdout; echo three >/proc/self/fd/2")
+	if s := main.exited(); s.ExitCode != 0 {
+		t.Errorf("exit code %d", s.ExitCode)
+	}
+	if out, err := join(main.logLines(), "stdout"), join(main.logLines(), "stderr"); out != "one\ntwo\n" || err != "three\n" {
+		t.Errorf("the log has %q and %q", out, err)
 	}
 	c := p.start("exec", "sleep 1000")
 	if got := c.sh("echo one >/dev/stdout"); got != "one" {
