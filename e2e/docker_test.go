@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -65,6 +67,42 @@ func (d *docker) must(t testing.TB, method, path string, in, out any) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// actions collects Docker's own events from now on: those that create, start, end
+// and remove a container, by its ID.
+func (d *docker) actions(t testing.TB) (of func(id string) []string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, `http://docker/events?filters={"type":["container"],"event":["create","start","die","destroy"]}`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	seen := map[string][]string{}
+	go func() {
+		defer func() { _ = resp.Body.Close() }() // the test's end ends the stream
+		for messages := json.NewDecoder(resp.Body); ; {
+			var m struct {
+				Action string
+				Actor  struct{ ID string }
+			}
+			if messages.Decode(&m) != nil {
+				return
+			}
+			mu.Lock()
+			seen[m.Actor.ID] = append(seen[m.Actor.ID], m.Action)
+			mu.Unlock()
+		}
+	}()
+	return func(id string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen[id])
 	}
 }
 

@@ -102,3 +102,18 @@ func (c *CNI) collect(ctx context.Context, liveContainerIDs []string) error {
 	}
 	return nil
 }
+
+// Stale returns, sorted, the IDs of the containers that GC would release: they have
+// recorded attachments that this kind of runtime made, and are not among
+// liveContainerIDs. It changes nothing.
+func (c *CNI) Stale(liveContainerIDs []string) ([]string, error) {
+	records, err := c.records("")
+	if err != nil {
+		return nil, err
+	}
+	live := make(map[string]struct{}, len(liveContainerIDs))
+	for _, id := range liveContainerIDs {
+		live[id] = struct{}{}
+	}
+	return c.stale(records, live), nil
+}

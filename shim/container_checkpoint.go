@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/checkpoint"
 	"github.com/cridock/cridock/shim/state"
@@ -184,14 +185,13 @@ func checkpointError(err error) error {
 func (p *checkpointer) unpause(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
 	defer cancel()
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+	pause := backoff.Backoff{Min: 10 * time.Millisecond, Max: time.Second}
+	for {
 		err := p.tryUnpause(ctx, id)
 		if err == nil || !errdefs.IsUnavailable(err) {
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if pause.Wait(ctx, nil) != nil {
 			return err
 		}
 	}

@@ -92,6 +92,8 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "every start of a container loads it", func(d string) bool {
 				return under(module)(d) && d != module+"/internal/seam" && d != module+"/internal/idmap"
 			})
+		case name == module+"/cmd/cridock/doctor":
+			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case name == module+"/shim/images":
 			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
 				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)

@@ -10,6 +10,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/podnet"
@@ -100,7 +101,8 @@ func (n *names) remove(ctx context.Context, id string) error {
 func (n *names) awaitRemoval(ctx context.Context, id string, cause error) error {
 	ctx, cancel := context.WithTimeout(ctx, removalWait)
 	defer cancel()
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	pause := backoff.Backoff{Min: 10 * time.Millisecond, Max: time.Second}
+	for {
 		c, err := n.engine.ContainerInspect(ctx, id)
 		switch {
 		case errdefs.IsNotFound(err):
@@ -110,10 +112,8 @@ func (n *names) awaitRemoval(ctx context.Context, id string, cause error) error 
 		case c.State == nil || c.State.Status != container.StateRemoving:
 			return cause
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return errors.Join(cause, ctx.Err())
+		if err := pause.Wait(ctx, nil); err != nil {
+			return errors.Join(cause, err)
 		}
 	}
 }

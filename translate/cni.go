@@ -146,7 +146,8 @@ func bandwidth(annotations map[string]string, key string) (int64, error) {
 }
 
 // quantity is Kubernetes' notation: a decimal number with a suffix or an
-// exponent. Lengths are bounded so that a hostile one is cheap to parse.
+// exponent. Lengths are bounded so that a hostile one is cheap to parse:
+// apimachinery's resource.ParseQuantity takes a minute for 1e-99999999.
 var quantity = regexp.MustCompile(`^\+?([0-9]{0,30}(?:\.[0-9]{0,30})?)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?$`)
 
 var quantitySuffixes = map[string]*big.Rat{

@@ -34,7 +34,8 @@ const (
 	maxGroupLookups = 1 << 22
 )
 
-// account is a line of /etc/passwd.
+// account is a line of /etc/passwd. moby/sys/user is not used to read it: it takes
+// an id that is not a number for 0, which is root.
 type account struct {
 	name     string
 	uid, gid int64

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/api/types/versions"
 )
@@ -29,8 +30,11 @@ type Capabilities struct {
 
 	Seccomp, AppArmor, SELinux bool
 	// SeccompCustom: the daemon's default profile is a file set by its operator.
-	SeccompCustom             bool
-	UsernsRemap, Rootless     bool
+	SeccompCustom         bool
+	UsernsRemap, Rootless bool
+	// NoNewPrivileges: the daemon sets no_new_privs in all containers. Reported since
+	// Docker 23.
+	NoNewPrivileges           bool
 	Experimental, LiveRestore bool
 
 	// DefaultRuntime is the name that an empty runtime stands for.
@@ -48,7 +52,10 @@ type Capabilities struct {
 	CDISpecDirs []string
 	// ContainerdAddress is the socket of the daemon's containerd, since API 1.46.
 	ContainerdAddress string
-	Warnings          []string
+	// InsecureRegistries are hosts and networks to which the daemon connects without
+	// verified TLS; Docker's default is loopback alone.
+	InsecureRegistries []string
+	Warnings           []string
 }
 
 // Runtime is one OCI runtime in the daemon's configuration.
@@ -105,6 +112,8 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 			c.UsernsRemap = true
 		case "rootless":
 			c.Rootless = true
+		case "no-new-privileges":
+			c.NoNewPrivileges = true
 		}
 	}
 	for _, kv := range info.DriverStatus {
@@ -112,6 +121,7 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 			c.ContainerdStore = true
 		}
 	}
+	c.InsecureRegistries = insecureRegistries(info.RegistryConfig)
 	for name, r := range info.Runtimes {
 		c.Runtimes[name] = Runtime{Path: r.Path, Type: r.Type, Args: r.Args, MountOptions: mountOptions(r.Status)}
 	}
@@ -119,6 +129,24 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 		c.ContainerdAddress = info.Containerd.Address
 	}
 	return c
+}
+
+// insecureRegistries returns the hosts and networks without TLS, sorted.
+func insecureRegistries(c *registry.ServiceConfig) []string {
+	if c == nil {
+		return nil
+	}
+	var found []string
+	for _, cidr := range c.InsecureRegistryCIDRs {
+		found = append(found, cidr.String())
+	}
+	for host, index := range c.IndexConfigs {
+		if index != nil && !index.Secure {
+			found = append(found, host)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // mountOptions reads the OCI features document that a runtime printed; nil if it

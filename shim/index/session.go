@@ -11,6 +11,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -35,7 +36,7 @@ func (ix *Index) Run(ctx context.Context) error {
 		ix.work.Wait()
 		ix.endSubscriptions(fmt.Errorf("index: %w: stopped", errdefs.ErrUnavailable))
 	}()
-	retry := firstRetry
+	retry := backoff.Backoff{Min: firstRetry, Max: lastRetry}
 	for {
 		wasUp, err := ix.session(ctx)
 		if ctx.Err() != nil {
@@ -43,15 +44,12 @@ func (ix *Index) Run(ctx context.Context) error {
 		}
 		ix.lost(ctx, err)
 		if wasUp {
-			retry = firstRetry
+			retry.Reset()
 			continue
 		}
-		select {
-		case <-time.After(retry):
-		case <-ctx.Done():
+		if retry.Wait(ctx, nil) != nil {
 			return ctx.Err()
 		}
-		retry = min(2*retry, lastRetry)
 	}
 }
 

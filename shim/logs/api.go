@@ -12,13 +12,14 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/internal/beneath"
 )
 
 // serveAPI follows the Engine API's stream until the container is drained. It
 // reopens a stream that ends earlier: the engine may have been restarted.
 func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
-	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
+	pause := backoff.Backoff{Min: t.opts.RetryMin, Max: t.opts.RetryMax}
 	for ctx.Err() == nil {
 		draining := f.api.draining.Load()
 		progressed, err := t.followStream(ctx, f)
@@ -36,9 +37,9 @@ func (t *Tailer) serveAPI(ctx context.Context, f *follower) {
 			return
 		}
 		if progressed {
-			pause.pause = t.opts.RetryMin
+			pause.Reset()
 		}
-		pause.wait(ctx, f.api.kick)
+		_ = pause.Wait(ctx, f.api.kick)
 	}
 }
 
@@ -154,7 +155,7 @@ func (f *follower) prepareStream() error {
 // meanwhile, the container does not. It gives up if the log's path is refused, and
 // with errFinished if the container was removed.
 func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
-	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
+	pause := backoff.Backoff{Min: t.opts.RetryMin, Max: t.opts.RetryMax}
 	for {
 		if err := f.lock(ctx); err != nil {
 			return err
@@ -172,7 +173,7 @@ func (t *Tailer) deliver(ctx context.Context, f *follower, s *apiStream) error {
 		}
 		t.count.errors.Add(1)
 		f.trouble.report(klog.FromContext(ctx), f.src.ID, err)
-		pause.wait(ctx, nil)
+		_ = pause.Wait(ctx, nil)
 	}
 }
 

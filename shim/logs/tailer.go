@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/internal/beneath"
 )
 
@@ -218,7 +219,7 @@ func (t *Tailer) Drain(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	pause := backoff{pause: t.opts.RetryMin / 10, limit: t.opts.RetryMax / 10}
+	pause := backoff.Backoff{Min: t.opts.RetryMin / 10, Max: t.opts.RetryMax / 10}
 	var reason error
 	for ctx.Err() == nil {
 		err := f.drain(ctx)
@@ -236,7 +237,7 @@ func (t *Tailer) Drain(ctx context.Context, id string) error {
 			if beneath.IsRefused(err) {
 				break
 			}
-			pause.wait(ctx, nil)
+			_ = pause.Wait(ctx, nil)
 		}
 	}
 	t.count.drainFailures.Add(1)
@@ -384,7 +385,7 @@ func (t *Tailer) serve(ctx context.Context, f *follower) {
 // serveFiles reads Docker's files to their end, and returns once a watch is set
 // that will report more.
 func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
-	pause := backoff{pause: t.opts.RetryMin, limit: t.opts.RetryMax}
+	pause := backoff.Backoff{Min: t.opts.RetryMin, Max: t.opts.RetryMax}
 	armed := false
 	for ctx.Err() == nil {
 		progressed, done, err := f.pump(ctx)
@@ -401,10 +402,11 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 			t.count.errors.Add(1)
 			f.trouble.report(klog.FromContext(ctx), f.src.ID, err)
 			armed = false
-			pause.wait(ctx, f.api.kick)
+			_ = pause.Wait(ctx, f.api.kick)
 		case progressed:
 			f.trouble.end()
-			pause.pause, armed = t.opts.RetryMin, false
+			pause.Reset()
+			armed = false
 			f.sleep(ctx, t.opts.Settle)
 		case armed:
 			return
@@ -412,7 +414,7 @@ func (t *Tailer) serveFiles(ctx context.Context, f *follower) {
 			// Armed before a last read, so that no write is missed in between.
 			f.trouble.end()
 			if armed = t.arm(ctx, f); !armed {
-				pause.wait(ctx, f.api.kick)
+				_ = pause.Wait(ctx, f.api.kick)
 			}
 		}
 	}
@@ -467,22 +469,8 @@ func (f *follower) drain(ctx context.Context) error {
 }
 
 func (f *follower) sleep(ctx context.Context, d time.Duration) {
-	b := backoff{pause: d, limit: d}
-	b.wait(ctx, nil)
-}
-
-// backoff is a pause that doubles up to a limit.
-type backoff struct{ pause, limit time.Duration }
-
-func (b *backoff) wait(ctx context.Context, kick <-chan struct{}) {
-	timer := time.NewTimer(b.pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-kick:
-	case <-ctx.Done():
-	}
-	b.pause = min(2*b.pause, b.limit)
+	b := backoff.Backoff{Min: d, Max: d}
+	_ = b.Wait(ctx, nil)
 }
 
 // trouble limits a follower's log messages to one a minute.

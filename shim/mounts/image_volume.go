@@ -141,7 +141,7 @@ func (v *volumes) release(ctx context.Context, owner string) error {
 		return fmt.Errorf("image volumes: %w", err)
 	}
 	for id, image := range holders {
-		if !imagevolume.IsKey(image) {
+		if !translate.IsShortHash(image) {
 			continue
 		}
 		if err := v.Unstarted.Remove(ctx, id); err != nil {
@@ -165,7 +165,7 @@ func (v *volumes) sweep(ctx context.Context, live func(context.Context) (map[str
 	}
 	for _, rest := range holders {
 		owner, image, _ := strings.Cut(rest, "_")
-		if imagevolume.IsKey(owner) && imagevolume.IsKey(image) && !v.store.Has(owner) {
+		if translate.IsShortHash(owner) && translate.IsShortHash(image) && !v.store.Has(owner) {
 			owners = append(owners, owner)
 		}
 	}

@@ -24,7 +24,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// node is a manager with a directory, an engine and the containers of Kubernetes.
+// node is a Preparer with a directory, an engine and the containers of Kubernetes.
 type node struct {
 	*mounts.Preparer
 	t       *testing.T
@@ -62,7 +62,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// restart replaces the manager, as a new process would have one.
+// restart replaces the Preparer, as a new process would have one.
 func (n *node) restart() { n.Preparer = mounts.New(n.options) }
 
 func (n *node) must(err error) {
@@ -184,6 +184,8 @@ func (d *docker) ImageInspect(_ context.Context, ref string) (image.InspectRespo
 	return d.images[ref], nil
 }
 
+// hash is how a name appears in the names of files and containers. An upgrade must
+// find those of the release before.
 func hash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/shim/engine"
-	"github.com/cridock/cridock/shim/mounts/imagevolume"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -139,7 +138,7 @@ func (s *specFiles) sweep(ctx context.Context, live func(context.Context) (map[s
 		// This also matches drafts that a killed process left.
 		rest, ours := strings.CutPrefix(file, s.prefix)
 		owner, _, _ := strings.Cut(rest, ".")
-		if !ours || !imagevolume.IsKey(owner) {
+		if !ours || !translate.IsShortHash(owner) {
 			continue
 		}
 		if _, written := s.written.Load(owner); !written && !owners[owner] {

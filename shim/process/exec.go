@@ -12,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/shim/engine"
 )
 
@@ -238,7 +239,8 @@ func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *
 // Docker's reason if there was no process.
 func (r *Runner) result(ctx context.Context, execID string, ended *exit, message string) (int, error) {
 	noted := ended.done
-	for wait := minCheck; ; wait = min(2*wait, maxCheck) {
+	pause := backoff.Backoff{Min: minCheck, Max: maxCheck}
+	for {
 		info, err := r.engine.ExecInspect(ctx, execID)
 		switch {
 		case err != nil:
@@ -249,12 +251,13 @@ func (r *Runner) result(ctx context.Context, execID string, ended *exit, message
 			return info.ExitCode, nil
 		}
 		klog.FromContext(ctx).V(5).Info("Docker has not recorded an exec's exit yet", "execID", execID)
+		if err := pause.Wait(ctx, noted); err != nil {
+			return 0, err
+		}
 		select {
 		case <-noted:
 			noted = nil // the event causes one extra inspect
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+		default:
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/backoff"
 )
 
 const (
@@ -49,7 +51,8 @@ func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
 // before it starts the process.
 func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 	began := time.Now()
-	for wait := minCheck; ; wait = min(2*wait, 100*time.Millisecond) {
+	pause := backoff.Backoff{Min: minCheck, Max: 100 * time.Millisecond}
+	for {
 		info, err := r.engine.ExecInspect(ctx, execID)
 		switch {
 		case errdefs.IsNotFound(err):
@@ -65,10 +68,8 @@ func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 		case !info.Running && time.Since(began) > startTimeout:
 			return 0, nil
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return 0, fmt.Errorf("an abandoned exec did not start: %w", ctx.Err())
+		if err := pause.Wait(ctx, nil); err != nil {
+			return 0, fmt.Errorf("an abandoned exec did not start: %w", err)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/backoff"
 	"github.com/cridock/cridock/shim/engine"
 )
 
@@ -75,7 +76,8 @@ func (r *Runner) watch(execID string) (e *exit, forget func()) {
 // returns nil.
 func (r *Runner) Run(ctx context.Context) error {
 	wanted := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("event", string(events.ActionExecDie)))
-	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
+	retry := backoff.Backoff{Min: minRetry, Max: maxRetry}
+	for {
 		began := time.Now()
 		err := r.follow(ctx, wanted)
 		if ctx.Err() != nil {
@@ -84,11 +86,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		if time.Since(began) > maxRetry {
 			// Logged once, not at each attempt while Docker is away.
 			klog.FromContext(ctx).V(2).Info("Lost the stream of Docker's exec events", "err", err)
-			retry = minRetry
+			retry.Reset()
 		}
-		select {
-		case <-time.After(retry):
-		case <-ctx.Done():
+		if retry.Wait(ctx, nil) != nil {
 			return nil
 		}
 	}

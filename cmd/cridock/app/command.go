@@ -10,6 +10,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/cmd/cridock/doctor"
 )
 
 // Main runs the process's command line until SIGTERM or SIGINT, prints an error to
@@ -26,6 +29,10 @@ func Main(version string) int {
 	err := NewCommand(version).ExecuteContext(ctx)
 	stop()
 	klog.Flush()
+	var exit doctor.Exit
+	if errors.As(err, &exit) {
+		return int(exit)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cridock:", err)
 		return 1
@@ -59,6 +66,6 @@ func NewCommand(version string) *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.AddFlags(root.PersistentFlags())
-	root.AddCommand(serve, runtimeCommand())
+	root.AddCommand(serve, doctor.NewCommand(o.doctorSettings), runtimeCommand())
 	return root
 }

@@ -30,9 +30,6 @@ const maxOptions = 4095
 // becomes a path.
 var key = regexp.MustCompile("^[0-9a-f]{20}$")
 
-// IsKey reports whether a string has the form of an owner or a name.
-func IsKey(v string) bool { return key.MatchString(v) }
-
 // Store keeps mounts below one directory. A mount has an owner and a name, 20
 // hexadecimal digits each; others are errdefs.ErrInvalidArgument. Calls for
 // different owners may run in parallel, those for one owner must not.
@@ -50,7 +47,7 @@ func New(dir string) *Store { return &Store{dir: beneath.Root(dir), own: map[str
 // mount already existed. A missing layer is errdefs.ErrNotFound. Only root can
 // reach the mount by its path, and set-user-ID bits in it have no effect.
 func (s *Store) Mount(owner, name string, layers []string) (path string, made bool, err error) {
-	if !IsKey(owner) || !IsKey(name) {
+	if !key.MatchString(owner) || !key.MatchString(name) {
 		return "", false, fmt.Errorf("image volume %q of %q: %w: not a hash", name, owner, errdefs.ErrInvalidArgument)
 	}
 	s.mu.Lock()
@@ -136,7 +133,7 @@ func overlay(target *os.File, layers []string) error {
 
 // Has reports whether there is anything to unmount for an owner.
 func (s *Store) Has(owner string) bool {
-	if !IsKey(owner) {
+	if !key.MatchString(owner) {
 		return false
 	}
 	_, err := s.dir.Lstat(owner)
@@ -146,7 +143,7 @@ func (s *Store) Has(owner string) bool {
 // Unmount removes all mounts of an owner; an owner without mounts is success.
 // Containers that use the mounts keep them.
 func (s *Store) Unmount(owner string) error {
-	if !IsKey(owner) {
+	if !key.MatchString(owner) {
 		return fmt.Errorf("image volumes of %q: %w: not a hash", owner, errdefs.ErrInvalidArgument)
 	}
 	names, err := s.dir.Names(owner)
@@ -196,7 +193,7 @@ func (s *Store) Foreign() ([]string, error) {
 	defer s.mu.Unlock()
 	var owners []string
 	for _, name := range names {
-		if IsKey(name) && !s.own[name] {
+		if key.MatchString(name) && !s.own[name] {
 			owners = append(owners, name)
 		}
 	}

@@ -1,0 +1,228 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+
+	"sigs.k8s.io/yaml"
+)
+
+var kubeletChecks = []Check{
+	{Name: "kubelet-endpoint", run: checkKubeletEndpoint},
+	{Name: "kubelet-cgroup-driver", run: checkKubeletCgroupDriver, needsEngine: true},
+	{Name: "kubelet-pod-logs", run: checkKubeletPodLogs},
+}
+
+// kubelet is how the node's kubelet runs, or would if it were started.
+type kubelet struct {
+	err     error
+	present bool
+	source  string // where the settings are from
+
+	Endpoint     string `json:"containerRuntimeEndpoint"`
+	CgroupDriver string `json:"cgroupDriver"`
+	PodLogsDir   string `json:"podLogsDir"`
+}
+
+const defaultKubeletConfig = "/var/lib/kubelet/config.yaml"
+
+// readKubelet reads the command line of a running kubelet, else of its systemd unit,
+// and the configuration file that it names. Flags override the file.
+func (n *node) readKubelet() kubelet {
+	k := kubelet{source: "the running kubelet"}
+	line := n.kubeletProcess()
+	if line == "" {
+		k.source = "the kubelet's unit"
+		line = n.kubeletUnit()
+	}
+	config := flagValue(line, "config")
+	if config == "" && n.exists(defaultKubeletConfig) {
+		config = defaultKubeletConfig
+	}
+	k.present = line != "" || config != ""
+	if config != "" {
+		if text := n.read(config); text != "" {
+			if err := yaml.Unmarshal([]byte(text), &k); err != nil {
+				k.err = fmt.Errorf("%s: %w", config, err)
+			}
+		}
+		if line == "" {
+			k.source = config
+		}
+	}
+	for name, field := range map[string]*string{"container-runtime-endpoint": &k.Endpoint, "cgroup-driver": &k.CgroupDriver} {
+		if v := flagValue(line, name); v != "" {
+			*field = v
+		}
+	}
+	return k
+}
+
+// kubeletProcess returns the arguments of a running kubelet, "" if there is none. A
+// process of another user, or in a container, may only call itself kubelet.
+func (n *node) kubeletProcess() string {
+	own, _ := os.Readlink(n.path("/proc/self/ns/mnt")) // "" matches no process
+	dirs, _ := filepath.Glob(n.path("/proc/[0-9]*"))   // the pattern is valid
+	for _, dir := range dirs {
+		args := strings.Split(strings.TrimSuffix(n.read(n.shown(filepath.Join(dir, "cmdline"))), "\x00"), "\x00")
+		if filepath.Base(args[0]) != "kubelet" {
+			continue
+		}
+		mounts, err := os.Readlink(filepath.Join(dir, "ns/mnt"))
+		if err == nil && mounts == own && ownedBySelf(dir) {
+			return strings.Join(args, " ")
+		}
+	}
+	return ""
+}
+
+func ownedBySelf(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+// unitDirs are systemd's, later ones override earlier ones.
+var unitDirs = []string{"/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"}
+
+// kubeletUnit returns the command line of the kubelet's unit, with its environment
+// put in; "" if there is no unit. As with systemd, files with the environment
+// override what the unit itself sets.
+func (n *node) kubeletUnit() string {
+	dropIns := map[string]string{}
+	var unit string
+	for _, dir := range unitDirs {
+		if path := filepath.Join(dir, "kubelet.service"); n.exists(path) {
+			unit = path
+		}
+		paths, _ := filepath.Glob(n.path(dir, "kubelet.service.d/*.conf")) // the pattern is valid
+		for _, path := range paths {
+			dropIns[filepath.Base(path)] = n.shown(path)
+		}
+	}
+	if unit == "" {
+		return ""
+	}
+	var command string
+	var envFiles []string
+	env := map[string]string{}
+	for _, path := range append([]string{unit}, valuesByKey(dropIns)...) {
+		for line := range strings.Lines(n.read(path)) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+			switch value = strings.TrimSpace(value); key {
+			case "ExecStart":
+				command = value
+			case "EnvironmentFile":
+				envFiles = append(envFiles, strings.TrimPrefix(value, "-"))
+			case "Environment":
+				setVariable(env, strings.Trim(value, `"'`))
+			}
+		}
+	}
+	for _, path := range envFiles {
+		for line := range strings.Lines(n.read(path)) {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+				setVariable(env, line)
+			}
+		}
+	}
+	return os.Expand(command, func(name string) string { return env[name] })
+}
+
+// valuesByKey returns a map's values in the order of their keys.
+func valuesByKey(m map[string]string) []string {
+	var values []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		values = append(values, m[key])
+	}
+	return values
+}
+
+func setVariable(env map[string]string, assignment string) {
+	if name, value, ok := strings.Cut(assignment, "="); ok {
+		env[name] = strings.Trim(value, `"'`)
+	}
+}
+
+// flagValue returns the value of a flag's last appearance, "" if there is none.
+func flagValue(line, name string) string {
+	matches := regexp.MustCompile(`(?:^|\s)--?`+regexp.QuoteMeta(name)+`[= ]["']?([^"'\s]+)`).FindAllStringSubmatch(line, -1)
+	if len(matches) == 0 {
+		return ""
+	}
+	return matches[len(matches)-1][1]
+}
+
+// unknownKubelet returns a result if there is nothing to compare.
+func (n *node) unknownKubelet() (Result, bool) {
+	switch k := n.kubelet; {
+	case k.err != nil:
+		return failure("Correct the file; the kubelet does not start with it.", "The kubelet's configuration is not readable: %v.", k.err), true
+	case !k.present:
+		return skipped("This node has no kubelet yet."), true
+	}
+	return Result{}, false
+}
+
+func checkKubeletEndpoint(_ context.Context, n *node) Result {
+	if r, done := n.unknownKubelet(); done {
+		return r
+	}
+	const cure = "Set the kubelet's containerRuntimeEndpoint, or install deploy/systemd/kubelet-10-cridock.conf, and restart the kubelet."
+	switch used := n.kubelet.Endpoint; {
+	case used == "":
+		return warning(cure, "The kubelet has no endpoint (%s), and uses containerd's instead of %s.", n.kubelet.source, n.Endpoint)
+	case socketPath(used) != socketPath(n.Endpoint):
+		return warning(cure, "The kubelet uses %s (%s), and not cridock's %s.", used, n.kubelet.source, n.Endpoint)
+	default:
+		return ok("The kubelet uses cridock's endpoint %s.", n.Endpoint)
+	}
+}
+
+// socketPath returns the file of an endpoint; /var/run is a link to /run.
+func socketPath(endpoint string) string {
+	path := filepath.Clean(strings.TrimPrefix(endpoint, "unix://"))
+	if rest, ok := strings.CutPrefix(path, "/var/run/"); ok {
+		path = "/run/" + rest
+	}
+	return path
+}
+
+func checkKubeletCgroupDriver(_ context.Context, n *node) Result {
+	if r, done := n.unknownKubelet(); done {
+		return r
+	}
+	switch driver := n.kubelet.CgroupDriver; driver {
+	case "":
+		return ok("The kubelet has no cgroup driver of its own: from 1.31 on it asks cridock, earlier ones need cgroupDriver: %s.", n.caps.CgroupDriver)
+	case n.caps.CgroupDriver:
+		return ok("The kubelet and Docker have the same cgroup driver, %s.", driver)
+	default:
+		return failure("Set cgroupDriver: "+n.caps.CgroupDriver+" for the kubelet, and restart it.",
+			"The kubelet's cgroup driver is %s (%s), Docker's is %s.", driver, n.kubelet.source, n.caps.CgroupDriver)
+	}
+}
+
+func checkKubeletPodLogs(_ context.Context, n *node) Result {
+	if r, done := n.unknownKubelet(); done {
+		return r
+	}
+	dir := n.kubelet.PodLogsDir
+	if dir == "" {
+		dir = "/var/log/pods"
+	}
+	if filepath.Clean(dir) != filepath.Clean(n.PodLogsDir) {
+		return failure("Set pod-logs-dir to the kubelet's podLogsDir.", "The kubelet wants the logs of pods in %s (%s); cridock's pod-logs-dir is %s.", dir, n.kubelet.source, n.PodLogsDir)
+	}
+	return ok("The kubelet and cridock keep the logs of pods in %s.", dir)
+}
