@@ -18,7 +18,6 @@ import (
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
-	"github.com/cridock/cridock/shim/userns"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
 )
@@ -127,7 +126,7 @@ type Service struct {
 	podLimits   *limits.Pods
 	state       *state.Store
 	oom         *oom.Watcher
-	records     *userns.Records
+	userns      *userNamespaces
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock

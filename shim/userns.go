@@ -13,41 +13,50 @@ import (
 
 	"github.com/cridock/cridock/internal/seam"
 	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/userns"
 	"github.com/cridock/cridock/translate"
 )
 
-// writeSandboxRecord leaves what Docker could not be told of a created sandbox for
+// userNamespaces gives pods user namespaces of their own, through cridock-runtime.
+type userNamespaces struct {
+	records *userns.Records
+	engine  Engine
+	index   *index.Index
+	stops   *stopper
+}
+
+// recordSandbox leaves what Docker could not be told of a created sandbox for
 // cridock-runtime. Without a user namespace there is nothing to leave.
-func (s *Service) writeSandboxRecord(create *translate.Create, id string) error {
+func (n *userNamespaces) recordSandbox(create *translate.Create, id string) error {
 	if create.UserNamespace == nil {
 		return nil
 	}
-	return s.records.Write(s.newRecord(create.UserNamespace, id), 0)
+	return n.records.Write(n.newRecord(create.UserNamespace, id), 0)
 }
 
-// writeContainerRecord is writeSandboxRecord for a container that the index has and
+// recordContainer is recordSandbox for a container that the index has and
 // that has not been started.
-func (s *Service) writeContainerRecord(ctx context.Context, create *translate.Create, id string, sandbox *translate.Sandbox) error {
+func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.Create, id string, sandbox *translate.Sandbox) error {
 	if create.UserNamespace == nil {
 		return nil
 	}
 	if !sandbox.Running || sandbox.Pid == 0 {
 		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
 	}
-	c, err := s.index.Container(ctx, id)
+	c, err := n.index.Container(ctx, id)
 	if err != nil {
 		return err
 	}
-	record := s.newRecord(create.UserNamespace, id)
+	record := n.newRecord(create.UserNamespace, id)
 	// They have the owners that the image gave their files.
 	record.MappedMounts = append(slices.Clone(record.MappedMounts), c.Volumes...)
-	return s.records.Write(record, sandbox.Pid)
+	return n.records.Write(record, sandbox.Pid)
 }
 
-func (s *Service) newRecord(u *translate.UserNamespace, id string) seam.Record {
+func (n *userNamespaces) newRecord(u *translate.UserNamespace, id string) seam.Record {
 	var real engine.Runtime
-	if caps := s.engine.Capabilities(); caps != nil {
+	if caps := n.engine.Capabilities(); caps != nil {
 		real = caps.Runtimes[u.Runtime]
 	}
 	return seam.Record{
@@ -57,25 +66,19 @@ func (s *Service) newRecord(u *translate.UserNamespace, id string) seam.Record {
 	}
 }
 
-// forgetRemoved forgets a container that cridock has removed from Docker.
-func (s *Service) forgetRemoved(id string) {
-	s.stats.Forget(id)
-	s.forgetRecord(context.Background(), id)
-}
-
-// forgetRecord removes a removed container's record. It only logs errors: nobody
+// forget removes a removed container's record. It only logs errors: nobody
 // would retry for a removed container.
-func (s *Service) forgetRecord(ctx context.Context, id string) {
-	if err := s.records.Remove(id); err != nil {
+func (n *userNamespaces) forget(ctx context.Context, id string) {
+	if err := n.records.Remove(id); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the record of a removed container; will retry at the next start", "containerID", id)
 	}
 }
 
-// sweepRecords removes the records of removed containers.
-func (s *Service) sweepRecords(ctx context.Context) error {
-	return s.records.Collect(func() (map[string]bool, error) {
+// sweep removes the records of removed containers.
+func (n *userNamespaces) sweep(ctx context.Context) error {
+	return n.records.Collect(func() (map[string]bool, error) {
 		// Not from the index, which learns of a container after it has its record.
-		list, err := s.engine.ContainerList(ctx, filters.NewArgs())
+		list, err := n.engine.ContainerList(ctx, filters.NewArgs())
 		exists := make(map[string]bool, len(list))
 		for _, c := range list {
 			exists[c.ID] = true
@@ -84,9 +87,9 @@ func (s *Service) sweepRecords(ctx context.Context) error {
 	})
 }
 
-// checkSandboxUserns returns an error if a started sandbox is in another user
+// checkSandbox returns an error if a started sandbox is in another user
 // namespace than its configuration says.
-func (s *Service) checkSandboxUserns(sb *translate.Sandbox) error {
+func (n *userNamespaces) checkSandbox(sb *translate.Sandbox) error {
 	u := translate.SandboxUserNamespace(sb)
 	if u == nil {
 		return nil
@@ -101,14 +104,14 @@ func (s *Service) checkSandboxUserns(sb *translate.Sandbox) error {
 	return nil
 }
 
-// checkContainerUserns kills a started container that is in another user namespace
+// checkContainer kills a started container that is in another user namespace
 // than its sandbox's configuration says.
-func (s *Service) checkContainerUserns(ctx context.Context, id string, sb *translate.Sandbox) error {
+func (n *userNamespaces) checkContainer(ctx context.Context, id string, sb *translate.Sandbox) error {
 	u := translate.SandboxUserNamespace(sb)
 	if u == nil {
 		return nil
 	}
-	c, err := s.index.Container(ctx, id)
+	c, err := n.index.Container(ctx, id)
 	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return ignoreNotFound(err)
 	}
@@ -117,23 +120,23 @@ func (s *Service) checkContainerUserns(ctx context.Context, id string, sb *trans
 		return nil
 	}
 	// If the container has exited, its PID may be another process's.
-	if syncErr := s.index.Sync(ctx, id); syncErr != nil {
-		return errors.Join(err, syncErr, s.stops.stop(ctx, c, 0))
+	if syncErr := n.index.Sync(ctx, id); syncErr != nil {
+		return errors.Join(err, syncErr, n.stops.stop(ctx, c, 0))
 	}
-	now, indexErr := s.index.Container(ctx, id)
+	now, indexErr := n.index.Container(ctx, id)
 	if indexErr == nil && (now.State != runtimeapi.ContainerState_CONTAINER_RUNNING || now.Pid != c.Pid) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), s.stops.stop(ctx, c, 0))
+	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), n.stops.stop(ctx, c, 0))
 }
 
-// describeUserns sets what the engine and the node can do for user namespaces.
-func (s *Service) describeUserns(h *translate.Host, c *engine.Capabilities) {
+// describe sets what the engine and the node can do for user namespaces.
+func (n *userNamespaces) describe(h *translate.Host, c *engine.Capabilities) {
 	if c.Runtimes[seam.RuntimeName].Path == "" {
 		return
 	}
 	h.SeamRuntime = seam.RuntimeName
-	h.UserNamespacesUnmet = s.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
+	h.UserNamespacesUnmet = n.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
 	for name, features := range h.Runtimes {
 		features.UserNamespaces = name != h.SeamRuntime && c.Runtimes[name].Path != ""
 		h.Runtimes[name] = features

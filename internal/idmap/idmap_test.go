@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -33,20 +32,17 @@ func isolated(t *testing.T, f func(mounts string, userns *os.File) error) {
 	if err := os.Mkdir(mounts, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	err := onOwnThread(func() error {
 		userns, err := NewUserNamespace(mappings, mappings)
 		if err != nil {
-			result <- err
-			return
+			return err
 		}
 		if err = Isolate(mounts); err == nil {
 			err = f(mounts, userns)
 		}
-		result <- errors.Join(err, userns.Close())
-	}()
-	if err := <-result; err != nil {
+		return errors.Join(err, userns.Close())
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(info), mounts) {
@@ -301,4 +297,20 @@ func FuzzFindOverlay(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestOwnThread: even if it begins on the process's first thread, that thread stays
+// where it is.
+func TestOwnThread(t *testing.T) {
+	for range 200 {
+		err := onOwnThread(func() error {
+			if unix.Gettid() == unix.Getpid() {
+				return errors.New("on the first thread")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }

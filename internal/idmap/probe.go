@@ -29,14 +29,25 @@ func Probe(dir string) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(onOwnThread(func() error { return probe(top) }), os.RemoveAll(top))
+}
+
+// onOwnThread calls f on a thread that ends afterwards, and with it the mount
+// namespace that f may have moved it to. It is never the process's first thread:
+// that one cannot end, and stands for the process in /proc/self.
+func onOwnThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread, and with it the mount namespace, ends with the
-		// goroutine.
-		runtime.LockOSThread()
-		result <- probe(top)
+		runtime.LockOSThread() // not unlocked, so that the thread ends
+		if unix.Gettid() == unix.Getpid() {
+			// While this goroutine holds the first thread, another gets another one.
+			defer runtime.UnlockOSThread()
+			result <- onOwnThread(f)
+			return
+		}
+		result <- f()
 	}()
-	return errors.Join(<-result, os.RemoveAll(top))
+	return <-result
 }
 
 // removeLeft removes what killed processes have left.
