@@ -24,7 +24,7 @@ func newNetNS(t *testing.T) string {
 	}
 	made := make(chan *os.File)
 	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
+		runtime.LockOSThread() // the thread exits with the goroutine
 		defer close(made)
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Error(err)
@@ -58,7 +58,7 @@ func same(t *testing.T, a, b string) bool {
 	return os.SameFile(x, y)
 }
 
-// TestDoComesBack: fn runs inside, and no thread stays there.
+// TestDoComesBack: fn runs inside the namespace, and no thread stays there.
 func TestDoComesBack(t *testing.T) {
 	path := newNetNS(t)
 	fail := errors.New("from inside")
