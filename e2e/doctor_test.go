@@ -192,7 +192,7 @@ func (c *cridock) doctorFindsLeftovers(t *testing.T, id string) {
 	if err := c.start(); err != nil {
 		t.Fatal(err)
 	}
-	// The remedy that the doctor names.
+	// The cure that the doctor names.
 	eventually(t, "nothing is left over", time.Minute, func() bool {
 		d = c.doctor(t)
 		return d["leftover-addresses"].State == "ok" && d["leftover-namespaces"].State == "ok"

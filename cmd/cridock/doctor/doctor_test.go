@@ -246,7 +246,7 @@ func breakages() []breakage {
 }
 
 // TestBrokenNode: each breakage is found by its check, with a reason and a
-// remedy, and no other check complains about it. docs/doctor.md shows what was
+// cure, and no other check complains about it. docs/doctor.md shows what was
 // found.
 func TestBrokenNode(t *testing.T) {
 	document, err := os.ReadFile("../../../docs/doctor.md")
