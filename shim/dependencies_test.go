@@ -88,6 +88,10 @@ func TestDependencies(t *testing.T) {
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/cmd/cridock-runtime":
+			forbid(p, p.Deps, "every start of a container loads it", func(d string) bool {
+				return under(module)(d) && d != module+"/internal/seam" && d != module+"/internal/idmap"
+			})
 		case name == module+"/cmd/cridock/doctor":
 			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case name == module+"/shim/images":

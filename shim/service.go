@@ -18,6 +18,7 @@ import (
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/shim/userns"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
 )
@@ -47,6 +48,9 @@ type Config struct {
 	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
+	// SeamDir is cridock's runtime directory, in which cridock-runtime finds its
+	// records; empty for no user namespaces.
+	SeamDir string
 	// ImageVolumeDir is where images are mounted that containers use as volumes, for
 	// engines before Docker 28.0. The engine must see these mounts.
 	ImageVolumeDir string
@@ -123,6 +127,7 @@ type Service struct {
 	podLimits   *limits.Pods
 	state       *state.Store
 	oom         *oom.Watcher
+	records     *userns.Records
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock

@@ -59,7 +59,7 @@ func ExampleDockerSandbox() {
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
 				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 					NamespaceOptions: &runtimeapi.NamespaceOption{
-						UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD},
+						Network: runtimeapi.NamespaceMode_TARGET,
 					},
 				},
 			},
@@ -70,7 +70,7 @@ func ExampleDockerSandbox() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// linux.security_context.namespace_options.userns_options.mode: invalid argument: Docker can't give a pod its own user namespace: set hostUsers: true (mode NODE)
+	// linux.security_context.namespace_options.network: invalid argument: a sandbox can't have mode TARGET
 }
 
 // The kubelet and Docker write image names differently.
