@@ -63,7 +63,7 @@ func (c *cridock) gateway() string {
 	return "10.77.0.1"
 }
 
-// TestEvents follows one pod through its life.
+// TestEvents follows one pod from creation to removal.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")
@@ -106,8 +106,8 @@ func TestEvents(t *testing.T) {
 			}
 		}
 	}
-	// A containerd that is late with an event can have Docker start a container that
-	// has exited once more; then there are more events than these four.
+	// If containerd delivers an event late, Docker may start an exited container
+	// once more; then there are more than these four events.
 	kinds := map[string]runtimeapi.ContainerEventType{"create": created, "start": started, "die": stopped, "destroy": deleted}
 	want := map[string][]runtimeapi.ContainerEventType{}
 	for _, id := range []string{p.id, main.id} {
@@ -129,8 +129,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// subscribe returns cridock's events. Nothing but the first event tells that
-// the subscription is there, so pods are run until one comes.
+// subscribe returns cridock's events. Only the first event shows that the
+// subscription is active, so it runs pods until one arrives.
 func subscribe(t *testing.T, c *cridock) <-chan *runtimeapi.ContainerEventResponse {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// TestNeverColumn checks what the table of packages in docs/architecture.md says
-// that a package never imports, beyond the directions that TestDependencies checks.
+// TestNeverColumn checks what a package never imports according to the table of
+// packages in docs/architecture.md, beyond the directions that TestDependencies
+// checks.
 func TestNeverColumn(t *testing.T) {
 	direct := func(p pkg) []string { return p.Imports }
 	all := func(p pkg) []string { return p.Deps }

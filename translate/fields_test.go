@@ -29,7 +29,7 @@ var (
 		"hugepage_limits.page_size": "CgroupFiles", "hugepage_limits.limit": "CgroupFiles",
 		"unified": "MemorySwap, PidsLimit, Cpuset…, systemd annotations, CgroupFiles", "memory_swap_limit_in_bytes": "MemorySwap",
 	}
-	// podResourceFields: the kubelet owns the pod's cgroup.
+	// podResourceFields concern the cgroup of the pod, which the kubelet owns.
 	podResourceFields = map[string]string{
 		"cpu_period": "annotation for VM runtimes, record", "cpu_quota": "annotation for VM runtimes, record",
 		"cpu_shares": "annotation for VM runtimes, record", "memory_limit_in_bytes": "annotation for VM runtimes, record",
@@ -169,7 +169,8 @@ func walk(m protoreflect.MessageDescriptor, prefix string, visit func(path strin
 	}
 }
 
-// example is a valid request in which to change one field, and its effect.
+// example is a valid request in which one field at a time is changed, and its
+// effect.
 type example struct {
 	message   proto.Message
 	accounted map[string]string
@@ -481,8 +482,8 @@ var neverFilled = map[string]string{
 	"Image.spec.runtime_handler":                                                 "Docker has one image store for all runtimes",
 }
 
-// TestEveryStatusFieldIsFilled makes the responses to all that can be requested, and
-// checks that each of their fields is set in at least one.
+// TestEveryStatusFieldIsFilled builds the responses for everything that can be
+// requested, and checks that each of their fields is set in at least one.
 func TestEveryStatusFieldIsFilled(t *testing.T) {
 	answers := []proto.Message{
 		CRIImage(Image{ID: imageID, RepoTags: []string{"a:1"}, RepoDigests: []string{"a@" + digest}, Size: 1, User: "app"}, true),

@@ -71,7 +71,7 @@ func same(t *testing.T, a, b string) bool {
 	return os.SameFile(x, y)
 }
 
-// TestDoComesBack: fn runs inside, and no thread stays there.
+// TestDoComesBack: fn runs inside the namespace, and no thread stays there.
 func TestDoComesBack(t *testing.T) {
 	path := newNetNS(t)
 	fail := errors.New("from inside")

@@ -24,8 +24,8 @@ import (
 	"github.com/cridock/cridock/shim/engine"
 )
 
-// runner is a Runner on the real Docker Engine that CRIDOCK_E2E_DOCKER names.
-// The test has to run in its PID namespace.
+// runner returns a Runner on the real Docker Engine that CRIDOCK_E2E_DOCKER
+// names. The test must run in its PID namespace.
 func runner(t testing.TB) *Runner {
 	t.Helper()
 	return observed(t, nil)
@@ -66,7 +66,7 @@ func start(t testing.TB, r *Runner, cfg container.Config) string {
 		cfg.Image = "busybox:cridock"
 	}
 	if cfg.Cmd == nil {
-		// Two processes; the first one reaps.
+		// Two processes; the first one reaps the other.
 		cfg.Cmd = sh("sleep 1000000 & wait")
 	}
 	id, err := e.ContainerCreate(t.Context(), "", &cfg, &container.HostConfig{NetworkMode: "none"}, nil)
@@ -84,7 +84,7 @@ func start(t testing.TB, r *Runner, cfg container.Config) string {
 	return id
 }
 
-// processes are the command lines of a container's processes.
+// processes returns the command lines of a container's processes.
 func processes(t testing.TB, id string) []string {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cgroup")
@@ -134,8 +134,8 @@ func TestDockerExecSync(t *testing.T) {
 	}
 }
 
-// All of a large and binary output arrives, also what is still in the pipes
-// when the process ends.
+// All of a large binary output arrives, including what is still in the pipes
+// when the process exits.
 func TestDockerOutputIsComplete(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
@@ -164,7 +164,7 @@ func TestDockerStartFailure(t *testing.T) {
 		"missing":        {[]string{"nonexistent"}, "nonexistent"},
 		"not executable": {[]string{"/etc/passwd"}, "permission denied"},
 	} {
-		// Docker 20.10 to 26.1 say 126 for both, shells 127 for the first.
+		// Docker 20.10 to 26.1 report 126 for both, shells 127 for the first.
 		refused := func(code int) bool { return code == 126 || code == 127 }
 		_, _, _, err := r.ExecSync(t.Context(), id, c.cmd, 0)
 		var failed *StartError
@@ -296,7 +296,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if left := processes(t, id); len(left) != 3 {
 		t.Errorf("processes %q", left)
 	}
-	// One that writes all the time is no reason to wait either.
+	// Nor does a child that writes all the time.
 	began = time.Now()
 	if _, _, code, err = r.ExecSync(t.Context(), id, sh("(while true; do echo tick; sleep 0.1; done) & exit 5"), 0); err != nil || code != 5 {
 		t.Errorf("%d, %v", code, err)
@@ -335,12 +335,12 @@ func TestDockerStdin(t *testing.T) {
 	if code, err := r.Exec(t.Context(), id, []string{"cat"}, Streams{Stdin: strings.NewReader("in\x00put"), Stdout: &out}); err != nil || code != 0 || out.String() != "in\x00put" {
 		t.Errorf("cat: %q, %d, %v", &out, code, err)
 	}
-	// Already at its end.
+	// Input that has already ended.
 	out.Reset()
 	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), Streams{Stdin: strings.NewReader(""), Stdout: &out}); err != nil || code != 0 || out.String() != "end\n" {
 		t.Errorf("empty stdin: %q, %d, %v", &out, code, err)
 	}
-	// Input only, then read back.
+	// Input only, read back afterwards.
 	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), Streams{Stdin: strings.NewReader("kept")}); err != nil || code != 0 {
 		t.Errorf("stdin alone: %d, %v", code, err)
 	}
@@ -437,7 +437,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 		}
 	}()
 	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
-	_ = r.engine.(*engine.Client).Close() // closes idle connections only
+	_ = r.engine.(*engine.Client).Close() // only closes idle connections
 	before.Await(t, 20*time.Second)
 }
 
@@ -459,7 +459,7 @@ func dropOne(t *testing.T, r *Runner, id string, i int) {
 		time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, drop)
 	}
 	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), Streams{TTY: tty, Stdin: in, Stdout: out})
-	// Nothing but the cancellation: a failed kill would be joined to it.
+	// Only the cancellation: a failed kill would be joined to it.
 	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "abandoned") {
 		t.Errorf("exec %d: %v", i, err)
 	}
@@ -469,8 +469,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// callCount counts the successful calls of an engine by kind. Docker has attached the
-// streams of a container when it answers the call, and resized a terminal.
+// callCount counts the successful calls of an engine by kind. When Docker
+// answers, it has attached the container's streams or resized the terminal.
 type callCount struct {
 	mu    sync.Mutex
 	calls map[string]int
@@ -545,7 +545,8 @@ func TestDockerAttach(t *testing.T) {
 	}
 }
 
-// StdinOnce is Docker's: the end of the first client's input is the process's.
+// Docker implements StdinOnce: when the first client's input ends, the
+// process's does.
 func TestDockerAttachStdinOnce(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{Cmd: sh("cat; echo end"), OpenStdin: true, StdinOnce: true, AttachStdin: true})
@@ -610,7 +611,7 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	}
 }
 
-// The cost of ExecSync beside that of the three calls it cannot do without.
+// The cost of ExecSync compared with the three calls that it cannot do without.
 func BenchmarkDockerExecSync(b *testing.B) {
 	var inspects atomic.Int64
 	r := observed(b, func(kind string, _ time.Duration, _ error) {
@@ -641,7 +642,7 @@ func BenchmarkDockerExecSync(b *testing.B) {
 		_, _, _, err := r.ExecSync(b.Context(), id, []string{"true"}, time.Minute)
 		return err
 	}
-	// In turn, so that the machine's load is the same for both.
+	// Alternating, so that the machine's load is the same for both.
 	var took [2][]time.Duration
 	for b.Loop() {
 		for i, run := range []func() error{raw, sync} {
@@ -663,13 +664,13 @@ func BenchmarkDockerExecSync(b *testing.B) {
 	}
 }
 
-// exitOf waits for a container's end.
+// exitOf waits for a container to exit.
 func exitOf(r *Runner, id string) func(context.Context) error {
 	return func(ctx context.Context) error { return r.engine.(*engine.Client).ContainerWait(ctx, id) }
 }
 
 // Docker attaches to a container that has just exited, and then sends nothing:
-// the session ends all the same.
+// the session must end anyway.
 func TestDockerAttachAfterExit(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
