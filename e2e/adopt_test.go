@@ -17,7 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// workload is a pod that another adapter has made and cridock is to have.
+// workload is a pod made by another adapter that cridock takes over.
 type workload struct {
 	*pod
 	server, counter, exits, fails, created *ctr
@@ -25,7 +25,7 @@ type workload struct {
 	ran                                    []string // processes
 }
 
-// newWorkload has a maker make a pod with a container in each state.
+// newWorkload has a maker create a pod with a container in each state.
 func newWorkload(t *testing.T, c *cridock, a maker, port int32, options ...podOption) *workload {
 	t.Helper()
 	cfg := c.podConfig(t, append([]podOption{func(cfg *runtimeapi.PodSandboxConfig) {
@@ -62,12 +62,12 @@ func newWorkload(t *testing.T, c *cridock, a maker, port int32, options ...podOp
 	return w
 }
 
-// podLabels are those that the kubelet gives to sandboxes and containers.
+// podLabels are the labels that the kubelet puts on sandboxes and containers.
 func podLabels(m *runtimeapi.PodSandboxMetadata) map[string]string {
 	return map[string]string{"io.kubernetes.pod.name": m.Name, "io.kubernetes.pod.namespace": m.Namespace, "io.kubernetes.pod.uid": m.Uid}
 }
 
-// make has a maker create a container as the kubelet asks for it.
+// make has a maker create a container the way the kubelet requests it.
 func (w *workload) make(a maker, name, script string, options ...ctrOption) *ctr {
 	w.t.Helper()
 	cfg := w.ctrConfig(name, script, append([]ctrOption{func(cfg *runtimeapi.ContainerConfig) {
@@ -87,7 +87,7 @@ func (w *workload) make(a maker, name, script string, options ...ctrOption) *ctr
 	return c
 }
 
-// processes tells the pod's processes from any that were started again.
+// processes identifies the pod's processes, to detect any that were restarted.
 func (w *workload) processes(t *testing.T) (all []string) {
 	t.Helper()
 	for _, id := range []string{w.id, w.server.id, w.counter.id} {
@@ -97,7 +97,7 @@ func (w *workload) processes(t *testing.T) (all []string) {
 	return all
 }
 
-// in is the workload for use in a subtest.
+// in returns the workload for use in a subtest.
 func (w *workload) in(t *testing.T) *workload {
 	q := *w
 	q.pod = w.pod.in(t)
@@ -107,7 +107,7 @@ func (w *workload) in(t *testing.T) *workload {
 	return &q
 }
 
-// checkTaken wants all of the pod as it was.
+// checkTaken checks that the whole pod is unchanged.
 func (w *workload) checkTaken() {
 	w.t.Helper()
 	t := w.t
@@ -157,7 +157,7 @@ func (w *workload) checkTaken() {
 	}
 }
 
-// checkServed reaches the pod by its host port.
+// checkServed connects to the pod through its host port.
 func (w *workload) checkServed() {
 	w.t.Helper()
 	eventually(w.t, "the host port answers", 20*time.Second, func() bool {
@@ -171,8 +171,8 @@ func (w *workload) checkServed() {
 	})
 }
 
-// checkLogs reads the log, once rotated, from its first line to one that is
-// printed now.
+// checkLogs rotates the log, and reads it from its first line to one printed
+// now.
 func (w *workload) checkLogs() {
 	w.t.Helper()
 	t, c := w.t, w.counter
@@ -194,8 +194,8 @@ func (w *workload) checkLogs() {
 	}
 }
 
-// checkLink finds the log of what has exited as it was, Docker's own, until the
-// container goes.
+// checkLink checks that an exited container's log is still Docker's own,
+// unchanged, until the container is removed.
 func (w *workload) checkLink() {
 	w.t.Helper()
 	t := w.t
@@ -208,7 +208,8 @@ func (w *workload) checkLink() {
 	}
 }
 
-// checkUsable starts what was created before and now, and stops the pod.
+// checkUsable starts containers created before and after the takeover, and
+// stops the pod.
 func (w *workload) checkUsable() {
 	w.t.Helper()
 	rpc(w.t, w.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: w.created.id})
@@ -222,16 +223,16 @@ func (w *workload) checkUsable() {
 	checkStopped(w.t, w.pod, w.server)
 }
 
-// TestAdoption takes over what dockershim and cri-dockerd have left running.
+// TestAdoption takes over running pods of dockershim and cri-dockerd.
 func TestAdoption(t *testing.T) {
 	t.Parallel()
 	c := installCridock(t, newNode(t), "cni")
-	// The root directory is cri-dockerd's, as its own flag would have it.
+	// The root directory is the one that cri-dockerd's own flag would name.
 	dockershim, dockerd := &foreign{cridock: c, root: c.path("dockershim")}, &foreign{cridock: c, mounts: true, root: c.root()}
 	workloads := map[string]*workload{
 		"dockershim":  newWorkload(t, c, dockershim, 18081),
 		"cri-dockerd": newWorkload(t, c, dockerd, 18082),
-		// Lost, or the adapter had another one.
+		// The cache was lost, or the adapter used another one.
 		"without CNI's cache": newWorkload(t, c, dockerd, 18083),
 	}
 	results, err := filesBelow(c.cacheDir())
@@ -267,8 +268,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// onHost is a pod with the host's network, and a container whose log Docker keeps
-// in another form.
+// onHost is a pod with the host's network, and a container that uses another of
+// Docker's log drivers.
 type onHost struct {
 	*pod
 	local *ctr
@@ -303,8 +304,8 @@ func (h *onHost) check() {
 	})
 }
 
-// TestHandBack gives logs back to Docker's files, for an adapter that knows no
-// others, and takes them again.
+// TestHandBack hands logs back to Docker's files, for an adapter that knows no
+// others, and takes them over again.
 func TestHandBack(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
@@ -357,7 +358,7 @@ func TestHandBack(t *testing.T) {
 	})
 }
 
-// contents are the files of some directories.
+// contents returns the contents of all files in some directories.
 func contents(t *testing.T, dirs ...string) map[string]string {
 	t.Helper()
 	all := map[string]string{}

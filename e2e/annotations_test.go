@@ -12,8 +12,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// tellingRuntime are dockerd's flags for a runtime of that name that is runc, and
-// the directory where it leaves the configuration of each container by its ID.
+// tellingRuntime returns dockerd's flag for a runtime with the given name,
+// which is runc and also copies each container's configuration to dir, named
+// after its ID.
 func tellingRuntime(t *testing.T, name string) (flag, dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -33,9 +34,9 @@ exec runc "$@"
 	return "--add-runtime=" + name + "=" + path, dir
 }
 
-// TestAnnotations: the OCI runtime gets the annotations that the settings let
-// through, and knows the pod if they say so. An engine that cannot hand them on
-// is no reason to run a pod without.
+// TestAnnotations: the OCI runtime receives the annotations that the settings
+// allow, and those that identify the pod if the settings ask for them. An
+// engine that cannot pass annotations on still runs pods that need none.
 func TestAnnotations(t *testing.T) {
 	t.Parallel()
 	needEngine(t)
@@ -48,7 +49,7 @@ func TestAnnotations(t *testing.T) {
 	if n.docker.apiMinor(t) < 43 {
 		_, err := try(c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: c.podConfig(t, annotated), RuntimeHandler: "telling"})
 		wantCode(t, err, codes.FailedPrecondition, "annotations")
-		c.runPod(t, annotated) // nothing is for its runtime
+		c.runPod(t, annotated) // none of its annotations are for its runtime
 		return
 	}
 	p := c.runPodWith(t, "telling", annotated)

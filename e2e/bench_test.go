@@ -55,14 +55,14 @@ func setting(t testing.TB, name string, otherwise int) int {
 	return n
 }
 
-// adapter is a CRI server in front of the node's engine.
+// adapter is a CRI server that uses the node's engine.
 type adapter struct {
 	name    string
 	runtime runtimeapi.RuntimeServiceClient
 	pid     func() int // the machine's
 }
 
-// fullNode is a node with pods of two containers each.
+// fullNode is a node full of pods with two containers each.
 type fullNode struct {
 	*cridock
 	adapters   []*adapter
@@ -120,7 +120,7 @@ func newFullNode(b *testing.B, pods int) *fullNode {
 	return f
 }
 
-// sleepingPod runs a pod with two containers. It is called by goroutines.
+// sleepingPod runs a pod with two containers. It is called concurrently.
 func (f *fullNode) sleepingPod(b *testing.B) (id string) {
 	cfg := f.podConfig(b)
 	sandbox, err := try(f.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
@@ -141,7 +141,7 @@ func (f *fullNode) sleepingPod(b *testing.B) (id string) {
 	return id
 }
 
-// sleeper is the ith container of a pod.
+// sleeper configures the ith container of a pod.
 func (f *fullNode) sleeper(i int) *runtimeapi.ContainerConfig {
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: fmt.Sprint("c", i)}, Image: &runtimeapi.ImageSpec{Image: f.image},
@@ -158,7 +158,7 @@ func (f *fullNode) removePod(b *testing.B, id string) {
 	}
 }
 
-// startPeer starts cri-dockerd on the same engine, if there is one.
+// startPeer starts cri-dockerd on the same engine, if one is given.
 func (f *fullNode) startPeer(b *testing.B) {
 	b.Helper()
 	path := os.Getenv("CRIDOCK_BENCH_PEER")
@@ -188,7 +188,7 @@ func (f *fullNode) startPeer(b *testing.B) {
 	f.adapters = append(f.adapters, a)
 }
 
-// close removes the pods, and ends both adapters.
+// close removes the pods and stops both adapters.
 func (f *fullNode) close(b *testing.B) {
 	for _, id := range f.pods {
 		f.removePod(b, id)
@@ -202,7 +202,7 @@ func (f *fullNode) close(b *testing.B) {
 	}
 }
 
-// child is the process that nsenter runs.
+// child returns the PID of the process that nsenter runs.
 func child(b *testing.B, cmd *exec.Cmd) int {
 	b.Helper()
 	pid := cmd.Process.Pid
@@ -213,7 +213,7 @@ func child(b *testing.B, cmd *exec.Cmd) int {
 	return n
 }
 
-// cpu is what a process has used, to 10 ms.
+// cpu returns the CPU time that a process has used, to 10 ms.
 func cpu(b *testing.B, stat string) time.Duration {
 	b.Helper()
 	s := read(b, stat)
@@ -229,7 +229,8 @@ func cpu(b *testing.B, stat string) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// used measures the CPU of the adapter and of the engine until it is called.
+// used returns a function that measures the CPU time used by the adapter and
+// the engine until it is called.
 func (f *fullNode) used(b *testing.B, a *adapter) func() (adapter, engine time.Duration) {
 	b.Helper()
 	inNode := func(pidFile string) string {
@@ -247,14 +248,14 @@ func (f *fullNode) used(b *testing.B, a *adapter) func() (adapter, engine time.D
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// reportCPU reports the CPU of one of n rounds.
+// reportCPU reports the CPU time of one of n rounds.
 func reportCPU(b *testing.B, used func() (adapter, engine time.Duration), n int) {
 	adapter, engine := used()
 	b.ReportMetric(ms(adapter)/float64(n), "adapter-cpu-ms")
 	b.ReportMetric(ms(engine)/float64(n), "engine-cpu-ms")
 }
 
-// idle is what the time costs in which nobody asks for anything.
+// idle measures the CPU time used while nobody makes a call.
 func (f *fullNode) idle(b *testing.B, a *adapter, seconds int) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
@@ -264,8 +265,8 @@ func (f *fullNode) idle(b *testing.B, a *adapter, seconds int) {
 	}
 }
 
-// lists asks for both lists once a second, as the kubelet does, and tells what
-// cridock holds before and after.
+// lists requests both lists once a second, as the kubelet does, and reports
+// what cridock holds before and after.
 func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
@@ -296,7 +297,7 @@ func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
 	}
 }
 
-// status asks for each container's status.
+// status requests each container's status.
 func (f *fullNode) status(b *testing.B, a *adapter) {
 	list := rpc(b, a.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers
 	f.rounds(b, a, func() {
@@ -306,8 +307,8 @@ func (f *fullNode) status(b *testing.B, a *adapter) {
 	})
 }
 
-// stats asks for the statistics of all containers. The first answer, in which
-// an adapter may learn where they are, counts like the others.
+// stats requests the statistics of all containers. The first answer, during
+// which an adapter may have to find their sources, counts like the others.
 func (f *fullNode) stats(b *testing.B, a *adapter) {
 	f.rounds(b, a, func() {
 		if list := rpc(b, a.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{}).Stats; len(list) != f.containers {
@@ -316,7 +317,8 @@ func (f *fullNode) stats(b *testing.B, a *adapter) {
 	})
 }
 
-// rounds measures one of ten rounds, as CPU is counted in parts of 10 ms.
+// rounds measures ten rounds together and reports one, as CPU time is counted
+// in units of 10 ms.
 func (f *fullNode) rounds(b *testing.B, a *adapter, round func()) {
 	const rounds = 10
 	b.ReportMetric(0, "ns/op")
@@ -335,7 +337,7 @@ func (f *fullNode) rounds(b *testing.B, a *adapter, round func()) {
 	}
 }
 
-// restart is the time from the start of cridock to its first list.
+// restart measures the time from the start of cridock to its first list.
 func (f *fullNode) restart(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
@@ -354,7 +356,7 @@ func (f *fullNode) restartOnce(b *testing.B) time.Duration {
 	if err := f.kill(); err != nil {
 		b.Fatal(err)
 	}
-	_ = f.conn.Close() // it would wait a second before it connects again
+	_ = f.conn.Close() // it would wait a second before it reconnects
 	f.conn = nil
 	start := time.Now()
 	if err := f.launch(); err != nil {
@@ -373,7 +375,7 @@ func (f *fullNode) restartOnce(b *testing.B) time.Duration {
 	return time.Since(start)
 }
 
-// churn runs pods and removes them; what cridock holds must not grow with their
+// churn runs and removes pods; what cridock holds must not grow with their
 // number.
 func (f *fullNode) churn(b *testing.B, pods int) {
 	b.ReportMetric(0, "ns/op")
@@ -400,10 +402,10 @@ func (f *fullNode) runAndRemove(b *testing.B, pods int) {
 		})
 	}
 	running.Wait()
-	time.Sleep(5 * time.Second) // for what ends in the background
+	time.Sleep(5 * time.Second) // for cleanup in the background
 }
 
-// held reports memory, descriptors and goroutines of cridock.
+// held reports cridock's memory, descriptors and goroutines.
 func (f *fullNode) held(b *testing.B, when string) {
 	b.Helper()
 	m := f.metrics(b)
@@ -412,7 +414,7 @@ func (f *fullNode) held(b *testing.B, when string) {
 	b.ReportMetric(m["go_goroutines"], when+"-goroutines")
 }
 
-// metrics are cridock's own, by name with labels.
+// metrics returns cridock's own metrics, by name with labels.
 func (c *cridock) metrics(t testing.TB) map[string]float64 {
 	t.Helper()
 	resp, err := c.http().Get("http://127.0.0.1:9911/metrics")
@@ -433,8 +435,8 @@ func (c *cridock) metrics(t testing.TB) map[string]float64 {
 	return values
 }
 
-// BenchmarkShims compares one shim for a pod with one for a container: pods of
-// four containers, in turns, on an engine of API 1.43 or later.
+// BenchmarkShims compares one shim per pod with one per container: pods of four
+// containers, alternating, on an engine with API 1.43 or later.
 func BenchmarkShims(b *testing.B) {
 	f := newFullNode(b, 0)
 	for b.Loop() {
@@ -471,7 +473,7 @@ func BenchmarkShims(b *testing.B) {
 	}
 }
 
-// startedPod runs a pod and tells how long the start of each container took.
+// startedPod runs a pod and measures how long each container took to start.
 func (f *fullNode) startedPod(b *testing.B, containers int) (id string, took []time.Duration) {
 	b.Helper()
 	cfg := f.podConfig(b)
@@ -485,7 +487,7 @@ func (f *fullNode) startedPod(b *testing.B, containers int) (id string, took []t
 	return id, took
 }
 
-// pss is the memory of a process, with its share of what it shares.
+// pss is the memory of a process, with its proportional share of shared memory.
 func pss(b *testing.B, rollup string) float64 {
 	b.Helper()
 	for line := range strings.Lines(read(b, rollup)) {

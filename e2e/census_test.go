@@ -14,16 +14,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// metricsFlags are what a census needs of cridock. The port is the node's own.
+// metricsFlags are the flags of cridock that a census needs. The port is in the
+// node's own network.
 var metricsFlags = []string{"--metrics-bind-address=9911", "--profiling"}
 
-// census is all that a node has of containers, and cridock of a node: whatever
-// happens between two of them, the second has no more.
+// census records everything that containers use on a node and in cridock.
+// Whatever happens between two of them, the second must not contain more.
 type census struct {
 	Containers, Addresses, Pins, Mounts, Rules, Shims []string
-	// Goroutines by what they run, Files by what is open, and Children of
-	// cridock's process. Connections to Docker that wait for the next call are not
-	// counted.
+	// Goroutines by the function they run, Files by kind, and Children of cridock's
+	// process. Idle connections to Docker are not counted.
 	Goroutines, Files, Children map[string]int
 }
 
@@ -53,7 +53,7 @@ func (c *cridock) census(t testing.TB) (s census) {
 	return s
 }
 
-// allRules are all iptables rules, of both IP versions.
+// allRules returns all iptables rules, of both IP versions.
 func (c *cridock) allRules() (rules []string, err error) {
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {
 		out, err := c.command(save).Output()
@@ -61,7 +61,7 @@ func (c *cridock) allRules() (rules []string, err error) {
 			return nil, fmt.Errorf("%s: %w", save, err)
 		}
 		for line := range strings.Lines(string(out)) {
-			if strings.HasPrefix(line, "-A") { // chains and comments have counters and times
+			if strings.HasPrefix(line, "-A") { // chains and comments contain counters and times
 				rules = append(rules, save+" "+strings.TrimSpace(line))
 			}
 		}
@@ -69,7 +69,8 @@ func (c *cridock) allRules() (rules []string, err error) {
 	return rules, nil
 }
 
-// goroutines of cridock, and how many connections it keeps for later calls.
+// goroutines returns cridock's goroutines, and how many idle connections it
+// keeps.
 func (c *cridock) goroutines(t testing.TB) (running map[string]int, idle int) {
 	t.Helper()
 	resp, err := c.http().Get("http://127.0.0.1:9911/debug/pprof/goroutine?debug=1")
@@ -98,8 +99,8 @@ func (c *cridock) goroutines(t testing.TB) (running map[string]int, idle int) {
 	return running, idle
 }
 
-// parseStack reads one stack of a profile: how many goroutines have it, and the
-// function that they run.
+// parseStack parses one stack of a profile: how many goroutines have it, and
+// the function that they run.
 func parseStack(stack string) (count int, entry string) {
 	for line := range strings.Lines(stack) {
 		f := strings.Fields(line)
@@ -113,8 +114,8 @@ func parseStack(stack string) (count int, entry string) {
 	return count, entry
 }
 
-// openFiles are what a process has open, by kind. Directories are left out:
-// cridock holds some while it measures, slowly, what a tree takes of the disk.
+// openFiles counts a process's open files by kind. Directories are left out:
+// cridock holds some open during a slow disk usage measurement.
 func openFiles(pid int) map[string]int {
 	open := map[string]int{}
 	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
@@ -125,7 +126,7 @@ func openFiles(pid int) map[string]int {
 		}
 		target, err := os.Readlink(link)
 		if err != nil {
-			continue // closed meanwhile
+			continue // closed in the meantime
 		}
 		kind, _, numbered := strings.Cut(target, ":[")
 		if !numbered {
@@ -136,17 +137,17 @@ func openFiles(pid int) map[string]int {
 	return open
 }
 
-// children are the PIDs of a process's children.
+// children returns the PIDs of a process's children.
 func children(pid int) (pids []string) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, task := range tasks {
-		b, _ := os.ReadFile(task) // the thread may have ended
+		b, _ := os.ReadFile(task) // the thread may have exited
 		pids = append(pids, strings.Fields(string(b))...)
 	}
 	return pids
 }
 
-// grown is what the second of two censuses has more.
+// grown returns what the second of two censuses has more.
 func (s census) grown(now census) (more []string) {
 	for kind, lists := range map[string][2][]string{
 		"container": {s.Containers, now.Containers}, "address": {s.Addresses, now.Addresses}, "network namespace pin": {s.Pins, now.Pins},
@@ -170,7 +171,7 @@ func (s census) grown(now census) (more []string) {
 	return more
 }
 
-// checkCensus waits until nothing is there that was not there before.
+// checkCensus waits until the census shows nothing that was not there before.
 func (c *cridock) checkCensus(t testing.TB, before census) {
 	t.Helper()
 	var more []string
@@ -182,7 +183,7 @@ func (c *cridock) checkCensus(t testing.TB, before census) {
 	t.Errorf("left behind on the node:\n%s", strings.Join(more, "\n"))
 }
 
-// checkNothingLeft is checkCensus where cridock has no pods any more.
+// checkNothingLeft is checkCensus for a cridock that has no pods any more.
 func (c *cridock) checkNothingLeft(t testing.TB, before census) {
 	t.Helper()
 	c.checkCensus(t, before)
@@ -191,8 +192,8 @@ func (c *cridock) checkNothingLeft(t testing.TB, before census) {
 	}
 }
 
-// warmUp has everything made that is made once, such as portmap's chains, and
-// counts when nothing changes any more.
+// warmUp makes cridock create everything that is created only once, such as
+// portmap's chains, and takes a census when nothing changes any more.
 func (c *cridock) warmUp(t *testing.T) census {
 	t.Helper()
 	p := c.runPod(t, hostPort(18080))

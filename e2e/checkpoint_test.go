@@ -21,7 +21,7 @@ func (c *ctr) checkpoint(location string) error {
 	return err
 }
 
-// TestCheckpointUnimplemented: an engine is not experimental by itself.
+// TestCheckpointUnimplemented: by default, an engine is not experimental.
 func TestCheckpointUnimplemented(t *testing.T) {
 	t.Parallel()
 	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
@@ -32,7 +32,7 @@ func TestCheckpointUnimplemented(t *testing.T) {
 	}
 }
 
-// TestCheckpoint needs CRIU on the node, and a kernel that it can work with.
+// TestCheckpoint needs CRIU on the node, and a kernel that CRIU supports.
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "--experimental")
@@ -111,7 +111,7 @@ func readTar(t *testing.T, r io.Reader) map[string]string {
 	}
 }
 
-// checkFailedCheckpoint: CRIU does not take processes with a connection.
+// checkFailedCheckpoint: CRIU refuses processes with an open connection.
 func checkFailedCheckpoint(t *testing.T, p *pod) {
 	t.Helper()
 	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & while :; do sleep 1000 | nc 127.0.0.1 99; done")
@@ -126,5 +126,5 @@ func checkFailedCheckpoint(t *testing.T, p *pod) {
 	if _, err := os.Stat(location); err == nil {
 		t.Error("there is an archive all the same")
 	}
-	talker.sh("true") // it is not paused
+	talker.sh("true") // it has not been left paused
 }

@@ -15,9 +15,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// faultyPlugIn installs a CNI plugin, and a configuration with it behind all
-// others, that does for each pod what a shell script says: see behave. Without
-// one it passes the result of the plugin before it on.
+// faultyPlugIn installs a CNI plugin, last in the network's configuration, that
+// runs a shell script for each pod: see behave. Without a script it passes the
+// previous plugin's result on.
 func (c *cridock) faultyPlugIn(t *testing.T) {
 	t.Helper()
 	script := fmt.Sprintf(`#!/bin/sh
@@ -38,7 +38,8 @@ esac
 	c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+`,{"type": "e2e-faulty"}]}`)
 }
 
-// behave sets what the plugin does at a verb for a pod; "true" is nothing.
+// behave sets the script that the plugin runs for a verb and a pod; "true" does
+// nothing.
 func (c *cridock) behave(t *testing.T, verb string, m *runtimeapi.PodSandboxMetadata, script string) {
 	t.Helper()
 	path := c.path(verb + "-" + m.Name)
@@ -50,8 +51,9 @@ func (c *cridock) behave(t *testing.T, verb string, m *runtimeapi.PodSandboxMeta
 	}
 }
 
-// cniFault is a way of a plugin to fail, and what the caller is told of it. One
-// that hangs notes its processes, the shell and its child, in the file $pids.
+// cniFault is a way for a plugin to fail, and what the caller is told. A plugin
+// that hangs writes the PIDs of its processes, the shell and its child, to the
+// file $pids.
 type cniFault struct {
 	script, want string
 	code         codes.Code
@@ -69,9 +71,9 @@ var (
 	}
 )
 
-// faultyCall makes a call that has to fail before its deadline: for the
-// plugin's reason, named with plugin, network and pod, and with no process of
-// the plugin left.
+// faultyCall makes a call that must fail before its deadline. The error must
+// state the plugin's reason and name plugin, network and pod, and no process of
+// the plugin may be left.
 func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniFault, pod *runtimeapi.PodSandboxMetadata, m method[Req, Resp], req Req) {
 	t.Helper()
 	deadline := rpcTimeout
@@ -107,9 +109,9 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	}
 }
 
-// hangLimit is the deadline of a call to a plugin that hangs: a tenth of it, as
-// much as there is to tell the caller, is the time that a pod takes to come and
-// go on this machine.
+// hangLimit returns the deadline of a call to a plugin that hangs: ten times as
+// long as this machine takes to run and remove a pod, as a tenth of the
+// deadline is left for the answer to the caller.
 func (c *cridock) hangLimit(t *testing.T) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -117,8 +119,8 @@ func (c *cridock) hangLimit(t *testing.T) time.Duration {
 	return max(10*time.Second, 10*time.Since(start))
 }
 
-// TestFaultyADD lets a plugin fail in every way when a pod is to be attached:
-// what the plugins before it did is taken back, and the retry runs.
+// TestFaultyADD makes a plugin fail in every way while a pod is attached: the
+// work of the plugins before it is undone, and the retry succeeds.
 func TestFaultyADD(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -149,8 +151,8 @@ func TestFaultyADD(t *testing.T) {
 	c.checkNothingLeft(t, before)
 }
 
-// TestFaultyDEL lets a plugin fail in every way when a pod is stopped: the pod
-// stays, with its addresses, and a later StopPodSandbox releases them.
+// TestFaultyDEL makes a plugin fail in every way while a pod is stopped: the
+// pod stays, with its addresses, and a later StopPodSandbox releases them.
 func TestFaultyDEL(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -171,7 +173,7 @@ func TestFaultyDEL(t *testing.T) {
 					fault = failsPolitely // once is enough to hang
 					c.behave(t, "DEL", p.cfg.Metadata, fault.script)
 				}
-				// Nor may RemovePodSandbox lose what is still to be released.
+				// RemovePodSandbox must not lose what is still to be released either.
 				faultyCall(t, c, "DEL", fault, p.cfg.Metadata, c.runtime.RemovePodSandbox, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
 				if s := p.status(); s.Id != p.id {
 					t.Errorf("the sandbox is %v", s)
@@ -190,9 +192,9 @@ func TestFaultyDEL(t *testing.T) {
 	c.checkNothingLeft(t, before)
 }
 
-// TestFaultyADDAndDEL fails to attach a pod and to take that back: the sandbox
-// stays, not ready, for StopPodSandbox to try DEL once more, and goes although
-// that fails as well.
+// TestFaultyADDAndDEL makes both the attachment of a pod and its rollback fail:
+// the sandbox stays, not ready, for StopPodSandbox to retry DEL, and is removed
+// although that fails as well.
 func TestFaultyADDAndDEL(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)

@@ -91,8 +91,8 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
-// TestImageDefaults runs an image that sets all it can, with none, some and all
-// of it set otherwise.
+// TestImageDefaults runs an image that sets everything it can, with none, some
+// and all of it overridden.
 func TestImageDefaults(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")
@@ -153,7 +153,7 @@ func TestMounts(t *testing.T) {
 		cfg.Mounts = []*runtimeapi.Mount{
 			{HostPath: filepath.Join(dir, "rw"), ContainerPath: "/rw"},
 			{HostPath: filepath.Join(dir, "ro"), ContainerPath: "/ro", Readonly: true},
-			{HostPath: filepath.Join(dir, "link"), ContainerPath: "/link"}, // reads as what it leads to
+			{HostPath: filepath.Join(dir, "link"), ContainerPath: "/link"}, // follows the link
 			{HostPath: filepath.Join(dir, "rw", "file"), ContainerPath: "/etc/one-file", Readonly: true},
 		}
 	})
@@ -221,7 +221,7 @@ func TestMountPropagation(t *testing.T) {
 func TestDevices(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
-	// Docker lets containers use no loop devices by itself.
+	// By default, Docker does not let containers use loop devices.
 	main := p.start("main", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
 		cfg.Devices = []*runtimeapi.Device{
 			{HostPath: "/dev/loop-control", ContainerPath: "/dev/readable", Permissions: "r"},
@@ -276,7 +276,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// hasCpuset tells whether the kernel has the controller.
+// hasCpuset reports whether the kernel has the controller.
 func hasCpuset(t *testing.T) bool {
 	t.Helper()
 	if b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
@@ -286,7 +286,7 @@ func hasCpuset(t *testing.T) bool {
 	return err == nil
 }
 
-// checkLimits reads the limits where the kernel has them.
+// checkLimits checks the limits that the kernel supports.
 func checkLimits(t *testing.T, c *cridock, pid, memory, shares, quota int) {
 	t.Helper()
 	files := map[string]string{"memory/memory.limit_in_bytes": fmt.Sprint(memory), "cpu/cpu.shares": fmt.Sprint(shares), "cpu/cpu.cfs_quota_us": fmt.Sprint(quota)}
@@ -306,7 +306,8 @@ func checkLimits(t *testing.T, c *cridock, pid, memory, shares, quota int) {
 	}
 }
 
-// cgroupPath finds a process's cgroup of a controller; "" is the unified one.
+// cgroupPath finds a process's cgroup of a controller; "" means the unified
+// hierarchy.
 func cgroupPath(t *testing.T, c *cridock, pid int, controller string) string {
 	t.Helper()
 	for line := range strings.Lines(c.run(t, "cat", fmt.Sprintf("/proc/%d/cgroup", pid))) {
@@ -432,7 +433,7 @@ func TestTTYAndStdin(t *testing.T) {
 	}
 }
 
-// TestListAgreesWithStatus compares the two views of every state.
+// TestListAgreesWithStatus compares lists with statuses in every state.
 func TestListAgreesWithStatus(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")
@@ -463,7 +464,8 @@ func TestListAgreesWithStatus(t *testing.T) {
 	}
 }
 
-// TestForeignContainer leaves a container alone that is not Kubernetes'.
+// TestForeignContainer leaves alone a container that does not belong to
+// Kubernetes.
 func TestForeignContainer(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")

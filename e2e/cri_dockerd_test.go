@@ -14,7 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cri makes pods through the CRI.
+// cri creates pods through the CRI.
 type cri struct {
 	runtime runtimeapi.RuntimeServiceClient
 }
@@ -35,8 +35,8 @@ func (m cri) start(t *testing.T, c *ctr) error {
 	return err
 }
 
-// criDockerd is a real cri-dockerd beside a cridock, with the same network. At
-// most one of the two may run.
+// criDockerd is a real cri-dockerd beside a cridock, with the same network.
+// Only one of the two may run at a time.
 type criDockerd struct {
 	*cridock
 	path, pause string
@@ -77,8 +77,8 @@ func (d *criDockerd) start(t *testing.T) {
 	}
 }
 
-// scoreKeeper is a runtime for nodes without CAP_SYS_RESOURCE, on which the
-// oom_score_adj that cri-dockerd wants for sandboxes cannot be set.
+// scoreKeeper is an OCI runtime for nodes without CAP_SYS_RESOURCE, where the
+// oom_score_adj that cri-dockerd requests for sandboxes cannot be set.
 const scoreKeeper = `#!/bin/sh
 for argument; do
 	[ "$previous" != --bundle ] || config=$argument/config.json
@@ -90,7 +90,8 @@ fi
 exec runc "$@"
 `
 
-// runtimeFlags are dockerd's, for sandboxes of cri-dockerd to start.
+// runtimeFlags returns the dockerd flags that let cri-dockerd's sandboxes
+// start.
 func runtimeFlags(t *testing.T) []string {
 	t.Helper()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -108,8 +109,9 @@ func runtimeFlags(t *testing.T) []string {
 	return []string{"--add-runtime", "e2e=" + path, "--default-runtime", "e2e"}
 }
 
-// TestCRIDockerd takes pods over from a real cri-dockerd, and gives pods to it
-// and back. CRIDOCK_E2E_CRI_DOCKERD is one that takes the engine's API version.
+// TestCRIDockerd takes pods over from a real cri-dockerd, hands pods over to
+// it, and takes them back. CRIDOCK_E2E_CRI_DOCKERD is a cri-dockerd that
+// supports the engine's API version.
 func TestCRIDockerd(t *testing.T) {
 	path := os.Getenv("CRIDOCK_E2E_CRI_DOCKERD")
 	if path == "" {
@@ -149,7 +151,7 @@ func TestCRIDockerd(t *testing.T) {
 	stays.checkUsable()
 }
 
-// handOver is the way back, as the operator's guide has it.
+// handOver migrates back to cri-dockerd as the operator's guide describes it.
 func (c *cridock) handOver(t *testing.T, d *criDockerd, running ...*ctr) {
 	t.Helper()
 	if err := c.stop(); err != nil {
@@ -171,7 +173,7 @@ func (c *cridock) handOver(t *testing.T, d *criDockerd, running ...*ctr) {
 	d.start(t)
 }
 
-// checkAt looks at a pod of cridock's through cri-dockerd.
+// checkAt inspects one of cridock's pods through cri-dockerd.
 func (w *workload) checkAt(d *criDockerd) {
 	w.t.Helper()
 	t := w.t
@@ -208,7 +210,7 @@ func (w *workload) checkAt(d *criDockerd) {
 	}
 }
 
-// endAt has cri-dockerd use a pod of cridock's up.
+// endAt has cri-dockerd stop and remove one of cridock's pods.
 func (w *workload) endAt(d *criDockerd) {
 	w.t.Helper()
 	t := w.t

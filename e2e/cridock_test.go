@@ -22,7 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cniBinDir is where Debian's package puts the plugins.
+// cniBinDir is where Debian's package installs the plugins.
 const cniBinDir = "/usr/lib/cni"
 
 // cridock is one installation of cridock on a node: its directories, and the
@@ -37,7 +37,7 @@ type cridock struct {
 	images  runtimeapi.ImageServiceClient
 
 	conn *grpc.ClientConn
-	cmd  *exec.Cmd     // nsenter, nil if cridock does not run
+	cmd  *exec.Cmd     // closed when it has exited
 	done chan struct{} // closed when it has ended
 }
 
@@ -53,8 +53,8 @@ func (c *cridock) cacheDir() string { return c.path("cni", "cache") }
 func (c *cridock) ipamDir() string  { return c.path("cni", "ipam") }
 func (c *cridock) logFile() string  { return c.path("cridock.log") }
 
-// conflist is the network that cridock's pods join; more plugins can be added
-// in front of portmap.
+// conflist returns the configuration of the network that cridock's pods join;
+// more plugins can be inserted before portmap.
 func (c *cridock) conflist(more ...string) string {
 	plugins := append([]string{fmt.Sprintf(`{
    "type": "bridge", "bridge": "e2e0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
@@ -65,7 +65,7 @@ func (c *cridock) conflist(more ...string) string {
 	return `{"cniVersion": "1.0.0", "name": "e2e", "plugins": [` + strings.Join(plugins, ",\n  ") + "]}"
 }
 
-// install makes the directories of a cridock, and its CNI configuration.
+// install creates the directories of a cridock, and its CNI configuration.
 func install(n *node, plugin string, flags ...string) (*cridock, error) {
 	dir := filepath.Join(n.dir, "cridock")
 	c := &cridock{node: n, dir: dir, runDir: filepath.Join(dir, "run"), plugin: plugin, flags: flags}
@@ -86,7 +86,7 @@ func (c *cridock) writeConf(content string) error {
 	return os.WriteFile(filepath.Join(c.confDir(), "10-e2e.conflist"), []byte(content), 0o644)
 }
 
-// serve is cridock's command line.
+// serve returns cridock's command line.
 func (c *cridock) serve() []string {
 	return append([]string{
 		"serve", "--container-runtime-endpoint=unix://" + c.socket(), "--docker-endpoint=unix://" + c.node.dir + "/docker.sock",
@@ -95,13 +95,13 @@ func (c *cridock) serve() []string {
 	}, c.flags...)
 }
 
-// launch starts the process and does not wait for anything. What it prints is
-// added to the log of earlier ones.
+// launch starts the process and does not wait for anything. Its output is
+// appended to the log of earlier ones.
 func (c *cridock) launch() error {
 	return c.launchAs(c.command(append([]string{binary}, c.serve()...)...))
 }
 
-// launchAs is launch of any CRI server on cridock's socket.
+// launchAs is launch for any CRI server on cridock's socket.
 func (c *cridock) launchAs(cmd *exec.Cmd) error {
 	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -115,19 +115,19 @@ func (c *cridock) launchAs(cmd *exec.Cmd) error {
 	done := make(chan struct{})
 	c.cmd, c.done = cmd, done
 	go func() {
-		_ = cmd.Wait() // ProcessState has the outcome
+		_ = cmd.Wait() // ProcessState has the result
 		close(done)
 	}()
 	return c.connect()
 }
 
-// reconnect is how the kubelet connects again; gRPC's own pauses grow to minutes.
+// reconnect is how the kubelet reconnects; gRPC's own delays grow to minutes.
 var reconnect = grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 	MinConnectTimeout: 5 * time.Second,
 }
 
-// connect makes the clients; gRPC connects when they are used.
+// connect creates the clients; gRPC connects when they are first used.
 func (c *cridock) connect() (err error) {
 	if c.conn == nil {
 		c.conn, err = grpc.NewClient("unix://"+c.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(reconnect),
@@ -137,7 +137,7 @@ func (c *cridock) connect() (err error) {
 	return err
 }
 
-// start starts the process and waits until it works.
+// start starts the process and waits until it is ready.
 func (c *cridock) start() error {
 	if err := c.launch(); err != nil {
 		return err
@@ -145,7 +145,7 @@ func (c *cridock) start() error {
 	return c.awaitReady(30 * time.Second)
 }
 
-// awaitReady waits until the runtime, and with CNI the network, is ready.
+// awaitReady waits until the runtime is ready, and with CNI the network too.
 func (c *cridock) awaitReady(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -177,7 +177,8 @@ func conditionsMet(s *runtimeapi.StatusResponse) bool {
 	return len(s.GetStatus().GetConditions()) >= 2
 }
 
-// process is the PID of cridock itself, as the tests see it, and not of nsenter.
+// process returns the PID of cridock itself, not of nsenter, as the tests see
+// it.
 func (c *cridock) process() (int, error) {
 	pid := c.cmd.Process.Pid
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
@@ -209,7 +210,7 @@ func (c *cridock) kill() error {
 	return c.check()
 }
 
-// stop is what systemd does. Success if cridock does not run.
+// stop does what systemd does. It succeeds if cridock does not run.
 func (c *cridock) stop() error {
 	if c.cmd == nil {
 		return nil
@@ -235,7 +236,7 @@ func (c *cridock) stop() error {
 	return nil
 }
 
-// check finds in the log what no cridock may print.
+// check searches the log for output that cridock must never print.
 func (c *cridock) check() error {
 	b, err := os.ReadFile(c.logFile())
 	if err != nil {
@@ -249,14 +250,14 @@ func (c *cridock) check() error {
 	return nil
 }
 
-// logTail is the end of cridock's log.
+// logTail returns the end of cridock's log.
 func (c *cridock) logTail() string {
 	b, _ := os.ReadFile(c.logFile())
 	return "cridock's log ends with:\n" + string(b[max(0, len(b)-4000):])
 }
 
-// close ends cridock and looks for what it has left on the node. All pods have
-// been removed before.
+// close stops cridock and checks that it has left nothing on the node. All pods
+// have been removed before.
 func (c *cridock) close() error {
 	err := c.leftovers()
 	err = errors.Join(err, c.stop(), c.unmountImageVolumes())
@@ -266,7 +267,8 @@ func (c *cridock) close() error {
 	return err
 }
 
-// imageVolumes is where image volumes are mounted, on a file system of their own.
+// imageVolumes is where image volumes are mounted, on a file system of their
+// own.
 func (c *cridock) imageVolumes() string {
 	return filepath.Join(filepath.Dir(c.netns()), "image-volumes")
 }
@@ -279,7 +281,7 @@ func (c *cridock) unmountImageVolumes() error {
 	return c.command("umount", c.imageVolumes()).Run()
 }
 
-// newCridock is a running cridock on a node of one test's own.
+// newCridock returns a running cridock on a node that only one test uses.
 func newCridock(t *testing.T, n *node, plugin string, flags ...string) *cridock {
 	t.Helper()
 	c := installCridock(t, n, plugin, flags...)
@@ -289,7 +291,7 @@ func newCridock(t *testing.T, n *node, plugin string, flags ...string) *cridock 
 	return c
 }
 
-// installCridock is newCridock without the start.
+// installCridock is newCridock without starting it.
 func installCridock(t *testing.T, n *node, plugin string, flags ...string) *cridock {
 	t.Helper()
 	c, err := install(n, plugin, flags...)
@@ -307,7 +309,8 @@ func installCridock(t *testing.T, n *node, plugin string, flags ...string) *crid
 	return c
 }
 
-// shared are the nodes of the tests that disturb nobody, by network plugin.
+// shared are the nodes for tests that do not disturb each other, by network
+// plugin.
 var shared struct {
 	sync.Mutex
 	cridocks map[string]*cridock

@@ -11,8 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestSeccompDefaultProfile: RuntimeDefault is the profile of the engine's
-// operator, and that of cridock's own settings before it.
+// TestSeccompDefaultProfile: RuntimeDefault is the profile that the engine's
+// operator has set; one in cridock's own settings takes precedence.
 func TestSeccompDefaultProfile(t *testing.T) {
 	t.Parallel()
 	needEngine(t)
@@ -54,9 +54,9 @@ func TestSeccompDefaultProfile(t *testing.T) {
 	})
 }
 
-// TestCDIAtCreation: exec sessions have the environment of a CDI device, and a
-// device that cannot be had is refused when the container is created, whether or
-// not the engine has CDI.
+// TestCDIAtCreation: exec sessions have the environment of a CDI device, and an
+// unavailable device is refused when the container is created, whether or not
+// the engine supports CDI.
 func TestCDIAtCreation(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")
@@ -64,7 +64,7 @@ func TestCDIAtCreation(t *testing.T) {
 	const spec = `{"cdiVersion":"0.5.0","kind":"e2e.test/creation","containerEdits":{"env":["ALL=all"]},"devices":[
  {"name":"env","containerEdits":{"env":["ONE=one"]}},
  {"name":"mode","containerEdits":{"deviceNodes":[{"path":"/dev/of-mode","hostPath":"/dev/zero","fileMode":384}]}}]}`
-	// In one step, as dockerd reads it at any time.
+	// Atomically, as dockerd may read it at any time.
 	c.run(t, "sh", "-c", `mkdir -p /var/run/cdi && echo "$0" >/var/run/cdi/creation.tmp && mv /var/run/cdi/creation.tmp /var/run/cdi/creation.json`, spec)
 	with := func(device string) ctrOption {
 		return func(cfg *runtimeapi.ContainerConfig) {
@@ -89,8 +89,8 @@ func TestCDIAtCreation(t *testing.T) {
 	}
 }
 
-// TestCDISpecDirs: an engine without CDI is no reason to look elsewhere than the
-// settings say.
+// TestCDISpecDirs: even with an engine without CDI, only the configured
+// directories are read.
 func TestCDISpecDirs(t *testing.T) {
 	t.Parallel()
 	needEngine(t)

@@ -19,7 +19,7 @@ type disk struct {
 	dir string
 }
 
-// newDisk mounts one on the node; it goes with that.
+// newDisk mounts a disk on the node; it is removed with the node.
 func (n *node) newDisk(t *testing.T, size string) *disk {
 	t.Helper()
 	dir := filepath.Join(n.dir, "small")
@@ -28,11 +28,12 @@ func (n *node) newDisk(t *testing.T, size string) *disk {
 	return &disk{n, dir}
 }
 
-// seen is a path on the node as the test can reach it: the disk is not mounted
-// in the test's own namespace.
+// seen returns how the test can reach a path on the node: the disk is not
+// mounted in the test's own namespace.
 func (n *node) seen(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.pid, path) }
 
-// fill takes all bytes and all inodes, so that nothing can be written or made.
+// fill uses up all bytes and all inodes, so that nothing can be written or
+// created.
 func (d *disk) fill(t *testing.T) {
 	t.Helper()
 	d.n.run(t, "sh", "-c", `cd "$1" && mkdir filling && cat /dev/zero 2>/dev/null >filling/bytes
@@ -46,7 +47,7 @@ func (d *disk) free(t *testing.T) {
 
 const noSpace = "no space left on device"
 
-// wantNoSpace wants an error that says which path has no space.
+// wantNoSpace wants an error that names the path that has no space left.
 func wantNoSpace(t *testing.T, err error, path string) {
 	t.Helper()
 	wantCode(t, err, codes.ResourceExhausted, noSpace)
@@ -73,7 +74,7 @@ func (n *node) awaitLast(t *testing.T, path string, last any) {
 	})
 }
 
-// counts prints numbers until /stop is there, then notes the last in /count.
+// counts prints numbers until /stop exists, then writes the last one to /count.
 const counts = "i=0; until [ -e /stop ]; do i=$((i+1)); echo $i; usleep 500; done; echo $i >/count; exec sleep 1000"
 
 // stopCounting returns the last number.
@@ -86,8 +87,8 @@ func (c *ctr) stopCounting() int {
 	return last
 }
 
-// TestLogDiskFull fills the disk that the logs are on: what cannot be written
-// now is written later, and nobody else minds.
+// TestLogDiskFull fills the disk with the logs: what cannot be written now is
+// written later, and nothing else is affected.
 func TestLogDiskFull(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -125,7 +126,7 @@ func TestLogDiskFull(t *testing.T) {
 		}
 		_, err = try(c.runtime.ReopenContainerLog, &runtimeapi.ReopenContainerLogRequest{ContainerId: counting.id})
 		wantNoSpace(t, err, counting.logPath())
-		// It ends, with its output still unwritten.
+		// It exits while its output is still unwritten.
 		short.sh("touch /stop")
 		if s := short.exited(); s.ExitCode != 0 {
 			t.Errorf("exit code %d", s.ExitCode)
@@ -147,8 +148,8 @@ func TestLogDiskFull(t *testing.T) {
 	c.checkNothingLeft(t, before)
 }
 
-// TestRootDirectoryFull fills the disk that cridock keeps its own state on: what
-// needs new state is refused, all else works, over a kill too, and no log line
+// TestRootDirectoryFull fills the disk with cridock's own state: what needs new
+// state is refused, everything else works, even after a kill, and no log line
 // is lost or repeated.
 func TestRootDirectoryFull(t *testing.T) {
 	t.Parallel()
@@ -188,7 +189,7 @@ func TestRootDirectoryFull(t *testing.T) {
 		works()
 		gone.remove()
 		c.checkGone(t, gone.cfg.Metadata.Uid, gone.id)
-		// What was freed is taken again.
+		// Fill up what was freed.
 		d.free(t)
 		d.fill(t)
 		eventually(t, "the log goes on without a place for its position", 30*time.Second, func() bool {
@@ -214,8 +215,8 @@ func TestRootDirectoryFull(t *testing.T) {
 	}
 }
 
-// TestDockerDataFull fills the disk that Docker keeps its data on. Docker does
-// not keep what is printed meanwhile; all that it does keep is in the log once.
+// TestDockerDataFull fills the disk with Docker's data. Docker drops what is
+// printed meanwhile; everything that it does keep is in the log once.
 func TestDockerDataFull(t *testing.T) {
 	t.Parallel()
 	var d *disk
@@ -237,7 +238,7 @@ func TestDockerDataFull(t *testing.T) {
 			return err == nil && len(b) > 0
 		})
 		d.fill(t)
-		// What is written in one piece of memory still has room for a while.
+		// An already allocated page still has room for a while.
 		eventually(t, "Docker keeps nothing more", time.Minute, func() bool {
 			before := len(counting.logLines())
 			time.Sleep(200 * time.Millisecond)

@@ -11,13 +11,15 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// docker is what the tests look into an engine with, past cridock.
+// docker gives the tests direct access to an engine, without cridock.
 type docker struct{ client *http.Client }
 
 func newDocker(socket string) *docker {
@@ -27,7 +29,7 @@ func newDocker(socket string) *docker {
 	return &docker{&http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
 }
 
-// call makes one request and returns the answer's body.
+// call makes one request and returns the body of the response.
 func (d *docker) call(method, path string, header http.Header, body io.Reader) ([]byte, error) {
 	req, err := http.NewRequest(method, "http://docker"+path, body)
 	if err != nil {
@@ -46,7 +48,7 @@ func (d *docker) call(method, path string, header http.Header, body io.Reader) (
 	return out, err
 }
 
-// must is call, with an answer of JSON; nil to ignore it.
+// must is call for JSON responses; a nil out ignores the response.
 func (d *docker) must(t testing.TB, method, path string, in, out any) {
 	t.Helper()
 	var body io.Reader
@@ -68,7 +70,43 @@ func (d *docker) must(t testing.TB, method, path string, in, out any) {
 	}
 }
 
-// apiMinor is n of the engine's API version 1.n.
+// actions collects Docker's own events from now on: those that create, start,
+// end and remove a container, by its ID.
+func (d *docker) actions(t testing.TB) (of func(id string) []string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, `http://docker/events?filters={"type":["container"],"event":["create","start","die","destroy"]}`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := d.client.Do(req) //nolint:bodyclose // the goroutine below closes it
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	seen := map[string][]string{}
+	go func() {
+		defer func() { _ = resp.Body.Close() }() // the test's end ends the stream
+		for messages := json.NewDecoder(resp.Body); ; {
+			var m struct {
+				Action string
+				Actor  struct{ ID string }
+			}
+			if messages.Decode(&m) != nil {
+				return
+			}
+			mu.Lock()
+			seen[m.Actor.ID] = append(seen[m.Actor.ID], m.Action)
+			mu.Unlock()
+		}
+	}()
+	return func(id string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen[id])
+	}
+}
+
+// apiMinor returns n of the engine's API version 1.n.
 func (d *docker) apiMinor(t testing.TB) int {
 	t.Helper()
 	var v struct{ APIVersion string }
@@ -81,7 +119,7 @@ func (d *docker) apiMinor(t testing.TB) int {
 	return n
 }
 
-// dockerContainer is the part of a container that the tests look at.
+// dockerContainer is the part of a container that the tests inspect.
 type dockerContainer struct {
 	ID    string `json:"Id"`
 	Name  string
@@ -103,7 +141,7 @@ func (d *docker) inspect(t testing.TB, id string) (c dockerContainer) {
 	return c
 }
 
-// withLabel lists containers, also those that do not run.
+// withLabel lists containers, including those that do not run.
 func (d *docker) withLabel(label string) (names []string, err error) {
 	filter := url.QueryEscape(fmt.Sprintf(`{"label":[%q]}`, label))
 	b, err := d.call(http.MethodGet, "/containers/json?all=1&filters="+filter, nil, nil)
@@ -120,7 +158,7 @@ func (d *docker) withLabel(label string) (names []string, err error) {
 	return names, nil
 }
 
-// build makes an image with the classic builder; its name is name:tag.
+// build builds an image with the classic builder; its name is name:tag.
 func (d *docker) build(t testing.TB, name, dockerfile string) {
 	t.Helper()
 	var archive bytes.Buffer
@@ -137,7 +175,7 @@ func (d *docker) build(t testing.TB, name, dockerfile string) {
 	d.stream(t, "/build?networkmode=none&t="+url.QueryEscape(name), http.Header{"Content-Type": {"application/x-tar"}}, &archive)
 }
 
-// stream makes a request whose answer is progress messages.
+// stream makes a request whose response is progress messages.
 func (d *docker) stream(t testing.TB, path string, header http.Header, body io.Reader) {
 	t.Helper()
 	out, err := d.call(http.MethodPost, path, header, body)
@@ -161,13 +199,14 @@ func (d *docker) push(t testing.TB, repo, tag, auth string) {
 	d.stream(t, "/images/"+repo+"/push?tag="+tag, header, nil)
 }
 
-// removeImage removes a reference or an image with all of them.
+// removeImage removes a reference, or an image with all its references.
 func (d *docker) removeImage(t testing.TB, ref string) {
 	t.Helper()
 	d.must(t, http.MethodDelete, "/images/"+ref+"?force=1", nil, nil)
 }
 
-// digestOf is the digest under which an image was pushed to or pulled from repo.
+// digestOf returns the digest under which an image was pushed to or pulled from
+// repo.
 func (d *docker) digestOf(t testing.TB, image, repo string) string {
 	t.Helper()
 	var i struct{ RepoDigests []string }

@@ -16,7 +16,7 @@ import (
 )
 
 // TestDockerfile builds the image from bases that the engine has, runs cridock
-// in it as the Dockerfile says, and a pod through that.
+// in it as the Dockerfile describes, and runs a pod with it.
 func TestDockerfile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it compiles cridock in a container, which takes a minute or two")
@@ -34,7 +34,7 @@ func TestDockerfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The engine reaches no network: the modules come with the sources.
+	// The engine has no network access: the modules come with the sources.
 	vendor := filepath.Join(n.dir, "vendored", "vendor")
 	if out, err := exec.Command("go", "-C", "..", "mod", "vendor", "-o", vendor).CombinedOutput(); err != nil {
 		t.Fatalf("go mod vendor: %v: %s", err, out)
@@ -46,7 +46,7 @@ func TestDockerfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a client of the node sees in its /run.
+	// Where a client on the node sees it, in its /run.
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", n.pid)
 	id := c.runInContainer(t, "localhost/e2e/cridock")
 	t.Cleanup(func() {
@@ -74,7 +74,7 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// postTar posts an archive that tar makes, as a build's context or an import.
+// postTar posts an archive made by tar, as a build's context or an import.
 func (n *node) postTar(t *testing.T, path string, tarArgs ...string) {
 	t.Helper()
 	r, w := io.Pipe()
@@ -84,15 +84,15 @@ func (n *node) postTar(t *testing.T, path string, tarArgs ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = w.CloseWithError(cmd.Wait()) }() // nil is the end of the archive
+	go func() { _ = w.CloseWithError(cmd.Wait()) }() // nil means the end of the archive
 	n.docker.stream(t, path, http.Header{"Content-Type": {"application/x-tar"}}, r)
 	if stderr.Len() > 0 {
 		t.Logf("tar: %s", &stderr)
 	}
 }
 
-// importRunBase makes a base with what Debian's CNI plugins need: a C library
-// and iptables.
+// importRunBase imports a base image with what Debian's CNI plugins need: a C
+// library and iptables.
 func (n *node) importRunBase(t *testing.T, name string) {
 	t.Helper()
 	script := `
@@ -111,8 +111,9 @@ done`
 	n.postTar(t, "/images/create?fromSrc=-&repo="+url.QueryEscape(name)+"&tag=1", "-C", dir, ".")
 }
 
-// runInContainer runs cridock as the Dockerfile's header says for a machine
-// without CAP_SYS_RESOURCE, with this node's directories for the usual ones.
+// runInContainer runs cridock as the Dockerfile's header describes it for a
+// machine without CAP_SYS_RESOURCE, with this node's directories instead of the
+// usual ones.
 func (c *cridock) runInContainer(t *testing.T, image string) (id string) {
 	t.Helper()
 	for _, dir := range []string{c.root(), c.cacheDir()} {
@@ -127,7 +128,8 @@ func (c *cridock) runInContainer(t *testing.T, image string) (id string) {
 	t.Cleanup(func() { _ = c.conn.Close() })
 	var drop []string
 	if c.docker.apiMinor(t) < 42 {
-		// Later engines know what the machine has, and refuse to drop the rest.
+		// Later engines detect which capabilities the machine lacks, and refuse to drop
+		// those.
 		drop = []string{"SYS_RESOURCE"}
 	}
 	var created struct {

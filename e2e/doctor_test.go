@@ -18,11 +18,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// diagnosis is what cridock doctor prints, by check.
+// diagnosis is the output of cridock doctor, by check.
 type diagnosis map[string]struct{ State, Why, Cure string }
 
-// doctor runs the checks with the settings of cridock, and compares the exit status
-// with the worst of them.
+// doctor runs the checks with cridock's settings, and compares the exit status
+// with the worst result.
 func (c *cridock) doctor(t *testing.T) diagnosis {
 	t.Helper()
 	args := append([]string{binary, "doctor", "-o", "json", "--daemon-config=" + c.node.dir + "/daemon.json"}, c.serve()[1:]...)
@@ -55,7 +55,7 @@ func (c *cridock) doctor(t *testing.T) diagnosis {
 	return d
 }
 
-// want compares the states of checks, and part of their reasons.
+// want compares the states of checks, and a part of their reasons.
 func (d diagnosis) want(t *testing.T, when, state, why string, checks ...string) {
 	t.Helper()
 	for _, check := range checks {
@@ -65,7 +65,7 @@ func (d diagnosis) want(t *testing.T, when, state, why string, checks ...string)
 	}
 }
 
-// nodeState is what the doctor could change.
+// nodeState is everything that the doctor could change.
 func (c *cridock) nodeState(t *testing.T) (state []string) {
 	t.Helper()
 	files, err := filesBelow(c.dir)
@@ -80,8 +80,8 @@ func (c *cridock) nodeState(t *testing.T) (state []string) {
 
 var leftoverChecks = []string{"leftover-addresses", "leftover-namespaces", "leftover-mounts", "leftover-logs"}
 
-// TestDoctor: the checks of a node before and after cridock runs, and what they find
-// when something is wrong with it. What else they find depends on the machine.
+// TestDoctor runs the checks before and after cridock runs, and with various
+// faults on the node. Other results depend on the machine.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -120,7 +120,7 @@ func TestDoctor(t *testing.T) {
 	c.doctor(t).want(t, "at the end", "ok", "", slices.Concat(usual, leftoverChecks)...)
 }
 
-// engineVersion is the version that the engine's API has.
+// engineVersion returns the version of the engine that its API reports.
 func (d *docker) engineVersion(t *testing.T) string {
 	t.Helper()
 	var v struct{ Version string }
@@ -128,11 +128,11 @@ func (d *docker) engineVersion(t *testing.T) string {
 	return v.Version
 }
 
-// doctorFindsForwardDrop: a dockerd that has to turn on forwarding itself.
+// doctorFindsForwardDrop: dockerd has to turn on forwarding itself.
 func (c *cridock) doctorFindsForwardDrop(t *testing.T) {
 	c.run(t, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
 	killed := c.dockerd(t)
-	c.run(t, "kill", "-KILL", killed) // and started again
+	c.run(t, "kill", "-KILL", killed) // and restarted
 	eventually(t, "another dockerd answers", time.Minute, func() bool {
 		_, err := c.docker.call(http.MethodGet, "/version", nil, nil)
 		return err == nil && c.dockerd(t) != killed
@@ -146,7 +146,7 @@ func (c *cridock) doctorFindsForwardDrop(t *testing.T) {
 	c.doctor(t).want(t, "with a rule for pods", "ok", "-i e2e0", "forward-policy")
 }
 
-// dockerd is its PID on the node; "" while there is none.
+// dockerd returns its PID on the node; "" while it does not run.
 func (c *cridock) dockerd(t *testing.T) string {
 	t.Helper()
 	pid, err := os.ReadFile(filepath.Join(c.node.dir, "dockerd.pid"))
@@ -165,7 +165,7 @@ func (c *cridock) doctorFindsMissingPlugin(t *testing.T) {
 }
 
 func (c *cridock) doctorFindsOtherAdapter(t *testing.T) {
-	// Below /run of the node, which is its own.
+	// In the node's own /run.
 	path := fmt.Sprintf("/proc/%d/root/run/cri-dockerd.sock", c.pid)
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -178,7 +178,8 @@ func (c *cridock) doctorFindsOtherAdapter(t *testing.T) {
 	c.doctor(t).want(t, "stale", "warning", "Nobody listens", "other-sockets")
 }
 
-// doctorFindsLeftovers: the pod's container goes while cridock is away.
+// doctorFindsLeftovers: the pod's container is removed while cridock does not
+// run.
 func (c *cridock) doctorFindsLeftovers(t *testing.T, id string) {
 	if err := c.kill(); err != nil {
 		t.Fatal(err)
@@ -198,7 +199,7 @@ func (c *cridock) doctorFindsLeftovers(t *testing.T, id string) {
 	})
 }
 
-// doctorOutlastsDocker: a dockerd that accepts connections and does nothing.
+// doctorOutlastsDocker: dockerd accepts connections and never responds.
 func (c *cridock) doctorOutlastsDocker(t *testing.T) {
 	pid := c.dockerd(t)
 	c.run(t, "kill", "-STOP", pid)

@@ -38,15 +38,15 @@ func TestExecSyncBigOutput(t *testing.T) {
 	if err != nil || r.ExitCode != 0 || string(r.Stdout) != strings.Repeat("x", size) || string(r.Stderr) != strings.Repeat("y", size) {
 		t.Errorf("exit code %d, %d and %d bytes, %v; want 4 MiB each", r.GetExitCode(), len(r.GetStdout()), len(r.GetStderr()), err)
 	}
-	// One endless command must not take the process's memory.
+	// One endless command must not exhaust the process's memory.
 	r, err = main.exec(60, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero", 40<<20))
 	if err != nil || len(r.Stdout) == 0 || len(r.Stdout) > 16<<20 {
 		t.Errorf("of 40 MiB %d bytes are returned, %v; want at most 16 MiB", len(r.GetStdout()), err)
 	}
 }
 
-// TestExecSyncTimeout wants the whole process tree dead, also what has left the
-// command's session.
+// TestExecSyncTimeout wants the whole process tree killed, including processes
+// that have left the command's session.
 func TestExecSyncTimeout(t *testing.T) {
 	t.Parallel()
 	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
@@ -68,7 +68,8 @@ func TestExecSyncRefused(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
 	main := p.start("main", "sleep 1000")
-	// A probe's failure is an exit code; that nothing ran may also be an error.
+	// A failing probe is an exit code; a command that did not run may also be an
+	// error.
 	r, err := main.exec(10, "/no/such/binary")
 	if err == nil && r.ExitCode != 127 && r.ExitCode != 126 {
 		t.Errorf("a missing binary exits with %d", r.ExitCode)

@@ -57,8 +57,8 @@ func (b *bystander) processes() (pids []int) {
 	return pids
 }
 
-// unharmed wants the pod as it was: the same processes, which print and can be
-// worked with.
+// unharmed checks that the pod is unchanged: the same processes still print
+// output and can be used.
 func (b *bystander) unharmed(when string) {
 	b.t.Helper()
 	if diff := cmp.Diff(b.views, views(b.t, b.pod, b.counter, b.quiet), protocmp.Transform()); diff != "" {
@@ -75,7 +75,7 @@ func (b *bystander) unharmed(when string) {
 	eventually(b.t, when+": the log goes on", time.Minute, func() bool { return len(b.counter.logLines()) > lines })
 }
 
-// finish removes the pod, after a look at its whole log.
+// finish removes the pod after checking its whole log.
 func (b *bystander) finish() {
 	b.t.Helper()
 	b.counter.sh("touch /stop; until [ -s /count ]; do usleep 10000; done")
@@ -88,15 +88,15 @@ func (b *bystander) finish() {
 	b.remove()
 }
 
-// kubelet brings pods up and down as the kubelet does: it looks at what is there,
-// does what is missing, and after an error looks again.
+// kubelet brings pods up and down as the kubelet does: it reads the state,
+// makes the missing calls, and after an error starts over.
 type kubelet struct {
 	*cridock
-	calls       atomic.Int64 // begun
-	interrupted atomic.Int64 // ended by the end of cridock
+	calls       atomic.Int64 // started
+	interrupted atomic.Int64 // interrupted by the end of cridock
 }
 
-// step is a call in a pass over a pod.
+// step makes one call of a pass over a pod.
 func step[Req, Resp any](k *kubelet, m method[Req, Resp], req Req) (Resp, error) {
 	k.calls.Add(1)
 	resp, err := try(m, req)
@@ -109,8 +109,8 @@ func step[Req, Resp any](k *kubelet, m method[Req, Resp], req Req) (Resp, error)
 	return resp, err
 }
 
-// retry makes passes until one has no error. The only error that it takes is that
-// cridock was not there.
+// retry makes passes until one succeeds. The only error that it accepts is that
+// cridock was not running.
 func (k *kubelet) retry(what string, pass func() error) error {
 	for end := time.Now().Add(5 * time.Minute); ; {
 		err := pass()
@@ -132,7 +132,7 @@ func (k *kubelet) sandboxes(cfg *runtimeapi.PodSandboxConfig) ([]*runtimeapi.Pod
 	return r.GetItems(), err
 }
 
-// up is one pass towards a pod that runs; it returns its sandbox and container.
+// up is one pass towards a running pod; it returns its sandbox and container.
 func (k *kubelet) up(cfg *runtimeapi.PodSandboxConfig, ctrCfg *runtimeapi.ContainerConfig) (sandbox, ctr string, err error) {
 	if sandbox, err = k.sandboxUp(cfg); err != nil {
 		return "", "", err
@@ -184,7 +184,7 @@ func (k *kubelet) removeSandbox(id string) error {
 	return err
 }
 
-// down is one pass towards a pod that is not there.
+// down is one pass towards a removed pod.
 func (k *kubelet) down(cfg *runtimeapi.PodSandboxConfig) error {
 	list, err := k.sandboxes(cfg)
 	if err != nil {
@@ -202,7 +202,7 @@ func (k *kubelet) down(cfg *runtimeapi.PodSandboxConfig) error {
 	return err
 }
 
-// cycle brings a pod up, sees it run, and takes it down again.
+// cycle brings a pod up, checks that it runs, and takes it down again.
 func (k *kubelet) cycle(cfg *runtimeapi.PodSandboxConfig, ctrCfg *runtimeapi.ContainerConfig) error {
 	name := cfg.Metadata.Name
 	err := k.retry(name+" up", func() error {
@@ -226,9 +226,9 @@ func (k *kubelet) cycle(cfg *runtimeapi.PodSandboxConfig, ctrCfg *runtimeapi.Con
 	return errors.Join(err, k.retry(name+" down", func() error { return k.down(cfg) }))
 }
 
-// killer kills cridock at random moments and starts it again, until stop is
-// closed. A moment is some calls after the last one, or soon after the start, and
-// then up to 0.3 s later: somewhere within what the calls do.
+// killer kills cridock at random moments and restarts it, until stop is closed.
+// It waits for some more calls, or for none right after a start, and then up to
+// 0.3 s: so that the kill hits the middle of a call.
 func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, err error) {
 	for {
 		after := k.calls.Load()
@@ -248,7 +248,7 @@ func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, er
 		case <-time.After(time.Duration(random.Int64N(int64(300 * time.Millisecond)))):
 		}
 		for _, err := k.process(); err != nil; _, err = k.process() {
-			select { // nsenter may not have started it yet
+			select { // nsenter may not have started cridock yet
 			case <-k.done:
 				return kills, fmt.Errorf("cridock ended by itself: %v\n%s", k.cmd.ProcessState, k.logTail())
 			case <-time.After(time.Millisecond):
@@ -265,8 +265,8 @@ func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, er
 }
 
 // TestKilledAtRandom kills cridock again and again while pods come and go.
-// CRIDOCK_E2E_KILL_CYCLES is how many pods, CRIDOCK_E2E_SEED repeats a choice of
-// moments.
+// CRIDOCK_E2E_KILL_CYCLES is the number of pods; CRIDOCK_E2E_SEED repeats the
+// choice of moments.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
 	cycles := setting(t, "CRIDOCK_E2E_KILL_CYCLES", 20)
@@ -313,7 +313,7 @@ func TestKilledAtRandom(t *testing.T) {
 	k.checkNothingLeft(t, before)
 }
 
-// newFaultyEngine is cridock on an engine that can be broken.
+// newFaultyEngine returns a cridock on an engine that can be broken.
 func newFaultyEngine(t *testing.T, dockerdFlags ...string) (*ownEngine, *cridock) {
 	t.Helper()
 	needEngine(t)
@@ -321,7 +321,7 @@ func newFaultyEngine(t *testing.T, dockerdFlags ...string) (*ownEngine, *cridock
 	return e, newCridock(t, e.node, "cni", append([]string{"--docker-endpoint=unix://" + e.socket()}, metricsFlags...)...)
 }
 
-// restartDockerd kills dockerd, has something done meanwhile, and starts it.
+// restartDockerd kills dockerd, calls meanwhile, and starts dockerd again.
 func (e *ownEngine) restartDockerd(t *testing.T, c *cridock, signal string, meanwhile func()) {
 	t.Helper()
 	e.endDockerd(t, signal)
@@ -334,7 +334,7 @@ func (e *ownEngine) restartDockerd(t *testing.T, c *cridock, signal string, mean
 	}
 }
 
-// checkTrue wants cridock to say of containers what Docker says.
+// checkTrue checks that cridock reports the same of containers as Docker.
 func (c *cridock) checkTrue(t *testing.T, when string, ctrs ...*ctr) {
 	t.Helper()
 	for _, ctr := range ctrs {
@@ -354,7 +354,7 @@ func (c *cridock) checkTrue(t *testing.T, when string, ctrs ...*ctr) {
 	}
 }
 
-// TestDockerKilledLiveRestore kills dockerd under pods that live on.
+// TestDockerKilledLiveRestore kills dockerd under pods that continue to run.
 func TestDockerKilledLiveRestore(t *testing.T) {
 	t.Parallel()
 	e, c := newFaultyEngine(t, "--live-restore")
@@ -369,7 +369,7 @@ func TestDockerKilledLiveRestore(t *testing.T) {
 		wantCode(t, err, codes.Unavailable, "")
 		e.run(t, "touch", end)
 	})
-	// 255 is Docker's for an end that neither it nor containerd has seen.
+	// 255 is Docker's code for an exit that neither it nor containerd has seen.
 	if s := ends.exited(); s.ExitCode != 3 && s.ExitCode != 255 {
 		t.Errorf("what ended meanwhile has the exit code %d", s.ExitCode)
 	}
@@ -381,7 +381,7 @@ func TestDockerKilledLiveRestore(t *testing.T) {
 	c.checkCensus(t, before)
 }
 
-// runtimeReady is why the runtime is not ready; "" if it is.
+// runtimeReady returns why the runtime is not ready; "" if it is.
 func (c *cridock) runtimeReady(t *testing.T) string {
 	t.Helper()
 	s := rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{}).GetStatus().GetConditions()[0]
@@ -394,8 +394,8 @@ func (c *cridock) runtimeReady(t *testing.T) string {
 	return s.Reason + ": " + s.Message
 }
 
-// TestDockerKilled ends dockerd without live-restore: so do all containers, and
-// the pods come again.
+// TestDockerKilled kills dockerd without live-restore: all containers exit, and
+// the pods are brought up again.
 func TestDockerKilled(t *testing.T) {
 	t.Parallel()
 	e, c := newFaultyEngine(t)
@@ -423,14 +423,14 @@ func TestDockerKilled(t *testing.T) {
 	c.checkCensus(t, before)
 }
 
-// comesAgain finds a pod's sandbox not ready, runs the pod's next one beside it,
-// and removes both.
+// comesAgain expects a pod's sandbox to be not ready, runs the pod's next
+// sandbox beside it, and removes both.
 func (c *cridock) comesAgain(t *testing.T, when string, p *pod) {
 	t.Helper()
 	if s := p.status(); s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("%s: the sandbox is %v", when, s.State)
 	}
-	p.stop() // the kubelet does before it tries again
+	p.stop() // the kubelet does this before it retries
 	again := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
 		proto.Reset(cfg)
 		proto.Merge(cfg, p.cfg)
@@ -463,7 +463,7 @@ func TestContainerdKilled(t *testing.T) {
 	ends, killed := p.start("ends", "until [ -e /end ]; do usleep 20000; done; exit 3"), p.start("killed", "exec sleep 1000")
 	e.endContainerd(t, "KILL")
 	b.unharmed("after containerd was killed")
-	// Docker may miss the end of a container before it listens again.
+	// Docker may miss a container's exit before it listens again.
 	eventually(t, "exec works", time.Minute, func() bool {
 		r, err := ends.exec(10, "touch", "/end")
 		return err == nil && r.ExitCode == 0
@@ -478,7 +478,8 @@ func TestContainerdKilled(t *testing.T) {
 	c.checkCensus(t, before)
 }
 
-// callsWithin are calls that Docker has to answer, with the caller's patience.
+// callsWithin returns calls that need an answer from Docker, with the caller's
+// deadline.
 func callsWithin(p *pod, ctrs []*ctr, fresh *runtimeapi.PodSandboxConfig, limit time.Duration) map[string]func() error {
 	within := func(call func(context.Context) error) func() error {
 		return func() error {
@@ -524,8 +525,8 @@ func callsWithin(p *pod, ctrs []*ctr, fresh *runtimeapi.PodSandboxConfig, limit 
 	}
 }
 
-// TestDockerHangs stops dockerd's process for a while. CRIDOCK_E2E_HANG is how
-// many seconds at least.
+// TestDockerHangs stops dockerd's process for a while. CRIDOCK_E2E_HANG is the
+// minimum number of seconds.
 func TestDockerHangs(t *testing.T) {
 	t.Parallel()
 	hang := time.Duration(setting(t, "CRIDOCK_E2E_HANG", 0)) * time.Second
@@ -541,7 +542,7 @@ func TestDockerHangs(t *testing.T) {
 	eventually(t, "the runtime is not ready", time.Minute, func() bool { return c.runtimeReady(t) != "" })
 	t.Logf("not ready after %v: %s", time.Since(began).Round(time.Second), c.runtimeReady(t))
 	c.hung(t, "known to hang", p, ctrs, fresh)
-	// What is known is still said.
+	// Known state is still served.
 	if diff := cmp.Diff(b.views, views(t, b.pod, b.counter, b.quiet), protocmp.Transform()); diff != "" {
 		t.Errorf("the bystander changed while dockerd hung (-before +after):\n%s", diff)
 	}
@@ -554,7 +555,7 @@ func TestDockerHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.unharmed("after dockerd hung")
-	// The kubelet tries again. What its calls before have become is not in the way.
+	// The kubelet retries. The outcome of its earlier calls is not in the way.
 	again := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
 		proto.Reset(cfg)
 		proto.Merge(cfg, fresh)
@@ -566,7 +567,8 @@ func TestDockerHangs(t *testing.T) {
 	c.checkCensus(t, before)
 }
 
-// hung wants calls of Docker to end when their callers have no patience left.
+// hung checks that calls that need Docker return when their callers' deadlines
+// expire.
 func (c *cridock) hung(t *testing.T, when string, p *pod, ctrs []*ctr, fresh *runtimeapi.PodSandboxConfig) {
 	t.Helper()
 	const patience = 2 * time.Second
@@ -586,8 +588,8 @@ func (c *cridock) hung(t *testing.T, when string, p *pod, ctrs []*ctr, fresh *ru
 	wg.Wait()
 }
 
-// powerCut ends everything on a node at once, and starts the engine on what was
-// on its disks.
+// powerCut kills everything on a node at once, and starts the engine with what
+// was on its disks.
 func (n *node) powerCut(t *testing.T) {
 	t.Helper()
 	if err := syscall.Kill(n.pid, syscall.SIGKILL); err != nil {
@@ -596,7 +598,7 @@ func (n *node) powerCut(t *testing.T) {
 	eventually(t, "the namespaces end", time.Minute, func() bool {
 		return errors.Is(syscall.Kill(n.pid, 0), syscall.ESRCH)
 	})
-	// What is in memory on a real machine.
+	// This would be in memory on a real machine.
 	if err := os.RemoveAll(filepath.Join(n.dir, "exec")); err != nil {
 		t.Fatal(err)
 	}
@@ -634,7 +636,7 @@ func TestPowerCut(t *testing.T) {
 				if s := p.status(); s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 					t.Errorf("after the power cut a sandbox is %v", s)
 				}
-				// 255 is Docker's for an end that it has not seen.
+				// 255 is Docker's code for an exit that it has not seen.
 				checkExited(t, "after the power cut", ctrs[i], 255, "Error")
 				if log := ctrs[i].logText(); log != "up\n" {
 					t.Errorf("after the power cut the log is %q", log)

@@ -16,14 +16,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// eventProxy stands between cridock and the engine, and passes all on but what
-// it is told not to of the streams of events.
+// eventProxy stands between cridock and the engine, and passes everything on
+// except the events that it is told to drop.
 type eventProxy struct {
 	socket string
 
 	mu      sync.Mutex
-	away    bool // streams are cut, and none is opened
-	deaf    bool // streams stay open, and their events are lost
+	away    bool // streams are cut, and none can be opened
+	deaf    bool // streams stay open, but their events are lost
 	lost    int
 	streams map[*eventStream]struct{}
 }
@@ -59,7 +59,7 @@ func newEventProxy(t *testing.T, n *node) *eventProxy {
 	return p
 }
 
-// filter puts itself in front of streams of events.
+// filter wraps the responses that are streams of events.
 func (p *eventProxy) filter(r *http.Response) error {
 	if !strings.HasSuffix(r.Request.URL.Path, "/events") {
 		return nil
@@ -76,7 +76,7 @@ func (p *eventProxy) filter(r *http.Response) error {
 	return nil
 }
 
-// cut ends all streams; until mend no other can be had.
+// cut ends all streams; no new one can be opened until mend.
 func (p *eventProxy) cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,14 +98,14 @@ func (p *eventProxy) dropAll() {
 	p.deaf = true
 }
 
-// dropped is how many events were.
+// dropped returns how many events were dropped.
 func (p *eventProxy) dropped() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lost
 }
 
-// eventStream is the body of one answer.
+// eventStream is the body of one response.
 type eventStream struct {
 	proxy *eventProxy
 	body  io.ReadCloser
@@ -139,11 +139,11 @@ func (s *eventStream) Close() error {
 	return s.body.Close()
 }
 
-// behindItsBack changes what cridock has, as an administrator would.
+// behindItsBack changes cridock's containers as an administrator would.
 type behindItsBack struct {
 	*cridock
 	killed, removed, orphan *ctr
-	lame, goes              *pod // whose sandboxes end, and go
+	lame, goes              *pod // whose sandboxes are killed, and removed
 }
 
 func (c *cridock) beforeChanges(t *testing.T) *behindItsBack {
@@ -163,7 +163,7 @@ func (b *behindItsBack) change(t *testing.T) {
 	b.docker.tag(t, b.image, "localhost/e2e/behind", "1")
 }
 
-// seen tells whether all of it is known.
+// seen reports whether cridock knows all of the changes.
 func (b *behindItsBack) seen(t *testing.T) bool {
 	t.Helper()
 	state := map[string]bool{}
@@ -180,7 +180,7 @@ func (b *behindItsBack) seen(t *testing.T) bool {
 	return known && !running && !removed && state[b.orphan.id] && !ready[b.lame.id] && !goes && b.imageStatus(t, "localhost/e2e/behind:1") != nil
 }
 
-// undo removes what is left, and finds all of it gone.
+// undo removes what is left, and checks that all of it is gone.
 func (b *behindItsBack) undo(t *testing.T) {
 	t.Helper()
 	eventually(t, "the sandbox that was removed has released its address", 30*time.Second, func() bool {
@@ -195,7 +195,7 @@ func (b *behindItsBack) undo(t *testing.T) {
 	b.checkGone(t, b.lame.cfg.Metadata.Uid, b.lame.id)
 }
 
-// stops counts the ends of a container that a subscriber is told of.
+// stops counts the exits of a container that a subscriber is told of.
 type stops struct {
 	mu    sync.Mutex
 	count map[string]int
@@ -236,8 +236,8 @@ func (s *stops) of(id string) int {
 	return s.count[id]
 }
 
-// eventFault is a cridock behind a proxy of events, and what it is to know after
-// faults of that.
+// eventFault is a cridock behind an event proxy, and the changes that it must
+// know after the proxy's faults.
 type eventFault struct {
 	*cridock
 	t         *testing.T
@@ -260,7 +260,7 @@ func newEventFault(t *testing.T) *eventFault {
 	return f
 }
 
-// finish checks that the faults have harmed nothing and left nothing.
+// finish checks that the faults have caused no damage and left nothing behind.
 func (f *eventFault) finish(when string) {
 	f.t.Helper()
 	f.bystander.unharmed(when)
@@ -268,7 +268,7 @@ func (f *eventFault) finish(when string) {
 	f.checkCensus(f.t, f.before)
 }
 
-// TestEventsCut cuts the stream of events, and has things happen meanwhile.
+// TestEventsCut cuts the stream of events, and changes containers meanwhile.
 func TestEventsCut(t *testing.T) {
 	t.Parallel()
 	f := newEventFault(t)
@@ -276,7 +276,7 @@ func TestEventsCut(t *testing.T) {
 	proxy.cut()
 	eventually(t, "the runtime is not ready", 30*time.Second, func() bool { return c.runtimeReady(t) != "" })
 	changes.change(t)
-	// Docker answers calls: pods can still be worked with.
+	// Docker answers calls: pods can still be used.
 	if s := changes.killed.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("without events the killed container is %v: the stream was not cut", s.State)
 	}
@@ -285,13 +285,13 @@ func TestEventsCut(t *testing.T) {
 	if err := c.awaitReady(30 * time.Second); err != nil {
 		t.Fatal(err)
 	}
-	// Ready is in sync.
+	// Once ready, cridock is in sync.
 	if !changes.seen(t) {
 		t.Error("changes were not seen although the runtime is ready")
 	}
 	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return f.told.of(changes.killed.id) > 0 })
 	changes.undo(t)
-	for range 10 { // cut in the middle of things
+	for range 10 { // cut during RunPodSandbox
 		p := c.runPod(t)
 		proxy.cut()
 		proxy.mend()
@@ -304,13 +304,13 @@ func TestEventsCut(t *testing.T) {
 	f.finish("after the cuts")
 }
 
-// TestEventsLost loses events and nothing else: no connection breaks that says so.
+// TestEventsLost only loses events: no broken connection reveals it.
 func TestEventsLost(t *testing.T) {
 	t.Parallel()
 	f := newEventFault(t)
 	c, proxy, changes := f.cridock, f.proxy, f.changes
 	proxy.dropAll()
-	// What cridock does itself it needs no events for.
+	// cridock needs no events for its own changes.
 	own := c.runPod(t)
 	main := own.start("main", "exec sleep 1000")
 	if main.sh("echo works") != "works" {
@@ -325,7 +325,7 @@ func TestEventsLost(t *testing.T) {
 	if s := changes.killed.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("without events the killed container is %v: none was lost", s.State)
 	}
-	// The relist comes once a minute; what more there is is the machine's load.
+	// The relist comes once a minute; the rest allows for a busy machine.
 	eventually(t, "the changes are seen without events", 90*time.Second, func() bool { return changes.seen(t) })
 	t.Logf("seen after %v, %d events lost", time.Since(start).Round(time.Second), proxy.dropped())
 	if reason := c.runtimeReady(t); reason != "" {

@@ -18,20 +18,21 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// maker makes pods on a node; it is not the cridock under test.
+// maker creates pods on a node; it is not the cridock under test.
 type maker interface {
 	runPod(t *testing.T, cfg *runtimeapi.PodSandboxConfig) (id string)
 	create(t *testing.T, p *pod, cfg *runtimeapi.ContainerConfig) (id string)
 	start(t *testing.T, c *ctr) error
 }
 
-// foreign makes pods through Docker's API as dockershim and cri-dockerd do. What
-// it asks for was read from their pods with docker inspect: names, labels, modes,
-// the link to Docker's log, the checkpoint, CNI's loopback and result cache.
+// foreign creates pods through Docker's API as dockershim and cri-dockerd do.
+// Its requests were derived from their pods with docker inspect: names, labels,
+// modes, the link to Docker's log, the checkpoint, CNI's loopback and result
+// cache.
 type foreign struct {
 	*cridock
-	// mounts: cri-dockerd from 0.3.17 asks for Mounts; it and dockershim did for
-	// Binds before.
+	// mounts: cri-dockerd since 0.3.17 sets Mounts; earlier versions and dockershim
+	// set Binds.
 	mounts bool
 	// root holds the checkpoints of sandboxes.
 	root string
@@ -72,7 +73,7 @@ func (f *foreign) runPod(t *testing.T, cfg *runtimeapi.PodSandboxConfig) string 
 	return id
 }
 
-// foreignLabels has annotations for labels too, as Docker has no others.
+// foreignLabels stores annotations as labels too, as Docker has no annotations.
 func foreignLabels(labels, annotations, internal map[string]string) map[string]string {
 	all := map[string]string{}
 	for k, v := range labels {
@@ -97,7 +98,7 @@ func (f *foreign) make(t *testing.T, name string, body map[string]any) string {
 	return made.ID
 }
 
-// checkpoint writes the file that they keep of each sandbox.
+// checkpoint writes the file that the adapters keep for each sandbox.
 func (f *foreign) checkpoint(t *testing.T, id string, cfg *runtimeapi.PodSandboxConfig, hostNetwork bool) {
 	t.Helper()
 	var ports []map[string]any
@@ -119,7 +120,7 @@ func (f *foreign) checkpoint(t *testing.T, id string, cfg *runtimeapi.PodSandbox
 	}
 }
 
-// attach runs CNI's ADD, of a loopback first.
+// attach runs CNI's ADD, for a loopback first.
 func (f *foreign) attach(t *testing.T, id string, pid int, cfg *runtimeapi.PodSandboxConfig) {
 	t.Helper()
 	plugins := libcni.NewCNIConfigWithCacheDir([]string{f.binDir(), cniBinDir}, f.cacheDir(), &pluginsOn{node: f.node})
@@ -183,7 +184,7 @@ func (f *foreign) create(t *testing.T, p *pod, cfg *runtimeapi.ContainerConfig) 
 	})
 }
 
-// start also links to Docker's log, after a failure as well. With another log
+// start also links to Docker's log, even after a failure. With another log
 // driver there is nothing to link to.
 func (f *foreign) start(t *testing.T, c *ctr) error {
 	t.Helper()

@@ -14,16 +14,17 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// goneClient makes calls whose client goes away in their midst, and repeats them.
+// goneClient makes calls whose client disconnects before they finish, and
+// repeats them.
 type goneClient struct {
 	*cridock
 	t       *testing.T
 	after   time.Duration   // how long the client stays
 	covered map[string]bool // calls by method
-	early   int             // calls that ended with their client
+	early   int             // calls that ended when their client disconnected
 }
 
-// goes makes a call for a client that goes away.
+// goes makes a call for a client that disconnects.
 func goes[Req, Resp any](g *goneClient, m method[Req, Resp], req Req) {
 	g.t.Helper()
 	name := methodOf(req)
@@ -41,7 +42,7 @@ func goes[Req, Resp any](g *goneClient, m method[Req, Resp], req Req) {
 	}
 }
 
-// repeated makes a call for a client that goes away, and again for one that
+// repeated makes a call for a client that disconnects, and again for one that
 // stays.
 func repeated[Req, Resp any](g *goneClient, m method[Req, Resp], req Req) Resp {
 	g.t.Helper()
@@ -49,7 +50,7 @@ func repeated[Req, Resp any](g *goneClient, m method[Req, Resp], req Req) Resp {
 	return rpc(g.t, m, req)
 }
 
-// left is repeated for streams; those without an end are read once.
+// left makes a streaming call for a client that disconnects.
 func left[Req, Resp any](g *goneClient, m func(context.Context, Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Resp], error), req Req) {
 	g.t.Helper()
 	g.covered[methodOf(req)] = true
@@ -64,14 +65,14 @@ func left[Req, Resp any](g *goneClient, m func(context.Context, Req, ...grpc.Cal
 	cancel()
 }
 
-// methodOf is the method that a request is of.
+// methodOf returns the method that a request belongs to.
 func methodOf(req any) string {
 	return strings.TrimSuffix(reflect.TypeOf(req).Elem().Name(), "Request")
 }
 
-// TestClientsGoAway makes every call of both services for clients that go away
-// at several moments. A repetition succeeds with the same object, nothing is
-// made twice, and nothing is left of the calls.
+// TestClientsGoAway makes every call of both services for clients that
+// disconnect at several moments. Repeating the call succeeds with the same
+// object, nothing is created twice, and the calls leave nothing behind.
 func TestClientsGoAway(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -92,7 +93,7 @@ func TestClientsGoAway(t *testing.T) {
 	for _, service := range []reflect.Type{reflect.TypeFor[runtimeapi.RuntimeServiceClient](), reflect.TypeFor[runtimeapi.ImageServiceClient]()} {
 		for i := range service.NumMethod() {
 			name := service.Method(i).Name
-			// The name of its request is not that of the method.
+			// Its request is not named after the method.
 			if name == "GetContainerEvents" {
 				name = "GetEvents"
 			}
@@ -129,7 +130,7 @@ func (g *goneClient) lifeOfPod(image string) {
 	main := &ctr{pod: p, cfg: ctrCfg}
 	main.id = repeated(g, r.CreateContainer, &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: ctrCfg, SandboxConfig: p.cfg}).ContainerId
 	goes(g, r.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: main.id})
-	// It may have been started: that only a created one can be is no news.
+	// FailedPrecondition means that the first call has started it.
 	if _, err := try(r.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: main.id}); err != nil && status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("started again: %v", err)
 	}
@@ -154,7 +155,7 @@ func (g *goneClient) lifeOfPod(image string) {
 	g.checkGone(t, p.cfg.Metadata.Uid, p.id)
 }
 
-// use makes all calls that change nothing of a pod's life.
+// use makes all calls that do not change a pod's state.
 func (g *goneClient) use(p *pod, main *ctr) {
 	t, r := g.t, g.runtime
 	t.Helper()
@@ -189,7 +190,7 @@ func (g *goneClient) use(p *pod, main *ctr) {
 	}
 	repeated(g, r.UpdatePodSandboxResources, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: p.id, Resources: update})
 
-	// A command dies with its client.
+	// A command is killed with its client.
 	goes(g, r.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: main.id, Cmd: []string{"sh", "-c", "sleep 4321 & wait"}})
 	eventually(t, "the command is killed with its children", 30*time.Second, func() bool {
 		return !strings.Contains(main.sh("ps"), "4321")
@@ -212,7 +213,7 @@ func (g *goneClient) use(p *pod, main *ctr) {
 	}
 }
 
-// unimplemented makes a call that nothing can be repeated of.
+// unimplemented makes a call that must be Unimplemented.
 func unimplemented[Req, Resp any](g *goneClient, m method[Req, Resp], req Req) error {
 	g.covered[methodOf(req)] = true
 	if _, err := try(m, req); status.Code(err) != codes.Unimplemented {

@@ -21,7 +21,8 @@ var cgroupRestarts = []restartAttack{
 	{"a cgroup file that is a path, in stored updates", cgroupPathsStored},
 }
 
-// cgroupEscape is a name of a cgroup file that leads to a file on the node.
+// cgroupEscape returns the name of a cgroup file that leads to a file on the
+// node.
 func cgroupEscape(file string) string { return "cpu./" + strings.Repeat("../", 30) + file[1:] }
 
 func cgroupPathsAsked(t *testing.T, p *pod) {
@@ -49,8 +50,8 @@ func cgroupPathsAsked(t *testing.T, p *pod) {
 	checkRuns(t, "after all", running)
 }
 
-// cgroupPathsRecorded has the kubelet start a container of another adapter,
-// whose image brings the record of a request that cridock would have refused.
+// cgroupPathsRecorded has the kubelet start another adapter's container whose
+// image forges the record of a request that cridock would have refused.
 func cgroupPathsRecorded(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
 	config := map[string]any{
@@ -76,8 +77,8 @@ func cgroupPathsRecorded(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 }
 
-// cgroupPathsStored puts such names where cridock keeps what it was told to
-// update, as would one that did not refuse them.
+// cgroupPathsStored stores such names among cridock's records of updates, as if
+// a cridock had not refused them.
 func cgroupPathsStored(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
 	p := c.runPod(t)
@@ -112,8 +113,8 @@ func cgroupPathsStored(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 }
 
-// hostileSysctls asks for sysctls of the node. Their values are what they are
-// already: should one be set, nothing is different.
+// hostileSysctls requests sysctls of the node. The values are the current ones:
+// if one is set by mistake, nothing changes.
 func hostileSysctls(t *testing.T, p *pod) {
 	const file = "/proc/sys/kernel/core_pattern"
 	now := strings.TrimSpace(read(t, file))
@@ -133,7 +134,7 @@ func hostileSysctls(t *testing.T, p *pod) {
 	}
 }
 
-// checkNoSandbox wants sysctls to be refused.
+// checkNoSandbox checks that sysctls are refused.
 func (p *pod) checkNoSandbox(t *testing.T, sysctls map[string]string) {
 	t.Helper()
 	cfg := p.podConfig(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.Sysctls = sysctls })

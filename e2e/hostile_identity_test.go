@@ -24,15 +24,15 @@ var identityRestarts = []restartAttack{
 	{"an adopted container has what its image says", adoptedFromHostileImage},
 }
 
-// forgedRecord is what cridock keeps of a container in a label, written by an
-// image's author.
+// forgedRecord is the record that cridock keeps of a container in a label,
+// forged by an image's author.
 func forgedRecord(t *testing.T, image string, config any) string {
 	t.Helper()
 	return asJSON(t, map[string]any{"version": 1, "config": config, "imageID": image, "imageName": image, "imageRef": image})
 }
 
-// forged makes an image whose containers look like one of a pod's, with a log
-// of the author's choice.
+// forged builds an image whose containers look like a container of a pod, with
+// a log path of the author's choice.
 func forged(t *testing.T, c *cridock, name, log string) (image string) {
 	t.Helper()
 	ref := "localhost/hostile/" + name + ":1"
@@ -65,7 +65,7 @@ func forgedContainer(t *testing.T, p *pod) {
 	}
 }
 
-// checkForeign wants a container not to be cridock's.
+// checkForeign checks that cridock does not treat a container as its own.
 func checkForeign(t *testing.T, c *cridock, id string) {
 	t.Helper()
 	for _, l := range rpc(t, c.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers {
@@ -84,7 +84,7 @@ func checkForeign(t *testing.T, c *cridock, id string) {
 	wantCode(t, err, codes.NotFound, id)
 }
 
-// forgedAtStart has the container run while cridock starts.
+// forgedAtStart has such a container running while cridock starts.
 func forgedAtStart(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
 	id := c.dockerRun(t, forged(t, c, "forged-start", filepath.Join(dir, "ld.so.preload")), "while :; do echo /evil.so; sleep 1; done")
@@ -103,7 +103,7 @@ func forgedAtStart(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 }
 
-// forgedSandbox takes the identity of a pod that lives.
+// forgedSandbox claims the identity of a running pod.
 func forgedSandbox(t *testing.T, p *pod) {
 	const server = "10.96.77.1"
 	real := p.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.DnsConfig.Servers = []string{server} })
@@ -145,7 +145,7 @@ func forgedSandbox(t *testing.T, p *pod) {
 	}
 }
 
-// filesWith are the files below a directory that have a text in them.
+// filesWith returns the files below a directory that contain a text.
 func filesWith(t *testing.T, dir, text string) (found []string) {
 	t.Helper()
 	files, err := filesBelow(dir)
@@ -160,12 +160,12 @@ func filesWith(t *testing.T, dir, text string) (found []string) {
 	return found
 }
 
-// nameAsPattern creates a container again whose name, as a regular expression,
-// is also another one's.
+// nameAsPattern creates a container whose name, read as a regular expression,
+// also matches another container's.
 func nameAsPattern(t *testing.T, p *pod) {
 	first := p.start("a.b", "exit 3")
 	first.exited()
-	other := p.start("axb", "exit 4") // Docker lists the youngest first
+	other := p.start("axb", "exit 4") // Docker lists the newest first
 	other.exited()
 	again := p.create("a.b", "exit 5")
 	if s, err := try(p.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: other.id}); err != nil || s.Status.ExitCode != 4 {
@@ -176,8 +176,8 @@ func nameAsPattern(t *testing.T, p *pod) {
 	}
 }
 
-// adoptedFromHostileImage has another adapter make containers from an image
-// that claims to be somebody else's, and with logs that are in no pod's place.
+// adoptedFromHostileImage has another adapter create containers from an image
+// that claims another identity, and with log paths outside any pod's directory.
 func adoptedFromHostileImage(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, before := outside(t)
 	image := c.load(t, "adopted", labelled(map[string]string{
@@ -231,16 +231,17 @@ func adoptedFromHostileImage(t *testing.T, c *cridock) (func(), func(*testing.T)
 	}
 }
 
-// forgedConfig is a container that nobody asked for.
+// forgedConfig is the configuration of a container that nobody asked for.
 var forgedConfig = map[string]any{
 	"metadata": map[string]any{"name": "forged", "attempt": 9}, "labels": map[string]string{"forged": "yes"},
 	"annotations": map[string]string{"forged": "yes"}, "mounts": []map[string]any{{"hostPath": "/etc/forged", "containerPath": "/forged"}},
 }
 
-// in is the container for use in a subtest.
+// in returns the container for use in a subtest.
 func (c *ctr) in(t *testing.T) *ctr { return &ctr{pod: c.pod.in(t), id: c.id, cfg: c.cfg} }
 
-// checkClaims wants nothing of a container but what its creator has said.
+// checkClaims checks that a container has only the metadata that its creator
+// has set.
 func (c *ctr) checkClaims(name string) {
 	c.t.Helper()
 	s := c.status()
@@ -254,7 +255,7 @@ func (c *ctr) checkClaims(name string) {
 	}
 }
 
-// createWithLog is create with a log path of the creator's choice; "" for none.
+// createWithLog is create with a log path of the caller's choice; "" for none.
 func (f *foreign) createWithLog(t *testing.T, c *ctr, log string) string {
 	t.Helper()
 	m := c.pod.cfg.Metadata

@@ -12,7 +12,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Settings of images that cridock leaves to Docker, or takes from Docker.
+// imageAttacks are settings of images that cridock leaves to Docker, or takes
+// from Docker.
 var imageAttacks = []attack{
 	{"VOLUME leads out of the container", volumePaths},
 	{"files that Docker writes are links", linkedFiles},
@@ -70,8 +71,8 @@ func linkedFiles(t *testing.T, p *pod) {
 	}
 }
 
-// workingDirs wants a container that begins in a directory of the node, by a
-// descriptor that the runtime has left open (CVE-2024-21626), not to run.
+// workingDirs checks that no container can start in a directory of the node by
+// way of a descriptor that the runtime has left open (CVE-2024-21626).
 func workingDirs(t *testing.T, p *pod) {
 	dir, _ := outside(t)
 	for fd := 7; fd <= 8; fd++ {
@@ -102,7 +103,7 @@ func workingDirs(t *testing.T, p *pod) {
 	}
 }
 
-// healthcheck compares with a container of Docker's, which runs it.
+// healthcheck compares with a plain Docker container, whose health check runs.
 func healthcheck(t *testing.T, p *pod) {
 	image := p.load(t, "healthcheck", imageConfig{"Healthcheck": map[string]any{
 		"Test": []string{"CMD-SHELL", "touch /tmp/checked"}, "Interval": 20 * time.Millisecond, "Timeout": time.Minute, "Retries": 1,
@@ -113,7 +114,7 @@ func healthcheck(t *testing.T, p *pod) {
 		}
 	}
 	c := p.start("healthcheck", "exec sleep 100000", ofImage(image))
-	id := p.dockerRun(t, image, "exec sleep 100000") // later than the other one
+	id := p.dockerRun(t, image, "exec sleep 100000") // started later than the other one
 	eventually(t, "Docker runs the image's health check", time.Minute, func() bool {
 		var s state
 		p.docker.must(t, http.MethodGet, "/containers/"+id+"/json", nil, &s)

@@ -35,8 +35,8 @@ var logRestarts = []restartAttack{
 	}},
 }
 
-// logTricks are what a pod that can write to the directory of logs puts in place
-// of one; LOG is its path, OUT a directory of the node, and VICTIM another pod's
+// logTricks are what a pod that can write to the log directory puts in place of
+// a log; LOG is its path, OUT a directory of the node, and VICTIM another pod's
 // log.
 var logTricks = map[string]string{
 	"directory":    "rm LOG; mkdir LOG",
@@ -49,7 +49,7 @@ var logTricks = map[string]string{
 	"linked-above": "mv DIR DIR.moved; ln -s OUT DIR",
 }
 
-// logAttack are containers whose logs are replaced by themselves.
+// logAttack is a set of containers that replace their own logs.
 type logAttack struct {
 	*cridock
 	ctrs        map[string]*ctr
@@ -71,7 +71,7 @@ func newLogAttack(t *testing.T, c *cridock) *logAttack {
 	for name := range logTricks {
 		of := p
 		if name == "linked-above" {
-			of = above // its trick is on the directory
+			of = above // its trick replaces the directory
 		}
 		l.ctrs[name] = of.start(name, "trap 'exit 0' TERM; echo first; sleep 100000 & wait", mounting(c.path("logs"), "/logs"))
 	}
@@ -81,7 +81,7 @@ func newLogAttack(t *testing.T, c *cridock) *logAttack {
 	return l
 }
 
-// replace does the tricks.
+// replace performs the tricks.
 func (l *logAttack) replace() {
 	for name, c := range l.ctrs {
 		dir := "/logs/" + filepath.Base(c.pod.cfg.LogDirectory)
@@ -89,7 +89,7 @@ func (l *logAttack) replace() {
 	}
 }
 
-// reopen is an ordinary rotation, so that the logs are being written when they
+// reopen rotates the logs as usual, so that they are being written when they
 // are replaced.
 func (l *logAttack) reopen(t *testing.T) {
 	t.Helper()
@@ -98,7 +98,7 @@ func (l *logAttack) reopen(t *testing.T) {
 	}
 }
 
-// check has the containers print and end, and their logs reopened.
+// check has the containers print and exit, and reopens their logs.
 func (l *logAttack) check(t *testing.T) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(l.ctrs)) {
@@ -106,7 +106,7 @@ func (l *logAttack) check(t *testing.T) {
 	}
 	for name, c := range l.ctrs {
 		c = c.in(t)
-		// More than a pipe holds.
+		// More than a pipe can hold.
 		c.sh("yes 'more than a pipe holds, of a log that is not there any more' | head -n 3000 >/proc/1/fd/1")
 		c.checkReplaced(name)
 		if _, err := inTime(t, l.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: 10}); err != nil {
@@ -127,7 +127,8 @@ func (l *logAttack) check(t *testing.T) {
 	}
 }
 
-// checkReplaced reopens a log. It either fails, or there is a log again.
+// checkReplaced reopens a log. The call must either fail or create the log
+// again.
 func (c *ctr) checkReplaced(name string) {
 	c.t.Helper()
 	_, err := inTime(c.t, c.runtime.ReopenContainerLog, &runtimeapi.ReopenContainerLogRequest{ContainerId: c.id})
@@ -149,8 +150,8 @@ func links(info fs.FileInfo) int {
 	return int(s.Nlink)
 }
 
-// racedLog changes what is at the path of a log, and of the file that is to
-// replace it, all the while containers start.
+// racedLog keeps changing what is at the path of a log, and at that of its
+// replacement, while containers start.
 func racedLog(t *testing.T, p *pod) {
 	dir, before := outside(t)
 	q := p.runPod(t)
@@ -172,13 +173,13 @@ func racedLog(t *testing.T, p *pod) {
 			}
 		})
 	}
-	// As the pod would, with its directory mounted. Errors are lost races.
+	// As the pod would, with its directory mounted. An error is a lost race.
 	race(func() { _ = os.Symlink(filepath.Join(dir, "secret"), log+".tmp") })
 	race(func() { _ = os.Symlink(filepath.Join(dir, "new"), log+".tmp") })
 	race(func() {
 		_ = os.Symlink(filepath.Join(dir, "new"), log+".mine")
 		_ = os.Rename(log+".mine", log)
-		time.Sleep(time.Millisecond) // for cridock to get past the first look now and then
+		time.Sleep(time.Millisecond) // lets cridock get past its first check now and then
 	})
 	end := sync.OnceFunc(func() { close(stop); racers.Wait() })
 	defer end()

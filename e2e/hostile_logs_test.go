@@ -10,10 +10,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestHostileLogs: a container that has its pod's log directory for a volume puts
-// links, FIFOs and devices in the way of other containers' logs. Their logs are
-// refused with a reason or replace what is there, nothing outside is touched, and
-// nothing hangs.
+// TestHostileLogs: a container that mounts its pod's log directory puts links,
+// FIFOs and devices in the place of other containers' logs. Such a log is
+// refused with a reason or replaces what is there; nothing outside is touched,
+// and nothing hangs.
 func TestHostileLogs(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")

@@ -41,7 +41,7 @@ func tokenTwice(t *testing.T, p *pod) {
 		if got := main.sh("cat /ran-" + protocol); got != "ran" {
 			t.Errorf("%s: it has printed %q", protocol, got)
 		}
-		// Nor for something else.
+		// Nor for another kind of session.
 		r = rpc(t, p.runtime.Exec, &runtimeapi.ExecRequest{ContainerId: main.id, Cmd: []string{"true"}, Stdout: true})
 		for _, kind := range []string{"attach", "portforward", "exec"} {
 			answer, err := p.http().Post(strings.Replace(r.Url, "/exec/", "/"+kind+"/", 1), "", nil)
@@ -56,8 +56,8 @@ func tokenTwice(t *testing.T, p *pod) {
 	}
 }
 
-// halfSessions leaves between the request and its streams, and with less than a
-// request.
+// halfSessions disconnects between the request for a session and its streams,
+// and after an incomplete request.
 func halfSessions(t *testing.T, p *pod) {
 	main := p.start("half", "exec sleep 100000")
 	for i, request := range []string{
@@ -78,7 +78,7 @@ func halfSessions(t *testing.T, p *pod) {
 			t.Fatal(err)
 		}
 		if i < 2 {
-			_ = conn.SetReadDeadline(time.Now().Add(patience)) // a connection knows deadlines
+			_ = conn.SetReadDeadline(time.Now().Add(patience)) // only a net.Conn has deadlines
 			first := make([]byte, 12)
 			if _, err := io.ReadFull(conn, first); err != nil || string(first) != "HTTP/1.1 101" {
 				t.Errorf("request %d is answered with %q, %v", i, first, err)
@@ -100,7 +100,7 @@ const (
 	hostileMetrics = "127.0.0.1:9471"
 	// halfOpen is the number of connections that a local user opens to each port.
 	halfOpen = 600
-	// fileLimit is the number of files that a process may commonly have open.
+	// fileLimit is a common limit of open files per process.
 	fileLimit = 1024
 )
 
@@ -131,7 +131,7 @@ func starve(t *testing.T, c *cridock) {
 			t.Errorf("exec printed %q", got)
 		}
 	}
-	// A session may have to wait until cridock is tired of some connection.
+	// A session may have to wait until cridock closes some of the connections.
 	var last error
 	for end := time.Now().Add(2 * patience); ; time.Sleep(100 * time.Millisecond) {
 		var out bytes.Buffer
@@ -148,8 +148,8 @@ func starve(t *testing.T, c *cridock) {
 	}
 }
 
-// openHalf opens connections, of which each sends the same, and returns what
-// closes them.
+// openHalf opens connections that all send the same, and returns a function
+// that closes them.
 func (c *cridock) openHalf(t *testing.T, address, request string) (closeAll func()) {
 	t.Helper()
 	var conns []net.Conn
@@ -172,13 +172,13 @@ func (c *cridock) openHalf(t *testing.T, address, request string) (closeAll func
 		return nil
 	})
 	if err != nil {
-		// Refused or closed: that is a bound, too.
+		// Refused or closed: that is a limit too.
 		t.Logf("%d connections to %s, then %v", len(conns), address, err)
 	}
 	return closeAll
 }
 
-// checkServes asks over a connection of its own.
+// checkServes makes a call over a new connection.
 func (c *cridock) checkServes(t *testing.T) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+c.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))

@@ -25,28 +25,29 @@ import (
 )
 
 // attack is one way in which an image, a pod's author or a local user tries to
-// get more than is theirs. It fails the test if it works.
+// gain more than they are entitled to. It fails the test if it works.
 type attack struct {
 	name string
 	try  func(t *testing.T, p *pod)
 }
 
-// restartAttack is one that takes effect when cridock starts. prepare runs
-// before cridock is killed; away, which may be nil, while there is none; check
-// afterwards.
+// restartAttack is an attack that takes effect when cridock starts. prepare
+// runs before cridock is killed; away, which may be nil, runs while it is down;
+// check runs afterwards.
 type restartAttack struct {
 	name    string
 	prepare func(t *testing.T, c *cridock) (away func(), check func(t *testing.T))
 }
 
-// TestHostile tries all attacks on one cridock: first those on a running one, in
-// parallel, then those on its start, last the one that is to starve it.
+// TestHostile tries all attacks on one cridock: first those on a running one,
+// in parallel, then those on its start, and last the one that tries to starve
+// it.
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	c := newCridock(t, n, "cni", append(podLogsFlag(t, n), "--metrics-bind-address="+hostileMetrics)...)
 	t.Run("running", func(t *testing.T) {
-		// Containers of one pod are created one after the other.
+		// Containers of one pod are created one at a time.
 		pods := []*pod{c.runPod(t), c.runPod(t), c.runPod(t), c.runPod(t)}
 		attacks := attacks()
 		for i, a := range attacks {
@@ -80,8 +81,8 @@ func TestHostile(t *testing.T) {
 	t.Run("half-open connections", func(t *testing.T) { starve(t, c) })
 }
 
-// podLogsFlag says where the pods of the tests have their logs, to a cridock
-// that asks.
+// podLogsFlag returns the flag that tells cridock where the tests' pods have
+// their logs.
 func podLogsFlag(t *testing.T, n *node) []string {
 	t.Helper()
 	help, err := exec.Command(binary, "serve", "--help").CombinedOutput()
@@ -94,8 +95,8 @@ func podLogsFlag(t *testing.T, n *node) []string {
 	return []string{"--pod-logs-dir=" + filepath.Join(n.dir, "cridock", "logs")}
 }
 
-// starts counts how often cridock has seen to all that an earlier one has left:
-// it says so last of all.
+// starts counts how often cridock has finished its cleanup after an earlier
+// process: its last log line says so.
 func (c *cridock) starts(t *testing.T) int {
 	t.Helper()
 	return strings.Count(read(t, c.logFile()), `"Ready" engine=`)
@@ -145,7 +146,7 @@ func device(name string, major, minor int64) entry {
 	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeChar, Devmajor: major, Devminor: minor, Mode: 0o666}}
 }
 
-// archive makes a tar file.
+// archive returns a tar file.
 func archive(entries ...entry) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -160,7 +161,7 @@ func archive(entries ...entry) ([]byte, error) {
 	return b.Bytes(), w.Close()
 }
 
-// busyboxLayer is below the files of all hostile images.
+// busyboxLayer is the lowest layer of all hostile images.
 var busyboxLayer = sync.OnceValues(func() ([]byte, error) {
 	program, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -182,14 +183,15 @@ var busyboxLayer = sync.OnceValues(func() ([]byte, error) {
 	return archive(entries...)
 })
 
-// imageConfig is the part of an image's configuration that its author writes at
-// will. No tool checks it when it is loaded or pulled.
+// imageConfig is the part of an image's configuration that its author can write
+// freely. No tool checks it when it is loaded or pulled.
 type imageConfig map[string]any
 
 func labelled(labels map[string]string) imageConfig { return imageConfig{"Labels": labels} }
 
-// load makes an image of busybox and more files, as docker load does, and
-// returns its name when cridock knows it. The files replace those of busybox.
+// load builds an image of busybox and more files, loads it as docker load does,
+// and returns its name once cridock knows it. The files replace those of
+// busybox.
 func (c *cridock) load(t *testing.T, name string, config imageConfig, files ...entry) string {
 	t.Helper()
 	base, err := busyboxLayer()
@@ -237,7 +239,8 @@ func asJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
-// dockerRun is docker run --detach; the test's end removes the container.
+// dockerRun is docker run --detach; the container is removed when the test
+// ends.
 func (n *node) dockerRun(t *testing.T, image, script string) (id string) {
 	t.Helper()
 	var made struct {
@@ -246,26 +249,26 @@ func (n *node) dockerRun(t *testing.T, image, script string) (id string) {
 	body := map[string]any{"Image": image, "Cmd": []string{"sh", "-c", script}, "HostConfig": map[string]any{"NetworkMode": "none"}}
 	n.docker.must(t, http.MethodPost, "/containers/create", body, &made)
 	t.Cleanup(func() {
-		// cridock may have removed it, which is what the test has failed for.
+		// cridock may have removed it, and the test has failed for that
 		_, _ = n.docker.call(http.MethodDelete, "/containers/"+made.ID+"?force=1", nil, nil)
 	})
 	n.docker.must(t, http.MethodPost, "/containers/"+made.ID+"/start", nil, nil)
 	return made.ID
 }
 
-// runs tells whether Docker has a container and it runs.
+// runs reports whether Docker has a container and it is running.
 func (n *node) runs(id string) bool {
 	b, err := n.docker.call(http.MethodGet, "/containers/"+url.PathEscape(id)+"/json", nil, nil)
 	var c dockerContainer
 	return err == nil && json.Unmarshal(b, &c) == nil && c.State.Pid > 0
 }
 
-// ofImage has a container made from another image.
+// ofImage creates a container from another image.
 func ofImage(image string) ctrOption {
 	return func(cfg *runtimeapi.ContainerConfig) { cfg.Image = &runtimeapi.ImageSpec{Image: image} }
 }
 
-// mounting gives a container a directory of the node.
+// mounting mounts a directory of the node in a container.
 func mounting(hostPath, path string) ctrOption {
 	return func(cfg *runtimeapi.ContainerConfig) {
 		cfg.Mounts = append(cfg.Mounts, &runtimeapi.Mount{HostPath: hostPath, ContainerPath: path})
@@ -275,7 +278,7 @@ func mounting(hostPath, path string) ctrOption {
 // patience is how long a call that must not hang may take on a busy machine.
 const patience = 45 * time.Second
 
-// inTime is try for a call that an attack may make hang.
+// inTime is try for a call that an attack may cause to hang.
 func inTime[Req, Resp any](t *testing.T, m method[Req, Resp], req Req) (Resp, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -287,8 +290,8 @@ func inTime[Req, Resp any](t *testing.T, m method[Req, Resp], req Req) (Resp, er
 	return resp, err
 }
 
-// settled waits until cridock has taken in what has happened at Docker so far:
-// it takes events in their order.
+// settled waits until cridock has processed all Docker events so far: it
+// handles events in order.
 func (p *pod) settled() {
 	p.t.Helper()
 	for i := range 2 {
@@ -296,7 +299,7 @@ func (p *pod) settled() {
 	}
 }
 
-// tree are the files below a directory, with what is in them.
+// tree returns the files below a directory with their contents.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -318,7 +321,7 @@ func tree(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// outside makes a directory that no pod may touch.
+// outside creates a directory that no pod may touch.
 func outside(t *testing.T) (dir string, before map[string]string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "outside")

@@ -19,14 +19,15 @@ var userAttacks = []attack{
 	{"account files that lead out of the image", accountsElsewhere},
 }
 
-// ran is whom a container has run as, and whom cridock says it has.
+// ran is the user that a container has run as, and the user that cridock
+// reports.
 type ran struct {
 	uid, gid int64
 	groups   []int64
 	status   *runtimeapi.LinuxContainerUser
 }
 
-// whoRuns runs a container, or returns an error that refuses it.
+// whoRuns runs a container; an error means that it was refused.
 func (p *pod) whoRuns(image string, security func(*runtimeapi.LinuxContainerSecurityContext)) (*ran, error) {
 	p.t.Helper()
 	c := &ctr{pod: p, cfg: p.ctrConfig(fmt.Sprintf("who-%d", podCount.Add(1)), "id -u 2>/dev/null; id -g 2>/dev/null; id -G 2>/dev/null", ofImage(image))}
@@ -70,8 +71,8 @@ func numbers(t *testing.T, text string) (all []int64) {
 
 func sorted(ids []int64) []int64 { return slices.Compact(slices.Sorted(slices.Values(ids))) }
 
-// numericNames has accounts with the names of numbers that Docker, which looks
-// for names first, takes for root's.
+// numericNames has accounts named like numbers. Docker looks for names first
+// and takes them for root's.
 func numericNames(t *testing.T, p *pod) {
 	accounts := []entry{
 		regular("etc/passwd", 0o644, "root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n"), regular("etc/group", 0o644, "root:x:0:\n1000:x:0:\n"),
@@ -84,7 +85,7 @@ func numericNames(t *testing.T, p *pod) {
 	for name, tc := range map[string]struct {
 		image    string
 		security func(*runtimeapi.LinuxContainerSecurityContext)
-		group    int64 // that it must have; -1 for any but root's where that was not asked for
+		group    int64 // required group; -1 allows any but root's, unless that was requested
 	}{
 		"runAsUser": {plain, func(s *runtimeapi.LinuxContainerSecurityContext) { s.RunAsUser = id(1000) }, 0},
 		"runAsUser, Strict": {plain, func(s *runtimeapi.LinuxContainerSecurityContext) {
@@ -127,8 +128,8 @@ func numericNames(t *testing.T, p *pod) {
 	})
 }
 
-// oddUsers wants what runs to be what ImageStatus says, which the kubelet's
-// runAsNonRoot goes by, or nothing at all.
+// oddUsers checks that the container runs as the user that ImageStatus reports,
+// which the kubelet's runAsNonRoot relies on, or not at all.
 func oddUsers(t *testing.T, p *pod) {
 	for i, user := range []string{"-1", "4294967296", "2147483648", "0:-5", "4294967295:4294967295", "1000:4294967296", "+0", "-0", "007", "0x0"} {
 		image := p.load(t, fmt.Sprint("odd-user-", i), imageConfig{"User": user})
@@ -137,8 +138,8 @@ func oddUsers(t *testing.T, p *pod) {
 		if err != nil {
 			continue
 		}
-		// The kubelet takes an image without either for root's, and one with a name
-		// for one that may be.
+		// The kubelet treats an image with neither as root's, and one with a name as
+		// possibly root's.
 		if said.GetUsername() == "" && said.GetUid().GetValue() != who.uid || said.GetUsername() != "" && said.GetUid() != nil {
 			t.Errorf("USER %s runs as %d; the image's status says %v, %q", user, who.uid, said.GetUid(), said.GetUsername())
 		}
@@ -149,8 +150,8 @@ func oddUsers(t *testing.T, p *pod) {
 	}
 }
 
-// accountsElsewhere has account files that are not what they seem. On the node
-// there is what they shall lead to: the user victim.
+// accountsElsewhere has account files that lead elsewhere. Their target exists
+// on the node: the user victim.
 func accountsElsewhere(t *testing.T, p *pod) {
 	const passwd, group = "victim:x:4242:4242::/:/bin/sh\n", "victims:x:4242:victim\n"
 	dir := t.TempDir()
@@ -174,7 +175,7 @@ func accountsElsewhere(t *testing.T, p *pod) {
 			began := time.Now()
 			who, err := p.whoRuns(byName, nil)
 			ofGroup, groupErr := p.whoRuns(byGroup, nil)
-			if name == "link in the image" { // the others would be refused whatever they hold
+			if name == "link in the image" { // the others would be refused whatever they contain
 				if err != nil || groupErr != nil || who.uid != 4242 || ofGroup.gid != 4242 {
 					t.Errorf("a file in the image is not found: %v, %v, %v, %v", who, err, ofGroup, groupErr)
 				}
@@ -187,7 +188,7 @@ func accountsElsewhere(t *testing.T, p *pod) {
 			if err == nil && (byNumber.uid != 4242 || slices.Contains(byNumber.groups, 4242)) {
 				t.Errorf("by number it runs as %v", *byNumber)
 			}
-			// With nothing to look up for cridock, Docker still reads the files.
+			// Even if cridock has nothing to look up, Docker reads the files.
 			byNumber, err = p.whoRuns(byName, func(s *runtimeapi.LinuxContainerSecurityContext) {
 				s.RunAsUser, s.RunAsGroup = &runtimeapi.Int64Value{Value: 4242}, &runtimeapi.Int64Value{Value: 4243}
 				s.SupplementalGroupsPolicy = runtimeapi.SupplementalGroupsPolicy_Strict

@@ -30,14 +30,14 @@ func imageVolume(image, sub string) ctrOption {
 	}
 }
 
-// imageMountsByDocker: from API 1.48 on Docker mounts images itself, below
-// directories of its own.
+// imageMountsByDocker: since API 1.48, Docker mounts images itself, below its
+// own directories.
 func (c *cridock) imageMountsByDocker(t *testing.T) bool {
 	t.Helper()
 	return c.docker.apiMinor(t) >= 48
 }
 
-// volumeMounts are the mounts of image volumes.
+// volumeMounts returns the mounts of image volumes.
 func (c *cridock) volumeMounts(t *testing.T) (all []string) {
 	t.Helper()
 	mounts, err := c.mounts()
@@ -76,9 +76,9 @@ func setuidInVolume(t *testing.T, p *pod) {
 	if len(mounts) != 1 {
 		t.Fatalf("the image is mounted on %q", mounts)
 	}
-	// The directories of the test are root's alone, those of a node are not: the
-	// user begins where /run/cridock would be.
-	// setpriv itself still has root's capabilities; what it runs has not.
+	// The test's directories are accessible to root alone, unlike those of a node:
+	// the user starts where /run/cridock would be. setpriv itself still has root's
+	// capabilities; the program that it runs has none.
 	as := func(dir, program string) (string, error) {
 		out, err := p.command("sh", "-c", `cd "$0" && exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'exec "$@"' sh "$@"`, dir, program, "-u").CombinedOutput()
 		return strings.TrimSpace(string(out)), err
@@ -93,7 +93,7 @@ func setuidInVolume(t *testing.T, p *pod) {
 	if out, err := as(p.dir, "./"+relative+"/data/id"); err == nil || !strings.Contains(out, "Permission denied") {
 		t.Errorf("a local user can run programs of the volume: %q, %v", out, err)
 	}
-	// Had it got there all the same.
+	// In case it got there anyway.
 	if out, err := as(mounts[0], "./data/id"); err == nil && out != "65534" {
 		t.Errorf("a local user runs a setuid program of the volume as user %s", out)
 	}
@@ -137,10 +137,10 @@ func subPaths(t *testing.T, p *pod) {
 	}
 }
 
-// ownMarks are the labels that cridock marks containers of its own errands with.
+// ownMarks are the labels that mark cridock's internal containers.
 var ownMarks = []string{"io.cridock.image-volume", "io.cridock.probe"}
 
-// markedContainers has them on containers of pods and on others.
+// markedContainers has these labels on containers of pods and on others.
 func markedContainers(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	p := c.runPod(t)
 	ids := map[string]string{}
@@ -162,7 +162,7 @@ func markedContainers(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 }
 
 // markedByPath has a label that leads out of the directory of image volumes to
-// a link, which the pod makes when its container is being removed.
+// a symbolic link, which the pod creates while its container is being removed.
 func markedByPath(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	dir, _ := outside(t)
 	if err := os.Mkdir(filepath.Join(dir, "mounted"), 0o755); err != nil {
@@ -170,7 +170,7 @@ func markedByPath(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 	before := tree(t, dir)
 	c.run(t, "mount", "-t", "tmpfs", "hostile", filepath.Join(dir, "mounted"))
-	t.Cleanup(func() { _ = c.command("umount", filepath.Join(dir, "mounted")).Run() }) // the attack may have
+	t.Cleanup(func() { _ = c.command("umount", filepath.Join(dir, "mounted")).Run() }) // the attack may have unmounted it
 	work := t.TempDir()
 	relative, err := filepath.Rel(c.imageVolumes(), filepath.Join(work, "link"))
 	if err != nil {
@@ -178,7 +178,8 @@ func markedByPath(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 	image := c.load(t, "marked-path", labelled(map[string]string{"io.cridock.image-volume": relative}))
 	p := c.runPod(t)
-	// The other end of the pipe closes with the marked container's process.
+	// The other end of the pipe is closed when the marked container's process
+	// exits.
 	p.start("links", "mkfifo /work/alive; cat /work/alive; ln -s "+dir+" /work/link; exec sleep 100000", mounting(work, "/work"))
 	marked := p.start("marked", "until [ -p /work/alive ]; do sleep 0.1; done; exec 3>/work/alive; echo ready; exec sleep 100000", ofImage(image), mounting(work, "/work"))
 	eventuallyLog(t, marked, "ready")
@@ -196,8 +197,8 @@ func markedByPath(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	}
 }
 
-// markedByOwner has the label that cridock's own container for another pod's
-// volume has.
+// markedByOwner has the label of cridock's own container for another pod's
+// volume.
 func markedByOwner(t *testing.T, c *cridock) (func(), func(*testing.T)) {
 	if c.imageMountsByDocker(t) {
 		return nil, func(t *testing.T) { t.Skip("Docker mounts images itself") }

@@ -12,9 +12,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestAbsentHostPath: a host path that does not exist becomes a directory, but
-// not through what stands in its way, and not where the settings reject it. The
-// cridock has a narrow umask, as a service manager may set one.
+// TestAbsentHostPath: a host path that does not exist is created as a
+// directory, but not through an obstacle on the way, and not where the settings
+// reject it. cridock runs with a narrow umask, as a service manager may set
+// one.
 func TestAbsentHostPath(t *testing.T) {
 	t.Parallel()
 	needEngine(t)
@@ -78,7 +79,7 @@ func TestAbsentHostPath(t *testing.T) {
 	}
 }
 
-// wantRootDirectory wants a directory of root's that all can read.
+// wantRootDirectory wants a directory that root owns and all can read.
 func wantRootDirectory(t *testing.T, path string) {
 	t.Helper()
 	info, err := os.Lstat(path)

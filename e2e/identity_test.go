@@ -21,29 +21,30 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// identityCase is an image's accounts and what is asked of a container of it.
+// identityCase is an image's accounts and the identity requested for its
+// container.
 type identityCase struct {
 	user          string // the image's USER
 	passwd, group string // the image's files
 	links         map[string]string
-	// kubelet asks for what ImageStatus has reported of USER, as a kubelet does.
+	// kubelet requests the user that ImageStatus has reported, as a kubelet does.
 	kubelet bool
 	ask     *runtimeapi.LinuxContainerSecurityContext
-	// refused is whether CreateContainer must refuse it; nil: not known.
+	// refused is whether CreateContainer must refuse it; nil if unknown.
 	refused *bool
 }
 
 const (
 	strict = runtimeapi.SupplementalGroupsPolicy_Strict
-	// longestLine is more than Docker reads of a line of /etc/passwd. It starts
-	// no container with one.
+	// longestLine is more than Docker reads of a line of /etc/passwd. It starts no
+	// container with such a line.
 	longestLine = 64 << 10
 )
 
-// TestIdentity makes images whose accounts are hostile. A container of one has
-// the uid, gid and groups that its status tells and that were asked for; and
-// what ImageStatus reports of USER is what runs when nobody is asked for. Or it
-// is refused.
+// TestIdentity builds images whose accounts are hostile. Their containers
+// either are refused, or run with the uid, gid and groups that their status
+// reports and that were requested; and if no user is requested, as the user
+// that ImageStatus reports.
 //
 // The named cases come first, then random ones: 14, or CRIDOCK_E2E_IDENTITIES;
 // CRIDOCK_E2E_SEED repeats them.
@@ -108,7 +109,7 @@ func namedIdentities() map[string]identityCase {
 	}
 }
 
-// identities makes cases up.
+// identities generates random cases.
 type identities struct{ *rand.Rand }
 
 func (r *identities) of(texts ...string) string { return texts[r.IntN(len(texts))] }
@@ -124,7 +125,7 @@ func (r *identities) id() string {
 	return r.of("0", "0", "5", "1000", "1000", "2000", "3000", "007", "+5", "2147483647")
 }
 
-// file makes lines of fields, some of them broken.
+// file returns lines of fields, some of them malformed.
 func (r *identities) file(fields ...func() string) string {
 	var b strings.Builder
 	end := r.of("\n", "\n", "\r\n")
@@ -196,7 +197,7 @@ func (r *identities) identity() identityCase {
 	return tc
 }
 
-// checkIdentity runs a case; false: it was refused.
+// checkIdentity runs a case; it returns false if the container was refused.
 func (p *pod) checkIdentity(tc identityCase) bool {
 	p.t.Helper()
 	image := p.identityImage(tc)
@@ -239,14 +240,14 @@ func (p *pod) checkIdentity(tc identityCase) bool {
 	return true
 }
 
-// identity is whom a process runs as.
+// identity is the user and groups that a process runs as.
 type identity struct {
 	UID, GID int64
 	Groups   []int64
 }
 
-// compareIdentity compares what runs with what is told, what was asked for and
-// what was reported of the image.
+// compareIdentity compares what runs with the container's status, with the
+// request, and with what was reported of the image.
 func (c *ctr) compareIdentity(tc identityCase, reported *runtimeapi.Image) {
 	c.t.Helper()
 	got := parseIdentity(c.t, c.run(c.t, "cat", fmt.Sprintf("/proc/%d/status", c.docker.inspect(c.t, c.id).State.Pid)))
@@ -277,8 +278,8 @@ func (c *ctr) compareIdentity(tc identityCase, reported *runtimeapi.Image) {
 	}
 }
 
-// wanted is what must run: known is whether there is only one right uid, by the
-// rules of Docker for a line of /etc/passwd that is whole.
+// wanted returns the identity that must run. known is whether there is only one
+// correct uid, by Docker's rules for a well-formed line of /etc/passwd.
 func (tc identityCase) wanted(reported *runtimeapi.Image) (uid int64, gid *runtimeapi.Int64Value, known bool) {
 	user, group, _ := strings.Cut(tc.user, ":")
 	switch {
@@ -341,8 +342,8 @@ func parseIdentity(t testing.TB, text string) (id identity) {
 	return identity{fields["Uid"][0], fields["Gid"][0], slices.Compact(fields["Groups"])}
 }
 
-// identityImage makes a case's image: of a container that never runs, which is
-// the way to a USER of any text.
+// identityImage builds a case's image by committing a container that never
+// runs, which allows any text as USER.
 func (p *pod) identityImage(tc identityCase) string {
 	p.t.Helper()
 	var made struct{ ID string }
@@ -365,7 +366,8 @@ func (p *pod) identityImage(tc identityCase) string {
 	return name
 }
 
-// tarOf is an archive of links, and of files: what begins with "file:".
+// tarOf returns an archive of symbolic links, and of files: values that begin
+// with "file:".
 func tarOf(t testing.TB, files map[string]string) io.Reader {
 	t.Helper()
 	var b bytes.Buffer

@@ -30,14 +30,14 @@ func (c *cridock) imageStatus(t *testing.T, ref string) *runtimeapi.Image {
 	return rpc(t, c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}}).Image
 }
 
-// pushed makes an image of its own, pushes it under the tags, removes it from
-// the node and returns its digest.
+// pushed builds a new image, pushes it under the tags, removes it from the node
+// and returns its digest.
 func (c *cridock) pushed(t *testing.T, repo, auth string, tags ...string) string {
 	t.Helper()
 	return c.pushedBuild(t, repo, auth, "USER 1234\n", tags...)
 }
 
-// pushedBuild is pushed with instructions of the test's.
+// pushedBuild is pushed with the test's own Dockerfile.
 func (c *cridock) pushedBuild(t *testing.T, repo, auth, dockerfile string, tags ...string) string {
 	t.Helper()
 	local := "localhost/e2e/push-" + strings.NewReplacer("/", "-", ":", "-").Replace(repo) + ":1"
@@ -96,8 +96,8 @@ func TestImages(t *testing.T) {
 	rpc(t, c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":two"}})
 }
 
-// shortestID is the shortest beginning of an image's ID, of three digits or
-// more, that no other image has.
+// shortestID returns the shortest prefix of an image's ID, of at least three
+// digits, that no other image has.
 func (c *cridock) shortestID(t *testing.T, id string) string {
 	t.Helper()
 	images := rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{}).Images
@@ -118,8 +118,8 @@ func checkImage(t *testing.T, i *runtimeapi.Image, ref, id, repo, digest string)
 	}
 }
 
-// checkImageOfContainer runs a container and wants the image's one identifier
-// in its status, and the image not removable meanwhile.
+// checkImageOfContainer runs a container and checks that its status has the
+// image's ID, and that the image cannot be removed meanwhile.
 func checkImageOfContainer(t *testing.T, c *cridock, repo, id, digest string) {
 	t.Helper()
 	p := c.runPod(t)
@@ -161,7 +161,7 @@ func TestPullRefused(t *testing.T) {
 	}
 }
 
-// authRegistry runs a registry that wants a password, beside the node's own.
+// authRegistry runs a registry that requires a password, beside the node's own.
 func authRegistry(t *testing.T, n *node, user, password string) (address string) {
 	t.Helper()
 	dir := filepath.Join(n.dir, "auth-registry")
@@ -190,7 +190,7 @@ auth: {htpasswd: {realm: e2e, path: %[1]s/htpasswd}}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = cmd.Wait() }() // it ends with the node
+	go func() { _ = cmd.Wait() }() // it is stopped with the node
 	eventually(t, "the registry answers", 20*time.Second, func() bool {
 		resp, err := n.http().Get("http://" + address + "/v2/")
 		if err == nil {
@@ -236,8 +236,8 @@ func TestPullWithAuth(t *testing.T) {
 	}
 }
 
-// TestPullCancelled goes away in the middle of a layer, and wants Docker to stop
-// loading it.
+// TestPullCancelled cancels a pull in the middle of a layer, and checks that
+// Docker stops downloading.
 func TestPullCancelled(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "docker")
@@ -270,9 +270,9 @@ func TestPullCancelled(t *testing.T) {
 	}
 }
 
-// slowRegistry stands before the node's registry and sends the beginning of a
-// layer, and the rest at a byte now and then: Docker notices that it was
-// cancelled when something comes. gone gets a value when a client has given up waiting.
+// slowRegistry is a proxy for the node's registry. It sends the beginning of a
+// layer, and then a byte now and then: Docker only notices a cancellation when
+// data arrives. gone receives a value when a client has given up waiting.
 func slowRegistry(t *testing.T, n *node, asked chan<- struct{}) (address string, gone <-chan struct{}) {
 	t.Helper()
 	listener, err := n.listen()
@@ -281,7 +281,7 @@ func slowRegistry(t *testing.T, n *node, asked chan<- struct{}) (address string,
 	}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: n.registry})
 	proxy.Transport = n.http().Transport
-	proxy.FlushInterval = -1 // or Docker waits for the head of the answer
+	proxy.FlushInterval = -1 // otherwise Docker waits for the response header
 	left := make(chan struct{}, 16)
 	proxy.ModifyResponse = func(r *http.Response) error {
 		if r.ContentLength < 100_000 { // a manifest or a configuration
@@ -296,7 +296,7 @@ func slowRegistry(t *testing.T, n *node, asked chan<- struct{}) (address string,
 	return listener.Addr().String(), left
 }
 
-// slowBody gives a kilobyte, and then a byte now and then.
+// slowBody returns a kilobyte, and then a byte now and then.
 type slowBody struct {
 	io.ReadCloser
 	ctx         context.Context
@@ -332,8 +332,8 @@ func TestImageFsInfo(t *testing.T) {
 	})
 }
 
-// TestPauseImage is loaded from what cridock ships, and kept from the kubelet's
-// garbage collection.
+// TestPauseImage: the image is loaded from the one that cridock ships, and
+// protected from the kubelet's garbage collection.
 func TestPauseImage(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "docker")

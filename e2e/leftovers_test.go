@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// leftovers looks for everything that pods have on a node, when there is none.
+// leftovers returns everything that pods have left on a node, once there are
+// none.
 func (c *cridock) leftovers() error {
 	var left []string
 	for kind, find := range map[string]func() ([]string, error){
@@ -30,6 +31,7 @@ func (c *cridock) leftovers() error {
 		"iptables rule of a pod":     func() ([]string, error) { return c.rules("10.77.") },
 		"port mapping of portmap":    func() ([]string, error) { return c.rules("CNI-DN-") },
 		"port publishing of Docker":  func() ([]string, error) { return c.rules("-A DOCKER ! -i") },
+		"record for cridock-runtime": func() ([]string, error) { return entries(filepath.Join(c.runDir, "oci")) },
 		"unfinished file of cridock": func() ([]string, error) { return globs(c.root()+"/*.tmp", c.root()+"/*/*.tmp", c.root()+"/*/*/*.tmp") },
 	} {
 		found, err := find()
@@ -46,7 +48,7 @@ func (c *cridock) leftovers() error {
 	return nil
 }
 
-// checkGone looks for what one pod has left, while others are there.
+// checkGone checks that one pod has left nothing, while others are there.
 func (c *cridock) checkGone(t testing.TB, uid, id string) {
 	t.Helper()
 	var left []string
@@ -77,8 +79,8 @@ func (c *cridock) checkGone(t testing.TB, uid, id string) {
 	}
 }
 
-// ownMounts are mounts below cridock's directories, but for the file system that
-// all image volumes are in, which stays for the next ones.
+// ownMounts returns the mounts below cridock's directories, except the file
+// system of image volumes, which stays for later ones.
 func (c *cridock) ownMounts() ([]string, error) {
 	mounts, err := c.mounts()
 	var own []string
@@ -90,7 +92,7 @@ func (c *cridock) ownMounts() ([]string, error) {
 	return own, err
 }
 
-// rules are the NAT rules, of both IP versions, that have a text in them.
+// rules returns the NAT rules, of both IP versions, that contain a text.
 func (c *cridock) rules(text string) ([]string, error) {
 	var found []string
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {
@@ -103,7 +105,7 @@ func (c *cridock) rules(text string) ([]string, error) {
 	return found, nil
 }
 
-// bridgePorts are the host's ends of pods' interfaces.
+// bridgePorts returns the host's ends of pods' interfaces.
 func (c *cridock) bridgePorts() ([]string, error) {
 	out, err := c.command("sh", "-c", "ip -o link show type veth").Output()
 	var ports []string
@@ -113,7 +115,7 @@ func (c *cridock) bridgePorts() ([]string, error) {
 	return ports, err
 }
 
-// addresses are what host-local holds for a sandbox.
+// addresses returns the addresses that host-local has reserved for a sandbox.
 func (c *cridock) addresses(sandboxID string) ([]string, error) {
 	all, err := leases(c.ipamDir())
 	if err != nil {
@@ -135,7 +137,7 @@ func (c *cridock) addresses(sandboxID string) ([]string, error) {
 	return own, nil
 }
 
-// leases are the addresses that host-local has given out.
+// leases returns the addresses that host-local has reserved.
 func leases(dir string) ([]string, error) {
 	files, err := entries(filepath.Join(dir, "e2e"))
 	var ips []string
@@ -157,7 +159,7 @@ func containing(lines []string, text string) []string {
 	return found
 }
 
-// entries lists a directory; one that does not exist is empty.
+// entries lists a directory; a missing directory is empty.
 func entries(dir string) ([]string, error) {
 	list, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -170,7 +172,7 @@ func entries(dir string) ([]string, error) {
 	return paths, err
 }
 
-// filesBelow lists all files of a tree that others may be changing.
+// filesBelow lists all files of a tree that may be changing.
 func filesBelow(dir string) ([]string, error) {
 	var files []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -16,9 +16,10 @@ func TestLogFormat(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
 	before := time.Now().Add(-time.Second)
-	// 40 000 bytes without a line end do not fit a chunk of Docker's, 16 KiB.
+	// 40,000 bytes without a line end exceed one of Docker's 16 KiB chunks.
 	long := p.start("long", `head -c 40000 /dev/zero | tr '\0' x; echo; echo; printf 'no end'; echo err >&2`)
-	// It is there for whoever links to it, as soon as the start returns.
+	// The log exists as soon as StartContainer returns, so that it can be linked
+	// to.
 	if _, err := os.Stat(long.logPath()); err != nil {
 		t.Errorf("log right after the start: %v", err)
 	}
@@ -44,7 +45,7 @@ func TestLogFormat(t *testing.T) {
 	}
 }
 
-// TestLogComplete reads the log the moment EXITED is seen.
+// TestLogComplete reads the log as soon as the state is EXITED.
 func TestLogComplete(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
@@ -67,13 +68,14 @@ func checkSequence(t *testing.T, lines []logLine, count int) {
 	}
 }
 
-// TestLogRotation renames and reopens as the kubelet does, while the container
-// prints.
+// TestLogRotation renames and reopens the log as the kubelet does, while the
+// container prints.
 func TestLogRotation(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
 	const rotations = 5
-	// It writes until it is told to stop, so every rotation is under load.
+	// It writes until it is told to stop, so that every rotation happens under
+	// load.
 	c := p.start("main", "i=0; until [ -e /stop ]; do i=$((i+1)); echo $i; done; echo $i >/count; exec sleep 1000")
 	var all []logLine
 	for i := range rotations {
@@ -111,7 +113,7 @@ func TestLogRotation(t *testing.T) {
 	wantCode(t, err, codes.FailedPrecondition, "not running")
 }
 
-// TestLogOfTTY has one stream, and the terminal's line ends.
+// TestLogOfTTY: a terminal has one stream, and the terminal's line ends.
 func TestLogOfTTY(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
@@ -126,8 +128,8 @@ func TestLogOfTTY(t *testing.T) {
 	}
 }
 
-// TestLogOutlivesContainer keeps what the kubelet still wants to read, and lets
-// a container without a log path be.
+// TestLogOutlivesContainer: a log that the kubelet still wants to read is kept,
+// and a container without a log path is left alone.
 func TestLogOutlivesContainer(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)

@@ -22,16 +22,16 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests builds cridock once and takes the shared nodes down at the end; what
-// they find left over fails the run.
+// runTests builds cridock once and removes the shared nodes at the end;
+// leftovers on them fail the run.
 func runTests(m *testing.M) (code int) {
 	engine := os.Getenv("CRIDOCK_E2E_DOCKER")
 	if engine == "" {
-		return m.Run() // every test skips
+		return m.Run() // every test is skipped
 	}
 	var err error
-	// Below the engine's own directory, which hack/test.sh removes whatever
-	// becomes of this process.
+	// Below the engine's own directory, which hack/test.sh removes even if this
+	// process crashes.
 	workDir, err = os.MkdirTemp(filepath.Dir(strings.TrimPrefix(engine, "unix://")), "e2e.")
 	if err != nil {
 		return fail(err)
@@ -56,7 +56,7 @@ func fail(err error) int {
 	return 1
 }
 
-// build compiles cridock, with the race detector where there is a C compiler and
+// build compiles cridock, with the race detector if there is a C compiler and
 // nothing is to be measured.
 func build(dir string) (string, error) {
 	path := filepath.Join(dir, "cridock")
@@ -73,7 +73,7 @@ func build(dir string) (string, error) {
 	return path, nil
 }
 
-// needEngine skips a test where hack/test.sh's environment is not there.
+// needEngine skips a test outside hack/test.sh's environment.
 func needEngine(t *testing.T) {
 	t.Helper()
 	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {

@@ -22,10 +22,10 @@ import (
 
 // node stands for a machine: a private engine and its namespaces.
 type node struct {
-	dir      string // the engine's directory, and of all the rest; short, for it holds unix sockets
+	dir      string // of the engine and all other files; short, as it contains unix sockets
 	pid      int    // first process of the namespaces
 	docker   *docker
-	image    string // a busybox that the engine has
+	image    string // a busybox image that the engine has
 	registry string // host:port on the node's loopback
 
 	registryOnce sync.Once
@@ -44,10 +44,10 @@ func (n *node) script(command string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// startNode starts an engine that has the busybox image. dockerd may be left
+// startNode starts an engine that has the busybox image. dockerd can be left
 // out, for tests of what happens without it; see startEngine.
 func startNode(name string, dockerdFlags ...string) (*node, error) {
-	// The last part has to be unique on the machine: it is a cgroup's name too.
+	// The last element must be unique on the machine: it also names a cgroup.
 	dir, err := os.MkdirTemp(workDir, "e2e-"+name+"-")
 	if err != nil {
 		return nil, err
@@ -74,13 +74,14 @@ func (n *node) startEngine(dockerdFlags ...string) error {
 	return err
 }
 
-// remove ends the engine and removes its files. Success if it has been removed.
+// remove stops the engine and removes its files. It succeeds if that has been
+// done already.
 func (n *node) remove() error {
 	_, err := n.script("remove")
 	return err
 }
 
-// newNode is a node of one test's own.
+// newNode returns a node that only one test uses.
 func newNode(t *testing.T, dockerdFlags ...string) *node {
 	t.Helper()
 	needEngine(t)
@@ -96,7 +97,7 @@ func newNode(t *testing.T, dockerdFlags ...string) *node {
 	return n
 }
 
-// command is a command to be run on the node. Its PID is nsenter's.
+// command returns a command to run on the node. Its PID is nsenter's.
 func (n *node) command(args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--target", strconv.Itoa(n.pid), "--net", "--mount", "--pid", "--"}, args...)...)
 }
@@ -111,7 +112,7 @@ func (n *node) run(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// dial connects from within the node.
+// dial connects from inside the node.
 func (n *node) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = n.inNetNS(func() error {
 		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
@@ -120,17 +121,17 @@ func (n *node) dial(ctx context.Context, network, address string) (conn net.Conn
 	return conn, err
 }
 
-// http is a client on the node.
+// http returns an HTTP client on the node.
 func (n *node) http() *http.Client {
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: n.dial, DisableKeepAlives: true}}
 }
 
-// inNetNS runs f on a thread in the node's network. f must not start goroutines
-// that open sockets.
+// inNetNS runs f on a thread in the node's network namespace. f must not start
+// goroutines that open sockets.
 func (n *node) inNetNS(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread exits with the goroutine
 		done <- func() error {
 			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
 			if err != nil {
@@ -146,7 +147,7 @@ func (n *node) inNetNS(f func() error) error {
 	return <-done
 }
 
-// mounts are the node's mount points.
+// mounts returns the node's mount points.
 func (n *node) mounts() ([]string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.pid))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/cridock/cridock/internal/tracecollector"
 )
 
-// TestTraces runs a pod for a caller that traces.
+// TestTraces runs a pod for a caller that sends a trace context.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -53,21 +53,21 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// TestReadsCostDockerNothing reads a thousand times what a kubelet reads all the
-// time.
+// TestReadsCostDockerNothing makes a thousand times the reads that a kubelet
+// makes all the time.
 func TestReadsCostDockerNothing(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", "--metrics-bind-address=9911")
 	p := c.runPod(t)
 	main := p.start("main", "sleep 1000")
-	main.sh("true") // the start's own events have come
+	main.sh("true") // the events of the start have arrived
 	eventually(t, "the engine is asked for nothing more", 30*time.Second, func() bool {
 		before := dockerCalls(c.metrics(t))
 		time.Sleep(200 * time.Millisecond)
 		return maps.Equal(before, dockerCalls(c.metrics(t)))
 	})
 	var before, after map[string]float64
-	for range 3 { // the check once a minute may come between
+	for range 3 { // the check that runs once a minute may come in between
 		before = dockerCalls(c.metrics(t))
 		for range 1000 {
 			rpc(t, c.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{})
@@ -87,8 +87,8 @@ func TestReadsCostDockerNothing(t *testing.T) {
 	t.Errorf("Docker calls were %v and are %v", before, after)
 }
 
-// dockerCalls are the counters of calls by kind and result, without those of the
-// proof of life that comes every ten seconds.
+// dockerCalls returns the counters of calls by kind and result, without the
+// health check that runs every ten seconds.
 func dockerCalls(metrics map[string]float64) map[string]float64 {
 	calls := map[string]float64{}
 	for name, value := range metrics {

@@ -9,15 +9,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestOOMStorm: of containers that go over their memory limits all at once each
-// reads OOMKilled; one that is killed otherwise does not.
+// TestOOMStorm: containers that exceed their memory limits at the same time all
+// report OOMKilled; one that is killed otherwise does not.
 func TestOOMStorm(t *testing.T) {
 	t.Parallel()
 	const victims = 16
 	c := sharedCridock(t, "cni")
 	for round := range 3 {
 		p := c.runPod(t)
-		dir := t.TempDir() // gets a file when it is time
+		dir := t.TempDir() // the file appears when it is time
 		limited := func(cfg *runtimeapi.ContainerConfig) {
 			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
 			cfg.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/signal", Readonly: true}}

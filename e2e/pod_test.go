@@ -22,12 +22,13 @@ type pod struct {
 	id  string
 }
 
-// podOption changes what is asked for.
+// podOption changes a pod's configuration.
 type podOption func(*runtimeapi.PodSandboxConfig)
 
 var podCount atomic.Int64
 
-// podConfig is a pod as the kubelet asks for it, of a name of its own.
+// podConfig is a pod's configuration as the kubelet sends it, with a name of
+// its own.
 func (c *cridock) podConfig(t testing.TB, options ...podOption) *runtimeapi.PodSandboxConfig {
 	t.Helper()
 	name := fmt.Sprintf("pod-%d", podCount.Add(1))
@@ -46,7 +47,8 @@ func (c *cridock) podConfig(t testing.TB, options ...podOption) *runtimeapi.PodS
 	return cfg
 }
 
-// runPod runs a pod; the test's end removes it and looks for what it left.
+// runPod runs a pod, which is removed and checked for leftovers when the test
+// ends.
 func (c *cridock) runPod(t *testing.T, options ...podOption) *pod {
 	t.Helper()
 	return c.runPodWith(t, "", options...)
@@ -67,14 +69,14 @@ func (c *cridock) runPodWith(t *testing.T, handler string, options ...podOption)
 	return p
 }
 
-// logOf are the last lines of cridock's log that name an object.
+// logOf returns the last lines of cridock's log that name an object.
 func (c *cridock) logOf(id string) string {
 	b, _ := os.ReadFile(c.logFile())
 	lines := containing(strings.Split(string(b), "\n"), id)
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
-// in is the pod for use in a subtest.
+// in returns the pod for use in a subtest.
 func (p *pod) in(t *testing.T) *pod {
 	q := *p
 	q.t = t
@@ -97,14 +99,14 @@ func (p *pod) status() *runtimeapi.PodSandboxStatus {
 	return rpc(p.t, p.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id}).Status
 }
 
-// ctr is a container that a test has made. It goes with its pod.
+// ctr is a container that a test has created. It is removed with its pod.
 type ctr struct {
 	*pod
 	id  string
 	cfg *runtimeapi.ContainerConfig
 }
 
-// ctrOption changes what is asked for.
+// ctrOption changes a container's configuration.
 type ctrOption func(*runtimeapi.ContainerConfig)
 
 // ctrConfig is a container that runs a shell script.
@@ -145,8 +147,8 @@ func (p *pod) start(name, script string, options ...ctrOption) *ctr {
 	return c
 }
 
-// output runs a container to its end, which must be a good one, and returns
-// what it printed.
+// output runs a container until it exits, which must be with code 0, and
+// returns what it printed.
 func (p *pod) output(name, script string, options ...ctrOption) string {
 	p.t.Helper()
 	c := p.start(name, script, options...)
@@ -163,7 +165,7 @@ func (c *ctr) status() *runtimeapi.ContainerStatus {
 	return rpc(c.t, c.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.id}).Status
 }
 
-// exited waits for the end of a container.
+// exited waits for a container to exit.
 func (c *ctr) exited() *runtimeapi.ContainerStatus {
 	c.t.Helper()
 	var s *runtimeapi.ContainerStatus
@@ -183,7 +185,7 @@ func (c *ctr) exec(timeout int64, cmd ...string) (*runtimeapi.ExecSyncResponse, 
 	return try(c.runtime.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: c.id, Cmd: cmd, Timeout: timeout})
 }
 
-// sh runs a script in the container, which must succeed.
+// sh runs a script in the container; the script must succeed.
 func (c *ctr) sh(script string) string {
 	c.t.Helper()
 	r, err := c.exec(30, "sh", "-c", script)
@@ -231,13 +233,13 @@ func (c *ctr) logLines() []logLine {
 	return parseLog(c.t, b)
 }
 
-// logText is what was printed to both streams.
+// logText returns what was printed to both streams.
 func (c *ctr) logText() string {
 	c.t.Helper()
 	return join(c.logLines(), "")
 }
 
-// join puts lines of one stream, or of both if it is "", together again.
+// join reassembles the lines of one stream, or of both if it is "".
 func join(lines []logLine, stream string) string {
 	var b strings.Builder
 	for _, l := range lines {
@@ -252,7 +254,7 @@ func join(lines []logLine, stream string) string {
 	return b.String()
 }
 
-// wantCode checks an error's gRPC code, and that it names what is wrong.
+// wantCode checks an error's gRPC code, and that its message contains a text.
 func wantCode(t testing.TB, err error, code codes.Code, text string) {
 	t.Helper()
 	if status.Code(err) != code || !strings.Contains(fmt.Sprint(err), text) {

@@ -10,9 +10,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// boundedRuntime are dockerd's flags for a runtime of that name that is runc
-// without CAP_SYS_RESOURCE: a machine that is a container itself may lack it, and
-// runc then cannot start what is to have all.
+// boundedRuntime returns dockerd's flag for a runtime with the given name,
+// which is runc without CAP_SYS_RESOURCE: a machine that is itself a container
+// may lack it, and runc then cannot start a container with all capabilities.
 func boundedRuntime(t *testing.T, name string) (flag string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -37,9 +37,9 @@ func privilegedPod(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.SecurityContext
 
 func privileged(cfg *runtimeapi.ContainerConfig) { cfg.Linux.SecurityContext.Privileged = true }
 
-// TestPrivilegedSysfs: /sys is writable for the privileged containers of a pod
-// with a network of its own and for nobody else in it, and the sandbox is as any
-// other pod's.
+// TestPrivilegedSysfs: in a pod with its own network, /sys is writable for the
+// privileged containers and for no others, and the sandbox is like any other
+// pod's.
 func TestPrivilegedSysfs(t *testing.T) {
 	t.Parallel()
 	needEngine(t)
@@ -67,8 +67,8 @@ func TestPrivilegedSysfs(t *testing.T) {
 	}
 }
 
-// sandboxProcess is what confines a sandbox's process besides seccomp, which a
-// privileged pod does not have.
+// sandboxProcess returns what confines a sandbox's process besides seccomp,
+// which a privileged pod does not have.
 func (p *pod) sandboxProcess() string {
 	p.t.Helper()
 	pid := p.docker.inspect(p.t, p.id).State.Pid

@@ -20,25 +20,26 @@ import (
 
 const (
 	randomClients = 64
-	// changesAtOnce bounds the calls that have Docker make or remove something:
-	// more at once only wait for each other.
+	// changesAtOnce limits the calls that make Docker create or remove something:
+	// more at a time would only wait for each other.
 	changesAtOnce = 8
-	// changeTimeout is for these, on a machine of any speed.
+	// changeTimeout is the deadline of these calls, on a machine of any speed.
 	changeTimeout = 5 * time.Minute
 )
 
-// randomly is a run of clients that do anything at random.
+// randomly is a run of clients that make random calls.
 type randomly struct {
 	*cridock
 	end     time.Time
-	changes chan struct{} // holds a token for each change under way
+	changes chan struct{} // holds a token for each change in progress
 
 	mu    sync.Mutex
-	known []string       // IDs of anybody's sandboxes and containers, also removed ones
-	calls map[string]int // how often a step was made
+	known []string       // IDs of all clients' sandboxes and containers, including removed ones
+	calls map[string]int // how often each step was made
 }
 
-// client is one of them. It alone changes its pods, so it knows their state.
+// client is one of the clients. It alone changes its pods, so it knows their
+// state.
 type client struct {
 	*randomly
 	*rand.Rand
@@ -59,9 +60,10 @@ type modelCtr struct {
 	state runtimeapi.ContainerState
 }
 
-// TestRandomClients has many clients call everything at random for a while, and
-// compares every answer with what the client knows of its own pods.
-// CRIDOCK_E2E_RANDOM is for how long, CRIDOCK_E2E_SEED repeats a choice of steps.
+// TestRandomClients has many clients make random calls for a while, and
+// compares every answer with what the client knows about its own pods.
+// CRIDOCK_E2E_RANDOM is the duration; CRIDOCK_E2E_SEED repeats a choice of
+// steps.
 func TestRandomClients(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
@@ -109,10 +111,10 @@ func TestRandomClients(t *testing.T) {
 	t.Logf("%d clients made %d steps in %v: %v", randomClients, total, span, r.calls)
 }
 
-// errNothing says that the client has nothing to do a step with.
+// errNothing means that the client has nothing to make a step with.
 var errNothing = errors.New("nothing to do")
 
-// steps are what a client can do, with how often it does it.
+// steps are what a client can do, with their relative frequencies.
 var steps = map[string]struct {
 	weight int
 	do     func(*client, testing.TB) error
@@ -160,8 +162,8 @@ func (cl *client) run(t testing.TB) error {
 	return nil
 }
 
-// over ends the run: at its time, or as long after that as it takes a slow
-// machine to get to each step once.
+// over ends the run when its time is up and each step has been made once, at
+// most five minutes later on a slow machine.
 func (r *randomly) over() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,7 +171,7 @@ func (r *randomly) over() bool {
 	return late > 5*time.Minute || late > 0 && len(r.calls) == len(steps)
 }
 
-// leave removes all that the client has.
+// leave removes everything that the client has.
 func (cl *client) leave() error {
 	for len(cl.pods) > 0 {
 		if err := cl.remove(cl.pods[0]); err != nil {
@@ -179,7 +181,7 @@ func (cl *client) leave() error {
 	return nil
 }
 
-// change makes a call that Docker has to work for.
+// change makes a call that causes work for Docker.
 func change[Req, Resp any](cl *client, m method[Req, Resp], req Req) (Resp, error) {
 	cl.changes <- struct{}{}
 	defer func() { <-cl.changes }()
@@ -188,7 +190,7 @@ func change[Req, Resp any](cl *client, m method[Req, Resp], req Req) (Resp, erro
 	return m(ctx, req)
 }
 
-// wantErr is nil if err has the code.
+// wantErr returns nil if err has the code.
 func wantErr(err error, code codes.Code) error {
 	if status.Code(err) != code {
 		return fmt.Errorf("error is %w; want %v", err, code)
@@ -202,8 +204,8 @@ func (cl *client) learn(id string) {
 	cl.known = append(cl.known, id)
 }
 
-// anyPod is one of the client's pods, nil if it has none; anyCtr one of its
-// containers.
+// anyPod returns one of the client's pods, nil if it has none; anyCtr returns
+// one of its containers.
 func (cl *client) anyPod() *modelPod {
 	if len(cl.pods) == 0 {
 		return nil
@@ -399,7 +401,7 @@ func (cl *client) reopen(testing.TB) error {
 	return err
 }
 
-// session asks for the URLs of sessions that nobody begins.
+// session requests the URLs of sessions that nobody starts.
 func (cl *client) session(testing.TB) error {
 	p, c := cl.anyCtr()
 	if c == nil {
@@ -423,7 +425,7 @@ func (cl *client) session(testing.TB) error {
 	return wantErr(err, want)
 }
 
-// lookAtAll reads the status of all that the client has.
+// lookAtAll reads the status of everything that the client has.
 func (cl *client) lookAtAll(testing.TB) error {
 	if len(cl.pods) == 0 {
 		return errNothing
@@ -444,7 +446,7 @@ func (cl *client) lookAtAll(testing.TB) error {
 	return nil
 }
 
-// mine are the client's sandboxes and containers, with their states.
+// mine returns the client's sandboxes and containers, with their states.
 func (cl *client) mine() (sandboxes map[string]runtimeapi.PodSandboxState, ctrs map[string]runtimeapi.ContainerState) {
 	sandboxes, ctrs = map[string]runtimeapi.PodSandboxState{}, map[string]runtimeapi.ContainerState{}
 	for _, p := range cl.pods {
@@ -459,8 +461,8 @@ func (cl *client) mine() (sandboxes map[string]runtimeapi.PodSandboxState, ctrs 
 	return sandboxes, ctrs
 }
 
-// lookAtLists reads the lists of all, and picks the client's own, or has cridock
-// pick them.
+// lookAtLists reads the lists; either it or cridock selects the client's own
+// entries.
 func (cl *client) lookAtLists(testing.TB) error {
 	var labels map[string]string
 	if cl.IntN(2) == 0 {
@@ -477,7 +479,8 @@ func (cl *client) lookAtLists(testing.TB) error {
 	return cl.compare(pods.Items, list.Containers, labels != nil)
 }
 
-// compare compares lists with what the client has; picked ones hold nothing else.
+// compare compares lists with what the client has; selected lists contain
+// nothing else.
 func (cl *client) compare(pods []*runtimeapi.PodSandbox, list []*runtimeapi.Container, picked bool) error {
 	gotPods, gotCtrs := map[string]runtimeapi.PodSandboxState{}, map[string]runtimeapi.ContainerState{}
 	count := 0
@@ -527,8 +530,8 @@ func (cl *client) readStreams(testing.TB) error {
 	return cl.compare(pods, list, false)
 }
 
-// lookAtOthers reads what another client may be removing, or has never made:
-// that is NotFound, and nothing worse.
+// lookAtOthers reads objects that another client may be removing or that never
+// existed: the only error allowed is NotFound.
 func (cl *client) lookAtOthers(testing.TB) error {
 	cl.mu.Lock()
 	id := cl.known[cl.IntN(len(cl.known))]
@@ -539,7 +542,7 @@ func (cl *client) lookAtOthers(testing.TB) error {
 	_, err3 := try(cl.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: id})
 	_, err4 := try(cl.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: id})
 	for i, err := range []error{err1, err2, err3, err4} {
-		// Stats are of what runs.
+		// Only running containers have stats.
 		if code := status.Code(err); code != codes.OK && code != codes.NotFound && (code != codes.FailedPrecondition || i < 2) {
 			return fmt.Errorf("read %d of %s: %w", i+1, id, err)
 		}
@@ -547,7 +550,7 @@ func (cl *client) lookAtOthers(testing.TB) error {
 	return nil
 }
 
-// lookAtStats wants stats of all own containers that run.
+// lookAtStats checks the stats of all the client's running containers.
 func (cl *client) lookAtStats(testing.TB) error {
 	r, err := try(cl.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{Filter: &runtimeapi.ContainerStatsFilter{LabelSelector: map[string]string{"client": cl.name}}})
 	if err != nil {

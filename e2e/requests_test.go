@@ -14,7 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// profiles forbid chmod, in the forms of Docker and of OCI.
+// profiles forbid chmod, in Docker's and in the OCI's format.
 var profiles = map[string]string{
 	"docker": `{"defaultAction":"SCMP_ACT_ALLOW","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]},{"architecture":"SCMP_ARCH_AARCH64","subArchitectures":["SCMP_ARCH_ARM"]}],
  "syscalls":[{"names":["chmod","fchmod","fchmodat"],"action":"SCMP_ACT_ERRNO","args":[],"includes":{},"excludes":{}}]}`,
@@ -60,7 +60,7 @@ func TestSeccompProfiles(t *testing.T) {
 		})})
 		wantCode(t, err, code, file)
 	}
-	// Of the sandbox's own process.
+	// For the sandbox's own process.
 	for want, profile := range map[string]*runtimeapi.SecurityProfile{
 		"Seccomp:\t0": {ProfileType: runtimeapi.SecurityProfile_Unconfined}, "Seccomp:\t2": {ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 	} {
@@ -71,7 +71,7 @@ func TestSeccompProfiles(t *testing.T) {
 	}
 }
 
-// TestPaths: an empty list is none, and not Docker's own.
+// TestPaths: an empty list means none, not Docker's default.
 func TestPaths(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
@@ -100,7 +100,7 @@ RUN echo "member:x:1000:1000::/:/bin/sh" >>/etc/passwd && printf 'member:x:1000:
 	for _, tc := range []struct {
 		name   string
 		policy runtimeapi.SupplementalGroupsPolicy
-		group  bool // run_as_group is given as well
+		group  bool // run_as_group is set too
 		want   []int64
 	}{
 		{"merge", runtimeapi.SupplementalGroupsPolicy_Merge, false, []int64{1000, 50000, 60000}},
@@ -169,7 +169,7 @@ func TestRecursiveReadOnly(t *testing.T) {
 	}
 }
 
-// handler is what the runtime's status says of a handler.
+// handler returns what the runtime's status says about a handler.
 func (c *cridock) handler(t *testing.T, name string) *runtimeapi.RuntimeHandler {
 	t.Helper()
 	for _, h := range rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{}).RuntimeHandlers {
@@ -220,7 +220,8 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
-// TestCDIDevices asks for a device both by the field and by the older annotation.
+// TestCDIDevices requests a device both by the field and by the older
+// annotation.
 func TestCDIDevices(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")
@@ -232,7 +233,7 @@ func TestCDIDevices(t *testing.T) {
 	spec := fmt.Sprintf(`{"cdiVersion":"0.5.0","kind":"e2e.test/device","devices":[
  {"name":"node","containerEdits":{"env":["NODE=yes"],"deviceNodes":[{"path":"/dev/of-cdi","hostPath":"/dev/zero"}]}},
  {"name":"mount","containerEdits":{"mounts":[{"hostPath":%q,"containerPath":"/of-cdi","options":["ro","rbind"]}]}}]}`, dir)
-	// In one step, as dockerd reads it at any time.
+	// Atomically, as dockerd may read it at any time.
 	c.run(t, "sh", "-c", `mkdir -p /var/run/cdi && echo "$0" >/var/run/cdi/e2e.tmp && mv /var/run/cdi/e2e.tmp /var/run/cdi/e2e.json`, spec)
 	got := p.output("main", "test -c /dev/of-cdi && head -c 3 /dev/of-cdi | wc -c; echo $NODE; cat /of-cdi/file; touch /of-cdi/x 2>/dev/null || echo; echo end", func(cfg *runtimeapi.ContainerConfig) {
 		cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "e2e.test/device=node"}}
@@ -271,7 +272,8 @@ func TestImageVolume(t *testing.T) {
 	p.remove() // the image is in use until then
 }
 
-// TestInterfaceSysctls sets what there is only once the pod has its interface.
+// TestInterfaceSysctls sets sysctls that exist only once the pod has its
+// interface.
 func TestInterfaceSysctls(t *testing.T) {
 	onBothNetworks(t, func(t *testing.T, c *cridock) {
 		p := c.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {

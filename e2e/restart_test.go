@@ -17,7 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// restart kills cridock, has something done meanwhile, and starts it again.
+// restart kills cridock, calls meanwhile, and starts cridock again.
 func (c *cridock) restart(t *testing.T, meanwhile func()) {
 	t.Helper()
 	if err := c.kill(); err != nil {
@@ -64,11 +64,11 @@ func TestKilled(t *testing.T) {
 	if s := created.exited(); s.ExitCode != 0 || created.logText() != "ran\n" {
 		t.Errorf("started after the restart: exit code %d, log %q", s.ExitCode, created.logText())
 	}
-	// Its container was removed behind cridock's back: the network is released.
+	// Its container was removed while cridock was down: the network is released.
 	c.checkGone(t, gone.cfg.Metadata.Uid, gone.id)
 }
 
-// views is what the kubelet sees of a pod.
+// views returns what the kubelet sees of a pod.
 func views(t *testing.T, p *pod, ctrs ...*ctr) (views []any) {
 	t.Helper()
 	views = append(views, p.status())
@@ -78,7 +78,8 @@ func views(t *testing.T, p *pod, ctrs ...*ctr) (views []any) {
 	return views
 }
 
-// TestStopAfterRestart releases networks although the configuration is gone.
+// TestStopAfterRestart releases networks after their configuration has been
+// removed.
 func TestStopAfterRestart(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
@@ -123,8 +124,8 @@ func TestStopAfterRestart(t *testing.T) {
 	}
 }
 
-// TestKilledInRunPodSandbox kills cridock while a plugin runs, and finds its
-// half made sandbox replaced by the retry, or removable.
+// TestKilledInRunPodSandbox kills cridock while a plugin runs. Its half-made
+// sandbox must be replaced by the retry, or be removable.
 func TestKilledInRunPodSandbox(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
@@ -162,7 +163,7 @@ func TestKilledInRunPodSandbox(t *testing.T) {
 	c.plugIn(t, "e2e-slow", "true")
 }
 
-// TestCreatedSandbox finds a sandbox that an earlier adapter created and never
+// TestCreatedSandbox: a sandbox that an earlier adapter created but never
 // started.
 func TestCreatedSandbox(t *testing.T) {
 	t.Parallel()
@@ -190,7 +191,8 @@ func TestCreatedSandbox(t *testing.T) {
 	}
 }
 
-// TestCallerGoesAway ends a call early: the sandbox is there for the retry, once.
+// TestCallerGoesAway cancels a call early: the retry finds the sandbox, exactly
+// one.
 func TestCallerGoesAway(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")

@@ -14,19 +14,19 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// plugIn makes a CNI plugin of a shell command that ADD runs; if that succeeds,
-// it passes the result of the plugin before it on.
+// plugIn installs a CNI plugin that runs a shell command for ADD and, if that
+// succeeds, passes the previous plugin's result on.
 func (c *cridock) plugIn(t *testing.T, name, add string) {
 	t.Helper()
-	// prevResult is the last thing that libcni writes into the configuration of
-	// this plugin, which has no other settings.
+	// prevResult is the last key that libcni writes to the configuration of this
+	// plugin, which has no other settings.
 	script := `#!/bin/sh
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0"]}' ;;
 ADD) ` + add + ` && jq -c .prevResult ;;
 esac
 `
-	// Renamed into place: one that runs cannot be written to.
+	// Renamed into place: a running program cannot be written to.
 	path := filepath.Join(c.binDir(), name)
 	if err := os.WriteFile(path+".new", []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -36,8 +36,8 @@ esac
 	}
 }
 
-// useConf changes the configuration and waits until cridock has read it, which
-// shows by its plugins.
+// useConf changes the configuration and waits until cridock reports its
+// plugins, so has read it.
 func (c *cridock) useConf(t *testing.T, conf string) {
 	t.Helper()
 	if err := c.writeConf(conf); err != nil {
@@ -49,7 +49,8 @@ func (c *cridock) useConf(t *testing.T, conf string) {
 	})
 }
 
-// pluginTypes are those of a configuration or of cridock's description of it.
+// pluginTypes returns the plugin types in a configuration, or in cridock's
+// description of it.
 func pluginTypes(t *testing.T, conf string) []string {
 	t.Helper()
 	var list struct{ Plugins []struct{ Type string } }
@@ -64,7 +65,7 @@ func pluginTypes(t *testing.T, conf string) []string {
 }
 
 // TestRollback makes RunPodSandbox fail at each step that can fail on a real
-// node. Nothing may be left, and the next pod runs.
+// node. Nothing may be left, and the next pod must run.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
@@ -95,7 +96,7 @@ func TestRollback(t *testing.T) {
 			c.plugIn(t, "e2e-dies", "exit 1")
 			c.plugIn(t, "e2e-nonsense", "{ echo nonsense; exit 0; }")
 			if tc.plugin != "" {
-				// Behind all others, with everything of theirs in place.
+				// After all other plugins, when these have done their work.
 				c.useConf(t, strings.TrimSuffix(c.conflist(), "]}")+","+tc.plugin+"]}")
 			}
 			cfg := c.podConfig(t)
@@ -115,8 +116,8 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestRollbackOnDockerNetwork asks for a port that is taken: Docker fails at the
-// start.
+// TestRollbackOnDockerNetwork requests a port that is taken: Docker fails when
+// it starts the container.
 func TestRollbackOnDockerNetwork(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "docker")
@@ -132,7 +133,7 @@ func TestRollbackOnDockerNetwork(t *testing.T) {
 	c.checkGone(t, cfg.Metadata.Uid, "")
 }
 
-// TestNoPauseImage names a sandbox image that nobody has.
+// TestNoPauseImage configures a sandbox image that does not exist.
 func TestNoPauseImage(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni", "--pod-infra-container-image=127.0.0.1:1/e2e/pause:1")
@@ -143,7 +144,7 @@ func TestNoPauseImage(t *testing.T) {
 	if err := c.leftovers(); err != nil {
 		t.Error(err)
 	}
-	// It may come at any time.
+	// The image may appear at any time.
 	c.docker.build(t, "127.0.0.1:1/e2e/pause:1", fmt.Sprintf("FROM %s\nCMD [\"sleep\", \"1000000\"]\n", c.image))
 	eventually(t, "the image is seen", 10*time.Second, func() bool { return c.imageStatus(t, "127.0.0.1:1/e2e/pause:1") != nil })
 	p := c.runPod(t)

@@ -13,8 +13,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// addRuntime are dockerd's flags for a runtime of that name, and the file in
-// which its calls are recorded, one to a line.
+// addRuntime returns dockerd's flag for a runtime with the given name, and the
+// file in which its calls are recorded, one per line.
 func addRuntime(t *testing.T, name string) (flag, calls string) {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -33,15 +33,15 @@ func addRuntime(t *testing.T, name string) (flag, calls string) {
 	return "--add-runtime=" + name + "=" + filepath.Join(dir, name), calls
 }
 
-// hideHybridCgroup makes a node's cgroup v1 what it says it is: crun takes a
-// v2 hierarchy beside it for the one that counts.
+// hideHybridCgroup unmounts the v2 hierarchy that a node has beside its cgroup
+// v1: crun would use that instead.
 func (n *node) hideHybridCgroup(t *testing.T) {
 	t.Helper()
 	n.run(t, "sh", "-c", "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi")
 }
 
 // TestRuntimeClass runs a pod with another runtime than the engine's default,
-// beside one with that.
+// beside one with the default.
 func TestRuntimeClass(t *testing.T) {
 	t.Parallel()
 	needEngine(t)

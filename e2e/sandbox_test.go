@@ -46,8 +46,8 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// checkCNI has CNI CHECK look at a pod. One without host ports: portmap 1.1
-// finds fault with every other.
+// checkCNI runs CNI CHECK on a pod without host ports: portmap 1.1 fails for
+// pods with host ports.
 func checkCNI(t *testing.T, c *cridock, p *pod) {
 	t.Helper()
 	verbose := rpc(t, c.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: true}).Info["info"]
@@ -56,7 +56,7 @@ func checkCNI(t *testing.T, c *cridock, p *pod) {
 	}
 }
 
-// checkAddresses checks that the addresses of the status are the pod's own.
+// checkAddresses checks that the addresses in the status are the pod's own.
 func checkAddresses(t *testing.T, c *cridock, p *pod, n *runtimeapi.PodSandboxNetworkStatus) {
 	t.Helper()
 	subnets, count := []string{"10.77.0.0/16", "fd77::/64"}, 2
@@ -125,7 +125,7 @@ func TestRunPodSandboxTwice(t *testing.T) {
 	})
 }
 
-// TestPodsReachEachOther has one pod talk to another by each of its addresses.
+// TestPodsReachEachOther: a pod connects to another by each of its addresses.
 func TestPodsReachEachOther(t *testing.T) {
 	onBothNetworks(t, func(t *testing.T, c *cridock) {
 		server, client := c.runPod(t), c.runPod(t)
@@ -152,7 +152,7 @@ func TestPodSettings(t *testing.T) {
 			}
 			cfg.Linux.Sysctls = map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_unprivileged_port_start": "80"}
 			cfg.Linux.CgroupParent = "/" + cfg.Metadata.Uid
-			// Before the pod's own, so that it runs after it.
+			// Registered before the pod's own cleanup, so that it runs after that.
 			t.Cleanup(func() { removeCgroup(t, cfg.Linux.CgroupParent) })
 		})
 		main := p.start("main", "sleep 1000")
@@ -175,7 +175,7 @@ func TestPodSettings(t *testing.T) {
 	})
 }
 
-// removeCgroup removes the kubelet's part of a pod's cgroup.
+// removeCgroup removes the part of a pod's cgroup that the kubelet owns.
 func removeCgroup(t *testing.T, path string) {
 	t.Helper()
 	dirs, err := globs("/sys/fs/cgroup"+path, "/sys/fs/cgroup/*"+path)
@@ -189,7 +189,7 @@ func removeCgroup(t *testing.T, path string) {
 	}
 }
 
-// sameLines compares without regard to the order of lines.
+// sameLines reports whether two texts have the same lines, in any order.
 func sameLines(a, b string) bool {
 	x, y := strings.Split(strings.TrimSpace(a), "\n"), strings.Split(strings.TrimSpace(b), "\n")
 	slices.Sort(x)
@@ -284,8 +284,8 @@ func TestHostPort(t *testing.T) {
 	})
 }
 
-// TestHostPortOfProtocols looks at the rules: not every kernel has SCTP's
-// sockets, and no busybox its clients.
+// TestHostPortOfProtocols checks the rules only: not every kernel has SCTP
+// sockets, and busybox has no SCTP client.
 func TestHostPortOfProtocols(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "cni")

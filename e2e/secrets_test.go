@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestExecIsNotLogged: Docker quotes the command of an exec that it cannot start;
-// the client is told, the log is not.
+// TestExecIsNotLogged: Docker quotes the command of an exec that it cannot
+// start; the error to the client contains it, the log does not.
 func TestExecIsNotLogged(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")

@@ -14,8 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestStartBeforeDocker starts cridock where no Docker answers yet, and lets it
-// come.
+// TestStartBeforeDocker starts cridock before Docker.
 func TestStartBeforeDocker(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -43,7 +42,7 @@ func TestStartBeforeDocker(t *testing.T) {
 	c.runPod(t)
 }
 
-// TestServe starts more than one cridock in one place.
+// TestServe starts several cridocks in the same place.
 func TestServe(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "docker")
@@ -76,7 +75,7 @@ func TestServe(t *testing.T) {
 	refused("network-plugin", "--network-plugin=kubenet")
 	refused("unknown flag", "--no-such-flag")
 
-	rpc(t, c.runtime.Version, &runtimeapi.VersionRequest{}) // it minds none of them
+	rpc(t, c.runtime.Version, &runtimeapi.VersionRequest{}) // none of them disturbs it
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +93,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestConfigFile takes the settings from a file, and refuses one with an
+// TestConfigFile reads the settings from a file, and refuses a file with an
 // unknown key.
 func TestConfigFile(t *testing.T) {
 	t.Parallel()

@@ -17,23 +17,23 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ownEngine is an engine beside a node's own, in the same namespaces: they live
-// on when it ends. Its containers have no network of Docker's.
+// ownEngine is an engine beside a node's own, in the same namespaces, which
+// outlive it. Its containers do not use Docker's networks.
 type ownEngine struct {
 	*node
 	dir  string
 	args []string
 	cmd  *exec.Cmd     // nsenter
-	done chan struct{} // closed when the running dockerd has ended
+	done chan struct{} // closed when the running dockerd has exited
 }
 
-// newOwnEngine starts one, which takes the place of the node's own.
+// newOwnEngine starts an engine that replaces the node's own.
 func newOwnEngine(t *testing.T, dockerdFlags ...string) *ownEngine {
 	t.Helper()
 	return newOwnEngineOn(t, func(e *ownEngine) { e.args = append(e.args, dockerdFlags...) })
 }
 
-// newOwnEngineOn is newOwnEngine with something done before dockerd starts.
+// newOwnEngineOn is newOwnEngine with a preparation before dockerd starts.
 func newOwnEngineOn(t *testing.T, prepare func(*ownEngine)) *ownEngine {
 	t.Helper()
 	n := newNode(t)
@@ -61,7 +61,8 @@ func newOwnEngineOn(t *testing.T, prepare func(*ownEngine)) *ownEngine {
 
 func (e *ownEngine) socket() string { return filepath.Join(e.dir, "docker.sock") }
 
-// startDockerd starts dockerd and waits until it answers. It ends with the node.
+// startDockerd starts dockerd and waits until it answers. It is stopped with
+// the node.
 func (e *ownEngine) startDockerd(t *testing.T) {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -76,7 +77,7 @@ func (e *ownEngine) startDockerd(t *testing.T) {
 	}
 	e.cmd, e.done = cmd, done
 	go func() {
-		_ = cmd.Wait() // nobody minds how it ended
+		_ = cmd.Wait() // its exit status does not matter
 		close(done)
 	}()
 	eventually(t, "dockerd answers", time.Minute, func() bool {
@@ -85,7 +86,7 @@ func (e *ownEngine) startDockerd(t *testing.T) {
 	})
 }
 
-// endDockerd sends dockerd a signal and waits for its end.
+// endDockerd sends dockerd a signal and waits for it to exit.
 func (e *ownEngine) endDockerd(t *testing.T, signal string) {
 	t.Helper()
 	e.run(t, "kill", "-"+signal, strings.TrimSpace(read(t, e.dir+"/pid")))
@@ -96,21 +97,21 @@ func (e *ownEngine) endDockerd(t *testing.T, signal string) {
 	}
 }
 
-// hang stops dockerd's process, until the function that is returned is called.
+// hang stops dockerd's process until the returned function is called.
 func (e *ownEngine) hang(t *testing.T) (goOn func()) {
 	t.Helper()
 	pid := strings.TrimSpace(read(t, e.dir+"/pid"))
 	e.run(t, "kill", "-STOP", pid)
 	return sync.OnceFunc(func() {
 		e.run(t, "kill", "-CONT", pid)
-		// nsenter stops itself with its child.
+		// nsenter stops itself together with its child.
 		if err := e.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// endContainerd sends the engine's containerd a signal; dockerd starts another.
+// endContainerd sends the engine's containerd a signal; dockerd restarts it.
 func (e *ownEngine) endContainerd(t *testing.T, signal string) {
 	t.Helper()
 	pidFile := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
@@ -132,14 +133,14 @@ func read(t testing.TB, path string) string {
 	return string(b)
 }
 
-// shims are the PIDs of all shims on the node.
+// shims returns the PIDs of all shims on the node.
 func (n *node) shims(t testing.TB) []string {
 	t.Helper()
 	return strings.Fields(n.run(t, "sh", "-c", `for d in /proc/[0-9]*; do
 		read -r pid comm state rest <$d/stat 2>/dev/null && [ "$comm $state" = "(containerd-shim) S" ] && echo $pid; done; true`))
 }
 
-// shimOf is the PID of the shim that a running container is below.
+// shimOf returns the PID of the shim of a running container.
 func (n *node) shimOf(t testing.TB, id string) string {
 	t.Helper()
 	stat := n.run(t, "cat", fmt.Sprintf("/proc/%d/stat", n.docker.inspect(t, id).State.Pid))
@@ -147,7 +148,7 @@ func (n *node) shimOf(t testing.TB, id string) string {
 	return fields[1]
 }
 
-// needAnnotations skips a test of engines that cannot group.
+// needAnnotations skips a test on engines that cannot group.
 func needAnnotations(t *testing.T) {
 	t.Helper()
 	needEngine(t)
@@ -156,8 +157,8 @@ func needAnnotations(t *testing.T) {
 	}
 }
 
-// onShims runs a test with one shim for each pod, and with one for each
-// container, which must make no difference but where the test says so.
+// onShims runs a test with one shim per pod, and with one per container. The
+// results must be the same unless the test says otherwise.
 func onShims(t *testing.T, dockerdFlags []string, test func(t *testing.T, g *shimTest)) {
 	t.Helper()
 	needAnnotations(t)
@@ -181,7 +182,7 @@ type shimTest struct {
 	grouped bool
 }
 
-// works runs a pod and a container in it to their ends.
+// works runs a pod and a container in it until they exit.
 func (g *shimTest) works(t *testing.T, when string) {
 	t.Helper()
 	p := g.runPod(t)
@@ -196,8 +197,8 @@ func (g *shimTest) works(t *testing.T, when string) {
 	p.remove()
 }
 
-// checkShims wants the containers to share the sandbox's shim, or each to have
-// its own.
+// checkShims checks that the containers share the sandbox's shim, or that each
+// has its own.
 func (g *shimTest) checkShims(t *testing.T, p *pod, ctrs ...*ctr) {
 	t.Helper()
 	shims := []string{g.shimOf(t, p.id)}
@@ -210,7 +211,7 @@ func (g *shimTest) checkShims(t *testing.T, p *pod, ctrs ...*ctr) {
 	}
 }
 
-// checkRuns wants containers that run and can be worked in.
+// checkRuns checks that containers run and can be used.
 func checkRuns(t *testing.T, when string, ctrs ...*ctr) {
 	t.Helper()
 	for _, c := range ctrs {
@@ -224,7 +225,7 @@ func checkRuns(t *testing.T, when string, ctrs ...*ctr) {
 	}
 }
 
-// checkExited waits for a container's end.
+// checkExited waits for a container to exit.
 func checkExited(t *testing.T, when string, c *ctr, code int32, reason string) {
 	t.Helper()
 	if s := c.exited(); s.ExitCode != code || s.Reason != reason {
@@ -232,7 +233,7 @@ func checkExited(t *testing.T, when string, c *ctr, code int32, reason string) {
 	}
 }
 
-// TestShimGroupLife has containers of a pod come and go beside each other.
+// TestShimGroupLife creates and removes containers of a pod beside each other.
 func TestShimGroupLife(t *testing.T) {
 	t.Parallel()
 	onShims(t, nil, func(t *testing.T, g *shimTest) {
@@ -290,11 +291,11 @@ func (g *shimTest) execsDuring(t *testing.T, c *ctr, do func()) {
 	}
 }
 
-// stopOrders ends pods from both ends.
+// stopOrders stops pods in both orders: sandbox first and containers first.
 func (g *shimTest) stopOrders(t *testing.T) {
 	t.Helper()
 	const script = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done"
-	pauseFirst := g.runPod(t, hostNetwork) // no network that removing it behind cridock's back would leave
+	pauseFirst := g.runPod(t, hostNetwork) // no network, which would be left when the container is removed behind cridock's back
 	first, second := pauseFirst.start("first", script), pauseFirst.start("second", script)
 	eventually(t, "the traps are set", 10*time.Second, func() bool { return first.logText() == "up\n" && second.logText() == "up\n" })
 	g.docker.must(t, http.MethodPost, "/containers/"+pauseFirst.id+"/kill", nil, nil)
@@ -313,7 +314,8 @@ func (g *shimTest) stopOrders(t *testing.T) {
 	}
 	rpc(t, g.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: first.id})
 	rpc(t, g.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: second.id})
-	// What cridock has kept of the sandbox goes with another one of its name.
+	// cridock's record of the sandbox is removed with another sandbox of the same
+	// name.
 	g.runPod(t, hostNetwork, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Metadata = pauseFirst.cfg.Metadata }).remove()
 
 	appFirst := g.runPod(t)
@@ -328,8 +330,8 @@ func hostNetwork(cfg *runtimeapi.PodSandboxConfig) {
 	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
 }
 
-// TestShimGroupKilled kills a shim. With it go the containers that it has, as
-// everywhere: they all are noticed, and nothing else is touched.
+// TestShimGroupKilled kills a shim. Its containers are killed with it, as with
+// any shim: all exits are noticed, and nothing else is affected.
 func TestShimGroupKilled(t *testing.T) {
 	t.Parallel()
 	onShims(t, nil, func(t *testing.T, g *shimTest) {
@@ -378,8 +380,8 @@ func TestShimGroupRestarts(t *testing.T) {
 			})
 			g.survives(t, "containerd restarted with "+signal, func(quiet *ctr, end func()) {
 				g.engine.endContainerd(t, signal)
-				// Docker may miss the end of a container before it listens again,
-				// whatever shim that has.
+				// Docker may miss a container's exit before it listens again, with any kind of
+				// shim.
 				g.awaitExec(t, quiet)
 				end()
 			})
@@ -387,7 +389,8 @@ func TestShimGroupRestarts(t *testing.T) {
 	})
 }
 
-// survives has a pod live through a restart, in which one container ends.
+// survives checks that a pod survives a restart during which one container
+// exits.
 func (g *shimTest) survives(t *testing.T, when string, restart func(quiet *ctr, end func())) {
 	t.Helper()
 	p := g.runPod(t)
@@ -397,7 +400,7 @@ func (g *shimTest) survives(t *testing.T, when string, restart func(quiet *ctr, 
 	end := fmt.Sprintf("/proc/%d/root/end", g.docker.inspect(t, ends.id).State.Pid)
 	restart(quiet, func() { g.run(t, "touch", end) })
 
-	// 255 is Docker's for an end that neither it nor containerd has seen.
+	// 255 is Docker's code for an exit that neither it nor containerd has seen.
 	if s := ends.exited(); s.ExitCode != 3 && s.ExitCode != 255 {
 		t.Errorf("%s: what ended meanwhile has the exit code %d", when, s.ExitCode)
 	}
@@ -417,7 +420,7 @@ func (g *shimTest) survives(t *testing.T, when string, restart func(quiet *ctr, 
 	p.remove()
 }
 
-// awaitExec waits until the engine can work with a container again.
+// awaitExec waits until the engine can run commands in a container again.
 func (g *shimTest) awaitExec(t *testing.T, c *ctr) {
 	t.Helper()
 	eventually(t, "exec works", 30*time.Second, func() bool {
@@ -427,7 +430,7 @@ func (g *shimTest) awaitExec(t *testing.T, c *ctr) {
 }
 
 // TestShimGroupEngineEnds restarts dockerd without live-restore: all containers
-// end, are seen to, and can be removed.
+// exit, their exits are noticed, and they can be removed.
 func TestShimGroupEngineEnds(t *testing.T) {
 	t.Parallel()
 	onShims(t, nil, func(t *testing.T, g *shimTest) {

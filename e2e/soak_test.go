@@ -27,24 +27,25 @@ import (
 
 const (
 	soakAtOnce = 20
-	// plotted is how many samples a plot has at most.
+	// plotted is the maximum number of samples in a plot.
 	plotted = 400
 )
 
-// sample is what cridock holds at a moment.
+// sample is what cridock holds at one moment.
 type sample struct {
 	at         time.Duration
-	pods       int     // that have come and gone
+	pods       int     // pods that have been removed
 	memory     float64 // resident, MiB
 	fds        float64
 	goroutines float64
 }
 
-// TestSoak has many pods come and go, twenty at a time: each is probed, its log
-// read, and removed. None may fail, and what cridock holds may not grow with
-// their number. CRIDOCK_E2E_SOAK is the number of pods; CRIDOCK_E2E_SOAK_CSV and
-// CRIDOCK_E2E_SOAK_SVG name files for the samples and a plot of them. For numbers
-// of a release's build run it without the race detector, with CGO_ENABLED=0.
+// TestSoak runs and removes many pods, twenty at a time: each is probed and its
+// log is read. None may fail, and what cridock holds must not grow with their
+// number. CRIDOCK_E2E_SOAK is the number of pods; CRIDOCK_E2E_SOAK_CSV and
+// CRIDOCK_E2E_SOAK_SVG name files for the samples and a plot of them. To
+// measure a release build, run it without the race detector, with
+// CGO_ENABLED=0.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	pods := 40
@@ -56,7 +57,7 @@ func TestSoak(t *testing.T) {
 	}
 	c := newCridock(t, newNode(t), "cni", metricsFlags...)
 	before := c.warmUp(t)
-	c.soak(t, soakAtOnce, nil) // buffers and pools are full from here on
+	c.soak(t, soakAtOnce, nil) // from here on, buffers and pools are full
 	heap := c.heap(t)
 
 	var gone atomic.Int64
@@ -83,7 +84,7 @@ func TestSoak(t *testing.T) {
 	after := c.heap(t)
 
 	c.checkNothingLeft(t, before)
-	// A kilobyte a pod may stay for a minute: IDs of what was removed.
+	// A kilobyte per pod may remain for a minute: IDs of removed objects.
 	if grown := after - heap; grown > 4<<20+float64(pods)*1024 {
 		t.Errorf("%.1f MiB are in use after %d pods, before it were %.1f", after/(1<<20), pods, heap/(1<<20))
 	}
@@ -97,7 +98,7 @@ func TestSoak(t *testing.T) {
 	plotSamples(t, pods, samples)
 }
 
-// soak runs pods, a number at a time, and counts the failures.
+// soak runs pods, several at a time, and counts the failures.
 func (c *cridock) soak(t *testing.T, pods int, gone *atomic.Int64) (failures int64) {
 	t.Helper()
 	var workers sync.WaitGroup
@@ -119,10 +120,10 @@ func (c *cridock) soak(t *testing.T, pods int, gone *atomic.Int64) (failures int
 	return failed.Load()
 }
 
-// soakPod is the life of one pod.
+// soakPod runs one pod from creation to removal.
 func (c *cridock) soakPod(t *testing.T) error {
 	p := &pod{cridock: c, t: t, cfg: c.podConfig(t)}
-	defer func() { _ = os.RemoveAll(p.cfg.LogDirectory) }() // the kubelet's part
+	defer func() { _ = os.RemoveAll(p.cfg.LogDirectory) }() // done by the kubelet
 	r, err := try(c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: p.cfg})
 	if err != nil {
 		return fmt.Errorf("RunPodSandbox: %w", err)
@@ -156,7 +157,7 @@ func (c *cridock) soakPod(t *testing.T) error {
 	return nil
 }
 
-// awaitStarted waits for the one line of the log.
+// awaitStarted waits for the log's only line.
 func (m *ctr) awaitStarted() error {
 	var b []byte
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -196,7 +197,7 @@ func (c *cridock) sample(t testing.TB) (s sample) {
 	return s
 }
 
-// metric is one value of cridock's metrics.
+// metric returns the value of one of cridock's metrics.
 func (c *cridock) metric(name string) (float64, error) {
 	b, err := c.observe("/metrics")
 	if err != nil {
@@ -210,7 +211,7 @@ func (c *cridock) metric(name string) (float64, error) {
 	return 0, fmt.Errorf("no metric %s", name)
 }
 
-// observe reads a page of cridock's.
+// observe reads a page from cridock's metrics address.
 func (c *cridock) observe(path string) ([]byte, error) {
 	resp, err := c.http().Get("http://127.0.0.1:9911" + path)
 	if err != nil {
@@ -224,7 +225,7 @@ func (c *cridock) observe(path string) ([]byte, error) {
 	return b, err
 }
 
-// heap are the bytes in use right after a garbage collection.
+// heap returns the bytes in use right after a garbage collection.
 func (c *cridock) heap(t testing.TB) float64 {
 	t.Helper()
 	least := 0.0
@@ -243,7 +244,7 @@ func (c *cridock) heap(t testing.TB) float64 {
 	return least
 }
 
-// span is the median of the samples between two parts of the whole.
+// span returns the median of the samples between two fractions of the run.
 func span(samples []sample, from, to float64) sample {
 	part := samples[int(from*float64(len(samples))):max(1, int(to*float64(len(samples))))]
 	median := func(value func(sample) float64) float64 {
@@ -281,7 +282,7 @@ func writeSamples(t *testing.T, samples []sample) {
 	}
 }
 
-// plotSamples draws what is held over the number of pods that have gone.
+// plotSamples plots what is held over the number of removed pods.
 func plotSamples(t *testing.T, pods int, samples []sample) {
 	t.Helper()
 	path := os.Getenv("CRIDOCK_E2E_SOAK_SVG")

@@ -23,8 +23,7 @@ import (
 	"github.com/cridock/cridock/internal/portclient"
 )
 
-// relay makes a streaming URL, which is of the node's loopback, one of the
-// test's own.
+// relay makes a streaming URL on the node's loopback reachable from the test.
 func (c *cridock) relay(t *testing.T, address string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -51,7 +50,7 @@ func (c *cridock) relay(t *testing.T, address string) *url.URL {
 	return u
 }
 
-// join connects a connection to an address of the node until both have ended.
+// join connects a connection to an address of the node until both are closed.
 func (c *cridock) join(in net.Conn, target string) {
 	defer func() { _ = in.Close() }()
 	var out net.Conn
@@ -73,7 +72,7 @@ func (c *cridock) join(in net.Conn, target string) {
 	both.Wait()
 }
 
-// executors are the clients of kubectl, by protocol.
+// executors are kubectl's clients, by protocol.
 var executors = map[string]func(*url.URL) (remotecommand.Executor, error){
 	"SPDY": func(u *url.URL) (remotecommand.Executor, error) {
 		return remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host}, http.MethodPost, u)
@@ -83,7 +82,7 @@ var executors = map[string]func(*url.URL) (remotecommand.Executor, error){
 	},
 }
 
-// streamExec runs a command by a streaming session.
+// streamExec runs a command in a streaming session.
 func (c *ctr) streamExec(ctx context.Context, t *testing.T, protocol string, o remotecommand.StreamOptions, cmd ...string) error {
 	t.Helper()
 	r := rpc(t, c.runtime.Exec, &runtimeapi.ExecRequest{
@@ -101,8 +100,8 @@ func TestStreamExec(t *testing.T) {
 	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
 	for protocol := range executors {
 		t.Run(protocol, func(t *testing.T) {
-			// All bytes of a size that fills every buffer on the way, and an end of
-			// the input that the command sees.
+			// All byte values, of a size that fills every buffer on the way, and an end of
+			// input that the command sees.
 			in := make([]byte, 4<<20)
 			_, _ = rand.NewChaCha8([32]byte{}).Read(in) // never fails
 			var out, errs bytes.Buffer
@@ -120,7 +119,7 @@ func TestStreamExec(t *testing.T) {
 				t.Errorf("a missing command arrives as %v", err)
 			}
 			out.Reset()
-			// Before API 1.42 Docker takes the size only once the command runs.
+			// Before API 1.42, Docker only accepts the size once the command runs.
 			err = main.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{
 				Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{width: 123, height: 45},
 			}, "sh", "-c", `until [ -n "$(stty size 2>/dev/null)" ]; do sleep 0.1; done; stty size`)
@@ -145,7 +144,7 @@ func (s *oneSize) Next() *remotecommand.TerminalSize {
 	return &remotecommand.TerminalSize{Width: s.width, Height: s.height}
 }
 
-// TestStreamExecDropped wants no process of a client that has gone.
+// TestStreamExecDropped: no process outlives a client that has disconnected.
 func TestStreamExecDropped(t *testing.T) {
 	t.Parallel()
 	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
@@ -154,7 +153,7 @@ func TestStreamExecDropped(t *testing.T) {
 		started := &firstWrite{seen: make(chan struct{})}
 		done := make(chan error, 1)
 		go func() {
-			in, _ := io.Pipe() // a terminal that nobody types on
+			in, _ := io.Pipe() // a terminal with no input
 			done <- main.streamExec(ctx, t, protocol, remotecommand.StreamOptions{Stdin: in, Stdout: started, Tty: true}, "sh", "-c", "echo started; sleep 4720")
 		}()
 		select {
@@ -170,7 +169,7 @@ func TestStreamExecDropped(t *testing.T) {
 	}
 }
 
-// firstWrite tells when it is written to.
+// firstWrite signals the first write.
 type firstWrite struct {
 	once sync.Once
 	seen chan struct{}
@@ -188,7 +187,7 @@ func TestStreamAttach(t *testing.T) {
 			main := sharedCridock(t, "cni").runPod(t).start("main", "while read line; do echo got $line; echo err $line >&2; done; echo end", func(cfg *runtimeapi.ContainerConfig) {
 				cfg.Stdin, cfg.StdinOnce = true, true
 			})
-			// Another one only watches: it sees what the first one causes.
+			// Another client only watches: it sees the first client's output.
 			r := rpc(t, main.runtime.Attach, &runtimeapi.AttachRequest{ContainerId: main.id, Stdout: true})
 			watcher, err := executors[protocol](main.relay(t, r.Url))
 			if err != nil {
@@ -226,8 +225,8 @@ func TestStreamAttach(t *testing.T) {
 	}
 }
 
-// typeUntil types a line again and again until it was seen to have an effect,
-// then a last one.
+// typeUntil types a line again and again until its effect is seen, then a final
+// one.
 func typeUntil(w *io.PipeWriter, seen <-chan struct{}) {
 	defer func() { _ = w.Close() }()
 	for {

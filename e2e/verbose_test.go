@@ -12,7 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// envValue is the value of an environment variable, which nothing shows.
+// envValue is the value of an environment variable; no output may contain it.
 const envValue = "hunter2"
 
 // runtimeInfo is what scripts read from the verbose statuses.
@@ -56,8 +56,8 @@ func networkNamespace(spec *specs.Spec) string {
 	return ""
 }
 
-// TestRuntimeSpec: the OCI specification in verbose statuses, as scripts of
-// containerd's users look for it.
+// TestRuntimeSpec: verbose statuses contain the OCI specification where scripts
+// written for containerd look for it.
 func TestRuntimeSpec(t *testing.T) {
 	onBothNetworks(t, func(t *testing.T, c *cridock) {
 		p := c.runPod(t)
@@ -99,7 +99,7 @@ func checkContainerSpec(t *testing.T, p *pod, info runtimeInfo) {
 	}
 }
 
-// TestImageSpec: a verbose image status spells the image as the OCI does.
+// TestImageSpec: a verbose image status contains the image in the OCI's format.
 func TestImageSpec(t *testing.T) {
 	t.Parallel()
 	c := sharedCridock(t, "docker")

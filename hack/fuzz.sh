@@ -5,7 +5,7 @@
 #
 #   hack/fuzz.sh                            every target for 5s
 #   hack/fuzz.sh 2s                         every target for 2s
-#   hack/fuzz.sh 8h shim/logs/FuzzAnyLine   one for a night
+#   hack/fuzz.sh 8h shim/logs/FuzzAnyLine   one overnight
 #
 # With a duration in seconds, the targets run with the race detector but without
 # the fuzzer's instrumentation: inputs are mutated blindly. With minutes or hours,

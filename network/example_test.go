@@ -16,7 +16,8 @@ const conflist = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [
 	{"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local"}},
 	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
 
-// node makes directories for an example, with a configuration and its plugins.
+// node creates directories for an example, with a configuration and its
+// plugins.
 func node() (cfg network.Config, remove func(), err error) {
 	dir, err := os.MkdirTemp("", "cni")
 	if err != nil {
@@ -63,8 +64,8 @@ func ExampleCNI_Status() {
 	// portmap map[portMappings:true]
 }
 
-// The kubelet sends the node's pod CIDRs; plugins with the capability ipRanges get
-// them with each ADD.
+// The kubelet sends the node's pod CIDRs; plugins with the capability ipRanges
+// receive them with each ADD.
 func ExampleCNI_SetPodCIDRs() {
 	cfg, remove, err := node()
 	if err != nil {
@@ -84,8 +85,8 @@ func ExampleCNI_SetPodCIDRs() {
 	// [10.1.2.0/24 fd00:1::/64]
 }
 
-// Setup attaches a sandbox to the network. It needs the sandbox's network
-// namespace: a path that is none is refused before any plugin runs.
+// Setup attaches a sandbox to the network. It needs the path of the sandbox's
+// network namespace: another kind of file is refused before any plugin runs.
 func ExampleCNI_Setup() {
 	cfg, remove, err := node()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// script makes a plugin of a shell script.
+// script turns a shell script into a plugin.
 func script(t *testing.T, body string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "scripted")
@@ -22,8 +22,8 @@ func script(t *testing.T, body string) string {
 	return path
 }
 
-// The child holds the plugin's output: killing the plugin alone would not end
-// the wait for it.
+// The child holds the plugin's output open: killing only the plugin would not
+// end the wait for output.
 func TestHangingPluginDiesWithItsChildren(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	path := script(t, "sleep 600 & echo $! > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; wait")
@@ -84,7 +84,7 @@ func TestPluginOutcome(t *testing.T) {
 	}
 }
 
-// A binary that is being installed is tried again.
+// A binary that is being installed is retried.
 func TestPluginBeingWritten(t *testing.T) {
 	path := script(t, "echo done")
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -65,7 +65,7 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, env
 	return nil, nil
 }
 
-// of returns the executions of one command since the last call of reset.
+// of returns the executions of one command since the last reset.
 func (p *plugins) of(command string) []call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,7 +114,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// start is a start of the process.
+// start returns the CNI of a newly started process.
 func (n *node) start() *CNI {
 	n.t.Helper()
 	c, err := New(n.cfg)
@@ -138,7 +138,7 @@ func (n *node) removeConf(name string) {
 	}
 }
 
-// pod makes a pinned namespace and the runtime configuration of a pod.
+// pod creates a pinned namespace and the runtime configuration of a pod.
 func (n *node) pod(id string) *libcni.RuntimeConf {
 	n.t.Helper()
 	pin := filepath.Join(n.cfg.NetNSDir, id)
@@ -152,7 +152,7 @@ func (n *node) pod(id string) *libcni.RuntimeConf {
 	}
 }
 
-// files returns the names of what is kept about ADDs and attachments.
+// files returns the names of the files that record ADDs and attachments.
 func (n *node) files() []string {
 	n.t.Helper()
 	var names []string
@@ -169,7 +169,7 @@ func (n *node) files() []string {
 	return names
 }
 
-// newNetNS makes a network namespace pinned at path until the test ends.
+// newNetNS creates a network namespace pinned at path until the test ends.
 func newNetNS(t *testing.T, path string) {
 	t.Helper()
 	done := make(chan error, 1)
@@ -190,7 +190,7 @@ func unshareNetNS(path string) error {
 		return err
 	}
 	defer func() { _ = origin.Close() }()
-	runtime.LockOSThread() // an error leaves it locked: the thread ends with its goroutine
+	runtime.LockOSThread() // after an error it stays locked: the thread exits with its goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 )
 
-// FuzzResult: an attachment made of what a plugin printed has addresses that
-// can be shown, all of them the sandbox's own.
+// FuzzResult: an attachment built from a plugin's output has well-formed
+// addresses, all of them the sandbox's own.
 func FuzzResult(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"},{"name":"veth1"}],"ips":[{"interface":0,"address":"10.0.0.2/24"},{"interface":1,"address":"10.0.0.1/24"}]}`))
 	f.Add([]byte(`{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"},"ip6":{"ip":"fd00::2/64"}}`))
@@ -52,7 +52,7 @@ func FuzzResult(f *testing.F) {
 	})
 }
 
-// FuzzRecords: whatever lies in the result cache, no record names a file
+// FuzzRecords: whatever the result cache contains, no record names a file
 // outside it, and removing one removes nothing else.
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte(`{"kind":"cniCacheV1","containerId":"c","config":"e30=","ifName":"eth0","networkName":"net","netns":"/proc/1/ns/net"}`))
@@ -102,7 +102,7 @@ func FuzzRecords(f *testing.F) {
 }
 
 // FuzzConfFile: a configuration that is used has a network name that can be a
-// file's and a plugin, and comes back from the cache as the same.
+// file name, and a plugin, and is read back from the cache unchanged.
 func FuzzConfFile(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge","capabilities":{"portMappings":true}}]}`), "10-net.conflist")
 	f.Add([]byte(`{"cniVersion":"0.3.1","name":"net","type":"bridge"}`), "10-net.conf")
@@ -139,8 +139,8 @@ func FuzzConfFile(f *testing.F) {
 	})
 }
 
-// FuzzPluginError: what a plugin prints makes an error that is short enough for
-// an event, and valid text.
+// FuzzPluginError: whatever a plugin prints, the error is valid text and short
+// enough for an event.
 func FuzzPluginError(f *testing.F) {
 	f.Add([]byte(`{"code":11,"msg":"try again","details":"x"}`), "")
 	f.Add([]byte(`{"code":7}`), "")
@@ -154,7 +154,7 @@ func FuzzPluginError(f *testing.F) {
 	})
 }
 
-// FuzzSysctlName: a name is refused or a file below /proc/sys/net.
+// FuzzSysctlName: a name is refused or names a file below /proc/sys/net.
 func FuzzSysctlName(f *testing.F) {
 	for _, seed := range []string{"net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/forwarding", "net.ipv4.conf.eth0/1.forwarding", "net.../.../kernel", "net/../kernel/core_pattern", "net."} {
 		f.Add(seed)
@@ -173,7 +173,7 @@ func FuzzSysctlName(f *testing.F) {
 	})
 }
 
-// FuzzPodCIDRs: the ranges that are taken are whole networks, one a family.
+// FuzzPodCIDRs: accepted ranges are whole networks, one per address family.
 func FuzzPodCIDRs(f *testing.F) {
 	for _, seed := range []string{"10.1.0.0/16", "10.1.2.3/16, fd00::1/64", "10.0.0.0/8,10.0.0.0/8", ",", "::ffff:1.2.3.4/96"} {
 		f.Add(seed)

@@ -27,7 +27,7 @@ func TestHostPorts(t *testing.T) {
 	}
 }
 
-// TestExplainCheck has texts of portmap 1.1.1.
+// TestExplainCheck uses messages of portmap 1.1.1.
 func TestExplainCheck(t *testing.T) {
 	const (
 		noChain6 = "could not check ipv6 dnat: chain CNI-DN-9b00 not found in iptables table nat"
@@ -63,8 +63,8 @@ func TestExplainCheck(t *testing.T) {
 	}
 }
 
-// TestRealPortmapCheck: of host ports that work CHECK finds fault with nothing,
-// or says that it cannot tell; of those whose rules are gone it does find fault.
+// TestRealPortmapCheck: for working host ports, CHECK reports no fault or that
+// it cannot tell; if their rules are missing, it reports a fault.
 func TestRealPortmapCheck(t *testing.T) {
 	for name, cidrs := range map[string]string{"IPv4": "10.201.12.0/24", "dual stack": "10.201.13.0/24,fd00:c:1f::/64"} {
 		t.Run(name, func(t *testing.T) {

@@ -53,7 +53,7 @@ func TestInstalledPluginsWithoutNetwork(t *testing.T) {
 	}
 }
 
-// TestStale: Stale names what GC would release, and leaves it.
+// TestStale: Stale returns what GC would release, and does not release it.
 func TestStale(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)

@@ -27,7 +27,7 @@ func TestPinNetNS(t *testing.T) {
 		return st.Ino
 	}
 	pinned := inode()
-	// Pinning from inside the namespace is pinning the same one again.
+	// Pinning from inside the namespace pins the same namespace again.
 	if err := netns.DoAt(path, func() error { return PinNetNS(unix.Gettid(), path) }); err != nil || inode() != pinned {
 		t.Errorf("pinning again: %v, namespace %d, want %d", err, inode(), pinned)
 	}
@@ -39,7 +39,7 @@ func TestPinNetNS(t *testing.T) {
 			t.Errorf("UnpinNetNS: %v", err)
 		}
 	}
-	if err := os.WriteFile(path, nil, 0o444); err != nil { // what a lost mount leaves
+	if err := os.WriteFile(path, nil, 0o444); err != nil { // what a lost mount leaves behind
 		t.Fatal(err)
 	}
 	if isNamespace(path) {

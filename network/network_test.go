@@ -52,7 +52,8 @@ func TestSetupAttachesAndTeardownForgets(t *testing.T) {
 	}
 }
 
-// A failed ADD must not leak what it took: DEL runs, whatever the failure was.
+// A failed ADD must not leak what it has reserved: DEL runs, whatever the
+// failure was.
 func TestFailedADDIsRolledBack(t *testing.T) {
 	hang := func(ctx context.Context, c call) (string, error) {
 		<-ctx.Done()
@@ -142,14 +143,14 @@ func TestRollbackThatFailsIsDoneByTeardown(t *testing.T) {
 	}
 }
 
-// A DEL that fails is tried again where ADD has a result, and given up where it
-// has none: a plugin that has never worked must not keep the pod.
+// A failed DEL is retried if ADD has a result, and given up if it has none: a
+// plugin that has never worked must not keep the pod from being removed.
 func TestTeardownGivesUpWithoutResult(t *testing.T) {
 	errDel := errors.New("busy")
 	for _, tc := range []struct {
 		name   string
 		attach func(n *node, c *CNI, rt *libcni.RuntimeConf)
-		limit  time.Duration // of Teardown; a short one is what DEL takes
+		limit  time.Duration // of Teardown; a short one is the time that DEL takes
 		want   error
 	}{
 		{"nothing is recorded", func(*node, *CNI, *libcni.RuntimeConf) {}, time.Minute, nil},
@@ -195,7 +196,7 @@ func TestTeardownGivesUpWithoutResult(t *testing.T) {
 	}
 }
 
-// What the other plugins of a network hold is released, although one fails.
+// If one plugin of a network fails, what the others hold is still released.
 func TestTeardownRunsEveryPlugin(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-two.conflist", `{"cniVersion":"1.0.0","name":"two","plugins":[{"type":"first"},{"type":"broken"},{"type":"last"}]}`)
@@ -224,8 +225,8 @@ func TestTeardownRunsEveryPlugin(t *testing.T) {
 	}
 }
 
-// DEL gets what ADD had, whatever became of the configuration and the process
-// in between.
+// DEL gets what ADD had, whatever happened to the configuration and the process
+// in the meantime.
 func TestTeardownUsesTheConfigurationOfADD(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -285,7 +286,8 @@ func checkDEL(t *testing.T, n *node, wantPrevResult bool) {
 	}
 }
 
-// A process that dies during ADD leaves its note; the next one deletes by it.
+// A process that is killed during ADD leaves its note; the next process runs
+// DEL with it.
 func TestTeardownAfterUnfinishedADD(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)
@@ -308,7 +310,7 @@ func TestTeardownAfterUnfinishedADD(t *testing.T) {
 	close(release)
 	wg.Wait()
 
-	n.cfg.CacheDir = saved // what the disk held in the middle of ADD
+	n.cfg.CacheDir = saved // what was on disk in the middle of ADD
 	n.removeConf("10-one.conflist")
 	n.exec.answer(nil)
 	next := n.start()
@@ -330,8 +332,8 @@ func copyDir(t *testing.T, dir string) string {
 	return copied
 }
 
-// A process that dies while libcni writes the result leaves half a file; the
-// note is still there.
+// A process that is killed while libcni writes the result leaves half a file;
+// the note still exists.
 func TestTeardownWithTornResult(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)
@@ -358,8 +360,8 @@ func TestTeardownWithTornResult(t *testing.T) {
 	checkDEL(t, n, false)
 }
 
-// A process that dies between libcni's result and the end of Setup: what comes
-// after ADD may be missing, so the pod is not attached, only recorded.
+// A process that is killed between libcni's result and the end of Setup: the
+// steps after ADD may be missing, so the pod is not attached, only recorded.
 func TestUnfinishedSetupWithResult(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)
@@ -403,8 +405,9 @@ func TestTeardownWithoutRecord(t *testing.T) {
 	}
 }
 
-// Attachments made by cri-dockerd: its loopback, recorded for eth0, is none, and
-// goes too; the process ID in the cached namespace path is not trusted.
+// Attachments made by cri-dockerd: its loopback, recorded for eth0, does not
+// count as one, and is removed too; the PID in the cached namespace path is not
+// trusted.
 func TestTeardownOfAdoptedAttachments(t *testing.T) {
 	n := newNode(t)
 	netns := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
@@ -636,7 +639,7 @@ func TestGC(t *testing.T) {
 	}
 }
 
-// Setups of different pods run side by side; those of one pod take turns.
+// Setups of different pods run in parallel; those of one pod run one at a time.
 func TestParallelSetups(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)
@@ -647,7 +650,7 @@ func TestParallelSetups(t *testing.T) {
 	n.exec.answer(func(_ context.Context, c call) (string, error) {
 		if c.command == "ADD" {
 			inside.Done()
-			inside.Wait() // ends only if all are in ADD at once
+			inside.Wait() // returns only if all are in ADD at the same time
 			return goodResult, nil
 		}
 		return "", nil

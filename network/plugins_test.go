@@ -17,8 +17,8 @@ import (
 	"github.com/cridock/cridock/internal/netns"
 )
 
-// inNetNSExec runs plugins in a namespace that stands for the host's, so that
-// bridges and iptables rules stay in it.
+// inNetNSExec runs plugins in a namespace that stands in for the host's, so
+// that bridges and iptables rules stay in it.
 type inNetNSExec struct {
 	pluginExec
 	host string
@@ -32,13 +32,13 @@ func (e *inNetNSExec) ExecPlugin(ctx context.Context, path string, stdin []byte,
 	return out, err
 }
 
-// realNode is a node with Debian's plugins and a host namespace of its own.
+// realNode returns a node with Debian's plugins and its own host namespace.
 func realNode(t *testing.T) (n *node, host, ipamDir string) {
 	t.Helper()
 	return realNodeWith(t, "/usr/lib/cni", "1.0.0")
 }
 
-// realNodeWith is realNode with the plugins of a directory, and more of them in
+// realNodeWith is realNode with the plugins of a directory, and more plugins in
 // the chain.
 func realNodeWith(t *testing.T, binDir, cniVersion string, more ...string) (n *node, host, ipamDir string) {
 	t.Helper()
@@ -68,7 +68,7 @@ func realNodeWith(t *testing.T, binDir, cniVersion string, more ...string) (n *n
 	return n, host, ipamDir
 }
 
-// leases returns the addresses that host-local holds.
+// leases returns the addresses that host-local has reserved.
 func leases(t *testing.T, ipamDir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(ipamDir, "real", "[0-9f]*"))
@@ -168,8 +168,8 @@ func TestRealPlugins(t *testing.T) {
 	}
 }
 
-// A pod of another runtime, whose result cache is lost, keeps its addresses and
-// gives back all that it has.
+// A pod of another runtime whose result cache is lost keeps its addresses and
+// releases everything that it has.
 func TestAdoptRealPod(t *testing.T) {
 	n, host, ipamDir := realNode(t)
 	c := n.start()
@@ -216,7 +216,7 @@ func TestAdoptRealPod(t *testing.T) {
 	}
 }
 
-// Without its namespace, a pod still gives back what it holds outside.
+// Without its namespace, a pod still releases what it holds outside.
 func TestRealPluginsWithoutNamespace(t *testing.T) {
 	n, host, ipamDir := realNode(t)
 	c := n.start()
@@ -244,8 +244,8 @@ func TestRealPluginsWithoutNamespace(t *testing.T) {
 	}
 }
 
-// CHECK sees that somebody took the interface away. The pod has no host ports:
-// portmap 1.1 looks for the rules of both families whatever the pod has.
+// CHECK detects that the interface has been removed. The pod has no host ports:
+// portmap 1.1 always expects the rules of both IP versions.
 func TestRealPluginsCheck(t *testing.T) {
 	n, _, _ := realNode(t)
 	c := n.start()
@@ -272,7 +272,7 @@ func TestRealPluginsCheck(t *testing.T) {
 	}
 }
 
-// The last plugin of the chain fails after the others have taken an address,
+// The last plugin of the chain fails after the others have reserved an address,
 // a port and an interface.
 func TestRealPluginsRollBack(t *testing.T) {
 	n, host, ipamDir := realNode(t)
@@ -312,7 +312,7 @@ func TestRealPluginsRollBack(t *testing.T) {
 
 const bandwidthPlugin = `{"type": "bandwidth", "capabilities": {"bandwidth": true}}`
 
-// TestRealPluginsBandwidth gives the plugin the largest burst, as translate does.
+// TestRealPluginsBandwidth sets the maximum burst, as translate does.
 func TestRealPluginsBandwidth(t *testing.T) {
 	n, host, _ := realNodeWith(t, "/usr/lib/cni", "1.0.0", bandwidthPlugin)
 	c := n.start()
@@ -349,9 +349,8 @@ func TestRealPluginsBandwidth(t *testing.T) {
 	}
 }
 
-// TestRealPluginsOfCNI11 has the verbs that came with version 1.1 answered by
-// plugins that know them: those of release 1.6 and later, which Debian 12 does
-// not have.
+// TestRealPluginsOfCNI11 uses the verbs added in CNI 1.1 with plugins that
+// support them: those of release 1.6 and later, which Debian 12 does not have.
 func TestRealPluginsOfCNI11(t *testing.T) {
 	binDir := os.Getenv("CRIDOCK_CNI_BIN")
 	if binDir == "" {
@@ -382,7 +381,7 @@ func TestRealPluginsOfCNI11(t *testing.T) {
 		t.Errorf("Status with pods: %v", err)
 	}
 
-	// The next process is told of one pod.
+	// The next process is told of only one pod.
 	c = n.start()
 	for range 2 {
 		if err := c.GC(t.Context(), []string{"kept"}); err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/cridock/cridock/internal/netns"
 )
 
-// TestMakeSysfsWritable does as a runtime does: the first container's sysfs is
-// read-only, and the second one's is not to be.
+// TestMakeSysfsWritable acts as a runtime: the first container's sysfs is
+// read-only, and the second one's must become writable.
 func TestMakeSysfsWritable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ns")
 	newNetNS(t, path)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// eventually waits for the network in use to be the wanted one.
+// eventually waits until the expected network is in use.
 func eventually(t *testing.T, c *CNI, what, want string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -81,7 +81,7 @@ func TestRunFollowsTheDirectory(t *testing.T) {
 	eventually(t, c, "file changed in the replaced directory", "six")
 }
 
-// A file in use that is half written must not send pods to another network.
+// A half-written configuration file must not move pods to another network.
 func TestBrokenFileKeepsItsLastContent(t *testing.T) {
 	n := newNode(t)
 	n.writeConf("10-one.conflist", oneConf)
@@ -99,7 +99,7 @@ func TestBrokenFileKeepsItsLastContent(t *testing.T) {
 	}
 }
 
-// Plug-ins in the network's own folder are part of what DEL gets.
+// Plugins in the network's own folder are part of what DEL gets.
 func TestPluginFolderIsKeptForDEL(t *testing.T) {
 	n := newNode(t)
 	c := n.start()

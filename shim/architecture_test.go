@@ -1,15 +1,20 @@
 package shim_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// TestNeverColumn checks what the table of packages in docs/architecture.md says
-// that a package never imports, beyond the directions that TestDependencies checks.
+// TestNeverColumn checks what a package never imports according to the table of
+// packages in docs/architecture.md, beyond the directions that TestDependencies
+// checks.
 func TestNeverColumn(t *testing.T) {
 	direct := func(p pkg) []string { return p.Imports }
 	all := func(p pkg) []string { return p.Deps }
@@ -136,4 +141,38 @@ func packageTable(t *testing.T) []string {
 		}
 	}
 	return names
+}
+
+// TestServiceIsSmall: what handlers share is a part with a type of its own, and not
+// one more method of Service.
+func TestServiceIsSmall(t *testing.T) {
+	const most = 99
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	methods := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range parsed.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Recv == nil {
+				continue
+			}
+			if p, ok := f.Recv.List[0].Type.(*ast.StarExpr); ok {
+				if name, ok := p.X.(*ast.Ident); ok && name.Name == "Service" {
+					methods++
+				}
+			}
+		}
+	}
+	if methods == 0 || methods > most {
+		t.Errorf("Service has %d methods, want at most %d", methods, most)
+	}
 }

@@ -14,8 +14,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestNoDockerYet: cridock answers what it can before Docker is there, and says
-// what is missing.
+// TestNoDockerYet: before Docker is reachable, cridock answers what it can and
+// reports what is missing.
 func TestNoDockerYet(t *testing.T) {
 	n := newNode(t, away)
 	version, err := n.runtime.Version(n.ctx, &runtimeapi.VersionRequest{})
@@ -58,13 +58,13 @@ func TestNoDockerYet(t *testing.T) {
 			return err
 		},
 	} {
-		// The class is asked for directly: over the socket the client's own
-		// deadline, which is the same, may come first.
+		// The error class is checked inside the process: over the socket, the client's
+		// own deadline, which is the same, may expire first.
 		if err := call(short); !errdefs.IsUnavailable(err) {
 			t.Errorf("%s: %v, want unavailable", name, err)
 		}
 	}
-	// Who waits gets an answer when Docker comes.
+	// A waiting caller gets its answer when Docker becomes reachable.
 	patient := &awaitedContext{Context: n.ctx, awaited: make(chan struct{})}
 	waiting := make(chan error, 1)
 	go func() {
@@ -83,7 +83,7 @@ func TestNoDockerYet(t *testing.T) {
 	}
 }
 
-// awaitedContext closes awaited when somebody waits for its end.
+// awaitedContext closes awaited when somebody waits for it to be done.
 type awaitedContext struct {
 	context.Context
 	once    sync.Once
@@ -95,8 +95,8 @@ func (c *awaitedContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// TestDockerGoesAway: reads go on, changes fail as Unavailable, and all is well
-// when it is back.
+// TestDockerGoesAway: while Docker is away, reads continue and changes fail as
+// Unavailable; everything works again when it is back.
 func TestDockerGoesAway(t *testing.T) {
 	n := newCNINode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -161,7 +161,7 @@ func TestDockerGoesAway(t *testing.T) {
 	}
 }
 
-// TestExitsWhileAway: what ended while nobody listened is seen afterwards.
+// TestExitsWhileAway: exits are seen even if they happen while nobody listens.
 func TestExitsWhileAway(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -183,7 +183,7 @@ func TestReadsCostNothing(t *testing.T) {
 	n := newCNINode(t)
 	pod := n.runPod(n.podConfig("web"))
 	id := n.runContainer(pod, containerConfig("main", "sleep", "1"))
-	// The event of the pause image's load has images looked at once more.
+	// The event of loading the pause image causes one more list of images.
 	quiet := map[string]int{}
 	n.eventually("Docker is left alone", func() bool {
 		before := quiet

@@ -17,8 +17,8 @@ import (
 // long is longer than any name may be.
 var long = strings.Repeat("x", 300)
 
-// TestBadSandboxes sends every field of RunPodSandbox with a value that cannot
-// be served.
+// TestBadSandboxes sets every field of RunPodSandbox to a value that cannot be
+// served.
 func TestBadSandboxes(t *testing.T) {
 	type config = runtimeapi.PodSandboxConfig
 	n := newCNINode(t)
@@ -241,7 +241,7 @@ func TestBadContainers(t *testing.T) {
 	}
 }
 
-// TestHugeInput is served: it is unusual and not wrong.
+// TestHugeInput: huge input is served; it is unusual but valid.
 func TestHugeInput(t *testing.T) {
 	n := newNode(t)
 	cfg := n.podConfig("web")
@@ -259,14 +259,14 @@ func TestHugeInput(t *testing.T) {
 	}
 }
 
-// TestUnknownIDs asks every RPC for objects that are not there: by names, by
-// beginnings, by other kinds' IDs, by what is no ID at all.
+// TestUnknownIDs calls every RPC for objects that do not exist: with names, ID
+// prefixes, IDs of another kind, and strings that are not IDs.
 func TestUnknownIDs(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
 	ctr := n.runContainer(pod, containerConfig("main", "sleep", "1"))
 	foreign := n.foreign("someone", nil)
-	// Labels alone make no pod member: images hand them down.
+	// Labels alone do not make a pod member: containers inherit them from images.
 	labelled := n.foreign("labelled", map[string]string{"io.kubernetes.docker.type": "container", "io.kubernetes.sandbox.id": pod})
 	hostile := []string{
 		"", "someone", "/someone", foreign, foreign[:12], labelled, "labelled", strings.Repeat("0", 64), "../../x", "a b", "%2e%2e", long,
@@ -369,7 +369,7 @@ func wantNotListed(n *node, ids ...string) {
 	}
 }
 
-// TestBadExecs are requests about a container that exists.
+// TestBadExecs makes invalid requests for an existing container.
 func TestBadExecs(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -402,7 +402,7 @@ func TestBadExecs(t *testing.T) {
 	wantCode(t, err, codes.FailedPrecondition, pod)
 }
 
-// TestBadImages are requests of the image service.
+// TestBadImages makes invalid requests to the image service.
 func TestBadImages(t *testing.T) {
 	n := newNode(t)
 	n.docker.Publish("registry.test/app:1", enginetest.Image{})

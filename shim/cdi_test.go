@@ -17,8 +17,8 @@ import (
 	specs "tags.cncf.io/container-device-interface/specs-go"
 )
 
-// cdiNode is a node of an engine with CDI, and the directory it looks for
-// specifications in.
+// cdiNode returns a node of an engine with CDI, and the directory from which it
+// reads specifications.
 func cdiNode(t *testing.T) (*node, string) {
 	t.Helper()
 	var dir string
@@ -100,8 +100,8 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
-// TestMountOptionsOfMany: whatever a container's name, dockerd takes its
-// specification.
+// TestMountOptionsOfMany: dockerd accepts the specification of a container with
+// any name.
 func TestMountOptionsOfMany(t *testing.T) {
 	n, dir := cdiNode(t)
 	pod := n.runPod(n.podConfig("pod"))
@@ -126,8 +126,8 @@ func TestMountOptionsRollback(t *testing.T) {
 	}
 }
 
-// TestMountSpecsOverRestart: those of containers stay, of others' too, those of
-// containers that went meanwhile go.
+// TestMountSpecsOverRestart: specifications of existing containers and of other
+// programs stay; those of containers removed in the meantime are removed.
 func TestMountSpecsOverRestart(t *testing.T) {
 	n, dir := cdiNode(t)
 	pod := n.runPod(n.podConfig("pod"))
@@ -149,7 +149,7 @@ func TestMountOptionsRefused(t *testing.T) {
 	wantCode(t, err, codes.FailedPrecondition, "mounts[1].mount_options", "28.2")
 }
 
-// TestCDIDevicesResolved: cridock finds out what a device is where Docker cannot.
+// TestCDIDevicesResolved: cridock resolves a device if Docker cannot.
 func TestCDIDevicesResolved(t *testing.T) {
 	n := newNode(t, func(n *node) {
 		dir := filepath.Join(n.dir, "cdi")

@@ -21,7 +21,7 @@ import (
 )
 
 // checkpointing is a node whose engine is experimental, with a running
-// container to checkpoint and a place for the archive.
+// container to checkpoint and a location for the archive.
 type checkpointing struct {
 	*node
 	id, location string
@@ -53,9 +53,9 @@ func newCheckpointing(t *testing.T) *checkpointing {
 
 const ociSpec = `{"ociVersion":"1.0.2"}`
 
-// actAsShim starts a process below another one that works next to the bundle of
-// a container, and makes it the container's. It returns the file with the
-// container's OCI specification.
+// actAsShim starts a process as a child of another process, whose working
+// directory is next to a container's bundle, and makes it the container's
+// process. It returns the file with the container's OCI specification.
 func (n *node) actAsShim(id string) (spec string) {
 	n.t.Helper()
 	state := n.t.TempDir()
@@ -93,8 +93,8 @@ func (c *checkpointing) checkpointFiles() []string {
 	return left
 }
 
-// undone checks that the container goes on, and that nothing is left but what
-// was at the location before.
+// undone checks that the container continues, and that nothing is left except
+// what was at the location before.
 func (c *checkpointing) undone(t *testing.T, before string) {
 	t.Helper()
 	c.eventually("the container goes on", func() bool {
@@ -176,7 +176,7 @@ func TestCheckpointContainer(t *testing.T) {
 	c.must(c.checkpoint())
 }
 
-// TestCheckpointRefused: nothing is done.
+// TestCheckpointRefused: a refused checkpoint changes nothing.
 func TestCheckpointRefused(t *testing.T) {
 	c := newCheckpointing(t)
 	sandbox := c.sandboxes()[0].Id
@@ -209,7 +209,8 @@ func TestCheckpointRefused(t *testing.T) {
 	c.undone(t, "")
 }
 
-// TestCheckpointUnimplemented: the kubelet has to tell "never" from "not now".
+// TestCheckpointUnimplemented: the kubelet must be able to distinguish "never"
+// from "not now".
 func TestCheckpointUnimplemented(t *testing.T) {
 	c := newCheckpointing(t)
 	c.docker.FailNext("container checkpoint", 1, http.StatusInternalServerError,
@@ -260,8 +261,8 @@ func TestCheckpointRollback(t *testing.T) {
 	}
 }
 
-// TestCheckpointTimeout: Docker does not give a checkpoint up, so it goes on
-// after its caller, but nothing comes of it.
+// TestCheckpointTimeout: Docker cannot cancel a checkpoint, so it continues in
+// the background, but its result is discarded.
 func TestCheckpointTimeout(t *testing.T) {
 	c := newCheckpointing(t)
 	held, release := c.docker.HoldNext("container checkpoint", 1)
@@ -278,7 +279,7 @@ func TestCheckpointTimeout(t *testing.T) {
 	c.must(c.checkpoint())
 }
 
-// TestCheckpointAndTheProcessEnds: the next process lets the container go on.
+// TestCheckpointAndTheProcessEnds: the next process resumes the container.
 func TestCheckpointAndTheProcessEnds(t *testing.T) {
 	c := newCheckpointing(t)
 	for _, id := range []string{c.id, strings.Repeat("ab", 32)} { // the other one is gone
@@ -290,7 +291,7 @@ func TestCheckpointAndTheProcessEnds(t *testing.T) {
 	c.undone(t, "")
 }
 
-// TestStopDuringCheckpoint: a stop does not wait for it.
+// TestStopDuringCheckpoint: a stop does not wait for the checkpoint.
 func TestStopDuringCheckpoint(t *testing.T) {
 	c := newCheckpointing(t)
 	held, release := c.docker.HoldNext("container checkpoint", 1)

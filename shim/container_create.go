@@ -45,12 +45,19 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 		return "", err
 	}
 	id, existing, err := s.names.create(ctx, create, s.names.settleContainer(create))
-	if err != nil || existing {
+	if err != nil {
 		return id, err
+	}
+	if existing {
+		// The call that created it may have been interrupted before this step.
+		return id, s.userns.recordContainer(ctx, create, id, sb)
 	}
 	created := id // a return sets id before the undo step below runs
 	undo.Push(func(ctx context.Context) error { return s.names.remove(ctx, created) })
 	if err := s.index.Sync(ctx, id); err != nil {
+		return id, err
+	}
+	if err := s.userns.recordContainer(ctx, create, id, sb); err != nil {
 		return id, err
 	}
 	return id, s.mounts.Relabel(ctx, id)
@@ -73,7 +80,7 @@ func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContain
 		return nil, err
 	}
 	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
-	if req.SeccompProfile, err = s.containerProfiles(security); err != nil {
+	if req.SeccompProfile, err = containerProfiles(security, s.cfg.SeccompDefaultProfile); err != nil {
 		return nil, err
 	}
 	if req.User, err = s.images.accounts.User(ctx, security, image); err != nil {

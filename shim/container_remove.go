@@ -70,5 +70,6 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 	defer unlock()
 	s.logs.CompleteAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
+	s.userns.forget(ctx, c.ID)
 	s.forgetContainer(ctx, c)
 }

@@ -47,6 +47,9 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 	if err := s.index.Sync(ctx, c.ID); err != nil {
 		return err
 	}
+	if err := s.userns.checkContainer(ctx, c.ID, sb); err != nil {
+		return err
+	}
 	return s.limitStarted(ctx, c.ID)
 }
 

@@ -8,8 +8,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestStatsOfOtherKernel has a container whose process is in no control group of
-// its own here, as with runtimes that start virtual machines: Docker is asked.
+// TestStatsOfOtherKernel: if a container's process has no control group of its
+// own on the node, as with runtimes that start virtual machines, Docker is
+// asked.
 func TestStatsOfOtherKernel(t *testing.T) {
 	n := newNode(t)
 	n.engine.app.Store(int64(os.Getpid()))

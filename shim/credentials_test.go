@@ -15,7 +15,7 @@ import (
 )
 
 // helper is a credential helper: it knows one registry, and fails for others as
-// the protocol wants.
+// the protocol specifies.
 const helper = `#!/bin/sh
 read -r registry
 case $registry in
@@ -25,7 +25,7 @@ broken.test) echo "the vault is sealed" >&2; exit 1 ;;
 esac
 `
 
-// TestNodeCredentials: a pull without credentials gets the node's.
+// TestNodeCredentials: a pull without credentials uses the node's.
 func TestNodeCredentials(t *testing.T) {
 	n := newNode(t, func(n *node) { n.cfg.DockerConfig = filepath.Join(n.dir, "config.json") })
 	n.must(os.WriteFile(filepath.Join(n.dir, "docker-credential-test"), []byte(helper), 0o700))

@@ -15,7 +15,7 @@ const (
 	dockerClient = "github.com/docker/docker/client"
 )
 
-// pkg is what go list says of a package.
+// pkg is go list's description of a package.
 type pkg struct {
 	ImportPath                string
 	Standard                  bool
@@ -23,7 +23,7 @@ type pkg struct {
 	TestImports, XTestImports []string
 }
 
-// TestDependencies holds the direction that packages depend in.
+// TestDependencies checks the direction of dependencies between packages.
 func TestDependencies(t *testing.T) {
 	packages := list(t)
 	own := func(path string) pkg {
@@ -88,6 +88,10 @@ func TestDependencies(t *testing.T) {
 		case name == module+"/shim/engine":
 			forbid(p, p.Deps, "the engine does not know CRI", under("k8s.io/cri-api"))
 			forbid(p, p.Deps, "it is the lowest", under(module))
+		case name == module+"/cmd/cridock-runtime":
+			forbid(p, p.Deps, "every start of a container loads it", func(d string) bool {
+				return under(module)(d) && d != module+"/internal/seam" && d != module+"/internal/idmap"
+			})
 		case name == module+"/cmd/cridock/doctor":
 			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case name == module+"/shim/images":
@@ -106,14 +110,15 @@ func TestDependencies(t *testing.T) {
 		if !under(module + "/cmd")(name) {
 			forbid(p, p.Deps, "nothing depends on a command", under(module+"/cmd"))
 		}
-		// The benchmark measures Docker itself too, and may not use the shim's client.
+		// The benchmark also measures Docker itself, and must not use the shim's
+		// client.
 		if name != module+"/shim/engine" && !under(module+"/cmd/cribench")(name) {
 			forbid(p, p.Imports, "shim/engine alone imports the Docker client", under(dockerClient))
 		}
 	}
 }
 
-// list gives the packages of the module and all that they depend on.
+// list returns the packages of the module and all their dependencies.
 func list(t *testing.T) map[string]pkg {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps,TestImports,XTestImports", module+"/...")

@@ -11,8 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestEncodedResponses: what a client reads over the socket is what the method of
-// that name returns in the process.
+// TestEncodedResponses: a client reads over the socket what the method of that
+// name returns in the process.
 func TestEncodedResponses(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -41,7 +41,7 @@ func TestEncodedResponses(t *testing.T) {
 		&runtimeapi.PodSandboxStatusRequest{PodSandboxId: "none"})
 }
 
-// sameAnswers sends requests both ways. Their errors differ in form.
+// sameAnswers sends requests both ways. Only the errors' form may differ.
 func sameAnswers[R, A proto.Message](t *testing.T, n *node, process func(context.Context, R) (A, error), socket func(context.Context, R, ...grpc.CallOption) (A, error), requests ...R) {
 	t.Helper()
 	for _, r := range requests {

@@ -21,7 +21,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// subscribe opens a stream of events; it is served when this returns.
+// subscribe opens a stream of events; it is active on return.
 func (n *node) subscribe(ctx context.Context) grpc.ServerStreamingClient[runtimeapi.ContainerEventResponse] {
 	n.t.Helper()
 	stream, err := n.runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
@@ -31,7 +31,7 @@ func (n *node) subscribe(ctx context.Context) grpc.ServerStreamingClient[runtime
 	return stream
 }
 
-// TestEvents follows a pod's life.
+// TestEvents follows a pod from creation to removal.
 func TestEvents(t *testing.T) {
 	n := newCNINode(t)
 	ctx, cancel := context.WithCancel(n.ctx)
@@ -76,7 +76,7 @@ func TestEvents(t *testing.T) {
 	wantCode(t, err, codes.Canceled)
 }
 
-// checkEvent checks what the pod is said to be after an event.
+// checkEvent checks the pod's status in an event.
 func checkEvent(t *testing.T, step string, e *runtimeapi.ContainerEventResponse) {
 	t.Helper()
 	members := map[string]*runtimeapi.ContainerStatus{}
@@ -112,8 +112,7 @@ func checkEvent(t *testing.T, step string, e *runtimeapi.ContainerEventResponse)
 	}
 }
 
-// TestStopWithSubscriber: a stream that never ends by itself does not hold up
-// the end of the process.
+// TestStopWithSubscriber: an endless stream does not delay the shutdown.
 func TestStopWithSubscriber(t *testing.T) {
 	n := newNode(t)
 	stream := n.subscribe(n.ctx)
@@ -184,7 +183,7 @@ func same[T proto.Message, R any](t *testing.T, want []T, stream grpc.ServerStre
 	}
 }
 
-// TestFilters selects by state, labels and beginnings of IDs.
+// TestFilters selects by state, labels and ID prefixes.
 func TestFilters(t *testing.T) {
 	n := newNode(t)
 	pod, other := n.runPod(n.podConfig("web")), n.runPod(n.podConfig("other"))
@@ -235,7 +234,7 @@ func TestUpdateContainerResources(t *testing.T) {
 		_, err := n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
 		return err
 	}
-	// More memory than the swap limit that was set: both have to be sent.
+	// More memory than the current swap limit: both must be sent.
 	n.must(update(id, &runtimeapi.LinuxContainerResources{CpuShares: 512, CpuQuota: 50_000, CpuPeriod: 100_000, MemoryLimitInBytes: 200 << 20}))
 	got := n.status(id).Resources.Linux
 	if got.CpuShares != 512 || got.CpuQuota != 50_000 || got.MemoryLimitInBytes != 200<<20 {
@@ -262,8 +261,8 @@ func TestUpdateContainerResources(t *testing.T) {
 	wantCode(t, update(id, &runtimeapi.LinuxContainerResources{CpuShares: 3}), codes.FailedPrecondition, "EXITED")
 }
 
-// TestLogs: the file is there when the start returns, complete when the exit
-// is visible, and goes on in a new file after a rotation.
+// TestLogs: the log exists when the start returns, is complete when the exit is
+// visible, and continues in a new file after a rotation.
 func TestLogs(t *testing.T) {
 	n := newNode(t)
 	cfg := n.podConfig("web")
@@ -326,7 +325,7 @@ func TestLogs(t *testing.T) {
 	n.must(n.stopContainer(id, 0))
 }
 
-// TestRuntimeInformation is what a kubelet asks at its start.
+// TestRuntimeInformation makes the calls of a starting kubelet.
 func TestRuntimeInformation(t *testing.T) {
 	n := newCNINode(t)
 	st, err := n.runtime.Status(n.ctx, &runtimeapi.StatusRequest{Verbose: true})

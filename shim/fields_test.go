@@ -27,10 +27,10 @@ import (
 	"github.com/cridock/cridock/shim/engine/enginetest"
 )
 
-// differs are two requests that differ in one field, and therefore have to end
-// differently. In them {pod}, {other}, {main}, {new}, {none} and {dir} stand for
-// two running sandboxes, a running and a created container of the first, an ID
-// of nothing and a directory.
+// differs are two requests that differ in one field, and so must have different
+// outcomes. {pod}, {other}, {main}, {new}, {none} and {dir} stand for two
+// running sandboxes, a running and a created container of the first, an unknown
+// ID and a directory.
 type differs [2]string
 
 // unused is why a field has no effect.
@@ -41,8 +41,8 @@ const (
 	execRequest = `{"container_id":"{main}","cmd":["true"],"stdout":true%s}`
 )
 
-// requestFields are the fields of all requests, by request and path. The two
-// configurations are package translate's.
+// requestFields are the fields of all requests, by request and path. Package
+// translate has those of the two configurations.
 func requestFields() map[string]any {
 	filter := func(field string) differs {
 		return differs{fmt.Sprintf(podFilter, ""), fmt.Sprintf(podFilter, field)}
@@ -142,11 +142,11 @@ func requestFields() map[string]any {
 	return all
 }
 
-// elsewhere are messages with tables of their own: package translate's, and
+// elsewhere are messages with tables of their own: in package translate, and in
 // TestUpdateContainerResources and TestUpdatePodSandboxResources here.
 var elsewhere = []protoreflect.Name{"PodSandboxConfig", "ContainerConfig", "LinuxContainerResources", "WindowsContainerResources"}
 
-// leaves visits the fields of a request that are no messages.
+// leaves visits the fields of a request that are not messages.
 func leaves(m protoreflect.MessageDescriptor, prefix string, visit func(path string)) {
 	for i := range m.Fields().Len() {
 		field := m.Fields().Get(i)
@@ -164,8 +164,8 @@ func leaves(m protoreflect.MessageDescriptor, prefix string, visit func(path str
 	}
 }
 
-// TestEveryRequestField goes through the requests of all calls, and holds what
-// is said of each field against what becomes of a request that differs in it.
+// TestEveryRequestField goes through the requests of all calls, and checks what
+// the table says about each field by sending a request that differs in it.
 func TestEveryRequestField(t *testing.T) {
 	said := requestFields()
 	reader := newFieldNode(t, newNode)
@@ -192,11 +192,11 @@ func TestEveryRequestField(t *testing.T) {
 	}
 }
 
-// reads are the calls that leave the node as it was.
+// reads are the calls that do not change the node.
 var reads = regexp.MustCompile("^(List|Stream|Exec$|Attach|PortForward|.*Sta(tus|ts)$)")
 
-// check makes both requests: of the reader if they change nothing, else of a
-// node each.
+// check makes both requests: to the reader if they change nothing, otherwise to
+// a node each.
 func (d differs) check(t *testing.T, method protoreflect.MethodDescriptor, reader *fieldNode) {
 	var ends differs
 	for i, request := range d {
@@ -207,7 +207,7 @@ func (d differs) check(t *testing.T, method protoreflect.MethodDescriptor, reade
 		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
 			makeNode := newNode
 			if method.Name() == "UpdateRuntimeConfig" {
-				makeNode = newCNINode // Docker's networks take their addresses from Docker
+				makeNode = newCNINode // Docker's networks get their addresses from Docker
 			}
 			ends[i] = newFieldNode(t, makeNode).outcome(method, request)
 		})
@@ -217,11 +217,11 @@ func (d differs) check(t *testing.T, method protoreflect.MethodDescriptor, reade
 	}
 }
 
-// fieldNode is a node with what requests can be about.
+// fieldNode is a node with the objects that requests need.
 type fieldNode struct {
 	*node
 	names, unnamed *strings.Replacer // see differs; and back
-	pulls          []string          // the credentials of each
+	pulls          []string          // the credentials of each pull
 }
 
 const fieldImage = "registry.test/app:1"
@@ -238,7 +238,7 @@ func newFieldNode(t *testing.T, makeNode func(testing.TB, ...func(*node)) *node)
 	})
 	f.node = n
 	if n.cni == nil {
-		// The fake's processes are nobody's and use nothing.
+		// The fake's PIDs belong to no process, so there would be no usage to read.
 		n.engine.pid.Store(int64(os.Getpid()))
 		n.engine.app.Store(int64(os.Getpid()))
 	}
@@ -255,10 +255,10 @@ func newFieldNode(t *testing.T, makeNode func(testing.TB, ...func(*node)) *node)
 	return f
 }
 
-// volatile is what differs from call to call.
+// volatile matches what differs from call to call.
 var volatile = regexp.MustCompile(`"(timestamp|createdAt|startedAt|url|value)":\s*"[^"]*"`)
 
-// outcome is what becomes of a request: the answer, the calls of the engine that
+// outcome is the result of a request: the response, the engine calls that
 // change something, and the credentials of pulls.
 func (f *fieldNode) outcome(method protoreflect.MethodDescriptor, request string) string {
 	f.t.Helper()
@@ -274,7 +274,8 @@ func (f *fieldNode) outcome(method protoreflect.MethodDescriptor, request string
 	for _, call := range []string{"container create", "container start", "container kill", "container remove", "container update", "exec start", "image pull", "image remove"} {
 		end += fmt.Sprintf(" %s %d", call, f.docker.Calls()[call])
 	}
-	// Pods of the fake have no control groups to read: as many were asked for.
+	// The fake's pods have no control groups to read: this counts how many were
+	// requested.
 	end += fmt.Sprint(" unread ", strings.Count(f.logs.String(), "Cannot read stats")-unread)
 	return f.unnamed.Replace(end) + strings.Join(f.pulls, " ")
 }
@@ -286,7 +287,7 @@ func (n *node) json(m proto.Message) string {
 	return string(b)
 }
 
-// invoke makes any call and returns all that it answers.
+// invoke makes any call and returns its complete response.
 func (n *node) invoke(method protoreflect.MethodDescriptor, in proto.Message) (codes.Code, string) {
 	n.t.Helper()
 	conn, err := grpc.NewClient("unix://"+filepath.Join(n.dir, "cri.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))

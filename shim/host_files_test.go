@@ -15,7 +15,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// outside is a directory beside the logs with a file of each name.
+// outside creates a directory beside the logs with a file of each name.
 func (n *node) outside(names ...string) (dir string) {
 	n.t.Helper()
 	dir = filepath.Join(n.dir, "outside")
@@ -26,7 +26,7 @@ func (n *node) outside(names ...string) (dir string) {
 	return dir
 }
 
-// checkOutside wants it as it was made.
+// checkOutside checks that the directory is unchanged.
 func (n *node) checkOutside(dir string, names ...string) {
 	n.t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -41,9 +41,9 @@ func (n *node) checkOutside(dir string, names ...string) {
 	}
 }
 
-// TestHostileLogDirectory: a pod puts a link to elsewhere in place of its log
-// directory. Nothing is done there; no container starts without a log, the error
-// says why, and nothing waits for it.
+// TestHostileLogDirectory: a pod replaces its log directory by a link to
+// elsewhere. Nothing is changed there; no container starts without a log, the
+// error states the reason, and nothing waits for the log.
 func TestHostileLogDirectory(t *testing.T) {
 	for _, mode := range []string{"cri", "symlink"} {
 		t.Run(mode, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestHostileLogDirectory(t *testing.T) {
 			}
 			begun := time.Now()
 			n.must(n.stopContainer(running, 0))
-			if took := time.Since(begun); took > 8*time.Second { // drains have ten
+			if took := time.Since(begun); took > 8*time.Second { // a drain takes up to ten seconds
 				t.Errorf("the stop took %v", took)
 			}
 			for _, id := range []string{running, later, linked} {
@@ -71,7 +71,7 @@ func TestHostileLogDirectory(t *testing.T) {
 			}
 			n.must(n.removePod(pod))
 
-			// As with other runtimes, which do not look at it.
+			// As with other runtimes, which do not check it.
 			pod = n.runPod(cfg)
 			id := n.create(pod, containerConfig("main", "sleep", "1"))
 			wantCode(t, n.tryStart(id), codes.FailedPrecondition, "symbolic link")
@@ -87,8 +87,8 @@ func TestHostileLogDirectory(t *testing.T) {
 	}
 }
 
-// TestLogDirectoryElsewhere: the client's own choice is taken, and trusted no
-// further.
+// TestLogDirectoryElsewhere: a directory chosen by the client is used, but
+// nothing below it is trusted.
 func TestLogDirectoryElsewhere(t *testing.T) {
 	n := newNode(t)
 	outside := n.outside("main_0.log")
@@ -113,8 +113,8 @@ func TestLogDirectoryElsewhere(t *testing.T) {
 	n.checkOutside(outside, "main_0.log")
 }
 
-// TestAdoptedLogElsewhere: the label of a container that another adapter has made
-// names no file outside the pods' log directory.
+// TestAdoptedLogElsewhere: the label of another adapter's container names no
+// file outside the pods' log directory.
 func TestAdoptedLogElsewhere(t *testing.T) {
 	n := newNode(t)
 	outside := n.outside("linked.log", "file.log")
@@ -148,7 +148,7 @@ func TestAdoptedLogElsewhere(t *testing.T) {
 	n.checkOutside(outside, "file.log")
 }
 
-// adopted runs a container as cri-dockerd would, with that CRI log.
+// adopted runs a container as cri-dockerd would, with the given CRI log.
 func (n *node) adopted(name, logPath string) string {
 	n.t.Helper()
 	c := n.call()
@@ -161,8 +161,8 @@ func (n *node) adopted(name, logPath string) string {
 	return id
 }
 
-// TestStoredUpdates: what names files of a cgroup is checked when it is read, and
-// a container whose file is damaged is there all the same.
+// TestStoredUpdates: names of cgroup files are checked when they are read, and
+// a container with a damaged file is still listed.
 func TestStoredUpdates(t *testing.T) {
 	group, with := withCgroup(t, map[string]string{"memory.high": "max", "cgroup.freeze": "0"})
 	n := newNode(t, with)
@@ -179,7 +179,7 @@ func TestStoredUpdates(t *testing.T) {
 	n.start()
 	n.engine.app.Store(int64(os.Getpid()))
 	n.checkResources(id, &linuxResources{})
-	for range 2 { // this process learns of the container's cgroup by the first
+	for range 2 { // the first update tells this process the container's cgroup
 		n.must(n.update(id, &linuxResources{Unified: map[string]string{"memory.high": "50000000"}}))
 	}
 	if !group.has(t, "cgroup.freeze", "0") || !group.has(t, "memory.high", "50000000") {
@@ -187,7 +187,8 @@ func TestStoredUpdates(t *testing.T) {
 	}
 }
 
-// TestStateOverLinks: cridock's own directories are not followed over links either.
+// TestStateOverLinks: links in cridock's own directories are not followed
+// either.
 func TestStateOverLinks(t *testing.T) {
 	n := newNode(t)
 	outside := n.outside("file")

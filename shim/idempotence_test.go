@@ -13,7 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// inParallel calls f count times at once.
+// inParallel calls f count times in parallel.
 func inParallel(count int, f func()) {
 	var g sync.WaitGroup
 	for range count {
@@ -48,7 +48,7 @@ func TestRunPodSandboxAgain(t *testing.T) {
 	if n.runPod(cfg) == first {
 		t.Error("another attempt got the same sandbox")
 	}
-	// So it is after a restart.
+	// The same holds after a restart.
 	n.stop()
 	n.start()
 	cfg.Metadata.Attempt = 0
@@ -60,8 +60,8 @@ func TestRunPodSandboxAgain(t *testing.T) {
 	}
 }
 
-// TestLeftovers: what an interrupted RunPodSandbox, or somebody's docker
-// command, has left is replaced.
+// TestLeftovers: what an interrupted RunPodSandbox, or a docker command, has
+// left is replaced.
 func TestLeftovers(t *testing.T) {
 	for name, leave := range map[string]func(n *node, cfg *runtimeapi.PodSandboxConfig){
 		"created": func(n *node, cfg *runtimeapi.PodSandboxConfig) {
@@ -116,7 +116,7 @@ func TestLeftovers(t *testing.T) {
 			if all := n.sandboxes(); len(all) != 1 {
 				t.Errorf("listed: %v", all)
 			}
-			// Nothing of either is left in the end.
+			// In the end, nothing is left of either.
 			n.must(n.removePod(id))
 			if r := n.remains(); len(r.Containers)+len(r.Mounts)+len(r.Attached) != 0 || strings.Contains(strings.Join(r.Files, " "), "sandboxes") {
 				t.Errorf("left behind: %+v", r)
@@ -125,8 +125,8 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-// TestForeignNames: a name that somebody else's container has is neither taken
-// over nor taken away.
+// TestForeignNames: if a foreign container has the name, it is neither adopted
+// nor removed.
 func TestForeignNames(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -171,7 +171,7 @@ func TestCreateContainerAgain(t *testing.T) {
 	if got := len(n.docker.Containers()); got != count {
 		t.Errorf("%d containers, want %d", got, count)
 	}
-	// Another request under the name of one that never ran takes its place.
+	// Another request replaces a container with the same name that never ran.
 	cfg.Command = []string{"sleep", "2"}
 	other := n.create(pod, cfg)
 	if other == id || n.listed(id) != nil {
@@ -186,8 +186,8 @@ func TestCreateContainerAgain(t *testing.T) {
 	}
 }
 
-// TestClientGivesUp cancels calls in their middle: they go on, and a retry gets
-// their result.
+// TestClientGivesUp cancels calls before they finish: they continue, and a
+// retry gets their result.
 func TestClientGivesUp(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -252,7 +252,8 @@ func TestClientGivesUp(t *testing.T) {
 	}
 }
 
-// TestStopAndRemoveAgain repeats them, one after the other and at once.
+// TestStopAndRemoveAgain repeats both calls, one after the other and in
+// parallel.
 func TestStopAndRemoveAgain(t *testing.T) {
 	n := newCNINode(t)
 	before := n.remains()
@@ -296,13 +297,13 @@ func TestStopAndRemoveAgain(t *testing.T) {
 	}
 }
 
-// TestRemovalUnderWay: somebody else removes the same container.
+// TestRemovalUnderWay: another client is removing the same container.
 func TestRemovalUnderWay(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
 	id := n.create(pod, containerConfig("main", "sleep", "1"))
 	n.docker.FailNext("container remove", 1, http.StatusConflict, "removal of container "+id+" is already in progress")
-	wantCode(t, n.removeContainer(id), codes.FailedPrecondition, "in progress") // it is not being removed after all
+	wantCode(t, n.removeContainer(id), codes.FailedPrecondition, "in progress") // its removal was only simulated
 	n.must(n.call().ContainerRemove(n.ctx, id))
 	n.must(n.removeContainer(id))
 	if n.listed(id) != nil {

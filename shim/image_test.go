@@ -40,7 +40,7 @@ func (n *node) removeImage(ref string) error {
 	return err
 }
 
-// heldPull publishes an image whose pulls wait for release.
+// heldPull publishes an image whose pulls block until release is called.
 func (n *node) heldPull(ref string) (pulls *atomic.Int32, release func()) {
 	pulls = &atomic.Int32{}
 	released := make(chan struct{})
@@ -70,12 +70,12 @@ func TestPullIsShared(t *testing.T) {
 		go pull(n.ctx, nil)
 	}
 	n.waiting("pull", 5)
-	// The one who began it goes away; the others get it all the same.
+	// The caller that started the pull disconnects; the others still get it.
 	cancel()
 	if id := <-ids; id != "" {
 		t.Errorf("a cancelled pull returned %s", id)
 	}
-	// Credentials are not lent to others.
+	// A pull is not shared with other credentials.
 	go pull(n.ctx, &runtimeapi.AuthConfig{Username: "u", Password: secret})
 	n.eventually("a pull of its own for other credentials", func() bool { return pulls.Load() == 2 })
 	release()
@@ -203,7 +203,7 @@ func TestPullCredentials(t *testing.T) {
 	}
 }
 
-// TestImageNames asks for one image by everything that names it.
+// TestImageNames looks up one image by everything that names it.
 func TestImageNames(t *testing.T) {
 	n := newNode(t)
 	const digest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -276,7 +276,7 @@ func TestRemoveImage(t *testing.T) {
 		if got := n.imageStatus(n.imageID).GetRepoTags(); len(got) != 2 {
 			t.Errorf("tags = %v: a removal that failed has taken some", got)
 		}
-		// The sandboxes' image runs too.
+		// The sandboxes' image is in use too.
 		pinned := ""
 		list, err := n.images.ListImages(n.ctx, &runtimeapi.ListImagesRequest{})
 		n.must(err)
@@ -289,7 +289,7 @@ func TestRemoveImage(t *testing.T) {
 		if n.imageStatus(pinned) == nil {
 			t.Error("the sandboxes' image is gone")
 		}
-		// What has stopped is no reason, and can still be looked at.
+		// An exited container does not keep its image, and can still be inspected.
 		n.must(n.stopContainer(id, 0))
 		n.must(n.removeImage(testImage))
 		if n.imageStatus(n.imageID) != nil {
@@ -301,8 +301,8 @@ func TestRemoveImage(t *testing.T) {
 	})
 }
 
-// TestPauseImageIsBroughtBack: pods can be run although somebody has removed
-// the sandboxes' image.
+// TestPauseImageIsBroughtBack: pods can be run even after the sandboxes' image
+// has been removed.
 func TestPauseImageIsBroughtBack(t *testing.T) {
 	n := newNode(t)
 	list, err := n.images.ListImages(n.ctx, &runtimeapi.ListImagesRequest{})

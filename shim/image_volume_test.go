@@ -19,8 +19,8 @@ import (
 
 const dataImage = "data:1"
 
-// volumeNode is a node of an engine without image mounts. Its data image has two
-// layers, with a file in /sub.
+// volumeNode returns a node of an engine without image mounts. Its data image
+// has two layers, with a file in /sub.
 func volumeNode(t *testing.T) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -51,7 +51,7 @@ func withVolume(name, image, subPath string) *runtimeapi.ContainerConfig {
 	return cfg
 }
 
-// volumeSource is what Docker was told to mount.
+// volumeSource returns what Docker was told to mount.
 func (n *node) volumeSource(id string) string {
 	n.t.Helper()
 	c, err := n.call().ContainerInspect(n.ctx, id)
@@ -62,8 +62,8 @@ func (n *node) volumeSource(id string) string {
 	return c.HostConfig.Mounts[0].Source
 }
 
-// wantNoVolumes checks that there is no mount and no container that holds one's
-// image.
+// wantNoVolumes checks that there is no mount, and no container that holds the
+// image of one.
 func (n *node) wantNoVolumes(before []string) {
 	n.t.Helper()
 	entries, err := filepath.Glob(filepath.Join(n.cfg.ImageVolumeDir, "[^.]*"))
@@ -94,7 +94,7 @@ func TestImageVolume(t *testing.T) {
 	}
 	n.startContainer(id)
 
-	// An attempt that cannot be must not take the running container's volume.
+	// A failed attempt must not remove the running container's volume.
 	_, err := n.tryCreate(pod, cfg)
 	wantCode(t, err, codes.AlreadyExists)
 	if _, err := os.Stat(filepath.Join(source, "file")); err != nil {
@@ -131,7 +131,7 @@ func TestImageVolumeRefused(t *testing.T) {
 	}
 }
 
-// TestImageVolumeRollback: whichever call fails, nothing is left.
+// TestImageVolumeRollback: whichever call fails, nothing is left behind.
 func TestImageVolumeRollback(t *testing.T) {
 	n := volumeNode(t)
 	pod := n.runPod(n.podConfig("pod"))
@@ -145,8 +145,8 @@ func TestImageVolumeRollback(t *testing.T) {
 	}
 }
 
-// TestImageVolumesOverRestart: those in use stay, those of containers that went
-// meanwhile go.
+// TestImageVolumesOverRestart: volumes in use stay; those of containers removed
+// in the meantime are removed.
 func TestImageVolumesOverRestart(t *testing.T) {
 	n := volumeNode(t)
 	pod := n.runPod(n.podConfig("pod"))
@@ -173,8 +173,8 @@ func TestImageVolumesOverRestart(t *testing.T) {
 	}
 }
 
-// TestImageVolumeLabel: an image hands its labels down, so the label alone makes
-// no container one of ours to remove.
+// TestImageVolumeLabel: containers inherit an image's labels, so the label
+// alone does not make a container cridock's to remove.
 func TestImageVolumeLabel(t *testing.T) {
 	n := volumeNode(t)
 	owner := strings.Repeat("0a", 10)
@@ -191,8 +191,8 @@ func TestImageVolumeLabel(t *testing.T) {
 	}
 }
 
-// TestImageVolumeNative: an engine with image mounts makes the mount; a sub-path
-// is still checked here.
+// TestImageVolumeNative: an engine with image mounts does the mounting; cridock
+// still checks the sub-path.
 func TestImageVolumeNative(t *testing.T) {
 	var id string
 	n := newNode(t, func(n *node) {

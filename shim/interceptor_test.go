@@ -11,8 +11,8 @@ import (
 	"github.com/cridock/cridock/shim/engine/enginetest"
 )
 
-// TestPanics: a bug in one request is that request's failure alone, also where
-// it goes on without its caller.
+// TestPanics: a bug in one request makes only that request fail, even if it
+// continues in the background.
 func TestPanics(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -57,9 +57,8 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// TestLogsNameAndHide: a log line says what a request was about and how it
-// ended, and nothing that may be secret. That part each node of these tests
-// checks at its end.
+// TestLogsNameAndHide: a log line names the request's object and its result,
+// and contains no secrets. Each test node checks the latter when the test ends.
 func TestLogsNameAndHide(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -74,7 +73,7 @@ func TestLogsNameAndHide(t *testing.T) {
 		_, _ = n.runtime.Exec(n.ctx, &runtimeapi.ExecRequest{ContainerId: id, Cmd: cmd, Stdout: true})
 	}
 	_, err = n.runtime.ExecSync(n.ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/" + secret}})
-	wantCode(t, err, codes.Unknown, "/"+secret, "executable file not found") // for the client alone
+	wantCode(t, err, codes.Unknown, "/"+secret, "executable file not found") // only the client is told
 	if lines := n.logs.Lines(`method="ExecSync"`); !strings.Contains(lines, "process was not started (exit code 127)") {
 		t.Errorf("the log does not say how ExecSync has failed:\n%s", lines)
 	}

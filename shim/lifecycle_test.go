@@ -14,7 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestPod goes once through a pod's life, on both kinds of network.
+// TestPod follows a pod from creation to removal, on both kinds of network.
 func TestPod(t *testing.T) {
 	for name, newNode := range map[string]func(testing.TB, ...func(*node)) *node{"docker network": newNode, "CNI": newCNINode} {
 		t.Run(name, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestPod(t *testing.T) {
 			}
 			n.must(n.removePod(pod))
 			after := n.remains()
-			// The log is the kubelet's.
+			// The log belongs to the kubelet.
 			before.Files = append(before.Files, "/pods/web/main_0.log")
 			if diff := cmp.Diff(before, after, sortStrings); diff != "" {
 				t.Errorf("left behind (-want +got):\n%s", diff)
@@ -54,7 +54,7 @@ func TestPod(t *testing.T) {
 	}
 }
 
-// TestHostNetwork: CNI has nothing to do with a pod in the node's own network.
+// TestHostNetwork: CNI is not used for a pod in the node's own network.
 func TestHostNetwork(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -85,8 +85,8 @@ func TestExecSync(t *testing.T) {
 	}
 }
 
-// TestLinkedLogs: with the CRI log a link to Docker's own file, the link goes
-// with the container, and nothing is there to reopen.
+// TestLinkedLogs: if the CRI log is a link to Docker's own file, the link is
+// removed with the container, and there is nothing to reopen.
 func TestLinkedLogs(t *testing.T) {
 	n := newNode(t, func(n *node) { n.cfg.SymlinkLogs = true })
 	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "sh", "-c", "echo hello; sleep 1"))
@@ -106,7 +106,7 @@ func TestLinkedLogs(t *testing.T) {
 	}
 }
 
-// TestOrphans: a container that has outlived its sandbox is listed, and can be
+// TestOrphans: a container whose sandbox has been removed is listed, and can be
 // stopped and removed.
 func TestOrphans(t *testing.T) {
 	n := newNode(t)
@@ -129,8 +129,8 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// TestRemovedBehindItsBack: what somebody else removes leaves nothing behind, and
-// that not only after the next start.
+// TestRemovedBehindItsBack: what another client removes leaves nothing behind,
+// without waiting for the next start.
 func TestRemovedBehindItsBack(t *testing.T) {
 	n := newCNINode(t)
 	before := n.remains()
@@ -150,8 +150,8 @@ func TestRemovedBehindItsBack(t *testing.T) {
 	n.eventually("nothing is left", func() bool { return cmp.Equal(before.Files, n.remains().Files) })
 }
 
-// TestOOM: the OOM killer is told from other ends, also where Docker learns of
-// it late.
+// TestOOM: OOM kills are distinguished from other exits, even if Docker learns
+// of them late.
 func TestOOM(t *testing.T) {
 	n := newNode(t)
 	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "sleep", "1"))
@@ -162,7 +162,7 @@ func TestOOM(t *testing.T) {
 	}
 }
 
-// TestNetworkCheck: a verbose status has CNI look after the pod's network.
+// TestNetworkCheck: a verbose status has CNI check the pod's network.
 func TestNetworkCheck(t *testing.T) {
 	n := newCNINode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -191,8 +191,8 @@ func TestNetworkCheck(t *testing.T) {
 	}
 }
 
-// TestHostPortsNobodyTakes: the pod runs, as some networks publish host ports on
-// their own; the log says that CNI was not told.
+// TestHostPortsNobodyTakes: the pod runs, as some networks publish host ports
+// on their own; the log says that no plugin was told of them.
 func TestHostPortsNobodyTakes(t *testing.T) {
 	const warning = "CNI does not publish the host ports of a pod"
 	n := newCNINode(t)

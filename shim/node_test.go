@@ -48,14 +48,14 @@ const (
 	// testImage is on every node of these tests.
 	testImage = "busybox:1"
 	// secret is in every environment, exec and credential of these tests. No log
-	// line may contain it; each node checks that at its end.
+	// line may contain it; each node checks this when the test ends.
 	secret = "hunter2-do-not-log"
-	// testTimeout bounds what one test waits for.
+	// testTimeout limits how long one test waits.
 	testTimeout = 2 * time.Minute
 )
 
-// node is a machine with Docker, CNI plugins and one cridock, which a test talks
-// to over its socket. It outlives that process: see stop and start.
+// node is a machine with Docker, CNI plugins and one cridock, which a test
+// calls over its socket. It outlives the cridock process: see stop and start.
 type node struct {
 	t       testing.TB
 	ctx     context.Context // ends with the test, or after testTimeout
@@ -66,22 +66,22 @@ type node struct {
 	cfg     shim.Config
 	cni     *network.Config // nil: Docker's networks
 	logs    *syncbuffer.Buffer
-	netns   int // a thread in a network namespace of its own; 0: none
+	netns   int // a thread in its own network namespace; 0 for none
 	// verbosity of the log.
 	verbosity int
 
-	// Of the running process.
+	// These belong to the running process.
 	svc     *shim.Service
 	engine  *hookedEngine
 	metrics *shim.Metrics
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
-	// stop is the client's end and then the process's, shutDown only the latter.
+	// stop stops the client and then the process, shutDown only the latter.
 	stop, shutDown func()
 }
 
-// newNode makes a node whose pods are on a network of Docker's, and starts
-// cridock on it. change may alter the settings before.
+// newNode creates a node whose pods use one of Docker's networks, and starts
+// cridock on it. change may alter the settings before the start.
 func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
@@ -92,7 +92,8 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Pods may have lived on; what they must not leave is checked where it matters.
+		// Pods may have survived; what they must not leave behind is checked where it
+		// matters.
 		pins, _ := filepath.Glob(filepath.Join(dir, "netns", "*"))
 		for _, pin := range pins {
 			if err := network.UnpinNetNS(pin); err != nil {
@@ -130,8 +131,8 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 	return n
 }
 
-// newCNINode is newNode with pods on CNI. Sandboxes share one network namespace,
-// as the fake engine runs nothing.
+// newCNINode is newNode with CNI. Sandboxes share one network namespace, as the
+// fake engine runs nothing.
 func newCNINode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -150,11 +151,10 @@ func newCNINode(t testing.TB, change ...func(*node)) *node {
 	}}, change...)...)
 }
 
-// away starts the node with its Docker stopped.
+// away starts the node with Docker stopped.
 func away(n *node) { n.docker.Stop() }
 
-// start is a start of cridock: a new process, but for the memory it shares with
-// the test.
+// start starts cridock: a new process, except that it shares the test's memory.
 func (n *node) start() {
 	n.t.Helper()
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(n.verbosity), textlogger.Output(n.logs)))
@@ -223,7 +223,7 @@ func (n *node) must(err error) {
 	}
 }
 
-// eventually waits for what happens on its own time.
+// eventually waits for something that happens in the background.
 func (n *node) eventually(what string, ok func() bool) {
 	n.t.Helper()
 	for !ok() {
@@ -234,7 +234,7 @@ func (n *node) eventually(what string, ok func() bool) {
 	}
 }
 
-// metric returns a sample's value as it is exported, "" if there is none.
+// metric returns a sample's exported value, "" if there is none.
 func (n *node) metric(sample string) string {
 	n.t.Helper()
 	w := httptest.NewRecorder()
@@ -252,7 +252,7 @@ func (n *node) waiting(what string, count int) {
 	})
 }
 
-// podConfig is what a kubelet would send, its log directory made.
+// podConfig returns what a kubelet would send, and creates the log directory.
 func (n *node) podConfig(name string) *runtimeapi.PodSandboxConfig {
 	n.t.Helper()
 	logs := filepath.Join(n.dir, "pods", name)
@@ -352,7 +352,7 @@ func (n *node) podStatus(id string) *runtimeapi.PodSandboxStatus {
 	return r.Status
 }
 
-// listed gives the container as it is in the list; nil if it is not there.
+// listed returns the container as it is listed; nil if it is not.
 func (n *node) listed(id string) *runtimeapi.Container {
 	n.t.Helper()
 	r, err := n.runtime.ListContainers(n.ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: id}})
@@ -370,7 +370,7 @@ func (n *node) sandboxes() []*runtimeapi.PodSandbox {
 	return r.Items
 }
 
-// call speaks to Docker as another user of the machine would.
+// call returns a client of Docker, as another user of the machine would use.
 func (n *node) call() *engine.Client {
 	n.t.Helper()
 	c, err := engine.New(n.docker.Endpoint(), nil)
@@ -379,7 +379,7 @@ func (n *node) call() *engine.Client {
 	return c
 }
 
-// foreign makes and starts a container that is not Kubernetes'.
+// foreign creates and starts a container that does not belong to Kubernetes.
 func (n *node) foreign(name string, labels map[string]string) string {
 	n.t.Helper()
 	c := n.call()
@@ -417,7 +417,7 @@ func (n *node) remains() remains {
 	return r
 }
 
-// unchanged checks that nothing has come or gone since before.
+// unchanged checks that nothing has been added or removed since before.
 func (n *node) unchanged(t testing.TB, before remains) {
 	t.Helper()
 	if diff := cmp.Diff(before, n.remains()); diff != "" {
@@ -425,7 +425,7 @@ func (n *node) unchanged(t testing.TB, before remains) {
 	}
 }
 
-// wantCode checks the code of an error, and that its message has all the words.
+// wantCode checks an error's code, and that its message contains all the words.
 func wantCode(t testing.TB, err error, want codes.Code, words ...string) {
 	t.Helper()
 	if got := status.Code(err); got != want {
@@ -439,17 +439,18 @@ func wantCode(t testing.TB, err error, want codes.Code, words ...string) {
 	}
 }
 
-// hookedEngine is the engine as the service sees it: the fake's process IDs are
-// nobody's, so that of a sandbox is replaced by a thread's with a namespace.
+// hookedEngine is the engine as the service sees it. The fake's PIDs belong to
+// no process, so it replaces a sandbox's by that of a thread in a network
+// namespace.
 type hookedEngine struct {
 	*engine.Client
 	pid atomic.Int64
-	// app is the process ID of containers that are not sandboxes; 0: the fake's.
+	// app is the PID of containers that are not sandboxes; 0 for the fake's.
 	app  atomic.Int64
 	hook atomic.Pointer[func(call string)]
 }
 
-// on runs hook before each call of the engine, until it is called with nil.
+// on calls hook before each engine call, until it is called with nil.
 func (e *hookedEngine) on(hook func(call string)) {
 	if hook == nil {
 		e.hook.Store(nil)
@@ -495,13 +496,14 @@ func (e *hookedEngine) ImageHistory(ctx context.Context, ref string) ([]image.Hi
 	return e.Client.ImageHistory(ctx, ref)
 }
 
-// newNetNS gives a thread in a network namespace of its own, until the test ends.
+// newNetNS returns the ID of a thread in a new network namespace, until the
+// test ends.
 func newNetNS(t testing.TB) int {
 	t.Helper()
 	tid, end, gone := make(chan int, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(gone)
-		runtime.LockOSThread() // for good: the thread ends with its goroutine
+		runtime.LockOSThread() // never undone: the thread exits with its goroutine
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Errorf("network namespace: %v", err)
 		}
@@ -515,14 +517,14 @@ func newNetNS(t testing.TB) int {
 	return <-tid
 }
 
-// plugins stands for CNI's plugins: it holds an address for each container that
-// ADD was called for, whatever came of it, until DEL.
+// plugins stands in for CNI's plugins. It holds an address for each container
+// for which ADD was called, even if ADD failed, until DEL.
 type plugins struct {
 	version.PluginDecoder
 	mu    sync.Mutex
 	held  map[string]bool
 	calls []string // "ADD <container>"
-	// answer decides on the outcome; nil is success.
+	// answer decides the result; nil means success.
 	answer func(ctx context.Context, command, id string) error
 }
 
@@ -572,7 +574,7 @@ func (p *plugins) respond(answer func(ctx context.Context, command, id string) e
 	p.answer = answer
 }
 
-// count tells how often a command was called.
+// count returns how often a command was called.
 func (p *plugins) count(command string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -602,7 +604,7 @@ var sortStrings = cmp.Transformer("sort", func(s []string) []string {
 	return s
 })
 
-// testSeal is one that all processes of a test have in common.
+// testSeal returns a seal that all processes of a test share.
 func testSeal(t testing.TB) *translate.Seal {
 	t.Helper()
 	seal, err := translate.NewSeal([]byte("the seal of cridock's own tests."))

@@ -44,7 +44,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// TestOperationsStartAsTheyEnd: calls arrive while the process is being ended.
+// TestOperationsStartAsTheyEnd: calls arrive while the process is shutting
+// down.
 func TestOperationsStartAsTheyEnd(t *testing.T) {
 	for range 100 {
 		var o operations
@@ -65,8 +66,8 @@ func TestOperationsStartAsTheyEnd(t *testing.T) {
 	}
 }
 
-// TestOperationsRun: what runs in the background reports its end, and a panic is an
-// error; what is refused reports nothing.
+// TestOperationsRun: a background operation reports its end, and a panic is an
+// error; a refused operation reports nothing.
 func TestOperationsRun(t *testing.T) {
 	var o operations
 	broken := errors.New("broken")
@@ -94,7 +95,7 @@ func TestOperationsRun(t *testing.T) {
 }
 
 // TestWithLockFreesLock: the lock is free after an operation, however it ends,
-// and when none could start because cridock is shutting down.
+// and if none could start because cridock is shutting down.
 func TestWithLockFreesLock(t *testing.T) {
 	s := &Service{metrics: NewMetrics()}
 	free := func(after string) {

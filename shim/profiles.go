@@ -18,20 +18,21 @@ import (
 // line.
 const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
 
-// sandboxProfiles checks and reads the security profiles a sandbox asks for.
-func (s *Service) sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext) ([]byte, error) {
+// sandboxProfiles checks and reads the security profiles a sandbox asks for. standard
+// is the file with the default seccomp profile, if that is one.
+func sandboxProfiles(c *runtimeapi.LinuxSandboxSecurityContext, standard string) ([]byte, error) {
 	if err := checkAppArmor(c.GetApparmor(), ""); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), s.cfg.SeccompDefaultProfile)
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), standard)
 }
 
-// containerProfiles checks and reads the security profiles a container asks for.
-func (s *Service) containerProfiles(c *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+// containerProfiles is sandboxProfiles for a container.
+func containerProfiles(c *runtimeapi.LinuxContainerSecurityContext, standard string) ([]byte, error) {
 	if err := checkAppArmor(c.GetApparmor(), c.GetApparmorProfile()); err != nil {
 		return nil, err
 	}
-	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), s.cfg.SeccompDefaultProfile)
+	return readSeccompProfile(c.GetSeccomp(), c.GetSeccompProfilePath(), standard)
 }
 
 // readSeccompProfile reads the profile that a request names on the node, or the

@@ -14,7 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// fullBenchNode is a node of 110 pods of two containers, with labels and
+// fullBenchNode returns a node with 110 pods of two containers, with labels and
 // annotations like a kubelet's.
 func fullBenchNode(b *testing.B) *node {
 	b.Helper()
@@ -46,8 +46,8 @@ func fullBenchNode(b *testing.B) *node {
 	return n
 }
 
-// BenchmarkReads is what a read costs over a socket, client included; "floor"
-// is a call that does nothing, on a server with nothing around it.
+// BenchmarkReads measures the cost of a read over a socket, including the
+// client; "floor" is a call that does nothing, on a bare server.
 func BenchmarkReads(b *testing.B) {
 	n := fullBenchNode(b)
 	list, err := n.runtime.ListContainers(n.ctx, &runtimeapi.ListContainersRequest{})
@@ -93,7 +93,7 @@ func (nothing) ContainerStatus(context.Context, *runtimeapi.ContainerStatusReque
 	return &runtimeapi.ContainerStatusResponse{}, nil
 }
 
-// floor calls it.
+// floor calls the server that does nothing.
 func floor(b *testing.B) func(int) error {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "s")
@@ -117,7 +117,7 @@ func floor(b *testing.B) func(int) error {
 	}
 }
 
-// cpuTime is what this process has used.
+// cpuTime returns this process's CPU time.
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u syscall.Rusage

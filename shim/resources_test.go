@@ -29,8 +29,8 @@ func (n *node) checkResources(id string, want *linuxResources) {
 	}
 }
 
-// TestUpdatesOverRestart: what Docker has no field for is still in the status,
-// and goes with the container.
+// TestUpdatesOverRestart: values for which Docker has no field are still in the
+// status, and are removed with the container.
 func TestUpdatesOverRestart(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("pod"))
@@ -63,12 +63,12 @@ func TestUpdatesOverRestart(t *testing.T) {
 	}
 }
 
-// cgroup is a directory that stands for the cgroup of a container; see
+// cgroup is a directory that stands in for a container's cgroup; see
 // withCgroup.
 type cgroup string
 
-// withCgroup gives the node's containers a cgroup of files. It is found by that of
-// this process.
+// withCgroup gives the node's containers a cgroup of plain files. It is found
+// through this process's cgroup.
 func withCgroup(t *testing.T, files map[string]string) (cgroup, func(*node)) {
 	t.Helper()
 	membership, err := os.ReadFile("/proc/self/cgroup")
@@ -98,8 +98,8 @@ func (c cgroup) write(t *testing.T, file, value string) {
 	}
 }
 
-// has tells whether a file begins with a value: writes do not shorten it, as the
-// kernel's files have no length.
+// has reports whether a file begins with a value: writes do not truncate it, as
+// the kernel's files have no length.
 func (c cgroup) has(t *testing.T, file, value string) bool {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(string(c), file))
@@ -109,8 +109,8 @@ func (c cgroup) has(t *testing.T, file, value string) bool {
 	return strings.HasPrefix(string(b), value)
 }
 
-// TestDiscardedLimit: a limit that Docker leaves out is in the log, and not in the
-// status.
+// TestDiscardedLimit: a limit that Docker discards is in the log, and not in
+// the status.
 func TestDiscardedLimit(t *testing.T) {
 	n := newNode(t, func(n *node) { n.docker.SetInfo(func(i *system.Info) { i.CPUSet = false }) })
 	cfg := containerConfig("a", "sleep", "1000")
@@ -122,7 +122,8 @@ func TestDiscardedLimit(t *testing.T) {
 	}
 }
 
-// TestUpdateLiftsSwapLimit: Docker takes the update and tells runc nothing of it.
+// TestUpdateLiftsSwapLimit: Docker accepts the update but does not pass it on
+// to runc.
 func TestUpdateLiftsSwapLimit(t *testing.T) {
 	group, with := withCgroup(t, map[string]string{"memory.swap.max": "0"})
 	n := newNode(t, with)
@@ -140,7 +141,7 @@ func TestUpdateLiftsSwapLimit(t *testing.T) {
 	}
 }
 
-// TestLimitsKept: what systemd overwrites comes back, and nothing else is
+// TestLimitsKept: what systemd overwrites is restored, and nothing else is
 // written.
 func TestLimitsKept(t *testing.T) {
 	group, with := withCgroup(t, map[string]string{
@@ -178,12 +179,13 @@ func TestLimitsKept(t *testing.T) {
 	n.stop()
 	n.start()
 	n.engine.app.Store(int64(os.Getpid()))
-	n.must(n.update(id, &linuxResources{CpuShares: 3})) // and the process ID is read again
+	n.must(n.update(id, &linuxResources{CpuShares: 3})) // and the PID is read again
 	reload()
 	n.eventually("limits are set again by the next process", kept)
 }
 
-// TestUpdateTakenBack: a limit that cannot be set leaves the others as they were.
+// TestUpdateTakenBack: if one limit cannot be set, the others are left
+// unchanged.
 func TestUpdateTakenBack(t *testing.T) {
 	group, with := withCgroup(t, map[string]string{"memory.swap.max": "0", "memory.high": "max"})
 	n := newNode(t, with)
@@ -200,7 +202,7 @@ func TestUpdateTakenBack(t *testing.T) {
 	if !group.has(t, "memory.high", "max") || !group.has(t, "memory.swap.max", "0") {
 		t.Error("files of the cgroup are not as they were")
 	}
-	// Docker's word for none; the CRI's zero cannot be told to it.
+	// Docker's value for no limit; the CRI's zero cannot express it.
 	before.CpuQuota = -1
 	n.checkResources(id, before)
 }
@@ -236,7 +238,7 @@ func TestUpdatePodSandboxResources(t *testing.T) {
 	}
 	wantCode(t, update(strings.Repeat("a", 64), nil, &linuxResources{}), codes.NotFound)
 
-	// Another sandbox of that name begins with its own.
+	// Another sandbox of that name starts with its own values.
 	n.must(n.removePod(pod))
 	if shown := n.podConfigShown(n.runPod(cfg)); shown["resources"] != nil {
 		t.Errorf("resources of a new sandbox: %v", shown["resources"])

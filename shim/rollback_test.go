@@ -17,7 +17,7 @@ import (
 var errBroken = errors.New("broken on purpose")
 
 // TestRollbackOfRunPodSandbox makes each step fail. Nothing may be left, and a
-// second call has to work.
+// second call must succeed.
 func TestRollbackOfRunPodSandbox(t *testing.T) {
 	busy := func(command string) func(context.Context, string, string) error {
 		return func(_ context.Context, c, _ string) error {
@@ -29,7 +29,7 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name string
-		// breaks makes the step fail and returns its repair.
+		// breaks makes the step fail and returns a function that repairs it.
 		breaks func(n *node, cfg *runtimeapi.PodSandboxConfig) (repair func())
 		code   codes.Code
 		words  string
@@ -80,7 +80,7 @@ func TestRollbackOfRunPodSandbox(t *testing.T) {
 			return nil
 		}, codes.Unknown, "OCI runtime create failed"},
 		{"the namespace is gone", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
-			n.engine.pid.Store(1 << 23) // beyond what the kernel gives out
+			n.engine.pid.Store(1 << 23) // larger than any PID of the kernel
 			return func() { n.engine.pid.Store(int64(n.netns)) }
 		}, codes.Unknown, "network namespace"},
 		{"the namespace cannot be pinned", func(n *node, _ *runtimeapi.PodSandboxConfig) func() {
@@ -132,9 +132,9 @@ func (n *node) networkReady() bool {
 	return r.Status.Conditions[1].Status
 }
 
-// TestRollbackWithoutDEL: a sandbox whose address could not be given back stays,
-// not ready, for the kubelet to stop it. A network that was never set up does
-// not keep it from going.
+// TestRollbackWithoutDEL: a sandbox whose address could not be released stays,
+// not ready, until the kubelet stops it. A network that was never set up does
+// not keep it from being removed.
 func TestRollbackWithoutDEL(t *testing.T) {
 	n := newCNINode(t)
 	cfg := n.podConfig("web")
@@ -204,7 +204,7 @@ func TestRollbackOfCreateContainer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
-			n.docker.LoseEvents(true) // nobody but the request looks at containers
+			n.docker.LoseEvents(true) // only the request inspects containers
 			pod := n.runPod(n.podConfig("web"))
 			before := n.remains()
 			tc.breaks(n)
@@ -217,8 +217,8 @@ func TestRollbackOfCreateContainer(t *testing.T) {
 	}
 }
 
-// TestProbesAreRemoved: the containers that serve to look into an image, also
-// those that a killed process has left.
+// TestProbesAreRemoved: containers created to read an image are removed,
+// including those left by a killed process.
 func TestProbesAreRemoved(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
@@ -233,7 +233,7 @@ func TestProbesAreRemoved(t *testing.T) {
 	n.stop()
 	n.start()
 	n.unchanged(t, before)
-	// They are read once, and the image's memberships come from them.
+	// They are read once, and supply the memberships of the image's user.
 	cfg := containerConfig("main", "sleep", "1")
 	cfg.Linux.SecurityContext.RunAsUsername = "web"
 	n.docker.ResetCalls()
@@ -249,8 +249,8 @@ func TestProbesAreRemoved(t *testing.T) {
 	}
 }
 
-// TestRollbackOfStartContainer: a start that cannot be followed by a log, or
-// not have its limits, leaves nothing running.
+// TestRollbackOfStartContainer: if the log cannot be followed or the limits
+// cannot be set, the start fails and leaves nothing running.
 func TestRollbackOfStartContainer(t *testing.T) {
 	t.Run("the log cannot be made", func(t *testing.T) {
 		n := newNode(t)
@@ -293,12 +293,13 @@ func TestRollbackOfStartContainer(t *testing.T) {
 	})
 }
 
-// TestFailedStarts leaves containers exited, with Docker's code and reason.
+// TestFailedStarts leaves containers exited, with Docker's exit code and
+// reason.
 func TestFailedStarts(t *testing.T) {
 	n := newNode(t)
 	pod := n.runPod(n.podConfig("web"))
 	id := n.create(pod, containerConfig("main", "/no/such/program"))
-	// What dockerd says of the container's inside is not about the request.
+	// What dockerd reports about the container's inside is not the request's fault.
 	wantCode(t, n.tryStart(id), codes.Unknown, "executable file not found", id)
 	st := n.status(id)
 	if st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 127 || st.Reason != "ContainerCannotRun" ||

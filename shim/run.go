@@ -21,6 +21,7 @@ import (
 	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/shim/userns"
 	"github.com/cridock/cridock/streaming"
 	"github.com/cridock/cridock/translate"
 )
@@ -54,6 +55,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 // created after them, through functions that are not called before Run.
 func (s *Service) addParts(cni *network.CNI) {
 	s.state = state.New(s.cfg.RootDir)
+	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine}
 	s.logs = podlogs.New(podlogs.Options{
 		Dir: s.cfg.PodLogsDir, Symlinks: s.cfg.SymlinkLogs, MaxSize: s.cfg.LogMaxSize, Engine: s.engine,
 		Containers: func(ctx context.Context) ([]*translate.Container, error) { return s.index.Containers(ctx) },
@@ -77,8 +79,12 @@ func (s *Service) addParts(cni *network.CNI) {
 	})
 	s.usage.index, s.usage.networks, s.usage.collector = s.index, s.networks, s.stats
 	s.limits, s.podLimits = newLimits(s)
-	s.names = &names{engine: s.engine, index: s.index, networks: s.networks, host: s.Host, removed: s.stats.Forget}
+	s.names = &names{engine: s.engine, index: s.index, networks: s.networks, host: s.Host, removed: func(id string) {
+		s.stats.Forget(id)
+		s.userns.forget(context.Background(), id)
+	}}
 	s.stops = &stopper{engine: s.engine, index: s.index, start: s.work.start, waiting: func() func() { return s.metrics.waiting("stop") }, ending: s.ending}
+	s.userns.index, s.userns.stops = s.index, s.stops
 	s.checkpoints = &checkpointer{
 		engine: s.engine, state: s.state, container: s.index.Container, effective: s.limits.Effective, openLog: s.logs.Open,
 		upperDir: s.images.usage.UpperDir, host: s.Host,
@@ -137,6 +143,7 @@ func (s *Service) start(ctx context.Context) error {
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
 		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
+		{s.userns.sweep, "Failed to remove records for cridock-runtime of removed containers; will retry at the next start"},
 		{s.mounts.Sweep, "Failed to release some mounts of removed containers; will retry at the next start"},
 		{s.images.probes.Collect, "Failed to remove containers for the inspection of images; will retry at the next start"},
 		{func(ctx context.Context) error { _, err := s.images.pause.Ensure(ctx); return err }, "No sandbox image yet; will retry with the first pod"},
@@ -213,6 +220,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
 		}
 	}
+	s.userns.describe(h, c)
 	return h
 }
 

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReadSpec has a shell for a shim, which stands in one bundle and has the
-// container in the next, as containerd's does.
+// TestReadSpec uses a shell as a shim: like containerd's, its working directory
+// is one bundle, and its container's bundle is next to it.
 func TestReadSpec(t *testing.T) {
 	const secret = "hunter2"
 	bundles := t.TempDir()
@@ -65,10 +65,10 @@ func TestReadSpec(t *testing.T) {
 	}
 }
 
-// childOfShell starts a process whose parent stands in dir.
+// childOfShell starts a process whose parent's working directory is dir.
 func childOfShell(t *testing.T, dir string) int {
 	t.Helper()
-	// Both end with their standard input.
+	// Both exit when their standard input ends.
 	cmd := exec.Command("sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!; wait")
 	cmd.Dir = dir
 	stdin, err := cmd.StdinPipe()

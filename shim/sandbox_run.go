@@ -53,6 +53,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	undo.Push(func(context.Context) error { return s.sandboxDir(r.GetConfig().GetMetadata()).RemoveAll() })
 	var sb *translate.Sandbox // set once it may have a network
 	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
+	if err := s.userns.recordSandbox(create, id); err != nil {
+		return "", err
+	}
 	if err := s.engine.ContainerStart(ctx, id); err != nil {
 		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
 	}
@@ -60,6 +63,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 		return "", err
 	}
 	if sb, err = s.index.Sandbox(ctx, id); err != nil {
+		return "", err
+	}
+	if err := s.userns.checkSandbox(sb); err != nil {
 		return "", err
 	}
 	if err := s.networks.Setup(ctx, sb, r.GetConfig()); err != nil {
@@ -97,7 +103,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	if err != nil {
 		return nil, err
 	}
-	profile, err := s.sandboxProfiles(cfg.GetLinux().GetSecurityContext())
+	profile, err := sandboxProfiles(cfg.GetLinux().GetSecurityContext(), s.cfg.SeccompDefaultProfile)
 	if err != nil {
 		return nil, err
 	}

@@ -113,6 +113,7 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 	}
 	defer unlock()
 	s.stats.Forget(sb.ID)
+	s.userns.forget(ctx, sb.ID)
 	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {
 		klog.FromContext(ctx).Error(err, "Incomplete cleanup of a removed sandbox; will retry at the next start", "sandboxID", sb.ID)
 	}

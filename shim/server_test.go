@@ -26,7 +26,7 @@ func TestListen(t *testing.T) {
 	if _, err := Listen(t.Context(), endpoint); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a live socket: %v, want already exists", err)
 	}
-	// A process that was killed leaves its socket.
+	// A killed process leaves its socket behind.
 	l.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

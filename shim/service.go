@@ -47,6 +47,9 @@ type Config struct {
 	Seal *translate.Seal
 	// NetNSDir holds the pins of the pods' network namespaces.
 	NetNSDir string
+	// SeamDir is cridock's runtime directory, in which cridock-runtime finds its
+	// records; empty for no user namespaces.
+	SeamDir string
 	// ImageVolumeDir is where images are mounted that containers use as volumes, for
 	// engines before Docker 28.0. The engine must see these mounts.
 	ImageVolumeDir string
@@ -123,6 +126,7 @@ type Service struct {
 	podLimits   *limits.Pods
 	state       *state.Store
 	oom         *oom.Watcher
+	userns      *userNamespaces
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock

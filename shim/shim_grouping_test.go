@@ -7,8 +7,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestShimGrouping looks at what containerd's shim takes for a group, on engines
-// and runtimes that can and cannot.
+// TestShimGrouping checks what containerd's shim groups by, on engines and
+// runtimes with and without support.
 func TestShimGrouping(t *testing.T) {
 	for name, c := range map[string]struct {
 		api, handler string

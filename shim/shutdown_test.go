@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// within fails the test if something takes longer than a process has to end.
+// within fails the test if f takes longer than a shutdown may take.
 func within(t *testing.T, limit time.Duration, what string, f func()) {
 	t.Helper()
 	began := time.Now()
@@ -23,8 +23,8 @@ func within(t *testing.T, limit time.Duration, what string, f func()) {
 	}
 }
 
-// TestShutdownDuringStop: a grace period does not hold the process up. The
-// container goes on, and a later process takes the stop up again.
+// TestShutdownDuringStop: a grace period does not delay the shutdown. The
+// container continues, and a later process resumes the stop.
 func TestShutdownDuringStop(t *testing.T) {
 	n := newNode(t)
 	signals := stubborn(n)
@@ -41,7 +41,7 @@ func TestShutdownDuringStop(t *testing.T) {
 	n.must(n.stopContainer(id, 0))
 }
 
-// TestShutdownDuringOperation: what is under way is brought to its end.
+// TestShutdownDuringOperation: an operation in progress is completed.
 func TestShutdownDuringOperation(t *testing.T) {
 	n := newCNINode(t)
 	pod := n.runPod(n.podConfig("web"))

@@ -15,7 +15,7 @@ import (
 	"github.com/cridock/cridock/shim/engine/enginetest"
 )
 
-// stubborn is a program that takes note of signals and goes on.
+// stubborn makes the program record signals and continue.
 func stubborn(n *node) (signals <-chan unix.Signal) {
 	got := make(chan unix.Signal, 100)
 	n.docker.Program("stubborn", func(p *enginetest.Process) int {
@@ -31,7 +31,7 @@ func stubborn(n *node) (signals <-chan unix.Signal) {
 	return got
 }
 
-// polite is a program that ends with 5 when it is asked to.
+// polite makes the program exit with code 5 on a signal.
 func polite(n *node) {
 	n.docker.Program("polite", func(p *enginetest.Process) int {
 		select {
@@ -178,9 +178,9 @@ func wait(n *node, signals <-chan unix.Signal, want unix.Signal) {
 	}
 }
 
-// TestStopPodSandboxOrder: processes first, so that nobody sends from an address
-// that has been given away; the pause process last, as plugins look into its
-// namespace.
+// TestStopPodSandboxOrder: processes are stopped first, so that none sends from
+// an address that has been released; the pause process last, as plugins need
+// its namespace.
 func TestStopPodSandboxOrder(t *testing.T) {
 	n := newCNINode(t)
 	stubborn(n)
@@ -233,8 +233,8 @@ func TestStopPodSandboxOrder(t *testing.T) {
 	n.plugins.respond(nil)
 }
 
-// TestStopWithoutNetwork: a pod can be stopped when CNI's configuration has
-// gone, and DEL that fails is tried again by the next call.
+// TestStopWithoutNetwork: a pod can be stopped after CNI's configuration has
+// been removed, and a failed DEL is retried by the next call.
 func TestStopWithoutNetwork(t *testing.T) {
 	n := newCNINode(t)
 	pod := n.runPod(n.podConfig("web"))

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/shim/process"
 	"github.com/cridock/cridock/streaming"
 )
 
@@ -47,7 +48,7 @@ func (r streamRuntime) Exec(ctx context.Context, containerID string, cmd []strin
 	if err != nil {
 		return err
 	}
-	code, err := r.s.process.Exec(ctx, c.ID, cmd, st.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize)
+	code, err := r.s.process.Exec(ctx, c.ID, cmd, process.Streams{TTY: st.TTY, Stdin: st.Stdin, Stdout: st.Stdout, Stderr: st.Stderr, Resize: st.Resize})
 	if err != nil || code == 0 {
 		return err
 	}
@@ -60,7 +61,7 @@ func (r streamRuntime) Attach(ctx context.Context, containerID string, st stream
 	if err != nil {
 		return err
 	}
-	return r.s.process.Attach(ctx, c.ID, c.TTY, st.Stdin, st.Stdout, st.Stderr, st.Resize, func(ctx context.Context) error {
+	return r.s.process.Attach(ctx, c.ID, process.Streams{TTY: c.TTY, Stdin: st.Stdin, Stdout: st.Stdout, Stderr: st.Stderr, Resize: st.Resize}, func(ctx context.Context) error {
 		return r.s.index.WaitExited(ctx, c.ID)
 	})
 }

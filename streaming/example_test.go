@@ -15,7 +15,7 @@ import (
 	"github.com/cridock/cridock/streaming"
 )
 
-// shell is a Runtime whose containers know one command: one that repeats its
+// shell is a Runtime whose containers have one command, which repeats its
 // arguments and fails.
 type shell struct{}
 

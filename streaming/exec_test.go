@@ -26,7 +26,7 @@ import (
 	"github.com/cridock/cridock/internal/leakcheck"
 )
 
-// clients are those of kubectl and crictl.
+// clients are kubectl's and crictl's.
 var clients = map[string]func(*rest.Config, *url.URL) (remotecommand.Executor, error){
 	"SPDY": func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
 		return remotecommand.NewSPDYExecutor(c, http.MethodPost, u)
@@ -76,7 +76,7 @@ func TestExecStreams(t *testing.T) {
 		if name == "WebSocket v4" {
 			t.Skip("the protocol cannot close stdin alone")
 		}
-		// Enough to fill every buffer on the way, and all bytes.
+		// All byte values, enough to fill every buffer on the way.
 		in := make([]byte, 4<<20)
 		_, _ = rand.NewChaCha8([32]byte{}).Read(in) // never fails
 		var out, errs bytes.Buffer
@@ -128,8 +128,8 @@ func TestExecStdinAlone(t *testing.T) {
 	})
 }
 
-// A process may end before it has read its input; its output must arrive all
-// the same, though the client is still sending.
+// A process may exit before it has read its input; its output must arrive
+// anyway, even if the client is still sending.
 func TestExecOutputSurvivesUnreadInput(t *testing.T) {
 	each(t, func(t *testing.T, client func(*url.URL) remotecommand.Executor, _ string) {
 		want := strings.Repeat("output", 100000)
@@ -160,7 +160,7 @@ func TestExecExitCode(t *testing.T) {
 			u := execURL(t, s, &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"x"}, Stdout: true})
 			err := client(u).StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard})
 			var exit utilexec.CodeExitError
-			// Protocols before version 4 have a text only.
+			// Protocols before version 4 only have a text.
 			if name == "SPDY v2" && err != nil && strings.Contains(err.Error(), fmt.Sprintf("exit code %d", code)) {
 				continue
 			}
@@ -184,7 +184,7 @@ func TestExecError(t *testing.T) {
 	})
 }
 
-// sizes is a client's terminal.
+// sizes are the sizes of a client's terminal.
 type sizes []remotecommand.TerminalSize
 
 func (s *sizes) Next() *remotecommand.TerminalSize {
@@ -255,8 +255,8 @@ func TestAttach(t *testing.T) {
 	})
 }
 
-// A client that goes away ends the call's context, whichever streams it has,
-// and nothing stays behind.
+// When a client disconnects, the call's context is cancelled, whichever streams
+// it has, and nothing is left behind.
 func TestDroppedClients(t *testing.T) {
 	quiet := leakcheck.Now(t)
 	each(t, func(t *testing.T, client func(*url.URL) remotecommand.Executor, _ string) {
@@ -300,12 +300,12 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// blockingReader is a terminal at which nobody types.
+// blockingReader is a terminal without input.
 type blockingReader struct{ ctx context.Context }
 
 func (b blockingReader) Read([]byte) (int, error) { <-b.ctx.Done(); return 0, io.EOF }
 
-// Input that nobody takes hides the end of the connection behind it.
+// Input that nobody reads hides the end of the connection behind it.
 func TestDroppedClientWithInputInFlight(t *testing.T) {
 	each(t, func(t *testing.T, client func(*url.URL) remotecommand.Executor, _ string) {
 		t.Parallel()
@@ -318,7 +318,7 @@ func TestDroppedClientWithInputInFlight(t *testing.T) {
 		}})
 		ctx, drop := context.WithCancel(t.Context())
 		defer drop()
-		left := 4 // times 32 KiB: more than the protocol's reader takes, less than the kernel does
+		left := 4 // times 32 KiB: more than the protocol's reader accepts, less than the kernel buffers
 		in := readerFunc(func(p []byte) (int, error) {
 			if left--; left < 0 {
 				close(sent)

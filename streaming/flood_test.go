@@ -23,7 +23,8 @@ import (
 	"github.com/cridock/cridock/streaming/guard"
 )
 
-// floods are what a client without a token can leave the server waiting for.
+// floods are the incomplete requests for which a client without a token can
+// make the server wait.
 var floods = map[string]string{
 	"nothing":            "",
 	"header":             "POST /exec/unknown HTTP/1.1\r\nHost: x\r\nX-Slow: ",
@@ -35,8 +36,8 @@ var floods = map[string]string{
 	"upgrade":            "GET /exec/unknown HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
 }
 
-// flood opens connections that send a beginning and then nothing, and returns
-// those that the server has not refused outright.
+// flood opens connections that send the start of a request and then nothing,
+// and returns those that the server has not refused at once.
 func flood(t *testing.T, addr, send string, count int) []net.Conn {
 	t.Helper()
 	var conns []net.Conn
@@ -59,7 +60,7 @@ func closed(conn net.Conn, timeout time.Duration) error {
 	if os.IsTimeout(err) {
 		return err
 	}
-	return nil // closed in order or reset
+	return nil // closed regularly or reset
 }
 
 const floodSize = 300
@@ -88,7 +89,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// attackAddr has the address that a child of the test floods.
+// attackAddr names the environment variable with the address that the test's
+// child process floods.
 const attackAddr = "STREAMING_TEST_ATTACK"
 
 func TestMain(m *testing.M) {
@@ -101,7 +103,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A valid token is served while another user floods without end.
+// A valid token is served while another user floods the server.
 func TestExecDuringFlood(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to become another user")
@@ -131,7 +133,7 @@ func TestExecDuringFlood(t *testing.T) {
 	quiet.Await(t, 20*time.Second)
 }
 
-// attack keeps up to 100 connections until ctx ends.
+// attack keeps up to 100 connections open until ctx is cancelled.
 func attack(ctx context.Context, addr string) {
 	var conns []net.Conn
 	for ctx.Err() == nil {
@@ -150,7 +152,7 @@ func attack(ctx context.Context, addr string) {
 	}
 }
 
-// A connection with a wrong token is not kept, whatever it still owes.
+// A connection with a wrong token is closed, even if its request is incomplete.
 func TestWrongTokenIsClosedAtOnce(t *testing.T) {
 	s := start(t, Config{RequestTimeout: time.Hour}, echoRuntime())
 	for name, send := range floods {
@@ -166,7 +168,7 @@ func TestWrongTokenIsClosedAtOnce(t *testing.T) {
 	}
 }
 
-// A connection that says nothing ends with the deadline, TLS or not.
+// A silent connection is closed at the deadline, with or without TLS.
 func TestRequestTimeout(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	secure, config := tlsServer(t, ca, nil)
@@ -189,7 +191,7 @@ func TestRequestTimeout(t *testing.T) {
 	}
 }
 
-// Headers without end are no way to use up memory.
+// Endless headers cannot exhaust memory.
 func TestLongHeader(t *testing.T) {
 	s := start(t, Config{}, echoRuntime())
 	conn := flood(t, s.URL().Host, "GET / HTTP/1.1\r\nHost: x\r\nX-Long: ", 1)[0]
@@ -211,7 +213,8 @@ func TestLongHeader(t *testing.T) {
 	}
 }
 
-// Sessions that run take no place of those that begin, and the other way round.
+// Running sessions do not count against the limit for new connections, and vice
+// versa.
 func TestSessionsAndWaitingAreCountedApart(t *testing.T) {
 	release := make(chan struct{})
 	s := start(t, Config{MaxWaiting: 2, MaxSessionFiles: 8}, &fakeRuntime{exec: func(ctx context.Context, _ string, _ []string, s Streams) error {
@@ -256,7 +259,7 @@ func TestSessionsAndWaitingAreCountedApart(t *testing.T) {
 			t.Errorf("a session that ran during the flood: %v", err)
 		}
 	}
-	// The files are free again.
+	// The sessions' files have been closed.
 	eventually(t, "a session begins", func() bool {
 		_, done := begin()
 		return <-done == nil
@@ -298,7 +301,7 @@ func execEcho(t *testing.T, s *Server) {
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 }
 
-// rawSPDY begins an exec over SPDY and returns the connection.
+// rawSPDY starts an exec over SPDY and returns the connection.
 func rawSPDY(t *testing.T, s *Server, request *runtimeapi.ExecRequest) net.Conn {
 	t.Helper()
 	u := execURL(t, s, request)
@@ -312,7 +315,7 @@ func rawSPDY(t *testing.T, s *Server, request *runtimeapi.ExecRequest) net.Conn 
 	return conn
 }
 
-// A client that has a token but opens no streams does not stay.
+// A client that has a token but opens no streams is disconnected.
 func TestCreationTimeout(t *testing.T) {
 	quiet := leakcheck.Now(t)
 	t.Run("session", func(t *testing.T) {

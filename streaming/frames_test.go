@@ -25,7 +25,7 @@ import (
 
 func restConfig(u *url.URL) *rest.Config { return &rest.Config{Host: u.Host} }
 
-// passOn is what a frameReader makes of a connection.
+// passOn returns what a frameReader passes on from a connection.
 func passOn(format frameFormat, in []byte) (out []byte, aborted bool, err error) {
 	f := &frameReader{r: bufio.NewReader(bytes.NewReader(in)), format: format, abort: func() { aborted = true }}
 	out, err = io.ReadAll(f)
@@ -104,7 +104,7 @@ func wsFrame(first byte, data []byte) []byte {
 	return head
 }
 
-// messages are the frames of a connection, each behind its first byte.
+// messages parses the frames of a connection, each preceded by its first byte.
 func messages(t *testing.T, stream []byte) (out [][]byte) {
 	t.Helper()
 	r := bytes.NewReader(stream)
@@ -184,7 +184,7 @@ func FuzzFrames(f *testing.F) {
 		if aborted != errors.Is(err, errProtocol) {
 			t.Fatalf("aborted %t, %v", aborted, err)
 		}
-		// A piece's head is at most 9 bytes long.
+		// A piece's header is at most 9 bytes long.
 		if limit := len(in) + 9*(1+len(in)/2); len(out) > limit {
 			t.Errorf("%d bytes became %d", len(in), len(out))
 		}
@@ -216,7 +216,7 @@ func FuzzPortHeaders(f *testing.F) {
 	})
 }
 
-// A client with a token fills no memory with frames that no process takes.
+// A client with a token cannot fill memory with frames that no process reads.
 func TestBigFramesAreNotHeld(t *testing.T) {
 	began := make(chan struct{})
 	s := start(t, Config{}, &fakeRuntime{exec: func(ctx context.Context, _ string, _ []string, s Streams) error {
@@ -259,7 +259,7 @@ func TestBigFramesAreNotHeld(t *testing.T) {
 	}
 }
 
-// A client that opens more streams than there are leaves nothing behind.
+// A client that opens more streams than the protocol has leaves nothing behind.
 func TestExtraStreams(t *testing.T) {
 	quiet := leakcheck.Now(t)
 	t.Run("sessions", func(t *testing.T) {
@@ -291,7 +291,8 @@ func TestExtraStreams(t *testing.T) {
 	quiet.Await(t, 20*time.Second)
 }
 
-// A client that goes while it opens streams to ports leaves nothing behind.
+// A client that disconnects while it opens streams to ports leaves nothing
+// behind.
 func TestPortForwardGoesWhileOpening(t *testing.T) {
 	quiet := leakcheck.Now(t)
 	t.Run("sessions", func(t *testing.T) {
@@ -321,7 +322,7 @@ func TestPortForwardGoesWhileOpening(t *testing.T) {
 	quiet.Await(t, 20*time.Second)
 }
 
-// readerConn is a connection of which a part has been read.
+// readerConn is a connection of which a part has already been read.
 type readerConn struct {
 	net.Conn
 	r io.Reader
@@ -329,7 +330,7 @@ type readerConn struct {
 
 func (c readerConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// skipHead reads the rest of the server's answer.
+// skipHead reads the rest of the response header.
 func skipHead(t *testing.T, conn net.Conn) io.Reader {
 	t.Helper()
 	r := bufio.NewReader(conn)

@@ -29,7 +29,7 @@ import (
 	"github.com/cridock/cridock/internal/portclient"
 )
 
-// newNetNS makes a network namespace with loopback up and returns its path.
+// newNetNS creates a network namespace with loopback up and returns its path.
 func newNetNS(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -55,8 +55,8 @@ func newNetNS(t *testing.T) string {
 			if r.err = loopbackUp(); r.err == nil {
 				r.ns, r.err = os.Open("/proc/thread-self/ns/net")
 			}
-			// A thread that is not brought back ends, but for the process's
-			// first one, which would stand for the process in /proc.
+			// A thread that cannot be switched back exits, unless it is the process's first
+			// thread, which represents the process in /proc.
 			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 				runtime.UnlockOSThread()
 			}
@@ -71,7 +71,7 @@ func newNetNS(t *testing.T) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(r.ns.Fd())))
 }
 
-// openNS opens what newNetNS has made; "" is the host's.
+// openNS opens a namespace of newNetNS; "" is the host's.
 func openNS(path string) (*os.File, error) {
 	if path == "" {
 		return nil, nil
@@ -178,7 +178,7 @@ func TestPortForward(t *testing.T) {
 		} {
 			port := listenIn(t, where.netns, where.addr, echo)
 			local := forward(start(t, Config{}, podIn(where.netns)), port)
-			// Many at once, each with its own content and half-closed.
+			// Many in parallel, each with its own content and half-closed.
 			var clients sync.WaitGroup
 			for i := range 50 {
 				c := connect(t, local)
@@ -235,7 +235,7 @@ func TestOpened(t *testing.T) {
 func TestPortForwardHalfClose(t *testing.T) {
 	pod := newNetNS(t)
 	eachPortClient(t, func(t *testing.T, forward func(*Server, int) string) {
-		// Answers only when the client has said that it is done.
+		// Answers only when the client has closed its side.
 		port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
 			in, _ := io.ReadAll(c)
 			_, _ = fmt.Fprintf(c, "%d bytes", len(in))
@@ -311,7 +311,7 @@ func TestPortForwardNothingListens(t *testing.T) {
 	}
 }
 
-// forwardError is what the server tells a client about a port.
+// forwardError returns what the server tells a client about a port.
 func forwardError(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Dialer, error), port int) string {
 	t.Helper()
 	resp, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "pod"})
@@ -343,7 +343,7 @@ func forwardError(t *testing.T, s *Server, dial func(*url.URL) (httpstream.Diale
 	return string(got)
 }
 
-// Threads come back to the host's network namespace.
+// Threads return to the host's network namespace.
 func TestThreadsComeBack(t *testing.T) {
 	pod, err := openNS(newNetNS(t))
 	if err != nil {
@@ -373,8 +373,8 @@ func TestThreadsComeBack(t *testing.T) {
 	})
 }
 
-// A client that goes away takes its connections into the pod along, also where
-// the pod would keep them open for ever.
+// When a client disconnects, its connections into the pod are closed, even if
+// the pod would keep them open forever.
 func TestPortForwardDroppedClient(t *testing.T) {
 	pod := newNetNS(t)
 	quiet := leakcheck.Now(t)
@@ -383,7 +383,7 @@ func TestPortForwardDroppedClient(t *testing.T) {
 			opened, closed := make(chan struct{}, 100), make(chan struct{}, 100)
 			port := listenIn(t, pod, "127.0.0.1:0", func(c *net.TCPConn) {
 				opened <- struct{}{}
-				// Ignores that the client has closed, as some servers do.
+				// Ignores, as some servers do, that the client has closed its side.
 				for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
 					_, err = c.Write([]byte("tick"))
 				}
@@ -411,7 +411,7 @@ func TestPortForwardDroppedClient(t *testing.T) {
 	quiet.Await(t, 20*time.Second)
 }
 
-// The server's end ends its clients.
+// When the server stops, its clients are disconnected.
 func TestPortForwardServerStops(t *testing.T) {
 	pod := newNetNS(t)
 	arrived := make(chan struct{}, len(portclient.Protocols()))

@@ -36,7 +36,7 @@ func (f *fakeRuntime) NetNS(ctx context.Context, id string) (*os.File, error) {
 	return f.netns(ctx, id)
 }
 
-// start runs a server until the test ends, and proves that it then ends.
+// start runs a server until the test ends, and checks that it then stops.
 func start(t *testing.T, config Config, rt Runtime) *Server {
 	t.Helper()
 	s, err := New(config, rt)
@@ -82,7 +82,7 @@ func parse(t *testing.T, raw string) *url.URL {
 	return u
 }
 
-// eventually waits for a condition that something else brings about.
+// eventually waits for a condition that changes in the background.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
@@ -149,7 +149,7 @@ func TestURL(t *testing.T) {
 		if u.Scheme != "http" || u.Hostname() != host || u.Port() == "0" || !strings.HasPrefix(u.Path, "/exec/") {
 			t.Errorf("listening on %q: URL %s", addr, u)
 		}
-		// Whatever the answer, the address must be reachable.
+		// Whatever the response, the address must be reachable.
 		resp, err := http.Get(u.String())
 		if err != nil {
 			t.Errorf("listening on %q: %v", addr, err)
@@ -173,7 +173,7 @@ func TestTokenWorksOnceAndForItsKind(t *testing.T) {
 	}
 	request := &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"true"}, Stdout: true}
 	u := execURL(t, s, request)
-	// The token is good, the request is no upgrade.
+	// The token is valid, but the request is not an upgrade.
 	if got := get(u); got == http.StatusNotFound {
 		t.Errorf("first use: status %d", got)
 	}
@@ -223,7 +223,7 @@ func TestTokens(t *testing.T) {
 			t.Fatalf("a used token still takes a place: %v", err)
 		}
 		time.Sleep(tokenLifetime / 2)
-		// The first half has expired and makes room.
+		// The first half has expired and makes room for more.
 		for range maxTokens / 2 {
 			if _, err := tk.put("more"); err != nil {
 				t.Fatal(err)

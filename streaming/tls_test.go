@@ -25,7 +25,7 @@ import (
 	"context"
 )
 
-// authority is a certificate authority of one test.
+// authority is one test's certificate authority.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -40,7 +40,7 @@ func newAuthority(t *testing.T, name string) *authority {
 	return a
 }
 
-// issue makes a certificate for 127.0.0.1.
+// issue creates a certificate for 127.0.0.1.
 func (a *authority) issue(t *testing.T, name string) (cert, key []byte) {
 	t.Helper()
 	cert, key, _, _ = a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
@@ -75,7 +75,7 @@ func (a *authority) sign(t *testing.T, template *x509.Certificate) (certPEM, key
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), cert, key
 }
 
-// replace writes a file anew, so that its time differs.
+// replace rewrites a file with a different modification time.
 func replace(t *testing.T, path string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
@@ -118,7 +118,7 @@ func serverName(t *testing.T, s *Server, c *tls.Config) (string, error) {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	// With TLS 1.3 a refused client certificate shows at the first read.
+	// With TLS 1.3, a refused client certificate is noticed at the first read.
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}

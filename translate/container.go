@@ -102,6 +102,9 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		StopSignal:  containerStopSignal(cfg.GetStopSignal(), req.Image.StopSignal),
 	}
 	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
+	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
+		return nil, err
+	}
 	if err := stampRequest(create); err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func validateInSandbox(req ContainerRequest) error {
 	if handler := req.Config.GetImage().GetRuntimeHandler(); handler != "" && handler != req.runtimeHandler() {
 		return invalid("image.runtime_handler", "%q differs from the sandbox's %q", handler, req.runtimeHandler())
 	}
-	return nil
+	return validateUsernsInSandbox(req)
 }
 
 func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig, error) {

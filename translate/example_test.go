@@ -11,8 +11,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// A container of a pod becomes a container of Docker's that joins the namespaces
-// of the pod's sandbox.
+// A container of a pod becomes a Docker container that joins the namespaces of
+// the pod's sandbox.
 func ExampleDockerContainer() {
 	sandboxID := strings.Repeat("5a0db0f0", 8)
 	user, err := translate.ResolveUser(nil, "1000", nil, nil) // the image's user
@@ -59,7 +59,7 @@ func ExampleDockerSandbox() {
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
 				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 					NamespaceOptions: &runtimeapi.NamespaceOption{
-						UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD},
+						Network: runtimeapi.NamespaceMode_TARGET,
 					},
 				},
 			},
@@ -70,10 +70,10 @@ func ExampleDockerSandbox() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// linux.security_context.namespace_options.userns_options.mode: invalid argument: Docker can't give a pod its own user namespace: set hostUsers: true (mode NODE)
+	// linux.security_context.namespace_options.network: invalid argument: a sandbox can't have mode TARGET
 }
 
-// The kubelet and Docker write the names of images differently.
+// The kubelet and Docker write image names differently.
 func ExampleNormalizeImage() {
 	for _, name := range []string{"busybox", "registry.test:5000/team/app:v2", "docker-pullable://busybox:1.36"} {
 		ref, err := translate.NormalizeImage(name)
@@ -89,7 +89,7 @@ func ExampleNormalizeImage() {
 	// docker.io/library/busybox:1.36
 }
 
-// The parts of a container's identity are in its Docker name.
+// A container's Docker name contains the parts of its identity.
 func ExampleParseName() {
 	name, err := translate.ParseName("k8s_web_shop_default_b2c1_3")
 	fmt.Println(name.Namespace, name.Pod, name.Container, name.Attempt, err)

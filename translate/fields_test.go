@@ -29,7 +29,7 @@ var (
 		"hugepage_limits.page_size": "CgroupFiles", "hugepage_limits.limit": "CgroupFiles",
 		"unified": "MemorySwap, PidsLimit, Cpuset…, systemd annotations, CgroupFiles", "memory_swap_limit_in_bytes": "MemorySwap",
 	}
-	// podResourceFields: the kubelet owns the pod's cgroup.
+	// podResourceFields concern the cgroup of the pod, which the kubelet owns.
 	podResourceFields = map[string]string{
 		"cpu_period": "annotation for VM runtimes, record", "cpu_quota": "annotation for VM runtimes, record",
 		"cpu_shares": "annotation for VM runtimes, record", "memory_limit_in_bytes": "annotation for VM runtimes, record",
@@ -41,10 +41,12 @@ var (
 	profileFields   = map[string]string{"profile_type": "SecurityOpt", "localhost_ref": "SecurityOpt, by the caller's look-up"}
 	selinuxFields   = map[string]string{"user": "SecurityOpt", "role": "SecurityOpt", "type": "SecurityOpt", "level": "SecurityOpt"}
 	idFields        = map[string]string{"value": "User"}
-	idMappingFields = map[string]string{"host_id": "refused with its list", "container_id": "refused with its list", "length": "refused with its list"}
+	idMappingFields = map[string]string{"host_id": "UserNamespace", "container_id": "refused unless 0", "length": "UserNamespace"}
+	// samePodFields are those of a container.
+	samePodFields   = map[string]string{"host_id": "refused unless the sandbox's", "container_id": "refused unless the sandbox's", "length": "refused unless the sandbox's"}
 	namespaceFields = map[string]string{
 		"network": "NetworkMode, UTSMode", "pid": "PidMode", "ipc": "IpcMode", "target_id": "PidMode",
-		"userns_options.mode": "refused but NODE",
+		"userns_options.mode": "refused without mappings",
 	}
 	imageFields = map[string]string{
 		"image": "Image, by the caller's look-up", "annotations": "echoed in status", "user_specified_image": "echoed in status",
@@ -105,15 +107,15 @@ func containerFields() map[string]string {
 	fields["mounts.image.image"] = "Mounts, by the caller's look-up"
 	fields["mounts.image.runtime_handler"] = "echoed in status: the engine has one image store"
 	fields["mounts.image.image_ref"] = "unused: the status has the ID of the mounted image"
-	include(fields, "mounts.uidMappings.", idMappingFields)
-	include(fields, "mounts.gidMappings.", idMappingFields)
+	include(fields, "mounts.uidMappings.", samePodFields)
+	include(fields, "mounts.gidMappings.", samePodFields)
 	include(fields, "linux.resources.", resourceFields)
 	include(fields, sc+"namespace_options.", namespaceFields)
 	for _, kind := range []string{"network", "ipc"} {
 		fields[sc+"namespace_options."+kind] = "refused unless the sandbox's: a container is in its pod's"
 	}
-	include(fields, sc+"namespace_options.userns_options.uids.", idMappingFields)
-	include(fields, sc+"namespace_options.userns_options.gids.", idMappingFields)
+	include(fields, sc+"namespace_options.userns_options.uids.", samePodFields)
+	include(fields, sc+"namespace_options.userns_options.gids.", samePodFields)
 	include(fields, sc+"selinux_options.", selinuxFields)
 	include(fields, sc+"run_as_user.", idFields)
 	include(fields, sc+"run_as_group.", idFields)
@@ -167,7 +169,8 @@ func walk(m protoreflect.MessageDescriptor, prefix string, visit func(path strin
 	}
 }
 
-// example is a valid request in which to change one field, and its effect.
+// example is a valid request in which one field at a time is changed, and its
+// effect.
 type example struct {
 	message   proto.Message
 	accounted map[string]string
@@ -233,7 +236,8 @@ func (tc example) check(t *testing.T, path string) {
 var exampleHost = func() Host {
 	h := fullHost
 	h.Annotations, h.CDI, h.MountOptions, h.AppArmor, h.SELinux = true, true, true, true, true
-	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true}, "crun": {RecursiveReadOnly: true}}
+	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true, UserNamespaces: true}, "crun": {RecursiveReadOnly: true, UserNamespaces: true}, "cridock": {}}
+	h.SeamRuntime = "cridock"
 	return h
 }()
 
@@ -298,6 +302,12 @@ var exampleContext = map[string]func(proto.Message){
 			cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: containerID}
 		}
 	},
+	"linux.security_context.namespace_options.userns_options.uids.host_id":      inUserNamespace,
+	"linux.security_context.namespace_options.userns_options.uids.container_id": inUserNamespace,
+	"linux.security_context.namespace_options.userns_options.uids.length":       inUserNamespace,
+	"linux.security_context.namespace_options.userns_options.gids.host_id":      inUserNamespace,
+	"linux.security_context.namespace_options.userns_options.gids.container_id": inUserNamespace,
+	"linux.security_context.namespace_options.userns_options.gids.length":       inUserNamespace,
 	"mounts.recursive_read_only":        func(m proto.Message) { m.(*runtimeapi.ContainerConfig).Mounts[0].Readonly = true },
 	"mounts.image_sub_path":             ofImage,
 	"mounts.image.image":                ofImage,
@@ -305,6 +315,13 @@ var exampleContext = map[string]func(proto.Message){
 	"mounts.image.user_specified_image": ofImage,
 	"mounts.image.runtime_handler":      ofImage,
 	"mounts.image.image_ref":            ofImage,
+}
+
+// inUserNamespace gives a sandbox a user namespace.
+func inUserNamespace(m proto.Message) {
+	if cfg, ok := m.(*runtimeapi.PodSandboxConfig); ok {
+		cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)}
+	}
 }
 
 // security sets fields of the security context; nil clears one.
@@ -452,22 +469,21 @@ func exampleValue(name string, field protoreflect.FieldDescriptor) protoreflect.
 
 // neverFilled lists the fields of responses that are always empty, and why.
 var neverFilled = map[string]string{
-	"ContainerStatus.mounts.uidMappings":                            "refused",
-	"ContainerStatus.mounts.gidMappings":                            "refused",
-	"ContainerStatus.resources.windows":                             "a Linux node",
-	"PodSandboxStatus.linux.namespaces.options.target_id":           "refused",
-	"PodSandboxStatus.linux.namespaces.options.userns_options.uids": "refused",
-	"PodSandboxStatus.linux.namespaces.options.userns_options.gids": "refused",
-	"RuntimeHandler.features.user_namespaces":                       "Docker has none for a pod",
-	"RuntimeFeatures.user_namespaces_host_network":                  "Docker has none for a pod",
-	"Image.spec.annotations":                                        "Docker keeps none",
-	"Image.spec.image_ref":                                          "the ID is in id and in spec.image",
-	"Image.spec.user_specified_image":                               "of a request; an image has had many",
-	"Image.spec.runtime_handler":                                    "Docker has one image store for all runtimes",
+	"ContainerStatus.resources.windows":                                          "a Linux node",
+	"ContainerStatus.mounts.uidMappings.container_id":                            "always 0",
+	"ContainerStatus.mounts.gidMappings.container_id":                            "always 0",
+	"PodSandboxStatus.linux.namespaces.options.userns_options.uids.container_id": "always 0",
+	"PodSandboxStatus.linux.namespaces.options.userns_options.gids.container_id": "always 0",
+	"PodSandboxStatus.linux.namespaces.options.target_id":                        "refused",
+	"RuntimeFeatures.user_namespaces_host_network":                               "refused",
+	"Image.spec.annotations":                                                     "Docker keeps none",
+	"Image.spec.image_ref":                                                       "the ID is in id and in spec.image",
+	"Image.spec.user_specified_image":                                            "of a request; an image has had many",
+	"Image.spec.runtime_handler":                                                 "Docker has one image store for all runtimes",
 }
 
-// TestEveryStatusFieldIsFilled makes the responses to all that can be requested, and
-// checks that each of their fields is set in at least one.
+// TestEveryStatusFieldIsFilled builds the responses for everything that can be
+// requested, and checks that each of their fields is set in at least one.
 func TestEveryStatusFieldIsFilled(t *testing.T) {
 	answers := []proto.Message{
 		CRIImage(Image{ID: imageID, RepoTags: []string{"a:1"}, RepoDigests: []string{"a@" + digest}, Size: 1, User: "app"}, true),
@@ -478,6 +494,16 @@ func TestEveryStatusFieldIsFilled(t *testing.T) {
 	}
 	ofHost := exampleSandbox()
 	ofHost.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}}
+	ofPod := exampleSandbox()
+	ofPod.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)}
+	_, own, err := createExampleSandbox(t, ofPod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers = append(answers, CRISandboxStatus(own, true, nil))
+	if _, mapped := createInUserNamespace(t); mapped != nil {
+		answers = append(answers, CRIContainerStatus(mapped))
+	}
 	eachExample(ofHost, func(m proto.Message) {
 		if _, s, err := createExampleSandbox(t, m.(*runtimeapi.PodSandboxConfig)); err == nil {
 			answers = append(answers, CRISandboxStatus(s, true, []string{"10.0.0.2", "fd00::2"}), CRISandboxStatus(s, false, nil), CRISandbox(s, false))

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// FuzzNames: for any metadata Docker accepts the name, it is parsed as the same
-// kind, and plain parts are unchanged.
+// FuzzNames: for any metadata, Docker accepts the name, it is parsed as the
+// same kind, and plain parts are unchanged.
 func FuzzNames(f *testing.F) {
 	f.Add("c", "web-0", "shop", "u-1", uint32(3))
 	f.Add("POD", "a_b", "", "\x00", uint32(0))

@@ -191,7 +191,7 @@ func sentAs(t *testing.T, id, got, name string, messages ...proto.Message) {
 	}
 }
 
-// FuzzResolvConf: a valid configuration makes exactly the requested lines.
+// FuzzResolvConf: a valid configuration produces exactly the requested lines.
 func FuzzResolvConf(f *testing.F) {
 	f.Add("10.0.0.10", "svc.cluster.local", "ndots:5")
 	f.Add("fe80::1%eth0", "", "")

@@ -37,6 +37,12 @@ type Host struct {
 	DockerRootDir string
 	// UsernsRemap: the daemon maps all containers into a user namespace.
 	UsernsRemap bool
+	// SeamRuntime is the Docker name of cridock-runtime, "" if the engine does not have
+	// it. It is no runtime handler.
+	SeamRuntime string
+	// UserNamespacesUnmet says what else pods lack to have user namespaces of their
+	// own, "" if nothing.
+	UserNamespacesUnmet string
 
 	// PodAnnotations and ContainerAnnotations select the annotations of pods and
 	// containers to pass to the OCI runtime.
@@ -74,6 +80,8 @@ type RuntimeFeatures struct {
 	RecursiveReadOnly bool
 	// ShimGrouping: the containers of a pod share one containerd shim.
 	ShimGrouping bool
+	// UserNamespaces: cridock-runtime can execute it.
+	UserNamespaces bool
 }
 
 // dockerHandler is a name for the engine's default runtime, as in dockershim and
@@ -88,7 +96,7 @@ func RuntimeHandler(requested string, host Host) (dockerRuntime string, err erro
 	if requested == "" {
 		return "", nil
 	}
-	if _, ok := host.Runtimes[requested]; ok {
+	if _, ok := host.Runtimes[requested]; ok && requested != host.SeamRuntime {
 		return requested, nil
 	}
 	if requested == dockerHandler {
@@ -131,7 +139,7 @@ func criRuntimeHandler(name string, host Host) *runtimeapi.RuntimeHandler {
 		Name: name,
 		Features: &runtimeapi.RuntimeHandlerFeatures{
 			RecursiveReadOnlyMounts: recursiveReadOnly(name, host),
-			UserNamespaces:          false,
+			UserNamespaces:          host.userNamespacesUnmet(name) == "",
 		},
 	}
 }
@@ -158,7 +166,9 @@ func runtimeFeatures(handler string, host Host) RuntimeFeatures {
 func runtimeNames(host Host) []string {
 	names := make([]string, 0, len(host.Runtimes))
 	for name := range host.Runtimes {
-		names = append(names, name)
+		if name != host.SeamRuntime {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -36,10 +36,11 @@ func validateMount(field string, m *runtimeapi.Mount) error {
 		return invalid(field+".container_path", "%q is not an absolute path", m.GetContainerPath())
 	case path.Clean(m.GetContainerPath()) == "/":
 		return invalid(field+".container_path", "a mount can't replace the root directory")
-	case len(m.GetUidMappings()) > 0:
-		return invalid(field+".uidMappings", "Docker has no idmapped mounts")
-	case len(m.GetGidMappings()) > 0:
-		return invalid(field+".gidMappings", "Docker has no idmapped mounts")
+	}
+	if len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0 {
+		if err := validateMappings(field+".uidMappings", m.GetUidMappings(), field+".gidMappings", m.GetGidMappings()); err != nil {
+			return err
+		}
 	}
 	if _, ok := runtimeapi.MountPropagation_name[int32(m.GetPropagation())]; !ok {
 		return invalid(field+".propagation", "unknown value %d", m.GetPropagation())

@@ -31,6 +31,8 @@ type Create struct {
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
+	// UserNamespace is nil unless HostConfig.Runtime is cridock-runtime.
+	UserNamespace *UserNamespace `json:",omitempty"`
 }
 
 // SandboxRequest is a RunPodSandbox request with what the caller looked up.
@@ -82,6 +84,9 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	}
 	publishPorts(req, config, hostConfig)
 	create := &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}
+	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
+		return nil, err
+	}
 	host.Seal.stamp(create)
 	return create, nil
 }

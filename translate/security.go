@@ -249,18 +249,3 @@ func capabilityNames(names []string) []string {
 	}
 	return out
 }
-
-// validateUserns refuses user namespaces: Docker's are daemon-wide.
-func validateUserns(in string, o *runtimeapi.UserNamespace) error {
-	field := in + "namespace_options.userns_options"
-	if o == nil {
-		return nil
-	}
-	if o.GetMode() != runtimeapi.NamespaceMode_NODE {
-		return invalid(field+".mode", "Docker can't give a pod its own user namespace: set hostUsers: true (mode NODE)")
-	}
-	if len(o.GetUids()) > 0 || len(o.GetGids()) > 0 {
-		return invalid(field, "mappings set with mode NODE, which allows none")
-	}
-	return nil
-}

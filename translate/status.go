@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/go-connections/nat"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -102,6 +103,9 @@ type Container struct {
 
 	// Mounts are the requested ones with symbolic links followed.
 	Mounts []*runtimeapi.Mount
+	// Volumes are the paths in the container of volumes that Docker made because the
+	// image asks for them.
+	Volumes []string
 	// LogPath is the path of the CRI log, DockerLogPath that of Docker's own.
 	LogPath, DockerLogPath string
 	// LogDriver is Docker's: json-file, or none if there is no log.
@@ -275,6 +279,11 @@ func ReadContainer(in container.InspectResponse, image *Image, host Host) (*Cont
 		PidMode:       string(hc.PidMode),
 		Driver:        in.Driver,
 		UpperDir:      in.GraphDriver.Data["UpperDir"],
+	}
+	for _, m := range in.Mounts {
+		if m.Type == mount.TypeVolume {
+			out.Volumes = append(out.Volumes, m.Destination)
+		}
 	}
 	readState(out, in)
 	read := adoptContainer

@@ -160,7 +160,7 @@ func validateSandboxSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	if ns.GetTargetId() != "" {
 		return invalid(in+"namespace_options.target_id", "a sandbox can't join a container")
 	}
-	if err := validateUserns(in, ns.GetUsernsOptions()); err != nil {
+	if err := validateSandboxUserns(in, ns); err != nil {
 		return err
 	}
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {

@@ -61,7 +61,7 @@ func TestValidateSandboxConfig(t *testing.T) {
 		"IPC sysctls with the host's IPC": {sysctl("kernel.shmmax", &runtimeapi.NamespaceOption{Ipc: node}), "linux.sysctls"},
 		"a sysctl that climbs":            {sysctl("net/../kernel.panic", nil), "linux.sysctls"},
 		"a group without a user":          {security(&sc{RunAsGroup: &runtimeapi.Int64Value{}}), "linux.security_context.run_as_group"},
-		"a user namespace":                {security(&sc{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}}), "linux.security_context.namespace_options.userns_options.mode"},
+		"a user namespace":                {security(&sc{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}}), "linux.security_context.namespace_options.userns_options.uids"},
 		"a target":                        {security(&sc{NamespaceOptions: &runtimeapi.NamespaceOption{TargetId: "x"}}), "linux.security_context.namespace_options.target_id"},
 		"mode TARGET":                     {security(&sc{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET}}), "linux.security_context.namespace_options.pid"},
 		"a relative seccomp profile":      {security(&sc{SeccompProfilePath: "localhost/x"}), "linux.security_context.seccomp.localhost_ref"},
@@ -133,7 +133,7 @@ func TestValidateContainerConfig(t *testing.T) {
 		"a network of its own":               {namespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_CONTAINER}), "linux.security_context.namespace_options.network"},
 		"a target without an ID":             {namespaces(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "web"}), "linux.security_context.namespace_options.target_id"},
 		"an ID without a target":             {namespaces(&runtimeapi.NamespaceOption{TargetId: containerID}), "linux.security_context.namespace_options.target_id"},
-		"a user namespace":                   {namespaces(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}), "linux.security_context.namespace_options.userns_options.mode"},
+		"a user namespace":                   {namespaces(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}), "linux.security_context.namespace_options.userns_options.uids"},
 		"little memory":                      {func(c *cc) { c.Linux.Resources = &resources{MemoryLimitInBytes: 1} }, "linux.resources.memory_limit_in_bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

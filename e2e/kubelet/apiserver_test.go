@@ -25,26 +25,26 @@ import (
 const (
 	apiServerAddr = "127.0.0.1:6443"
 	etcdURL       = "http://127.0.0.1:2379"
-	// token is what its clients show to the API server; there is one user.
+	// token authenticates clients to the API server; there is one user.
 	token = "e2e"
 )
 
 // apiServer is a running API server with its store and nothing else: no
-// controller and no scheduler.
+// controllers and no scheduler.
 type apiServer struct {
 	etcd, process *process
 	client        kubernetes.Interface
 	http          *http.Client
 }
 
-// apiConfig is how clients reach the API server, which signs its certificate
-// itself.
+// apiConfig is how clients reach the API server, which has a self-signed
+// certificate.
 func apiConfig() *rest.Config {
 	return &rest.Config{Host: "https://" + apiServerAddr, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: -1}
 }
 
-// startAPIServer starts an API server with an empty store, in which there is
-// the tests' namespace.
+// startAPIServer starts an API server with an empty store, and creates the
+// tests' namespace.
 func (n *node) startAPIServer() (*apiServer, error) {
 	client, err := rest.HTTPClientFor(apiConfig())
 	if err != nil {
@@ -70,7 +70,7 @@ func (n *node) startAPIServer() (*apiServer, error) {
 		"--cert-dir="+dir, "--token-auth-file="+dir+"/tokens.csv", "--authorization-mode=AlwaysAllow",
 		"--service-account-issuer=https://"+apiServerAddr, "--service-account-key-file="+dir+"/accounts.key", "--service-account-signing-key-file="+dir+"/accounts.key",
 		"--service-cluster-ip-range=10.96.0.0/24", "--kubelet-preferred-address-types=InternalIP",
-		// The accounts themselves are a controller's.
+		// The accounts themselves would need a controller.
 		"--disable-admission-plugins=ServiceAccount")
 	if err != nil {
 		return nil, errors.Join(err, s.etcd.stop())
@@ -81,7 +81,7 @@ func (n *node) startAPIServer() (*apiServer, error) {
 	return s, nil
 }
 
-// awaitNamespace makes the namespace once the API server serves.
+// awaitNamespace creates the namespace once the API server serves.
 func (s *apiServer) awaitNamespace() error {
 	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -106,8 +106,8 @@ func (s *apiServer) awaitNamespace() error {
 	}
 }
 
-// nodeReady says whether the kubelet has registered itself and finds its node
-// ready. It does so in its own time.
+// nodeReady reports whether the kubelet has registered itself and reports its
+// node as ready, which takes a while.
 func (s *apiServer) nodeReady() bool {
 	node, err := s.client.CoreV1().Nodes().Get(context.Background(), nodeName, metav1.GetOptions{})
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *apiServer) nodeReady() bool {
 
 func (s *apiServer) pods() typedcorev1.PodInterface { return s.client.CoreV1().Pods(namespace) }
 
-// create gives the API server a pod that a scheduler has put on the node.
+// create gives the API server a pod that is already scheduled to the node.
 func (k *kubelet) create(pod *corev1.Pod) (*live, error) {
 	pod.Spec.NodeName = nodeName
 	made, err := k.api.pods().Create(context.Background(), pod, metav1.CreateOptions{})
@@ -133,7 +133,7 @@ func (k *kubelet) create(pod *corev1.Pod) (*live, error) {
 	return &live{kubelet: k, name: pod.Name, started: time.Now(), uid: string(made.UID)}, nil
 }
 
-// object is the pod as the API server has it; nil if it is gone.
+// object returns the pod as the API server has it; nil if it is gone.
 func (l *live) object() *corev1.Pod {
 	l.t.Helper()
 	pod, err := l.api.pods().Get(context.Background(), l.name, metav1.GetOptions{})
@@ -149,7 +149,7 @@ func (l *live) object() *corev1.Pod {
 // stop ends both.
 func (s *apiServer) stop() error { return errors.Join(s.process.stop(), s.etcd.stop()) }
 
-// writeKey makes the key that service accounts' tokens are signed with.
+// writeKey creates the key that signs service accounts' tokens.
 func writeKey(path string) error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

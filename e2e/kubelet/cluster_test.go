@@ -21,9 +21,9 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// The scenarios of this file need an API server.
+// The scenarios in this file need an API server.
 
-// testNode looks at what the kubelet tells of its runtime.
+// testNode checks what the kubelet reports about its runtime.
 func testNode(t *testing.T, k *kubelet) {
 	node, err := k.api.client.CoreV1().Nodes().Get(context.Background(), nodeName, metav1.GetOptions{})
 	if err != nil {
@@ -33,7 +33,7 @@ func testNode(t *testing.T, k *kubelet) {
 	if err := k.ask(http.MethodGet, "/version", nil, &engine); err != nil {
 		t.Fatal(err)
 	}
-	version, _, _ := strings.Cut(engine.Version, "+") // a distribution's addition
+	version, _, _ := strings.Cut(engine.Version, "+") // a distribution's suffix
 	expect(t, "runtime", node.Status.NodeInfo.ContainerRuntimeVersion, "docker://"+version)
 	if f := node.Status.Features; f == nil || f.SupplementalGroupsPolicy == nil || !*f.SupplementalGroupsPolicy {
 		t.Errorf("features: got %+v, want supplementalGroupsPolicy", f)
@@ -53,8 +53,8 @@ func testNode(t *testing.T, k *kubelet) {
 	})
 }
 
-// runtimes are the engine's runtimes, without its default and those that are
-// names of containerd's shims.
+// runtimes returns the engine's runtimes, without its default and those named
+// like containerd's shims.
 func (n *node) runtimes(t *testing.T) []string {
 	t.Helper()
 	var info struct {
@@ -100,7 +100,7 @@ func testRuntimeClass(t *testing.T, k *kubelet) {
 	}
 }
 
-// testNoRuntime gives the kubelet a pod of a class that the engine cannot run.
+// testNoRuntime runs a pod of a runtime class that the engine does not support.
 func testNoRuntime(t *testing.T, k *kubelet) {
 	k.runtimeClass(t, "unknown")
 	pod := newPod("noruntime", k.forever("main"))
@@ -113,7 +113,7 @@ func testNoRuntime(t *testing.T, k *kubelet) {
 	})
 }
 
-// runtimeClass makes a class named like its handler.
+// runtimeClass creates a class named like its handler.
 func (k *kubelet) runtimeClass(t *testing.T, handler string) {
 	t.Helper()
 	classes := k.api.client.NodeV1().RuntimeClasses()
@@ -123,7 +123,7 @@ func (k *kubelet) runtimeClass(t *testing.T, handler string) {
 	}
 }
 
-// warnings are the kubelet's, of all pods.
+// warnings returns the kubelet's warnings about all pods.
 func (k *kubelet) warnings(t *testing.T) []corev1.Event {
 	t.Helper()
 	events, err := k.api.client.CoreV1().Events(namespace).List(context.Background(), metav1.ListOptions{FieldSelector: "type=" + corev1.EventTypeWarning})
@@ -133,10 +133,10 @@ func (k *kubelet) warnings(t *testing.T) []corev1.Event {
 	return events.Items
 }
 
-// checkWarnings looks for warnings that no scenario is about.
+// checkWarnings looks for warnings that no scenario expects.
 func (k *kubelet) checkWarnings(t *testing.T) {
 	t.Helper()
-	meant := map[string]string{ // reasons and the pods that they belong to
+	meant := map[string]string{ // reasons and the pods that they are expected for
 		"Unhealthy":              "liveness readiness probetimeout probes init portforward",
 		"BackOff":                "crash logs attach liveness",
 		"Failed":                 "pull security",
@@ -189,7 +189,7 @@ func testConfigMap(t *testing.T, k *kubelet) {
 	expect(t, "file by sub-path, which never changes", l.sh("main", "cat /etc/key"), "before")
 }
 
-// testProbes has all three kinds of probe, one after the other.
+// testProbes uses all three kinds of probe, one after the other.
 func testProbes(t *testing.T, k *kubelet) {
 	main := k.shell("main", "mkdir -p /www; echo yes >/www/alive; exec httpd -f -p 8080 -h /www")
 	main.StartupProbe = probe(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "-e", "/started"}}})
@@ -214,8 +214,8 @@ func testProbes(t *testing.T, k *kubelet) {
 	}
 }
 
-// testDeletion watches a pod go: it is there until its containers have ended,
-// and then its last status says how they did.
+// testDeletion watches the deletion of a pod: it exists until its containers
+// have exited, and its last status says how they did.
 func testDeletion(t *testing.T, k *kubelet) {
 	main := k.shell("main", `trap 'until [ -e /host/go ]; do sleep 0.1; done; exit 5' TERM; touch /host/trapped; while :; do sleep 1 & wait $!; done`)
 	pod := newPod("deletion", main)
@@ -234,7 +234,7 @@ func testDeletion(t *testing.T, k *kubelet) {
 	if err := k.api.pods().Delete(ctx, l.name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// The container is held in its trap: the pod has to be there still.
+	// The container is held in its trap: the pod must still exist.
 	eventually(t, "sandbox and container while they end", limit, func() bool { return len(l.running()) == 2 })
 	pending := l.object()
 	if pending == nil || pending.DeletionTimestamp == nil || *pending.DeletionGracePeriodSeconds != 3600 {
@@ -271,8 +271,8 @@ func awaitFile(t *testing.T, path string) {
 	})
 }
 
-// testForcedDeletion takes the pod from the API server at once; the kubelet has
-// to end it as quickly.
+// testForcedDeletion removes the pod from the API server at once; the kubelet
+// has to stop it as quickly.
 func testForcedDeletion(t *testing.T, k *kubelet) {
 	pod := newPod("forced", k.shell("main", "trap '' TERM; while :; do sleep 1; done"))
 	pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](3600)
@@ -313,7 +313,7 @@ func testEphemeral(t *testing.T, k *kubelet) {
 		t.Fatal(err)
 	}
 	select {
-	case <-done: // whether it knows of the exit code is a matter of luck
+	case <-done: // whether the kubelet sees the exit code depends on timing
 	case <-time.After(limit):
 		t.Fatal("the session outlives the container")
 	}

@@ -10,8 +10,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// testVolumes mounts what static pods can have: memory, files that the kubelet
-// projects as it does config maps, parts of volumes, a file of the node.
+// testVolumes mounts what static pods can use: memory, files that the kubelet
+// projects as it does config maps, subpaths of volumes, a file of the node.
 func testVolumes(t *testing.T, k *kubelet) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

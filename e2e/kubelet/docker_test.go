@@ -10,9 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestDockerKilled kills dockerd, which comes again without live-restore: all
-// containers have ended, and the kubelet brings its pods back. What its log says
-// in between is not looked at: for a while there is no runtime.
+// TestDockerKilled kills dockerd, which is restarted without live-restore: all
+// containers have exited, and the kubelet brings its pods back. Its log of the
+// time in between is not checked, as there is no runtime for a while.
 func TestDockerKilled(t *testing.T) {
 	if os.Getenv("CRIDOCK_E2E_KUBELET") == "" {
 		t.Skip("CRIDOCK_E2E_KUBELET is not set; hack/kubelet.sh sets it")
@@ -66,7 +66,7 @@ func TestDockerKilled(t *testing.T) {
 	k.checkGone(t, nil)
 }
 
-// killDocker kills dockerd; hack/kubelet.sh's engine starts it again.
+// killDocker kills dockerd; hack/kubelet.sh's engine restarts it.
 func (n *node) killDocker() error {
 	b, err := os.ReadFile(n.path("dockerd.pid"))
 	if err != nil {

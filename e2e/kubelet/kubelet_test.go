@@ -29,28 +29,28 @@ type kubelet struct {
 	*node
 	process *process
 	http    *http.Client
-	// api is what it is registered with; nil if it stands alone.
+	// api is the API server that it is registered with; nil if it runs standalone.
 	api *apiServer
 	// criStats is whether containers' and pods' statistics come from the CRI.
 	criStats bool
 }
 
-// settings are the differences between one start of the kubelet and another.
+// settings are what differs between the starts of the kubelet.
 type settings struct {
 	gates map[string]bool
-	// api is whether there is an API server, from which the pods come.
+	// api is whether the pods come from an API server.
 	api bool
-	// collectImages makes the kubelet remove every image that it may.
+	// collectImages makes the kubelet remove every image that it can.
 	collectImages bool
 }
 
 // config is the kubelet's configuration file. The intervals are the shortest
-// ones that it takes, for tests not to wait.
+// that it accepts, so that tests do not have to wait.
 func (n *node) config(s settings) map[string]any {
 	c := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix://" + n.criSocket(),
-		"address":                  "0.0.0.0", // the API server asks for the node's
+		"address":                  "0.0.0.0", // the API server reads the node's
 		"authentication":           map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
 		"authorization":            map[string]any{"mode": "AlwaysAllow"},
 		"staticPodPath":            n.manifests(), "fileCheckFrequency": "1s", "syncFrequency": "5s",
@@ -58,7 +58,7 @@ func (n *node) config(s settings) map[string]any {
 		"oomScoreAdj": 0, // a negative one needs CAP_SYS_RESOURCE
 		"podCIDR":     "10.88.0.0/16",
 		"resolvConf":  n.path("resolv.conf"),
-		// Tests share the node: none of them may be evicted for what others do.
+		// Tests share the node: none may be evicted because of the others.
 		"evictionHard":        map[string]string{"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
 		"containerLogMaxSize": "48Ki", "containerLogMaxFiles": 30, "containerLogMonitorInterval": "3s",
 		"crashLoopBackOff":               map[string]any{"maxContainerRestartPeriod": "2s"},
@@ -69,7 +69,7 @@ func (n *node) config(s settings) map[string]any {
 		"registryPullQPS":                0,
 		"eventRecordQPS":                 0,
 		"volumeStatsAggPeriod":           "2s",
-		"nodeStatusUpdateFrequency":      "10s", // as long it waits for the API server
+		"nodeStatusUpdateFrequency":      "10s", // the kubelet also waits this long for the API server
 		"enableDebuggingHandlers":        true,
 		"runtimeRequestTimeout":          "2m",
 		"seccompDefault":                 false,
@@ -90,8 +90,8 @@ func (n *node) config(s settings) map[string]any {
 
 func (n *node) manifests() string { return n.path("manifests") }
 
-// startKubelet starts a kubelet, with an API server or none, and waits until it
-// serves its API and finds the runtime ready.
+// startKubelet starts a kubelet, with or without an API server, and waits until
+// it serves its API and the runtime is ready.
 func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	config, err := yaml.Marshal(n.config(s))
 	if err != nil {
@@ -113,7 +113,7 @@ func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	}
 	k := &kubelet{
 		node: n, process: p, api: api, criStats: s.gates["PodAndContainerStatsFromCRI"],
-		// The kubelet signs its certificate itself.
+		// The kubelet has a self-signed certificate.
 		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
@@ -131,7 +131,7 @@ func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	}
 }
 
-// open asks for a page. The caller closes the body.
+// open requests a page. The caller closes the body.
 func open(ctx context.Context, client *http.Client, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -149,7 +149,7 @@ func open(ctx context.Context, client *http.Client, url string) (io.ReadCloser, 
 	return resp.Body, nil
 }
 
-// get returns what the kubelet answers.
+// get returns the kubelet's response.
 func (k *kubelet) get(path string) (string, error) {
 	return get(k.http, "https://"+kubeletAddr+path)
 }
@@ -166,7 +166,7 @@ func get(client *http.Client, url string) (string, error) {
 	return string(b), err
 }
 
-// mustGet is get for what has to be there.
+// mustGet is get for what must exist.
 func (k *kubelet) mustGet(t testing.TB, path string) string {
 	t.Helper()
 	body, err := k.get(path)
@@ -176,7 +176,7 @@ func (k *kubelet) mustGet(t testing.TB, path string) string {
 	return body
 }
 
-// pods are all pods that the kubelet knows.
+// pods returns all pods that the kubelet knows.
 func (k *kubelet) pods() ([]corev1.Pod, error) {
 	body, err := k.get("/pods")
 	if err != nil {
@@ -189,8 +189,8 @@ func (k *kubelet) pods() ([]corev1.Pod, error) {
 	return list.Items, nil
 }
 
-// allowed are the kubelet's error lines that are no fault of the runtime, each
-// with the reason why it is there.
+// allowed are error lines of the kubelet's log that are no fault of the
+// runtime, with the reason for each.
 var allowed = []struct{ pattern, reason string }{
 	{`"Failed to set rlimit on max file handles"`, "the node may have no CAP_SYS_RESOURCE"},
 	{`"Skipping pod synchronization" err="\[?(container runtime status check may not have completed yet)?(, )?(PLEG is not healthy: pleg has yet to be successful)?\]?"`, "the kubelet's first second"},
@@ -222,8 +222,8 @@ var allowed = []struct{ pattern, reason string }{
 	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
 }
 
-// complaints are the kubelet's errors, and whatever else of its log names the
-// runtime as the culprit, without what is allowed.
+// complaints returns the kubelet's errors, and all other lines of its log that
+// blame the runtime, without those that are allowed.
 func (k *kubelet) complaints() ([]string, error) {
 	f, err := os.Open(k.process.log)
 	if err != nil {
@@ -241,8 +241,8 @@ func (k *kubelet) complaints() ([]string, error) {
 	return found, lines.Err()
 }
 
-// errorLine is how klog begins a line of an error; warnings and notes of the
-// kubelet's own client of the runtime count as well.
+// errorLine matches klog's error lines; warnings and messages from the
+// kubelet's runtime client count as well.
 var errorLine = regexp.MustCompile(`^[EF]\d{4} |rpc error: code = |panic`)
 
 // allowedLines are the patterns of allowed.
@@ -265,5 +265,5 @@ func isComplaint(line string) bool {
 	return true
 }
 
-// stop ends the kubelet; its pods go on.
+// stop stops the kubelet; its pods continue to run.
 func (k *kubelet) stop() error { return k.process.stop() }

@@ -55,7 +55,7 @@ func testInitAndSidecar(t *testing.T, k *kubelet) {
 	first := k.shell("first", "echo first >/work/order")
 	sidecar := k.web("sidecar", "127.0.0.1:8080", "sidecar")
 	sidecar.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
-	// Without waiting: the sidecar has to be started before.
+	// second does not wait: the sidecar must have started before it.
 	sidecar.StartupProbe = probe(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"wget", "-q", "-O-", "http://127.0.0.1:8080/"}}})
 	second := k.shell("second", "wget -q -O- http://127.0.0.1:8080/ >>/work/order")
 	main := k.shell("main", "echo main >>/work/order; cp /work/order /dev/termination-log")
@@ -80,7 +80,7 @@ func testInitAndSidecar(t *testing.T, k *kubelet) {
 	}
 }
 
-// probe is a probe every second whose first failure counts.
+// probe is a probe that runs every second and fails at the first failure.
 func probe(handler corev1.ProbeHandler) *corev1.Probe {
 	return &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 1, SuccessThreshold: 1}
 }
@@ -110,7 +110,7 @@ func testCrashLoop(t *testing.T, k *kubelet) {
 		t.Errorf("ran from %v to %v, the pod is from %v", last.StartedAt, last.FinishedAt, l.started)
 	}
 	l.awaitPrevious("about to fail\n")
-	// Of the containers that have ended, the kubelet keeps the last one.
+	// Of the exited containers, the kubelet keeps the last one.
 	eventually(t, "old containers removed", limit, func() bool {
 		names, err := k.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"]`)
 		return err == nil && len(names) <= 3 // the sandbox, the last one, and one that starts
@@ -127,7 +127,7 @@ func testLiveness(t *testing.T, k *kubelet) {
 	if last == nil {
 		t.Fatalf("last state: got %+v, want terminated", container(s, "main").LastTerminationState)
 	}
-	expect(t, "exit code", last.ExitCode, 137) // a shell that is PID 1 ignores TERM
+	expect(t, "exit code", last.ExitCode, 137) // a shell with PID 1 ignores TERM
 	expect(t, "reason", last.Reason, "Error")
 }
 
@@ -155,7 +155,7 @@ func testProbeTimeout(t *testing.T, k *kubelet) {
 		return err == nil && strings.Count(out, "probe") >= 5
 	})
 	expect(t, "ready", container(l.status(), "main").Ready, false)
-	// One may be in its second just now, another one about to end.
+	// One may be in its second right now, another one about to exit.
 	if out := l.sh("main", "ps -o args | grep -c '[s]leep 3600' || true"); out != "0\n" && out != "1\n" && out != "2\n" {
 		t.Errorf("got %s processes of probes that timed out, want them gone", strings.TrimSpace(out))
 	}
@@ -179,7 +179,7 @@ func testTerminationMessage(t *testing.T, k *kubelet) {
 	expect(t, "phase", s.Phase, corev1.PodFailed)
 }
 
-// hostDir is a directory of the node that a test's pod shares.
+// hostDir is a directory of the node that a test shares with its pod.
 func hostDir(t *testing.T, pod *corev1.Pod, path string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -201,7 +201,7 @@ func testGrace(t *testing.T, k *kubelet) {
 	dir := hostDir(t, pod, "/host")
 	l := k.run(t, pod)
 	l.awaitReady()
-	l.remove() // which does not wait as long as the grace
+	l.remove() // must not take as long as the grace period
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if err != nil {
 		t.Fatal(err)
@@ -247,18 +247,19 @@ func testImagePull(t *testing.T, k *kubelet) {
 	})
 }
 
-// survivor is a pod that lives as long as the tests.
+// survivor is a pod that runs as long as the tests.
 type survivor struct {
 	pod   *live
 	id    string
 	podIP string
 }
 
-// check starts the pod, or finds it as it was under the kubelet before.
+// check starts the pod, or checks that it is unchanged since the previous
+// kubelet.
 func (s *survivor) check(t *testing.T, k *kubelet) {
 	t.Helper()
 	if s.pod == nil {
-		// It counts on, for its log to tell of gaps.
+		// It counts, so that its log reveals gaps.
 		pod, err := k.place(newPod("survivor", k.shell("main", "i=0; while :; do i=$((i+1)); echo $i; usleep 200000; done")))
 		if err != nil {
 			t.Fatal(err)
@@ -279,7 +280,7 @@ func (s *survivor) check(t *testing.T, k *kubelet) {
 	eventually(t, "survivor's log grows", limit, func() bool { return s.pod.logs("main", map[string][]string{"tailLines": {"1"}}) != before })
 }
 
-// end removes the pod. Of its log, not a line may be missing.
+// end removes the pod. No line of its log may be missing.
 func (s *survivor) end(t *testing.T) {
 	t.Helper()
 	var lines []string

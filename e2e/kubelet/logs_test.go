@@ -39,8 +39,8 @@ func testLogs(t *testing.T, k *kubelet) {
 	l.awaitPrevious("out 1\nout 2\nout 3\nerr 1\non\nno newline")
 }
 
-// awaitPrevious waits for the log of the container before this one. It is not
-// there while the kubelet removes one that is older.
+// awaitPrevious waits for the log of the previous container. It is unavailable
+// while the kubelet removes an older one.
 func (l *live) awaitPrevious(want string) {
 	l.t.Helper()
 	var log string
@@ -51,7 +51,7 @@ func (l *live) awaitPrevious(want string) {
 	})
 }
 
-// testFollow follows the log to the container's end.
+// testFollow follows the log until the container exits.
 func testFollow(t *testing.T, l *live, dir string) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -61,7 +61,7 @@ func testFollow(t *testing.T, l *live, dir string) {
 	}
 	defer func() { _ = body.Close() }()
 	log := bufio.NewReader(body)
-	// The kubelet answers before it has looked at the log.
+	// The kubelet responds before it has read the log.
 	if line, err := log.ReadString('\n'); err != nil || line != "err 1\n" {
 		t.Fatalf("last line: got %q, %v", line, err)
 	}
@@ -76,8 +76,8 @@ func testFollow(t *testing.T, l *live, dir string) {
 }
 
 func testLogRotation(t *testing.T, k *kubelet) {
-	// 40,000 bytes a second with what the format adds, for longer than three
-	// looks of the kubelet.
+	// 40,000 bytes a second including the format's overhead, for longer than three
+	// of the kubelet's checks.
 	main := k.shell("main", `i=0; while [ $i -lt 12000 ]; do i=$((i+1)); echo "$i 0123456789012345678901234567890123456789"; [ $((i%50)) -gt 0 ] || usleep 100000; done; echo done; sleep 3600`)
 	l := k.run(t, newPod("rotation", main))
 	l.awaitReady()
@@ -106,7 +106,7 @@ func checkCount(t *testing.T, lines []string, want int) {
 	expect(t, "lines", len(lines), want)
 }
 
-// logFiles are the files of a container's log, the oldest first.
+// logFiles returns the files of a container's log, the oldest first.
 func (l *live) logFiles(container string) []string {
 	l.t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/var/log/pods/%s_%s_%s/%s/*.log*", namespace, l.name, l.uid, container))
@@ -122,11 +122,11 @@ func (l *live) logFiles(container string) []string {
 			rotated = append(rotated, f)
 		}
 	}
-	sort.Strings(rotated) // by their time
+	sort.Strings(rotated) // sorted by time
 	return append(rotated, current...)
 }
 
-// readLog returns the lines of a file in the CRI's format, compressed or not.
+// readLog returns the lines of a file in the CRI format, compressed or not.
 func readLog(path string) ([]string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// scenarios are run under every kubelet, all at a time.
+// scenarios run under every kubelet, in parallel.
 var scenarios = map[string]func(*testing.T, *kubelet){
 	"running":            testRunning,
 	"localhost":          testLocalhost,
@@ -50,10 +50,10 @@ var clusterScenarios = map[string]func(*testing.T, *kubelet){
 }
 
 // TestKubelet runs all scenarios with static pods and the kubelet's default
-// features, and with pods of an API server and the features that rest on the CRI
-// more; those that need the API server also with the default features. Then it
-// lets a kubelet collect images. One pod lives through all of it, restarts of the
-// kubelet and of cridock included.
+// features, and with an API server's pods and the features that rely more on
+// the CRI; those that need the API server also run with the default features.
+// Then it lets a kubelet collect images. One pod runs through all of it,
+// including restarts of the kubelet and of cridock.
 func TestKubelet(t *testing.T) {
 	if os.Getenv("CRIDOCK_E2E_KUBELET") == "" {
 		t.Skip("CRIDOCK_E2E_KUBELET is not set; hack/kubelet.sh sets it")
@@ -78,7 +78,7 @@ func TestKubelet(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) { underKubelet(t, n, mode.settings, &survivor, mode.tests...) })
 	}
 	if survivor.pod != nil {
-		return // by -run, its end has been left out
+		return // -run has left out the subtest that ends it
 	}
 	left, err := n.leftovers()
 	if err != nil {
@@ -89,8 +89,8 @@ func TestKubelet(t *testing.T) {
 	}
 }
 
-// underKubelet starts cridock and a kubelet, runs tests, and looks at what the
-// kubelet had to complain of.
+// underKubelet starts cridock and a kubelet, runs tests, and checks the
+// kubelet's complaints.
 func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests ...map[string]func(*testing.T, *kubelet)) {
 	if s.collectImages {
 		if err := n.importUnused(); err != nil {

@@ -18,10 +18,10 @@ func (n *node) web(name, listen, page string) corev1.Container {
 	return n.shell(name, fmt.Sprintf("mkdir -p /tmp/www; echo %s >/tmp/www/index.html; exec httpd -f -p %s -h /tmp/www", page, listen))
 }
 
-// direct opens a connection for each request.
+// direct opens a new connection for each request.
 var direct = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// fetch returns a page that has to be there.
+// fetch returns a page that must exist.
 func fetch(t testing.TB, url string) string {
 	t.Helper()
 	resp, err := direct.Get(url)
@@ -36,7 +36,7 @@ func fetch(t testing.TB, url string) string {
 	return string(body)
 }
 
-// answers says whether a page is there.
+// answers reports whether a page is served.
 func answers(url, page string) bool {
 	resp, err := direct.Get(url)
 	if err != nil {
@@ -67,7 +67,7 @@ func testHostNetwork(t *testing.T, k *kubelet) {
 	pod.Spec.HostPID = true
 	pod.Spec.HostIPC = true
 	l := k.run(t, pod)
-	l.awaitReady() // without an API server, the kubelet gives no address of such pods
+	l.awaitReady() // without an API server, the kubelet reports no address of such pods
 	eventually(t, "page", time.Minute, func() bool { return answers("http://"+nodeIP+":18081/", "host network\n") })
 	expectContains(t, "interfaces", l.sh("web", "ip -o link"), "node0")
 	for _, ns := range []string{"net", "pid", "ipc"} {

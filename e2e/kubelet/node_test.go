@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// nodeIP is on an interface that hack/kubelet.sh makes.
+	// nodeIP is on an interface that hack/kubelet.sh creates.
 	nodeIP = "192.0.2.10"
-	// podNet is how the addresses of pods begin.
+	// podNet is the prefix of the pods' addresses.
 	podNet = "10.88."
 	cniDir = "/var/lib/cni" // the node's own, as all of /var/lib
 )
 
-// node is the machine that the tests run on, as hack/kubelet.sh has made it.
+// node is the machine that the tests run on, as hack/kubelet.sh has set it up.
 type node struct {
 	dir      string
 	socket   string // of the engine
@@ -53,7 +53,7 @@ func (n *node) path(parts ...string) string {
 	return filepath.Join(append([]string{n.dir}, parts...)...)
 }
 
-// ask calls Docker's API. body is sent as it is; it and out may be nil.
+// ask calls Docker's API. body is sent unchanged; it and out may be nil.
 func (n *node) ask(method, path string, body io.Reader, out any) error {
 	req, err := http.NewRequest(method, "http://docker"+path, body)
 	if err != nil {
@@ -77,8 +77,8 @@ func (n *node) ask(method, path string, body io.Reader, out any) error {
 	return json.Unmarshal(answer, out)
 }
 
-// containers are the names of the containers that Docker's filters, the inside
-// of a JSON object, let through, running or not.
+// containers returns the names of the containers, running or not, that match
+// Docker's filters, given as the inside of a JSON object.
 func (n *node) containers(filters string) ([]string, error) {
 	var list []struct{ Names []string }
 	if err := n.ask(http.MethodGet, "/containers/json?all=1&filters="+url.QueryEscape("{"+filters+"}"), nil, &list); err != nil {
@@ -91,7 +91,7 @@ func (n *node) containers(filters string) ([]string, error) {
 	return names, nil
 }
 
-// images are the tags of all images, and the IDs of those without.
+// images returns the tags of all images, and the IDs of untagged ones.
 func (n *node) images() ([]string, error) {
 	var list []struct {
 		ID       string `json:"Id"`
@@ -110,7 +110,8 @@ func (n *node) images() ([]string, error) {
 	return names, nil
 }
 
-// writeCNI makes the network of the pods: a bridge with both IP versions.
+// writeCNI writes the pods' network configuration: a bridge with both IP
+// versions.
 func (n *node) writeCNI() error {
 	conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "kubelet", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
@@ -124,14 +125,14 @@ func (n *node) writeCNI() error {
 	return os.WriteFile(cniDir+"/net.d/10-kubelet.conflist", []byte(conf), 0o644)
 }
 
-// process is a daemon of the node whose output goes to a file.
+// process is a daemon on the node whose output goes to a file.
 type process struct {
 	cmd  *exec.Cmd
 	log  string
-	done chan struct{} // closed when it has ended
+	done chan struct{} // closed when it has exited
 }
 
-// startProcess adds to the log of an earlier one.
+// startProcess appends to the log of an earlier process.
 func startProcess(log string, args ...string) (*process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -144,13 +145,13 @@ func startProcess(log string, args ...string) (*process, error) {
 		return nil, err
 	}
 	go func() {
-		_ = p.cmd.Wait() // ProcessState has the outcome
+		_ = p.cmd.Wait() // ProcessState has the result
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// stop ends the process as systemd does.
+// stop stops the process as systemd does.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("%s had ended by itself: %w\n%s", p.cmd.Path, err, p.tail())
@@ -165,7 +166,7 @@ func (p *process) stop() error {
 	}
 }
 
-// tail is the end of the log.
+// tail returns the end of the log.
 func (p *process) tail() string {
 	b, _ := os.ReadFile(p.log)
 	return p.log + " ends with:\n" + string(b[max(0, len(b)-4000):])
@@ -198,7 +199,7 @@ func (n *node) startCridock() (*process, error) {
 
 func (n *node) criSocket() string { return "/run/cridock/cridock.sock" }
 
-// leftovers are what pods have left on the node, when there is none.
+// leftovers returns what pods have left on the node once there are none.
 func (n *node) leftovers() ([]string, error) {
 	left, err := n.containers(`"label":["io.kubernetes.pod.uid"]`)
 	if err != nil {

@@ -27,7 +27,7 @@ const limit = 8 * time.Minute
 // namespace is every test pod's.
 const namespace = "e2e"
 
-// newPod is a pod that ends quickly when it is to end.
+// newPod is a pod that terminates quickly.
 func newPod(name string, containers ...corev1.Container) *corev1.Pod {
 	return &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
@@ -41,12 +41,12 @@ func (n *node) shell(name, script string) corev1.Container {
 	return corev1.Container{Name: name, Image: n.image, Command: []string{"sh", "-c", script}}
 }
 
-// forever is a container that does nothing until it is told to end.
+// forever is a container that does nothing until it is told to stop.
 func (n *node) forever(name string) corev1.Container {
 	return n.shell(name, `trap "exit 0" TERM; while :; do sleep 1 & wait; done`)
 }
 
-// emptyDir adds a volume of that kind to a pod.
+// emptyDir adds an emptyDir volume to a pod.
 func emptyDir(pod *corev1.Pod, name string, source corev1.EmptyDirVolumeSource) {
 	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &source}})
 }
@@ -62,7 +62,7 @@ type live struct {
 }
 
 // run gives the kubelet a pod, through the API server if there is one. It is
-// removed at the end of the test, and then nothing of it may be left.
+// removed at the end of the test, and must leave nothing behind.
 func (k *kubelet) run(t testing.TB, pod *corev1.Pod) *live {
 	t.Helper()
 	give := k.place
@@ -97,8 +97,8 @@ func (k *kubelet) place(pod *corev1.Pod) (*live, error) {
 	return &live{kubelet: k, name: pod.Name + "-" + nodeName, file: file, started: time.Now()}, nil
 }
 
-// status is what the kubelet, or the API server, says of the pod; nil if it does
-// not know it.
+// status returns the pod's status from the kubelet or the API server; nil if
+// the pod is unknown.
 func (l *live) status() *corev1.PodStatus {
 	l.t.Helper()
 	if l.file == "" {
@@ -121,7 +121,7 @@ func (l *live) status() *corev1.PodStatus {
 	return nil
 }
 
-// await waits for a status that holds, and returns it.
+// await waits for a status that satisfies holds, and returns it.
 func (l *live) await(what string, holds func(*corev1.PodStatus) bool) *corev1.PodStatus {
 	l.t.Helper()
 	var status *corev1.PodStatus
@@ -149,7 +149,7 @@ func ready(s *corev1.PodStatus) bool {
 	return false
 }
 
-// container is a container's status, of whatever kind the container is.
+// container returns a container's status, of whatever kind the container is.
 func container(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
 	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for i := range list {
@@ -161,7 +161,7 @@ func container(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
 	return &corev1.ContainerStatus{}
 }
 
-// awaitTerminated waits for a container to end and returns how it did.
+// awaitTerminated waits for a container to exit and returns how it did.
 func (l *live) awaitTerminated(name string) *corev1.ContainerStateTerminated {
 	l.t.Helper()
 	s := l.await("container "+name+" terminated", func(s *corev1.PodStatus) bool { return container(s, name).State.Terminated != nil })
@@ -179,7 +179,7 @@ func (l *live) sh(container, script string) string {
 	return out
 }
 
-// logs returns a container's log as the kubelet answers it.
+// logs returns a container's log from the kubelet's API.
 func (l *live) logs(container string, options url.Values) string {
 	l.t.Helper()
 	log, err := l.tryLogs(container, options)
@@ -193,8 +193,9 @@ func (l *live) tryLogs(container string, options url.Values) (string, error) {
 	return get(l.httpClient(), l.url("containerLogs", container, options).String())
 }
 
-// cgroups are the pod's cgroup directories of a controller, the container's own
-// if there is one. With cgroup v2 the controller makes no difference.
+// cgroupDir returns the pod's cgroup directory of a controller, or the
+// container's own if an ID is given. With cgroup v2 the controller makes no
+// difference.
 func (l *live) cgroupDir(controller, containerID string) string {
 	l.t.Helper()
 	root := "/sys/fs/cgroup/" + controller
@@ -216,7 +217,7 @@ func isUnified() bool {
 	return err == nil
 }
 
-// describe is for failures.
+// describe describes the pod for failure messages.
 func (l *live) describe() string {
 	b, err := json.MarshalIndent(l.status(), "", " ")
 	if err != nil {
@@ -225,7 +226,8 @@ func (l *live) describe() string {
 	return l.name + ": " + string(b)
 }
 
-// remove ends the pod and looks for what goes with it. Success if it is gone.
+// remove removes the pod and checks what must go with it. It succeeds if the
+// pod is gone already.
 func (l *live) remove() {
 	l.t.Helper()
 	if l.uid == "" {
@@ -246,7 +248,7 @@ func (l *live) remove() {
 	l.t.Logf("%s gone after %.1f s", l.name, time.Since(from).Seconds())
 }
 
-// running are the pod's containers that run.
+// running returns the pod's running containers.
 func (l *live) running() []string {
 	l.t.Helper()
 	names, err := l.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"],"status":["running"]`)
@@ -256,7 +258,8 @@ func (l *live) running() []string {
 	return names
 }
 
-// leftovers are what the node still has of pods other than one, if not nil.
+// leftovers returns what the node still has of pods other than except, which
+// may be nil.
 func (k *kubelet) leftovers(except *live) ([]string, error) {
 	left, err := k.containers(`"label":["io.kubernetes.pod.uid"]`)
 	if err != nil {
@@ -278,7 +281,7 @@ func (k *kubelet) leftovers(except *live) ([]string, error) {
 }
 
 // checkGone waits until the kubelet has cleaned up after all pods but one: it
-// removes their sandboxes once a minute.
+// removes sandboxes once a minute.
 func (k *kubelet) checkGone(t *testing.T, except *live) {
 	t.Helper()
 	for end := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
@@ -304,7 +307,7 @@ func expect[T comparable](t testing.TB, what string, got, want T) {
 	}
 }
 
-// expectMatch fails the test if a text does not hold another one.
+// expectContains fails the test if a text does not contain another one.
 func expectContains(t testing.TB, what, got, want string) {
 	t.Helper()
 	if !strings.Contains(got, want) {
@@ -312,7 +315,7 @@ func expectContains(t testing.TB, what, got, want string) {
 	}
 }
 
-// field is the value of a line "NAME: VALUE", as in /proc/self/status.
+// field returns the value of a line "NAME: VALUE", as in /proc/self/status.
 func field(text, name string) string {
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, name+":"); ok {

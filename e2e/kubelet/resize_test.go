@@ -15,7 +15,7 @@ import (
 )
 
 // testResize changes the resources of a running pod, up and down: of one
-// container in place, of another one with a restart.
+// container in place, of another with a restart.
 func testResize(t *testing.T, k *kubelet) {
 	inPlace := k.forever("inplace")
 	inPlace.Resources = corev1.ResourceRequirements{Requests: quantities("50m", "16Mi"), Limits: quantities("200m", "64Mi")}
@@ -50,8 +50,9 @@ func testResize(t *testing.T, k *kubelet) {
 	expect(t, "the other container", container(s, "inplace").ContainerID, id)
 }
 
-// testResizeBelowUse asks for less memory than is used. It must neither be
-// granted nor kill the container, and the way back must be open.
+// testResizeBelowUse requests less memory than is in use. The request must
+// neither be granted nor kill the container, and a resize back must remain
+// possible.
 func testResizeBelowUse(t *testing.T, k *kubelet) {
 	main := k.shell("main", `head -c 41943040 /dev/zero >/memory/file; trap "exit 0" TERM; while :; do sleep 1 & wait; done`)
 	before := corev1.ResourceRequirements{Requests: quantities("50m", "16Mi"), Limits: quantities("200m", "96Mi")}
@@ -77,7 +78,7 @@ func testResizeBelowUse(t *testing.T, k *kubelet) {
 	l.checkLimits(t, "once it is free", id, below)
 }
 
-// testResizePod changes the resources that a pod has as a whole.
+// testResizePod changes the pod-level resources.
 func testResizePod(t *testing.T, k *kubelet) {
 	pod := newPod("resizepod", k.forever("main"))
 	pod.Spec.Resources = &corev1.ResourceRequirements{Requests: quantities("50m", "16Mi"), Limits: quantities("200m", "64Mi")}
@@ -94,7 +95,7 @@ func testResizePod(t *testing.T, k *kubelet) {
 	}
 }
 
-// resize changes a container's resources and waits until they are.
+// resize changes a container's resources and waits until they are in effect.
 func (l *live) resize(what, name string, want corev1.ResourceRequirements) *corev1.PodStatus {
 	l.t.Helper()
 	l.askResize(name, want)
@@ -112,7 +113,7 @@ func (l *live) askResize(name string, want corev1.ResourceRequirements) {
 	})
 }
 
-// update changes the pod through its resize sub-resource.
+// update changes the pod through its resize subresource.
 func (l *live) update(change func(*corev1.Pod)) {
 	l.t.Helper()
 	eventually(l.t, "resize accepted", limit, func() bool {
@@ -126,8 +127,8 @@ func (l *live) update(change func(*corev1.Pod)) {
 	})
 }
 
-// awaitResized waits for the kubelet to find a container's actual resources to
-// be what was asked for.
+// awaitResized waits until the kubelet reports that a container's actual
+// resources are those requested.
 func (l *live) awaitResized(what, name string, want corev1.ResourceRequirements) *corev1.PodStatus {
 	l.t.Helper()
 	return l.await(what, func(s *corev1.PodStatus) bool {
@@ -142,8 +143,8 @@ func resizing(s *corev1.PodStatus) bool {
 	})
 }
 
-// checkLimits compares what a container may use with its cgroup, or with the
-// pod's if there is no ID.
+// checkLimits compares a container's limits with its cgroup, or with the pod's
+// if there is no ID.
 func (l *live) checkLimits(t *testing.T, what, id string, want corev1.ResourceRequirements) {
 	t.Helper()
 	expect(t, what+": memory limit", l.cgroupFile(id, "memory", "memory.limit_in_bytes", "memory.max"), fmt.Sprint(want.Limits.Memory().Value()))

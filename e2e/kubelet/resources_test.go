@@ -23,8 +23,8 @@ func quantities(cpu, memory string) corev1.ResourceList {
 	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
 }
 
-// cgroupFile reads a file of a container's cgroup; the names are cgroup v1's
-// controller and file, and v2's file.
+// cgroupFile reads a file of a container's cgroup; controller and v1 are the
+// names in cgroup v1, v2 is the file in cgroup v2.
 func (l *live) cgroupFile(containerID, controller, v1, v2 string) string {
 	l.t.Helper()
 	name := v1
@@ -64,8 +64,8 @@ func testResources(t *testing.T, k *kubelet) {
 }
 
 func testOOM(t *testing.T, k *kubelet) {
-	// Not at once: containerd 1.6 watches for the OOM killer only a while after
-	// it has started a container.
+	// Not at once: after it has started a container, containerd 1.6 takes a while
+	// before it watches for the OOM killer.
 	main := k.shell("main", "sleep 3; exec dd if=/dev/zero of=/dev/null bs=256M")
 	main.Resources = corev1.ResourceRequirements{Limits: quantities("500m", "24Mi")}
 	pod := newPod("oom", main)
@@ -75,7 +75,7 @@ func testOOM(t *testing.T, k *kubelet) {
 	expect(t, "exit code", end.ExitCode, 137)
 }
 
-// memoryUse is what the pod of testStatistics holds, beside little.
+// memoryUse is most of the memory that testStatistics' pod uses.
 const memoryUse = 40 << 20
 
 func testStatistics(t *testing.T, k *kubelet) {
@@ -102,15 +102,15 @@ func testStatistics(t *testing.T, k *kubelet) {
 	if got := *c.Rootfs.UsedBytes; got < 4<<20 || got > 8<<20 {
 		t.Errorf("writable layer: got %d bytes, want 4 MiB and little more", got)
 	}
-	// The kubelet's cAdvisor knows no network of Docker's containers.
+	// The kubelet's cAdvisor does not know the network of Docker's containers.
 	if l.criStats && (stats.Network == nil || stats.Network.RxBytes == nil || *stats.Network.RxBytes == 0) {
 		t.Errorf("network: got %+v, want what ping brought", stats.Network)
 	}
 	l.checkMetrics(t, id)
 }
 
-// complete says whether all numbers that a test reads are there, and of a time
-// when the memory was used.
+// complete reports whether all numbers that a test reads are there, and date
+// from when the memory was in use.
 func complete(s *statsapi.PodStats) bool {
 	if len(s.Containers) != 1 || s.Memory == nil || s.Memory.WorkingSetBytes == nil || *s.Memory.WorkingSetBytes < memoryUse {
 		return false
@@ -121,7 +121,7 @@ func complete(s *statsapi.PodStats) bool {
 		c.Rootfs != nil && c.Rootfs.UsedBytes != nil && *c.Rootfs.UsedBytes >= 4<<20
 }
 
-// summary is the pod's part of /stats/summary, nil if there is none.
+// summary returns the pod's part of /stats/summary, nil if there is none.
 func (l *live) summary() *statsapi.PodStats {
 	l.t.Helper()
 	var s statsapi.Summary
@@ -136,7 +136,7 @@ func (l *live) summary() *statsapi.PodStats {
 	return nil
 }
 
-// workingSet is what the cgroup uses without what can be dropped.
+// workingSet returns what the cgroup uses without reclaimable memory.
 func (l *live) workingSet(containerID string) uint64 {
 	l.t.Helper()
 	usage := l.cgroupFile(containerID, "memory", "memory.usage_in_bytes", "memory.current")
@@ -161,7 +161,7 @@ func (l *live) workingSet(containerID string) uint64 {
 	return 0
 }
 
-// cpuUse is the processor time of the cgroup in nanoseconds.
+// cpuUse returns the cgroup's CPU time in nanoseconds.
 func (l *live) cpuUse(containerID string) float64 {
 	l.t.Helper()
 	text := l.cgroupFile(containerID, "cpuacct", "cpuacct.usage", "cpu.stat")
@@ -191,7 +191,7 @@ func (l *live) checkMetrics(t *testing.T, id string) {
 		"/metrics/cadvisor": "container_memory_working_set_bytes",
 	} {
 		if path == "/metrics/cadvisor" && !l.criStats {
-			continue // the kubelet's cAdvisor knows no containers of Docker's
+			continue // the kubelet's cAdvisor does not know Docker's containers
 		}
 		var value uint64
 		eventually(t, metric+" in "+path, limit, func() bool {
@@ -213,8 +213,8 @@ func (l *live) checkMetrics(t *testing.T, id string) {
 	})
 }
 
-// metric is the value of a metric of the pod's, 0 if there is none. Metrics of
-// the pod itself have no container.
+// metric returns the value of one of the pod's metrics, 0 if there is none.
+// Metrics of the pod itself have no container.
 func (l *live) metric(path, name, container string) uint64 {
 	l.t.Helper()
 	for line := range strings.Lines(l.mustGet(l.t, path)) {
@@ -236,7 +236,7 @@ func (l *live) metric(path, name, container string) uint64 {
 
 const unusedImage = "unused:cridock"
 
-// importUnused gives the engine an image that no pod uses.
+// importUnused imports an image that no pod uses.
 func (n *node) importUnused() error {
 	var image bytes.Buffer
 	w := tar.NewWriter(&image)
@@ -253,7 +253,7 @@ func (n *node) importUnused() error {
 	return n.ask(http.MethodPost, "/images/create?fromSrc=-&repo=unused&tag=cridock", &image, nil)
 }
 
-// testImageCollection is run by a kubelet that finds the disk too full.
+// testImageCollection runs under a kubelet that finds the disk too full.
 func testImageCollection(t *testing.T, k *kubelet) {
 	images := func() []string {
 		images, err := k.images()

@@ -26,8 +26,8 @@ import (
 // protocols are the two ways to carry a session.
 var protocols = []string{"SPDY", "WebSocket"}
 
-// config is how client-go reaches what serves the pod's sessions: the API server
-// for its own pods, the kubelet for others.
+// config is how client-go reaches the server of the pod's sessions: the API
+// server for its own pods, the kubelet for others.
 func (l *live) config() *rest.Config {
 	if l.file == "" {
 		return apiConfig()
@@ -42,12 +42,13 @@ func (l *live) httpClient() *http.Client {
 	return l.http
 }
 
-// ofAPIServer are the API server's names where they are not the kubelet's.
+// ofAPIServer are the API server's names that differ from the kubelet's.
 var ofAPIServer = map[string]string{
 	"containerLogs": "log", "portForward": "portforward", "input": "stdin", "output": "stdout", "error": "stderr",
 }
 
-// url is where one of the kubelet's APIs is for a container; "" means the pod.
+// url returns the URL of one of the kubelet's APIs for a container; "" means
+// the pod.
 func (l *live) url(api, container string, query url.Values) *url.URL {
 	u := url.URL{Scheme: "https", Host: kubeletAddr, Path: path.Join("/", api, namespace, l.name, container)}
 	if l.file == "" {
@@ -64,7 +65,8 @@ func (l *live) url(api, container string, query url.Values) *url.URL {
 	return &u
 }
 
-// term is a name of the kubelet's API as the one that serves the pod has it.
+// term returns the name that the server of the pod has for one of the kubelet's
+// API.
 func (l *live) term(name string) string {
 	if other, ok := ofAPIServer[name]; ok && l.file == "" {
 		return other
@@ -72,8 +74,8 @@ func (l *live) term(name string) string {
 	return name
 }
 
-// session opens an exec or attach session and returns when it ends. Of the
-// options, what is nil is not asked for.
+// session opens an exec or attach session and returns when it ends. Nil options
+// are not requested.
 func (l *live) session(protocol string, u *url.URL, options remotecommand.StreamOptions) error {
 	query := u.Query()
 	for name, asked := range map[string]bool{"input": options.Stdin != nil, "output": options.Stdout != nil, "error": options.Stderr != nil, "tty": options.Tty} {
@@ -143,14 +145,14 @@ func testExec(t *testing.T, k *kubelet) {
 	}
 }
 
-// blocked is an input on which nothing comes.
+// blocked is an input that never sends anything.
 func blocked(t *testing.T) io.Reader {
 	r, w := io.Pipe()
 	t.Cleanup(func() { _ = w.Close() })
 	return r
 }
 
-// size is the size of a window that never changes.
+// size is the size of a window that is never resized.
 type size struct {
 	sizes chan *remotecommand.TerminalSize
 }

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newRoot returns a root that is reached through a link, and a directory outside it.
+// newRoot returns a root that is reached through a link, and a directory
+// outside it.
 func newRoot(t *testing.T) (r Root, outside string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -309,8 +310,8 @@ func (c *tally) idle() (ops []string) {
 	return ops
 }
 
-// TestRaces: while a component changes between a directory and a link, and a file
-// between a plain one and a link, nothing outside is touched.
+// TestRaces: while a component changes between a directory and a link, and a
+// file between a regular file and a link, nothing outside is touched.
 func TestRaces(t *testing.T) {
 	r, outside := newRoot(t)
 	before := contents(t, outside)
@@ -325,7 +326,7 @@ func TestRaces(t *testing.T) {
 	for op := range operations {
 		work.Go(func() { count.repeat(r, op, stop) })
 	}
-	time.Sleep(time.Second) // the length of the attack; more finds more
+	time.Sleep(time.Second) // the duration of the attack; a longer one finds more
 	for end := time.Now().Add(30 * time.Second); len(count.idle()) > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}

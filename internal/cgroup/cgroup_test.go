@@ -16,8 +16,8 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// TestGone: a process may exit before its files are opened, or between that and the
-// read or write, as one of a container that exits at once does.
+// TestGone: a process may exit before its files are opened, or between the open
+// and the read or write, as that of a short-lived container does.
 func TestGone(t *testing.T) {
 	cmd := exec.Command("sleep", "3600")
 	if err := cmd.Start(); err != nil {
@@ -207,7 +207,7 @@ func TestSetOOMScoreAdj(t *testing.T) {
 	}
 }
 
-// FuzzFind: wherever a process says that it is, limits are written below the
+// FuzzFind: whatever cgroup a process reports, limits are written below the
 // mounted control groups.
 func FuzzFind(f *testing.F) {
 	f.Add("0::/kubepods/pod1/c\n", "memory.high")

@@ -25,7 +25,7 @@ func TestLock(t *testing.T) {
 		t.Errorf("waiting with an ended context: %v, want cancelled", err)
 	}
 	unlock()
-	unlock() // a second call must not free somebody else's lock
+	unlock() // a second call must not free another caller's lock
 	again, err := l.Lock(ctx, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestLock(t *testing.T) {
 func TestLockExcludes(t *testing.T) {
 	var l Lock
 	var wg sync.WaitGroup
-	counter := 0 // the race detector watches it
+	counter := 0 // the race detector watches this
 	for range 50 {
 		wg.Go(func() {
 			unlock, err := l.Lock(t.Context(), "k")

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// overlay mounts an overlay on directories of its own until the test ends.
+// overlay mounts an overlay of new directories until the test ends.
 func overlay(t *testing.T) (lower, upper, merged string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,7 +41,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// entries describes a layer, one line for each of its files.
+// entries describes a layer, with one line per file.
 func entries(t *testing.T, layer io.Reader) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -105,7 +105,7 @@ func TestLayer(t *testing.T) {
 	}
 }
 
-// TestLayerOfParts: a file whose content is in a lower layer is not there.
+// TestLayerOfParts: a file whose content is in a lower layer is left out.
 func TestLayerOfParts(t *testing.T) {
 	upper := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(upper, "moved"), 0o755))

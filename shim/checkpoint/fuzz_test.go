@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzLayer: a container chooses the names and attributes in its layer; the
-// archive has each file under its own name, none outside its root, and no
-// removal that the overlay does not know of.
+// FuzzLayer: a container chooses the names and attributes in its layer. The
+// archive must contain each file under its own name, none outside its root, and
+// no removal that the overlay does not have.
 func FuzzLayer(f *testing.F) {
 	f.Add("file", "content", "user.note", "x", uint16(0o644))
 	f.Add("dir/file", "", "user.a=b", "\x00", uint16(0o4755))

@@ -62,6 +62,8 @@ type Capabilities struct {
 type Runtime struct {
 	// Path is a binary such as runc, Type a shim such as io.containerd.runc.v2.
 	Path, Type string
+	// Args precede the arguments of each call of the binary.
+	Args []string
 	// MountOptions are those the runtime supports, from its OCI features; since API
 	// 1.44.
 	MountOptions []string
@@ -121,7 +123,7 @@ func capabilities(api string, v types.Version, info system.Info) *Capabilities {
 	}
 	c.InsecureRegistries = insecureRegistries(info.RegistryConfig)
 	for name, r := range info.Runtimes {
-		c.Runtimes[name] = Runtime{Path: r.Path, Type: r.Type, MountOptions: mountOptions(r.Status)}
+		c.Runtimes[name] = Runtime{Path: r.Path, Type: r.Type, Args: r.Args, MountOptions: mountOptions(r.Status)}
 	}
 	if info.Containerd != nil {
 		c.ContainerdAddress = info.Containerd.Address

@@ -24,7 +24,8 @@ type transport func(*http.Request) (*http.Response, error)
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
 
-// TestContainerFileReportsClose: the error of closing the answer is not lost.
+// TestContainerFileReportsClose: an error from closing the response is not
+// lost.
 func TestContainerFileReportsClose(t *testing.T) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)

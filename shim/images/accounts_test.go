@@ -84,8 +84,8 @@ func TestAccountsOfAnImageWithoutFiles(t *testing.T) {
 	}
 }
 
-// TestAccountsThatCannotBeRead: a file that is too large or that the engine does not
-// return is not a missing one, and is asked for again.
+// TestAccountsThatCannotBeRead: a file that is too large or that the engine
+// does not return is not treated as missing, and is requested again.
 func TestAccountsThatCannotBeRead(t *testing.T) {
 	image := translate.Image{ID: "sha256:1", User: "5:6"}
 	f := &imageFiles{content: map[string]string{"/etc/passwd": "", "/etc/group": ""}, err: errdefs.ErrOutOfRange}

@@ -11,8 +11,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// FuzzNodeCredentials: whatever Docker's config.json is, no error and no other
-// registry gets what is in it. Helpers are programs of the node's and not run.
+// FuzzNodeCredentials: whatever Docker's config.json contains, its credentials
+// reach no error and no other registry. Helpers are programs on the node and
+// are not run.
 func FuzzNodeCredentials(f *testing.F) {
 	f.Add(`{`, `}`, "registry.test")
 	f.Add(`{"HttpHeaders":{"a":"b"},`, `,"auths":{"other.test":{"auth":"!"}}}`, "other.test")
@@ -38,8 +39,8 @@ func FuzzNodeCredentials(f *testing.F) {
 	})
 }
 
-// FuzzPullProgress: a stream of messages ends in a digest or an error; one that
-// reports an error never counts as pulled.
+// FuzzPullProgress: a stream of messages results in a digest or an error; one
+// that reports an error never counts as pulled.
 func FuzzPullProgress(f *testing.F) {
 	f.Add([]byte(`{"status":"Pulling","id":"a","progressDetail":{"current":1,"total":2}}{"status":"Digest: sha256:0"}`))
 	f.Add([]byte(`{"error":"denied","errorDetail":{"message":"denied"}}`))

@@ -50,8 +50,8 @@ func TestKeychain(t *testing.T) {
 	}
 }
 
-// TestKeychainLeavesAHangingHelper: a helper that never answers does not keep the
-// pull.
+// TestKeychainLeavesAHangingHelper: a helper that never answers does not block
+// the pull.
 func TestKeychainLeavesAHangingHelper(t *testing.T) {
 	dir := t.TempDir()
 	gate := filepath.Join(dir, "gate")
@@ -77,7 +77,7 @@ func TestKeychainLeavesAHangingHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = running.Close() }() // ends the helper
+	defer func() { _ = running.Close() }() // stops the helper
 	cancel()
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v, want canceled", err)

@@ -9,8 +9,9 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// TestLayers: what Docker does not tell of a container's layer is learned from
-// its process, and outlives that but not the container.
+// TestLayers: what Docker does not report about a container's layer is read
+// from its process, and kept after the process exits but not after the
+// container is removed.
 func TestLayers(t *testing.T) {
 	var l layers
 	processes := map[int]string{7: "/snapshots/7", 8: ""}

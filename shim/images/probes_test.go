@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// containers is an engine's containers: their names by ID, which is the name too for
-// those that are created here.
+// containers is an engine's containers: their names by ID. The ID of a
+// container created here is its name.
 type containers struct {
 	byID      map[string]string
 	host      *container.HostConfig
@@ -30,8 +30,8 @@ func (c *containers) ContainerCreate(_ context.Context, name string, cfg *contai
 	return name, nil
 }
 
-// ContainerList returns all containers: the filter is the engine's regular expression,
-// which must not be what decides.
+// ContainerList returns all containers: the engine's filter is a regular
+// expression, which the code under test must not rely on.
 func (c *containers) ContainerList(_ context.Context, f filters.Args) ([]container.Summary, error) {
 	c.filter = f.Get("name")
 	var list []container.Summary
@@ -98,7 +98,8 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// TestCollectProbes removes what other processes have left and nothing else.
+// TestCollectProbes removes what other processes have left behind and nothing
+// else.
 func TestCollectProbes(t *testing.T) {
 	c := &containers{byID: map[string]string{
 		"mine":   "/cridock_probe_me_1",

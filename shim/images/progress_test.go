@@ -36,8 +36,8 @@ func TestPullProgress(t *testing.T) {
 	}
 }
 
-// TestPullStalls repeats one message for longer than the limit: only what
-// changes is progress.
+// TestPullStalls repeats one message for longer than the limit: only a change
+// counts as progress.
 func TestPullStalls(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)

@@ -17,7 +17,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// pullEngine is an engine whose pulls are pull's. It records what is inspected.
+// pullEngine is an engine with pull as its pulls. It records what is inspected.
 type pullEngine struct {
 	pull      func(ctx context.Context, ref string, auth registry.AuthConfig) (string, error)
 	inspected []string
@@ -125,7 +125,8 @@ func TestPullFails(t *testing.T) {
 	}
 }
 
-// TestPullThatCannotStart leaves nothing that a later pull would wait for.
+// TestPullThatCannotStart leaves nothing behind that a later pull would wait
+// for.
 func TestPullThatCannotStart(t *testing.T) {
 	refuse := true
 	f := newPuller(func(o *PullerOptions) {
@@ -149,8 +150,8 @@ func TestPullThatCannotStart(t *testing.T) {
 	}
 }
 
-// TestPullEndsWithItsCaller: a caller does not wait for the engine, which learns that
-// nobody does.
+// TestPullEndsWithItsCaller: a cancelled caller does not wait for the engine,
+// whose pull is cancelled when nobody waits for it.
 func TestPullEndsWithItsCaller(t *testing.T) {
 	f := newPuller()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -11,7 +11,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// remover is an engine, its containers and what was done.
+// remover is an engine, its containers and a record of calls.
 type remover struct {
 	containers    []*translate.Container
 	err, indexErr error

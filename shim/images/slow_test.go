@@ -11,8 +11,8 @@ import (
 	"k8s.io/klog/v2/textlogger"
 )
 
-// TestSlowPull: a pull may take any time as long as something changes within the
-// limit.
+// TestSlowPull: a pull may take as long as it needs if something changes within
+// each limit.
 func TestSlowPull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 10 * time.Second

@@ -9,8 +9,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// BenchmarkLists measures what the kubelet asks for every second: both lists, from
-// the index, at 110 and 500 pods of two containers.
+// BenchmarkLists measures what the kubelet requests every second: both lists,
+// from the index, at 110 and 500 pods of two containers.
 func BenchmarkLists(b *testing.B) {
 	for _, pods := range []int{110, 500} {
 		b.Run(fmt.Sprintf("containers=%d", 2*pods), func(b *testing.B) {

@@ -128,7 +128,7 @@ func (ix *Index) differs(list []container.Summary, number uint64) bool {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	differ := false
-	ix.each(list, number, false, func(_ string, kind Difference) { differ = differ || kind != "" })
+	ix.eachLocked(list, number, false, func(_ string, kind Difference) { differ = differ || kind != "" })
 	return differ
 }
 
@@ -139,14 +139,14 @@ func (ix *Index) compare(list []container.Summary, number uint64, all bool) []fo
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	var work []found
-	ix.each(list, number, all, func(id string, kind Difference) {
+	ix.eachLocked(list, number, all, func(id string, kind Difference) {
 		work = append(work, found{id, kind, ix.lookLocked(id)})
 	})
 	return work
 }
 
-// each calls do with the containers to inspect. It needs ix.mu.
-func (ix *Index) each(list []container.Summary, number uint64, all bool, do func(id string, kind Difference)) {
+// eachLocked calls do with the containers to inspect.
+func (ix *Index) eachLocked(list []container.Summary, number uint64, all bool, do func(id string, kind Difference)) {
 	listed := make(map[string]bool, len(list))
 	for _, s := range list {
 		listed[s.ID] = true

@@ -239,7 +239,7 @@ func TestReadsCostNoDockerCall(t *testing.T) {
 func TestOnlyPodMembers(t *testing.T) {
 	f := newFixture(t)
 	other := f.run(f.create("web", nil, "sleep", "1000"))
-	// An image can hand its labels down to anybody's container.
+	// A foreign container can inherit an image's labels.
 	labelled := f.run(f.create("db", map[string]string{translate.LabelType: "podsandbox"}, "sleep", "1000"))
 	sandbox := f.run(f.sandbox(1))
 	f.ready()

@@ -203,7 +203,7 @@ func (ix *Index) apply(ctx context.Context, r *record, number uint64, a answer, 
 		r.status = a.State.Status
 	}
 	if now != nil {
-		ix.advance(r, now)
+		ix.advanceLocked(r, now)
 	}
 	return nil
 }

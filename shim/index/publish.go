@@ -24,9 +24,9 @@ type exit struct {
 	done   chan struct{} // closed when it is visible or the container is gone
 }
 
-// advance stores a newer object, which becomes visible now, or later if it is an
-// exit. It needs ix.mu.
-func (ix *Index) advance(r *record, now object) {
+// advanceLocked stores a newer object, which becomes visible now, or later if it is an
+// exit.
+func (ix *Index) advanceLocked(r *record, now object) {
 	if r.exit != nil {
 		r.exit.latest = now
 		return
@@ -38,7 +38,7 @@ func (ix *Index) advance(r *record, now object) {
 		ix.work.Go(func() { ix.settle(life, r, e) })
 		return
 	}
-	ix.publish(r, now)
+	ix.publishLocked(r, now)
 }
 
 // sameEnd reports whether two objects show the same finished run.
@@ -77,12 +77,12 @@ func (ix *Index) settle(life context.Context, r *record, e *exit) {
 	r.exit = nil
 	defer close(e.done)
 	if sameEnd(e.seen, e.latest) {
-		ix.publish(r, e.latest)
+		ix.publishLocked(r, e.latest)
 		return
 	}
 	// It was started again meanwhile.
-	ix.publish(r, e.seen)
-	ix.advance(r, e.latest)
+	ix.publishLocked(r, e.seen)
+	ix.advanceLocked(r, e.latest)
 }
 
 // lookForOOM inspects a killed container once more: with cgroup v2 Docker learns
@@ -100,11 +100,11 @@ func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
 	_ = ix.look(c.ID).wait(ctx)
 }
 
-// publish makes an object visible and tells subscribers. It needs ix.mu.
-func (ix *Index) publish(r *record, now object) {
+// publishLocked makes an object visible and tells subscribers.
+func (ix *Index) publishLocked(r *record, now object) {
 	r.object = now
 	ix.changedLocked(r)
-	ix.tell(r, now)
+	ix.tellLocked(r, now)
 }
 
 func (ix *Index) changedLocked(r *record) {
@@ -135,18 +135,18 @@ func (ix *Index) Removed(id string) {
 	if e := r.exit; e != nil {
 		r.exit = nil
 		defer close(e.done)
-		ix.publish(r, e.seen)
+		ix.publishLocked(r, e.seen)
 	}
 	if r.object != nil {
 		r.object, r.last = nil, r.object
-		ix.tell(r, nil)
-		ix.gone(r.last)
+		ix.tellLocked(r, nil)
+		ix.goneLocked(r.last)
 	}
 	ix.changedLocked(r)
 }
 
-// gone starts cleanup for a removed object. It needs ix.mu.
-func (ix *Index) gone(o object) {
+// goneLocked starts cleanup for a removed object.
+func (ix *Index) goneLocked(o object) {
 	if ix.life == nil {
 		return
 	}

@@ -61,13 +61,13 @@ func (ix *Index) Subscribe(ctx context.Context, buffer int) (*Subscription, erro
 	context.AfterFunc(ctx, func() {
 		ix.mu.Lock()
 		defer ix.mu.Unlock()
-		ix.end(s, context.Cause(ctx))
+		ix.endLocked(s, context.Cause(ctx))
 	})
 	return s, nil
 }
 
-// end needs ix.mu.
-func (ix *Index) end(s *Subscription, err error) {
+// endLocked closes a subscription with an error.
+func (ix *Index) endLocked(s *Subscription, err error) {
 	if _, ok := ix.watchers[s]; !ok {
 		return
 	}
@@ -80,7 +80,7 @@ func (ix *Index) endSubscriptions(err error) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	for s := range ix.watchers {
-		ix.end(s, err)
+		ix.endLocked(s, err)
 	}
 }
 
@@ -90,7 +90,7 @@ func (ix *Index) Announce(id string) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	if r := ix.records[id]; r != nil && r.object != nil {
-		ix.tell(r, r.object)
+		ix.tellLocked(r, r.object)
 	}
 }
 
@@ -100,9 +100,9 @@ func (ix *Index) incomplete(o object) bool {
 	return ok && ix.announce && ix.opts.Complete != nil && !s.exited() && !ix.opts.Complete(s.Sandbox)
 }
 
-// tell sends the transitions between the state that subscribers know and a newer
-// one. It needs ix.mu, which keeps them in order.
-func (ix *Index) tell(r *record, now object) {
+// tellLocked sends the transitions between the state that subscribers know and a newer
+// one. ix.mu keeps them in order.
+func (ix *Index) tellLocked(r *record, now object) {
 	before := r.told
 	if ix.incomplete(now) || before == nil && now == nil {
 		return
@@ -116,12 +116,12 @@ func (ix *Index) tell(r *record, now object) {
 		if o == nil {
 			o = r.last
 		}
-		t := ix.transition(kind, o)
+		t := ix.transitionLocked(kind, o)
 		for s := range ix.watchers {
 			select {
 			case s.c <- t:
 			default:
-				ix.end(s, fmt.Errorf("events: %w: the subscriber is %d events behind", errdefs.ErrResourceExhausted, cap(s.c)))
+				ix.endLocked(s, fmt.Errorf("events: %w: the subscriber is %d events behind", errdefs.ErrResourceExhausted, cap(s.c)))
 				if ix.opts.Observer.CutOff != nil {
 					ix.opts.Observer.CutOff()
 				}
@@ -171,8 +171,8 @@ func startFailed(o object) bool {
 	return ok && c.StartFailed
 }
 
-// transition needs ix.mu.
-func (ix *Index) transition(kind runtimeapi.ContainerEventType, o object) Transition {
+// transitionLocked describes a transition of an object.
+func (ix *Index) transitionLocked(kind runtimeapi.ContainerEventType, o object) Transition {
 	t := Transition{Type: kind, Time: time.Now(), ID: o.id()}
 	switch o := o.(type) {
 	case sandbox:

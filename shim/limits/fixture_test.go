@@ -28,7 +28,8 @@ const (
 	exited  = runtimeapi.ContainerState_CONTAINER_EXITED
 )
 
-// fixture is a Keeper on a node of plain files. Its fields are what the Keeper sees.
+// fixture is a Keeper on a node of plain files. Its fields are the Keeper's
+// dependencies.
 type fixture struct {
 	*Keeper
 	t      *testing.T
@@ -40,7 +41,7 @@ type fixture struct {
 	// lock, if not nil, runs when a pod's lock is taken.
 	lock func(c *translate.Container) error
 	gone *translate.Container // the container of a test that replaces it in the index
-	held int                  // locks of pods that are held
+	held int                  // number of pods' locks that are held
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -52,7 +53,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// newKeeper returns what another process of cridock would have.
+// newKeeper returns the Keeper of another cridock process.
 func (f *fixture) newKeeper() *Keeper {
 	return New(Options{
 		Engine: &f.engine, Index: &f.index, Store: f.store, Host: func() translate.Host { return f.host },
@@ -119,7 +120,7 @@ func (f *fixture) remove(name string) {
 	f.must(os.Remove(filepath.Join(f.dir, name)))
 }
 
-// link makes a symbolic link, both names below the fixture's directory.
+// link makes a symbolic link; both names are below the fixture's directory.
 func (f *fixture) link(to, name string) {
 	f.t.Helper()
 	f.must(os.Symlink(filepath.Join(f.dir, to), filepath.Join(f.dir, name)))
@@ -151,7 +152,7 @@ func (f *fixture) checkFile(name, want string) {
 
 type fakeEngine struct {
 	updates []container.Resources
-	// errs are the results of the next calls; then they succeed.
+	// errs are the results of the next calls; later calls succeed.
 	errs []error
 }
 
@@ -195,7 +196,7 @@ func (i *fakeIndex) Sync(_ context.Context, id string) error {
 type fakeStore struct {
 	mu   sync.Mutex
 	docs map[string][]byte
-	// list, write and remove are errors of IDs, Write and Remove.
+	// list, write and remove are errors: of IDs, Write and Remove.
 	list, write, remove error
 }
 

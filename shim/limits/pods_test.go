@@ -43,7 +43,7 @@ func TestPods(t *testing.T) {
 		t.Error("the requested configuration was changed")
 	}
 
-	// Those of an earlier sandbox with the name are neither read nor merged.
+	// The limits of an earlier sandbox with the name are neither read nor merged.
 	sb.ID = "another"
 	check(nil)
 	if err := update(&linuxResources{CpuShares: 5}, nil); err != nil {

@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// TestDamagedRecords: what names files of a cgroup is checked when it is read, and a
-// damaged document hides neither its container nor others.
+// TestDamagedRecords: names of cgroup files are checked when they are read, and
+// a damaged document hides neither its container nor others.
 func TestDamagedRecords(t *testing.T) {
 	f := newFixture(t)
 	for id, doc := range map[string]string{
@@ -61,8 +61,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// FuzzUpdates: the limits that were stored come back as they were, and a damaged
-// document hides no container.
+// FuzzUpdates: stored limits are read back unchanged, and a damaged document
+// hides no container.
 func FuzzUpdates(f *testing.F) {
 	f.Add([]byte(`{"unified":{"memory.high":"1"},"hugepageLimits":[{"pageSize":"2MB","limit":"4"}],"oomScoreAdj":"5"}`))
 	f.Add([]byte(`{"unified":{"../../x":"1"},"newer":1}`))

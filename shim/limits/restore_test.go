@@ -38,7 +38,7 @@ func TestRestore(t *testing.T) {
 		t.Error("a lock was not released")
 	}
 
-	// Nothing is written while all is as it should be.
+	// Nothing is written while all values are as requested.
 	f.write(a, "memory.high", "1000000")
 	f.write(b, "memory.high", "2000000")
 	f.lock = func(c *translate.Container) error {
@@ -48,7 +48,8 @@ func TestRestore(t *testing.T) {
 	f.Restore(t.Context())
 }
 
-// TestRestoreNot: reasons not to touch the limits, each until it is gone.
+// TestRestoreNot: reasons to leave the limits alone, each until it no longer
+// applies.
 func TestRestoreNot(t *testing.T) {
 	for what, test := range map[string]struct{ set, unset func(f *fixture) }{
 		"Docker is away":     {func(f *fixture) { f.index.health = errors.New("away") }, func(f *fixture) { f.index.health = nil }},
@@ -88,7 +89,8 @@ func TestRestoreNot(t *testing.T) {
 	}
 }
 
-// TestRestoreOthers: one container that fails does not keep others from their limits.
+// TestRestoreOthers: a container that fails does not prevent the restoration of
+// others' limits.
 func TestRestoreOthers(t *testing.T) {
 	f := newFixture(t)
 	a := f.add("a", running, &linuxResources{Unified: map[string]string{"memory.high": "1000000", "memory.low": "4096"}}, map[string]string{"memory.high": "max"})

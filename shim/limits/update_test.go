@@ -19,7 +19,7 @@ func TestApply(t *testing.T) {
 	files := map[string]string{"memory.high": "max", "memory.low": "5", "hugetlb.2MB.max": "max"}
 	c := f.add("c", running, &linuxResources{
 		OomScoreAdj: 7, Unified: map[string]string{"memory.high": "1000000", "memory.low": "0"},
-		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4096}}, // without a file of reservations
+		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4096}}, // without the file for reservations
 	}, files)
 	f.must(f.Apply(c))
 	// A new cgroup has its defaults; Docker has set oom_score_adj.
@@ -33,7 +33,7 @@ func TestApply(t *testing.T) {
 	f.index.byID["c"].State = running
 	f.must(f.Apply(c))
 	f.check(c, map[string]string{"memory.high": "2000000", "memory.low": "0", "hugetlb.2MB.max": "4096"})
-	f.checkOOM(c, "-500") // the node allows no less
+	f.checkOOM(c, "-500") // the node's minimum
 
 	f.remove("cgroup/pods/c/memory.low")
 	if err := f.Apply(c); err != nil {
@@ -101,7 +101,7 @@ func TestUpdate(t *testing.T) {
 		t.Error("the container of the index has changed")
 	}
 
-	// Zero changes nothing.
+	// Zero values change nothing.
 	f.must(f.Update(t.Context(), "c", nil))
 	f.must(f.Update(t.Context(), "c", &linuxResources{}))
 	f.checkOOM(c, "900")

@@ -225,7 +225,7 @@ func TestAPITerminal(t *testing.T) {
 	}
 }
 
-// A stream that breaks within a line has not delivered that line.
+// If a stream breaks within a line, that line has not been delivered.
 func TestAPITerminalStreamBreaks(t *testing.T) {
 	a := newFakeAPI()
 	a.tty, a.exited = true, true

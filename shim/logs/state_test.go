@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestStates walks along every arrow of the state machine.
+// TestStates follows every transition of the state machine.
 func TestStates(t *testing.T) {
 	n := newNode(t, 0, 1)
 	tailer := New(Options{})

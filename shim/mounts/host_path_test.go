@@ -27,8 +27,8 @@ func TestHostPath(t *testing.T) {
 	}
 }
 
-// TestHostPathRefused: nothing is created through a link that leads nowhere, and
-// nothing where the settings reject it, whichever way a path gets there.
+// TestHostPathRefused: nothing is created through a dangling link, and nothing
+// where the settings reject it, on whatever way a path leads there.
 func TestHostPathRefused(t *testing.T) {
 	n := newNode(t)
 	n.options.AbsentSourcesToReject = []string{"/etc/no-such-file", n.path("rejected") + "/", n.path("around/as-written")}

@@ -122,7 +122,7 @@ func TestImageVolumeRefused(t *testing.T) {
 	}
 }
 
-// TestHoldBeforeMount: no layers are mounted that could be removed.
+// TestHoldBeforeMount: layers are mounted only while they cannot be removed.
 func TestHoldBeforeMount(t *testing.T) {
 	n := volumeNode(t)
 	n.docker.fail = map[string]error{"create": errdefs.ErrUnavailable}
@@ -134,7 +134,7 @@ func TestHoldBeforeMount(t *testing.T) {
 	}
 }
 
-// TestReleaseAgain: what could not be removed is found by the next attempt, also
+// TestReleaseAgain: the next attempt finds what could not be removed, even
 // after a restart.
 func TestReleaseAgain(t *testing.T) {
 	n := volumeNode(t)
@@ -168,9 +168,9 @@ func TestReleaseWithoutIndex(t *testing.T) {
 	n.wantContainers(holder("c"))
 }
 
-// TestSweepVolumes: those in use stay, those of containers that are gone go, and
-// so do the holders whose mounts a reboot has removed. Other containers stay, even
-// with similar names.
+// TestSweepVolumes: volumes in use stay. Those of removed containers are
+// removed, and so are holders whose mounts a reboot has removed. Other
+// containers stay, even with similar names.
 func TestSweepVolumes(t *testing.T) {
 	n := volumeNode(t)
 	gone, kept := n.mount("gone"), n.mount("kept")
@@ -194,7 +194,8 @@ func TestSweepVolumes(t *testing.T) {
 	n.wantContainers(append([]string{holder("kept")}, foreign...)...)
 }
 
-// TestSweepGoesOn: image volumes that cannot be swept do not keep specifications.
+// TestSweepGoesOn: image volumes that cannot be swept do not prevent the sweep
+// of specifications.
 func TestSweepGoesOn(t *testing.T) {
 	n := optionNode(t)
 	_, err := n.resolve("gone", n.withOptions()...)
@@ -207,7 +208,8 @@ func TestSweepGoesOn(t *testing.T) {
 	n.wantSpecs("of the container that is gone")
 }
 
-// TestImageVolumeNative: the engine makes the mount, but would mount a file too.
+// TestImageVolumeNative: the engine does the mounting, but would mount a file
+// too.
 func TestImageVolumeNative(t *testing.T) {
 	n := newNode(t)
 	n.host.ImageMounts = true

@@ -24,7 +24,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// node is a Preparer with a directory, an engine and the containers of Kubernetes.
+// node is a Preparer with a directory, an engine and Kubernetes' containers.
 type node struct {
 	*mounts.Preparer
 	t       *testing.T
@@ -62,7 +62,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// restart replaces the Preparer, as a new process would have one.
+// restart replaces the Preparer by that of a new process.
 func (n *node) restart() { n.Preparer = mounts.New(n.options) }
 
 func (n *node) must(err error) {
@@ -122,7 +122,7 @@ func (p *pods) Containers(context.Context) ([]*translate.Container, error) {
 	return slices.Collect(maps.Values(p.byID)), p.lost
 }
 
-// docker is an engine that keeps only what the manager can see of one.
+// docker is an engine reduced to what the manager can see.
 type docker struct {
 	caps       engine.Capabilities
 	containers map[string]string // names by ID
@@ -184,8 +184,8 @@ func (d *docker) ImageInspect(_ context.Context, ref string) (image.InspectRespo
 	return d.images[ref], nil
 }
 
-// hash is how a name appears in the names of files and containers. An upgrade must
-// find those of the release before.
+// hash is how a name appears in the names of files and containers. An upgrade
+// must find those of the previous release.
 func hash(v string) string {
 	sum := sha256.Sum256([]byte(v))
 	return hex.EncodeToString(sum[:10])

@@ -8,8 +8,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestRelabel: Docker is asked for the label only if it has one and a mount wants
-// it.
+// TestRelabel: Docker is asked for the label only if it supports labels and a
+// mount wants one.
 func TestRelabel(t *testing.T) {
 	n := newNode(t)
 	n.create("plain")

@@ -16,7 +16,7 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
-// newGroup makes a control group of version 1 with a limit, or skips.
+// newGroup creates a cgroup v1 control group with a limit, or skips the test.
 func newGroup(t *testing.T, name string) string {
 	t.Helper()
 	membership, err := os.ReadFile("/proc/self/cgroup")
@@ -53,7 +53,7 @@ func run(dir, script string) {
 	}
 }
 
-// overLimit keeps a line that is longer than the group's memory.
+// overLimit buffers a line that is longer than the group's memory.
 const overLimit = "head -c 100000000 /dev/zero | tail >/dev/null"
 
 func newWatcher(t *testing.T) *Watcher {

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// TestOnDocker loads the image into a real engine and holds a PID namespace
-// open with it, as a sandbox does. It runs where CRIDOCK_E2E_DOCKER names an
-// engine of the tests. It speaks the API by hand: only shim/engine imports the
+// TestOnDocker loads the image into a real engine and uses it to hold a PID
+// namespace open, as a sandbox does. It runs if CRIDOCK_E2E_DOCKER names an
+// engine for tests. It uses the plain HTTP API: only shim/engine imports the
 // Docker client.
 func TestOnDocker(t *testing.T) {
 	endpoint := os.Getenv("CRIDOCK_E2E_DOCKER")
@@ -53,15 +53,15 @@ func TestOnDocker(t *testing.T) {
 	d.checkStops(pause)
 }
 
-// checkReaps has a member of the PID namespace leave orphans to pause, and
-// wants none of them in the process list after they ended.
+// checkReaps lets a member of the PID namespace leave orphans to pause, and
+// checks that none of them is in the process list after it has exited.
 func (d *docker) checkReaps(pause string) {
 	d.t.Helper()
 	busybox := d.importBusybox()
 	member := d.start(map[string]any{
 		"Image": busybox, "HostConfig": map[string]any{"PidMode": "container:" + pause, "NetworkMode": "none"},
 		"Tty": true, // its log is plain text, without Docker's frames
-		// Each subshell dies before its child does: the child is an orphan.
+		// Each subshell exits before its child does: the child becomes an orphan.
 		"Cmd": []string{"sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.2 &); done; sleep 1; ps -o pid,ppid,stat,args"},
 	})
 	d.call(http.MethodPost, "/containers/"+member+"/wait", nil, nil)
@@ -78,7 +78,7 @@ func (d *docker) checkReaps(pause string) {
 	d.remove(member)
 }
 
-// checkStops wants pause to leave by itself, long before it would be killed.
+// checkStops checks that pause exits by itself, long before it would be killed.
 func (d *docker) checkStops(pause string) {
 	d.t.Helper()
 	begin := time.Now()
@@ -118,7 +118,7 @@ func newDocker(t *testing.T, endpoint string) *docker {
 
 func (d *docker) do(method, path, contentType string, body io.Reader) []byte {
 	d.t.Helper()
-	// Cleanups call too, when the test's own context is over.
+	// Cleanups make calls too, when the test's own context has been cancelled.
 	request, err := http.NewRequestWithContext(context.Background(), method, "http://docker/v1.41"+path, body)
 	if err != nil {
 		d.t.Fatal(err)
@@ -168,7 +168,8 @@ func (d *docker) load(archive []byte) loadedImage {
 	return image
 }
 
-// graphDriver says whether images are in a graph driver's store, not containerd's.
+// graphDriver reports whether images are in a graph driver's store, not
+// containerd's.
 func (d *docker) graphDriver() bool {
 	var info struct{ DriverStatus [][2]string }
 	d.call(http.MethodGet, "/info", nil, &info)
@@ -180,7 +181,7 @@ func (d *docker) graphDriver() bool {
 	return true
 }
 
-// importBusybox makes an image of the machine's static busybox.
+// importBusybox imports the machine's static busybox as an image.
 func (d *docker) importBusybox() string {
 	d.t.Helper()
 	binary, err := os.ReadFile("/bin/busybox")
@@ -203,7 +204,7 @@ func (d *docker) start(config map[string]any) (id string) {
 	return created.ID
 }
 
-// remove removes a container if it is there.
+// remove removes a container if it exists.
 func (d *docker) remove(id string) {
 	d.t.Helper()
 	var found []any

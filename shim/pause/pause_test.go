@@ -24,8 +24,8 @@ var wants = map[string]struct {
 	machine elf.Machine
 	id      string
 }{
-	// The IDs change with pause.c, its compiler and the image configuration,
-	// and with nothing else: not with the Go release that encodes them.
+	// The IDs only change with pause.c, its compiler and the image configuration,
+	// not with the Go release that encodes them.
 	"amd64":   {elf.EM_X86_64, "sha256:373bfe422d139918e41b7503e967c4c2f6026bcfcba5901dfd0dd7c0296b7c86"},
 	"arm64":   {elf.EM_AARCH64, "sha256:f66fe14564d3bf14cf14d9d7d648429a9163900f0bdc38ac6b429350be6936c7"},
 	"arm":     {elf.EM_ARM, "sha256:57a058ec468b588eda211be97fef0052d2afee8bfc80c15e85fde8ffa3c7b252"},
@@ -154,7 +154,7 @@ func TestName(t *testing.T) {
 	}
 }
 
-// TestBinaries checks what any kernel of the architecture needs to run them.
+// TestBinaries checks what every kernel of the architecture needs to run them.
 func TestBinaries(t *testing.T) {
 	for arch, want := range wants {
 		data := binary(t, arch)
@@ -182,8 +182,8 @@ func TestBinaries(t *testing.T) {
 }
 
 // TestBinariesAreWhatTheSourceBuilds runs build.sh --check; see there for what
-// that proves under another compiler than the recorded one. It needs all
-// compilers. Without them it is skipped, except with CRIDOCK_CI=1.
+// that proves if the compiler is not the recorded one. It needs all compilers.
+// Without them it is skipped, except with CRIDOCK_CI=1.
 func TestBinariesAreWhatTheSourceBuilds(t *testing.T) {
 	const compilerMissing = 3
 	out, err := exec.CommandContext(t.Context(), "./build.sh", "--check").CombinedOutput()

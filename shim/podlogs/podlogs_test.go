@@ -18,7 +18,7 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// record is a line of Docker's log and line the same in the CRI's form.
+// record is a line of Docker's log; line is the same in the CRI format.
 const (
 	record = `{"log":"hello\n","stream":"stdout","time":"2026-01-02T03:04:05.000000006Z"}` + "\n"
 	line   = "2026-01-02T03:04:05.000000006Z stdout F hello\n"
@@ -33,7 +33,7 @@ func (d docker) ContainerLogs(context.Context, string, time.Time, bool) (io.Read
 	return nil, errdefs.ErrUnavailable
 }
 
-// node is a directory with Docker's and the kubelet's.
+// node is a directory with Docker's and the kubelet's directories.
 type node struct {
 	t          *testing.T
 	dir        string
@@ -72,7 +72,7 @@ func (n *node) must(err error) {
 	}
 }
 
-// container makes a container that Docker has logged one line of.
+// container creates a container for which Docker has logged one line.
 func (n *node) container(id, logPath string) *translate.Container {
 	n.t.Helper()
 	dir := filepath.Join(n.dir, "docker", "containers", id)
@@ -99,8 +99,8 @@ func (n *node) wantLog(path, want string) {
 	}
 }
 
-// TestWhere: a log is below the pods' log directory, or where the kubelet has asked
-// for it; another adapter's label can name no other place.
+// TestWhere: a log is below the pods' log directory, or where the kubelet has
+// requested it; another adapter's label can name no other place.
 func TestWhere(t *testing.T) {
 	n := newNode(t)
 	elsewhere := filepath.Join(t.TempDir(), "pod", "main.log")
@@ -124,7 +124,8 @@ func TestWhere(t *testing.T) {
 	}
 }
 
-// TestLinkedDir: a log directory that is a link is not created, and fails no sandbox.
+// TestLinkedDir: a log directory that is a link is not created, and does not
+// make the sandbox fail.
 func TestLinkedDir(t *testing.T) {
 	n := newNode(t)
 	outside := t.TempDir()
@@ -139,7 +140,7 @@ func TestLinkedDir(t *testing.T) {
 	}
 }
 
-// TestResume follows what runs, and nothing else.
+// TestResume follows the logs of running containers, and no others.
 func TestResume(t *testing.T) {
 	n := newNode(t)
 	running, exited, adopted := n.container("running", "running.log"), n.container("exited", "exited.log"), n.container("adopted", "")
@@ -156,7 +157,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestForget leaves the log and removes the position.
+// TestForget keeps the log and removes the position.
 func TestForget(t *testing.T) {
 	n := newNode(t)
 	c := n.container("c", "main.log")
@@ -173,7 +174,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// TestSymlinks: the log is a link to Docker's file, which goes with the container.
+// TestSymlinks: the log is a link to Docker's file, and is removed with the
+// container.
 func TestSymlinks(t *testing.T) {
 	n := newNode(t, func(o *podlogs.Options) { o.Symlinks = true })
 	c := n.container("c", "main.log")

@@ -42,7 +42,7 @@ func newNetworks(t *testing.T, d docker, change ...func(*podnet.Options)) (*podn
 	t.Helper()
 	o := podnet.Options{
 		PinDir: filepath.Join(t.TempDir(), "netns"), Engine: d, Index: pods{},
-		Bounded: func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) },
+		Bounded: context.WithCancel,
 	}
 	for _, c := range change {
 		c(&o)
@@ -50,7 +50,8 @@ func newNetworks(t *testing.T, d docker, change ...func(*podnet.Options)) (*podn
 	return podnet.New(o), o
 }
 
-// withCNI adds a CNI without configuration. It removes the pins at the test's end.
+// withCNI adds a CNI without configuration. It removes the pins when the test
+// ends.
 func withCNI(t *testing.T) func(*podnet.Options) {
 	return func(o *podnet.Options) {
 		dir := t.TempDir()
@@ -123,8 +124,8 @@ func TestWithoutCNI(t *testing.T) {
 	}
 }
 
-// TestNotAttached: with CNI, a sandbox without a result is not ready; one that an
-// earlier adapter had Docker connect is.
+// TestNotAttached: with CNI, a sandbox without a result is not ready; one that
+// an earlier adapter had Docker connect is.
 func TestNotAttached(t *testing.T) {
 	n, _ := newNetworks(t, docker{}, withCNI(t))
 	ours := &translate.Sandbox{ID: "ours", Running: true, Pid: os.Getpid(), NetworkMode: "none", Config: &runtimeapi.PodSandboxConfig{}}
@@ -137,8 +138,8 @@ func TestNotAttached(t *testing.T) {
 	}
 }
 
-// TestPin: the namespace of a process that took over an exited sandbox's ID is not
-// kept.
+// TestPin: the namespace of a process that has reused an exited sandbox's PID
+// is not kept.
 func TestPin(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root: mounts a network namespace")
@@ -167,7 +168,7 @@ func TestPin(t *testing.T) {
 	}
 }
 
-// TestSweepPins keeps the pins of the sandboxes that exist.
+// TestSweepPins keeps the pins of existing sandboxes.
 func TestSweepPins(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root: mounts a network namespace")
@@ -178,7 +179,7 @@ func TestSweepPins(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(o.PinDir, "lost"), nil, 0o600); err != nil { // what a reboot leaves
+	if err := os.WriteFile(filepath.Join(o.PinDir, "lost"), nil, 0o600); err != nil { // what a reboot leaves behind
 		t.Fatal(err)
 	}
 	if err := n.Sweep(t.Context()); err != nil {
@@ -189,8 +190,8 @@ func TestSweepPins(t *testing.T) {
 	}
 }
 
-// TestOpenNetNS: a process ID whose sandbox has exited is another's, and so is its
-// network.
+// TestOpenNetNS: the PID of an exited sandbox may belong to another process,
+// and so does its network.
 func TestOpenNetNS(t *testing.T) {
 	pid := os.Getpid()
 	for name, tc := range map[string]struct {

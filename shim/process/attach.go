@@ -24,14 +24,14 @@ const (
 
 // Attach connects a client to a container's main process until that exits, ctx
 // ends, or, with stdin, the input has ended and the container was not created
-// with StdinOnce (Docker's rule). tty is the container's own setting. Only output
-// from now on is sent. The container never waits for the client.
+// with StdinOnce (Docker's rule). TTY must be the container's own setting. Only
+// output from now on is sent. The container never waits for the client.
 // exited must return nil when the container has exited: Docker also attaches to a
 // container that has just exited, and then waits for its next start.
 //
 // errdefs.ErrResourceExhausted: the client is not reading its output.
 // errdefs.ErrNotFound, errdefs.ErrFailedPrecondition: as for Exec.
-func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size, exited func(context.Context) error) error {
+func (r *Runner) Attach(ctx context.Context, containerID string, st Streams, exited func(context.Context) error) error {
 	// Docker attaches to stopped containers too, and waits for their start.
 	if err := r.checkRunning(ctx, containerID); err != nil {
 		return err
@@ -39,19 +39,19 @@ func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := r.engine.ContainerAttach(ctx, containerID, engine.AttachOptions{
-		Stdin: stdin != nil, Stdout: stdout != nil, Stderr: stderr != nil && !tty,
+		Stdin: st.Stdin != nil, Stdout: st.Stdout != nil, Stderr: st.Stderr != nil && !st.TTY,
 	})
 	if err != nil {
 		return classify(containerID, err)
 	}
 	defer func() { _ = stream.Close() }()
-	if tty && sizes != nil {
-		go resize(ctx, Size{}, sizes, func(ctx context.Context, height, width uint) error {
+	if st.TTY && st.Resize != nil {
+		go resize(ctx, Size{}, st.Resize, func(ctx context.Context, height, width uint) error {
 			return r.engine.ContainerResize(ctx, containerID, height, width)
 		})
 	}
-	if stdin != nil {
-		go feed(stream, stdin, false)
+	if st.Stdin != nil {
+		go feed(stream, st.Stdin, false)
 	}
 	client := newBacklog(maxBacklog)
 	go client.deliver(cancel)
@@ -62,7 +62,7 @@ func (r *Runner) Attach(ctx context.Context, containerID string, tty bool, stdin
 			out.ended()
 		}
 	}()
-	_, err = copyOutput(out, &command{tty: tty, stdout: client.writer(stdout), stderr: client.writer(stderr)})
+	_, err = copyOutput(out, &command{Streams: Streams{TTY: st.TTY, Stdout: client.writer(st.Stdout), Stderr: client.writer(st.Stderr)}})
 	if out.gaveUp() {
 		err = nil
 	}

@@ -24,8 +24,8 @@ import (
 	"github.com/cridock/cridock/shim/engine"
 )
 
-// runner is a Runner on the real Docker Engine that CRIDOCK_E2E_DOCKER names.
-// The test has to run in its PID namespace.
+// runner returns a Runner on the real Docker Engine that CRIDOCK_E2E_DOCKER
+// names. The test must run in its PID namespace.
 func runner(t testing.TB) *Runner {
 	t.Helper()
 	return observed(t, nil)
@@ -66,7 +66,7 @@ func start(t testing.TB, r *Runner, cfg container.Config) string {
 		cfg.Image = "busybox:cridock"
 	}
 	if cfg.Cmd == nil {
-		// Two processes; the first one reaps.
+		// Two processes; the first one reaps the other.
 		cfg.Cmd = sh("sleep 1000000 & wait")
 	}
 	id, err := e.ContainerCreate(t.Context(), "", &cfg, &container.HostConfig{NetworkMode: "none"}, nil)
@@ -84,7 +84,7 @@ func start(t testing.TB, r *Runner, cfg container.Config) string {
 	return id
 }
 
-// processes are the command lines of a container's processes.
+// processes returns the command lines of a container's processes.
 func processes(t testing.TB, id string) []string {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cgroup")
@@ -134,8 +134,8 @@ func TestDockerExecSync(t *testing.T) {
 	}
 }
 
-// All of a large and binary output arrives, also what is still in the pipes
-// when the process ends.
+// All of a large binary output arrives, including what is still in the pipes
+// when the process exits.
 func TestDockerOutputIsComplete(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
@@ -143,7 +143,7 @@ func TestDockerOutputIsComplete(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{}).Read(want) // never fails
 	for i := range 10 {
 		var out, errs bytes.Buffer
-		code, err := r.Exec(t.Context(), id, sh("tee /dev/stderr"), false, bytes.NewReader(want), &out, &errs, nil)
+		code, err := r.Exec(t.Context(), id, sh("tee /dev/stderr"), Streams{Stdin: bytes.NewReader(want), Stdout: &out, Stderr: &errs})
 		if err != nil || code != 0 || !bytes.Equal(out.Bytes(), want) || !bytes.Equal(errs.Bytes(), want) {
 			t.Fatalf("run %d: %d and %d of %d bytes, %d, %v", i, out.Len(), errs.Len(), len(want), code, err)
 		}
@@ -164,7 +164,7 @@ func TestDockerStartFailure(t *testing.T) {
 		"missing":        {[]string{"nonexistent"}, "nonexistent"},
 		"not executable": {[]string{"/etc/passwd"}, "permission denied"},
 	} {
-		// Docker 20.10 to 26.1 say 126 for both, shells 127 for the first.
+		// Docker 20.10 to 26.1 report 126 for both, shells 127 for the first.
 		refused := func(code int) bool { return code == 126 || code == 127 }
 		_, _, _, err := r.ExecSync(t.Context(), id, c.cmd, 0)
 		var failed *StartError
@@ -172,11 +172,11 @@ func TestDockerStartFailure(t *testing.T) {
 			t.Errorf("%s: ExecSync: %v", name, err)
 		}
 		var out, errs bytes.Buffer
-		code, err := r.Exec(t.Context(), id, c.cmd, false, nil, &out, &errs, nil)
+		code, err := r.Exec(t.Context(), id, c.cmd, Streams{Stdout: &out, Stderr: &errs})
 		if err != nil || !refused(code) || out.Len() > 0 || !strings.Contains(errs.String(), c.text) {
 			t.Errorf("%s: Exec: %d, %v, stdout %q, stderr %q", name, code, err, &out, &errs)
 		}
-		code, err = r.Exec(t.Context(), id, c.cmd, true, nil, &out, nil, nil)
+		code, err = r.Exec(t.Context(), id, c.cmd, Streams{TTY: true, Stdout: &out})
 		if err != nil || !refused(code) || !strings.Contains(out.String(), c.text) {
 			t.Errorf("%s: Exec with TTY: %d, %v, stdout %q", name, code, err, &out)
 		}
@@ -188,7 +188,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), strings.Repeat("0", 64), []string{"true"}, 0); !errdefs.IsNotFound(err) {
 		t.Errorf("ExecSync in an unknown container: %v", err)
 	}
-	if err := r.Attach(t.Context(), strings.Repeat("0", 64), false, nil, io.Discard, nil, nil, nil); !errdefs.IsNotFound(err) {
+	if err := r.Attach(t.Context(), strings.Repeat("0", 64), Streams{Stdout: io.Discard}, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("Attach to an unknown container: %v", err)
 	}
 	id := start(t, r, container.Config{Cmd: []string{"true"}})
@@ -198,7 +198,7 @@ func TestDockerWrongContainer(t *testing.T) {
 	if _, _, _, err := r.ExecSync(t.Context(), id, []string{"true"}, 0); !errdefs.IsFailedPrecondition(err) || errdefs.IsConflict(err) {
 		t.Errorf("ExecSync in a stopped container: %v", err)
 	}
-	if err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, nil); !errdefs.IsFailedPrecondition(err) {
+	if err := r.Attach(t.Context(), id, Streams{Stdout: io.Discard}, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Attach to a stopped container: %v", err)
 	}
 	if _, _, _, err := r.ExecSync(t.Context(), id, nil, 0); !errdefs.IsInvalidArgument(err) {
@@ -296,7 +296,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if left := processes(t, id); len(left) != 3 {
 		t.Errorf("processes %q", left)
 	}
-	// One that writes all the time is no reason to wait either.
+	// Nor does a child that writes all the time.
 	began = time.Now()
 	if _, _, code, err = r.ExecSync(t.Context(), id, sh("(while true; do echo tick; sleep 0.1; done) & exit 5"), 0); err != nil || code != 5 {
 		t.Errorf("%d, %v", code, err)
@@ -332,16 +332,16 @@ func TestDockerStdin(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
 	var out bytes.Buffer
-	if code, err := r.Exec(t.Context(), id, []string{"cat"}, false, strings.NewReader("in\x00put"), &out, nil, nil); err != nil || code != 0 || out.String() != "in\x00put" {
+	if code, err := r.Exec(t.Context(), id, []string{"cat"}, Streams{Stdin: strings.NewReader("in\x00put"), Stdout: &out}); err != nil || code != 0 || out.String() != "in\x00put" {
 		t.Errorf("cat: %q, %d, %v", &out, code, err)
 	}
-	// Already at its end.
+	// Input that has already ended.
 	out.Reset()
-	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), false, strings.NewReader(""), &out, nil, nil); err != nil || code != 0 || out.String() != "end\n" {
+	if code, err := r.Exec(t.Context(), id, sh("cat; echo end"), Streams{Stdin: strings.NewReader(""), Stdout: &out}); err != nil || code != 0 || out.String() != "end\n" {
 		t.Errorf("empty stdin: %q, %d, %v", &out, code, err)
 	}
-	// Input only, then read back.
-	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), false, strings.NewReader("kept"), nil, nil, nil); err != nil || code != 0 {
+	// Input only, read back afterwards.
+	if code, err := r.Exec(t.Context(), id, sh("cat >/tmp/in"), Streams{Stdin: strings.NewReader("kept")}); err != nil || code != 0 {
 		t.Errorf("stdin alone: %d, %v", code, err)
 	}
 	if stdout, _, _, err := r.ExecSync(t.Context(), id, []string{"cat", "/tmp/in"}, 0); err != nil || string(stdout) != "kept" {
@@ -350,7 +350,7 @@ func TestDockerStdin(t *testing.T) {
 	// Input that never ends does not block the caller.
 	in, feeder := io.Pipe()
 	defer func() { _ = feeder.Close() }()
-	if code, err := r.Exec(t.Context(), id, sh("exit 9"), false, in, io.Discard, nil, nil); err != nil || code != 9 {
+	if code, err := r.Exec(t.Context(), id, sh("exit 9"), Streams{Stdin: in, Stdout: io.Discard}); err != nil || code != 9 {
 		t.Errorf("open stdin: %d, %v", code, err)
 	}
 }
@@ -364,7 +364,7 @@ func TestDockerTTY(t *testing.T) {
 	var screen syncbuffer.Buffer
 	done := make(chan error, 1)
 	go func() {
-		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), true, in, &screen, nil, sizes)
+		code, err := r.Exec(t.Context(), id, sh(`while read x; do stty size; [ "$x" = end ] && exit 6; done`), Streams{TTY: true, Stdin: in, Stdout: &screen, Resize: sizes})
 		if err == nil && code != 6 {
 			err = fmt.Errorf("exit code %d", code)
 		}
@@ -394,7 +394,7 @@ func TestDockerTTYFirstSize(t *testing.T) {
 		sizes := make(chan Size, 1)
 		sizes <- Size{Height: 33, Width: 99}
 		var out bytes.Buffer
-		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), true, nil, &out, nil, sizes)
+		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), Streams{TTY: true, Stdout: &out, Resize: sizes})
 		lines := strings.Fields(strings.ReplaceAll(out.String(), " ", "x"))
 		if err != nil || code != 0 || len(lines) != 9 || lines[8] != "33x99" {
 			t.Fatalf("run %d: %d, %v, %q", i, code, err, lines)
@@ -437,7 +437,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 		}
 	}()
 	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
-	_ = r.engine.(*engine.Client).Close() // closes idle connections only
+	_ = r.engine.(*engine.Client).Close() // only closes idle connections
 	before.Await(t, 20*time.Second)
 }
 
@@ -458,8 +458,8 @@ func dropOne(t *testing.T, r *Runner, id string, i int) {
 		// Around the start of the process instead of after its first output.
 		time.AfterFunc(time.Duration(rand.IntN(100))*time.Millisecond, drop)
 	}
-	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), tty, in, out, nil, nil)
-	// Nothing but the cancellation: a failed kill would be joined to it.
+	_, err := r.Exec(ctx, id, sh("sleep 1000 & echo ready; sleep 1000; true"), Streams{TTY: tty, Stdin: in, Stdout: out})
+	// Only the cancellation: a failed kill would be joined to it.
 	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "abandoned") {
 		t.Errorf("exec %d: %v", i, err)
 	}
@@ -469,8 +469,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// callCount counts the successful calls of an engine by kind. Docker has attached the
-// streams of a container when it answers the call, and resized a terminal.
+// callCount counts the successful calls of an engine by kind. When Docker
+// answers, it has attached the container's streams or resized the terminal.
 type callCount struct {
 	mu    sync.Mutex
 	calls map[string]int
@@ -523,7 +523,9 @@ func TestDockerAttach(t *testing.T) {
 		in, w := io.Pipe()
 		ins[i] = w
 		defer func() { _ = w.Close() }()
-		go func() { attached <- r.Attach(t.Context(), id, false, in, &outs[i], &errs[i], nil, exitOf(r, id)) }()
+		go func() {
+			attached <- r.Attach(t.Context(), id, Streams{Stdin: in, Stdout: &outs[i], Stderr: &errs[i]}, exitOf(r, id))
+		}()
 	}
 	calls.await(t, "container attach", 3)
 	_, _ = io.WriteString(ins[0], "one\n")
@@ -543,12 +545,13 @@ func TestDockerAttach(t *testing.T) {
 	}
 }
 
-// StdinOnce is Docker's: the end of the first client's input is the process's.
+// Docker implements StdinOnce: when the first client's input ends, the
+// process's does.
 func TestDockerAttachStdinOnce(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{Cmd: sh("cat; echo end"), OpenStdin: true, StdinOnce: true, AttachStdin: true})
 	var out bytes.Buffer
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("input\n"), &out, nil, nil, exitOf(r, id)); err != nil || out.String() != "input\nend\n" {
+	if err := r.Attach(t.Context(), id, Streams{Stdin: strings.NewReader("input\n"), Stdout: &out}, exitOf(r, id)); err != nil || out.String() != "input\nend\n" {
 		t.Errorf("%q, %v", &out, err)
 	}
 }
@@ -563,7 +566,9 @@ func TestDockerAttachTTY(t *testing.T) {
 	defer func() { _ = w.Close() }()
 	var out syncbuffer.Buffer
 	done := make(chan error, 1)
-	go func() { done <- r.Attach(t.Context(), id, true, in, &out, nil, sizes, exitOf(r, id)) }()
+	go func() {
+		done <- r.Attach(t.Context(), id, Streams{TTY: true, Stdin: in, Stdout: &out, Resize: sizes}, exitOf(r, id))
+	}()
 	calls.await(t, "container resize", 1)
 	_, _ = io.WriteString(w, "x\n")
 	if err := <-done; err != nil {
@@ -583,15 +588,15 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	block := make(chan struct{})
 	defer close(block)
 	go func() {
-		stuck <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }), nil, nil, exitOf(r, id))
+		stuck <- r.Attach(t.Context(), id, Streams{Stdout: writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil })}, exitOf(r, id))
 	}()
 	var n atomic.Int64
 	go func() {
-		good <- r.Attach(t.Context(), id, false, nil, writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil }), nil, nil, exitOf(r, id))
+		good <- r.Attach(t.Context(), id, Streams{Stdout: writerFunc(func(p []byte) (int, error) { n.Add(int64(len(p))); return len(p), nil })}, exitOf(r, id))
 	}()
 	calls.await(t, "container attach", 2)
 	began := time.Now()
-	if err := r.Attach(t.Context(), id, false, strings.NewReader("go\n"), nil, nil, nil, exitOf(r, id)); err != nil {
+	if err := r.Attach(t.Context(), id, Streams{Stdin: strings.NewReader("go\n")}, exitOf(r, id)); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-stuck; !errdefs.IsResourceExhausted(err) {
@@ -606,7 +611,7 @@ func TestDockerAttachSlowClient(t *testing.T) {
 	}
 }
 
-// The cost of ExecSync beside that of the three calls it cannot do without.
+// The cost of ExecSync compared with the three calls that it cannot do without.
 func BenchmarkDockerExecSync(b *testing.B) {
 	var inspects atomic.Int64
 	r := observed(b, func(kind string, _ time.Duration, _ error) {
@@ -637,7 +642,7 @@ func BenchmarkDockerExecSync(b *testing.B) {
 		_, _, _, err := r.ExecSync(b.Context(), id, []string{"true"}, time.Minute)
 		return err
 	}
-	// In turn, so that the machine's load is the same for both.
+	// Alternating, so that the machine's load is the same for both.
 	var took [2][]time.Duration
 	for b.Loop() {
 		for i, run := range []func() error{raw, sync} {
@@ -659,18 +664,18 @@ func BenchmarkDockerExecSync(b *testing.B) {
 	}
 }
 
-// exitOf waits for a container's end.
+// exitOf waits for a container to exit.
 func exitOf(r *Runner, id string) func(context.Context) error {
 	return func(ctx context.Context) error { return r.engine.(*engine.Client).ContainerWait(ctx, id) }
 }
 
 // Docker attaches to a container that has just exited, and then sends nothing:
-// the session ends all the same.
+// the session must end anyway.
 func TestDockerAttachAfterExit(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
 	began := time.Now()
-	err := r.Attach(t.Context(), id, false, nil, io.Discard, nil, nil, func(context.Context) error { return nil })
+	err := r.Attach(t.Context(), id, Streams{Stdout: io.Discard}, func(context.Context) error { return nil })
 	if took := time.Since(began); err != nil || took > 5*drainTimeout {
 		t.Errorf("the session ended after %v with %v", took, err)
 	}

@@ -48,36 +48,42 @@ type StartError struct {
 
 func (e *StartError) Error() string { return "process was not started: " + e.Message }
 
-// command is one exec. Nil streams are not opened.
+// Streams are a client's streams of a process. Nil ones are not opened.
+type Streams struct {
+	// TTY gives the process a terminal: all output is on Stdout then.
+	TTY            bool
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Resize         <-chan Size
+}
+
+// command is one exec.
 type command struct {
-	containerID    string
-	cmd            []string
-	tty            bool
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	resize         <-chan Size
+	Streams
+	containerID string
+	cmd         []string
 	// started is set when Docker has agreed to start it.
 	started bool
 }
 
-// Exec runs a command in a container with a client's streams (nil for none) and
+// Exec runs a command in a container with a client's streams and
 // returns its exit code; a command that could not be started has 126 or 127 and
-// Docker's message on stderr. When ctx ends, the command and all its descendants
+// Docker's message on Stderr. When ctx ends, the command and all its descendants
 // are killed. (A killed process whose parent is gone too becomes a child of the
-// container's first process, which may or may not reap it.) stdin may be read
+// container's first process, which may or may not reap it.) Stdin may be read
 // until a read fails, even after Exec has returned.
 //
 // errdefs.ErrNotFound: no such container. errdefs.ErrFailedPrecondition: it is
 // not running.
-func (r *Runner) Exec(ctx context.Context, containerID string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size) (exitCode int, err error) {
-	code, err := r.run(ctx, &command{containerID: containerID, cmd: cmd, tty: tty, stdin: stdin, stdout: stdout, stderr: stderr, resize: resize})
+func (r *Runner) Exec(ctx context.Context, containerID string, cmd []string, st Streams) (exitCode int, err error) {
+	code, err := r.run(ctx, &command{Streams: st, containerID: containerID, cmd: cmd})
 	var failed *StartError
 	if !errors.As(err, &failed) {
 		return code, err
 	}
 	// With a terminal, the message was on stdout like everything else.
-	if !tty && stderr != nil {
-		if _, err := fmt.Fprintln(stderr, failed.Message); err != nil {
+	if !st.TTY && st.Stderr != nil {
+		if _, err := fmt.Fprintln(st.Stderr, failed.Message); err != nil {
 			return 0, err
 		}
 	}
@@ -90,7 +96,7 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 		return 0, fmt.Errorf("cmd: %w: is empty", errdefs.ErrInvalidArgument)
 	}
 	execID, err := r.engine.ExecCreate(ctx, c.containerID, container.ExecOptions{
-		Cmd: c.cmd, Tty: c.tty, AttachStdin: c.stdin != nil, AttachStdout: c.stdout != nil, AttachStderr: c.stderr != nil && !c.tty,
+		Cmd: c.cmd, Tty: c.TTY, AttachStdin: c.Stdin != nil, AttachStdout: c.Stdout != nil, AttachStderr: c.Stderr != nil && !c.TTY,
 	})
 	if err != nil {
 		return 0, classify(c.containerID, err)
@@ -130,21 +136,21 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 // release writes text that was held back as Docker's message but is the process's
 // own output.
 func (c *command) release(message string) error {
-	if c.tty || c.stdout == nil || message == "" {
+	if c.TTY || c.Stdout == nil || message == "" {
 		return nil
 	}
-	_, err := io.WriteString(c.stdout, message)
+	_, err := io.WriteString(c.Stdout, message)
 	return err
 }
 
 // firstSize returns a terminal's initial size, zero if its client does not send one
 // in time.
 func firstSize(ctx context.Context, c *command) Size {
-	if !c.tty || c.resize == nil {
+	if !c.TTY || c.Resize == nil {
 		return Size{}
 	}
 	select {
-	case size := <-c.resize:
+	case size := <-c.Resize:
 		return size
 	case <-time.After(firstSizeTimeout):
 	case <-ctx.Done():
@@ -158,19 +164,19 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 	// Resizing and watching end with the conversation.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := r.engine.ExecStart(ctx, execID, c.tty, [2]uint{uint(first.Height), uint(first.Width)})
+	stream, err := r.engine.ExecStart(ctx, execID, c.TTY, [2]uint{uint(first.Height), uint(first.Width)})
 	if err != nil {
 		return "", err
 	}
 	c.started = true
 	defer func() { _ = stream.Close() }()
-	if c.tty && c.resize != nil {
-		go resize(ctx, first, c.resize, func(ctx context.Context, height, width uint) error {
+	if c.TTY && c.Resize != nil {
+		go resize(ctx, first, c.Resize, func(ctx context.Context, height, width uint) error {
 			return r.engine.ExecResize(ctx, execID, height, width)
 		})
 	}
-	if c.stdin != nil {
-		go feed(stream, c.stdin, c.tty)
+	if c.Stdin != nil {
+		go feed(stream, c.Stdin, c.TTY)
 	}
 	out := newDrain(stream, func() { _ = stream.Close() }, drainTimeout)
 	defer out.stop()
@@ -185,14 +191,14 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 
 // copyOutput copies a process's output until it ends.
 func copyOutput(stream io.Reader, c *command) (message string, err error) {
-	stdout, stderr := c.stdout, c.stderr
+	stdout, stderr := c.Stdout, c.Stderr
 	if stdout == nil {
 		stdout = io.Discard
 	}
 	if stderr == nil {
 		stderr = io.Discard
 	}
-	if c.tty {
+	if c.TTY {
 		start := &beginning{to: stdout}
 		_, err := io.Copy(start, stream)
 		return start.message(), err

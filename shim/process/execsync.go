@@ -24,7 +24,7 @@ func (r *Runner) ExecSync(ctx context.Context, containerID string, cmd []string,
 		defer cancel()
 	}
 	out, errs := &capped{left: maxOutput}, &capped{left: maxOutput}
-	code, err := r.run(ctx, &command{containerID: containerID, cmd: cmd, stdout: out, stderr: errs})
+	code, err := r.run(ctx, &command{containerID: containerID, cmd: cmd, Streams: Streams{Stdout: out, Stderr: errs}})
 	if err != nil {
 		return nil, nil, 0, err
 	}

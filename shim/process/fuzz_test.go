@@ -8,8 +8,8 @@ import (
 	"testing/iotest"
 )
 
-// FuzzDemultiplex: the frames of a stream go where they belong, in order, up to
-// its end or the first that is none.
+// FuzzDemultiplex: the frames of a stream go to the right output, in order, up
+// to the end or the first invalid frame.
 func FuzzDemultiplex(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x02ab\x02\x00\x00\x00\x00\x00\x00\x01c"))
 	f.Add([]byte("\x03\x00\x00\x00\x00\x00\x00\x04oops"))
@@ -31,8 +31,8 @@ func FuzzDemultiplex(f *testing.F) {
 	})
 }
 
-// frames takes a stream apart by Docker's documentation, and reports whether it
-// consists of whole frames of output.
+// frames parses a stream according to Docker's documentation, and reports
+// whether it consists of complete output frames.
 func frames(stream []byte, stdout, stderr *bytes.Buffer) bool {
 	for len(stream) > 0 {
 		if len(stream) < 8 || stream[0] > 2 {
@@ -52,8 +52,9 @@ func frames(stream []byte, stdout, stderr *bytes.Buffer) bool {
 	return true
 }
 
-// FuzzHoldBack: what a process writes arrives whole and in order; only what
-// begins as Docker's message of a failed start may be kept, within bounds.
+// FuzzHoldBack: a process's output arrives complete and in order; only output
+// that starts like Docker's message about a failed start may be held back, up
+// to a limit.
 func FuzzHoldBack(f *testing.F) {
 	f.Add([]byte("OCI runtime exec failed: no such file"), 5, 1)
 	f.Add([]byte("OCI runtime is what I write about"), 3, 1)

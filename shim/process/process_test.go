@@ -20,7 +20,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 )
 
-// frame is one of Docker's multiplexed streams.
+// frame returns a frame of one of Docker's multiplexed streams.
 func frame(kind byte, data string) string {
 	header := make([]byte, frameHeader)
 	header[0] = kind
@@ -90,7 +90,7 @@ func TestCapped(t *testing.T) {
 	}
 }
 
-// closer is a reader that blocks until it is closed, or has something.
+// closer is a reader that blocks until it is closed or has data.
 type closer struct {
 	data   chan string
 	closed chan struct{}
@@ -142,7 +142,7 @@ func TestDrain(t *testing.T) {
 		if !d.gaveUp() {
 			t.Error("does not say that it gave up")
 		}
-		time.Sleep(drainTimeout) // the writer ends
+		time.Sleep(drainTimeout) // the writer finishes
 	})
 }
 
@@ -201,7 +201,7 @@ func TestBacklogClientFails(t *testing.T) {
 	}
 }
 
-// What is not an exec of the container is never killed.
+// A process that is not an exec of the container is never killed.
 func TestKillTreeSparesOthers(t *testing.T) {
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -227,14 +227,14 @@ func TestKillTreeSparesOthers(t *testing.T) {
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		// Gone is good.
+		// A process that is gone is no error.
 		if n, err := killTree(cmd.Process.Pid, c.id); n != 0 || err != nil {
 			t.Errorf("%s: after its end: %d, %v", name, n, err)
 		}
 	}
 }
 
-// fakeEvents is an Engine with nothing but events, whose connection breaks.
+// fakeEvents is an Engine with only events, whose connection breaks.
 type fakeEvents struct {
 	Engine
 	calls  atomic.Int64

@@ -59,7 +59,7 @@ func age(t *testing.T, dir string) {
 	}
 }
 
-// steps is the life of a sandbox and its container.
+// steps are the steps in the life of a sandbox and its container.
 var steps = []struct {
 	name string
 	do   func(*state.Store) error
@@ -86,8 +86,9 @@ var steps = []struct {
 	{"remove the sandbox", func(s *state.Store) error { return s.Sandbox(podName).RemoveAll() }},
 }
 
-// TestKilledAtEveryStep: after each step, and with a draft that a kill leaves in the
-// middle of a write, the next process keeps what is alive and removes the rest.
+// TestKilledAtEveryStep: after each step, and with a draft left by a kill in
+// the middle of a write, the next process keeps what is alive and removes the
+// rest.
 func TestKilledAtEveryStep(t *testing.T) {
 	for n := range len(steps) + 1 {
 		name := "before all"
@@ -136,10 +137,11 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 }
 
-// TestSweepSparesTheNew: a sandbox has its directory before Docker knows it.
+// TestSweepSparesTheNew: a sandbox has its directory before Docker knows the
+// sandbox.
 func TestSweepSparesTheNew(t *testing.T) {
 	s := state.New(t.TempDir())
-	time.Sleep(20 * time.Millisecond) // the clock of files is coarse
+	time.Sleep(20 * time.Millisecond) // file timestamps are coarse
 	if _, err := s.Sandbox(podName).Create(); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +168,7 @@ func TestContainersWith(t *testing.T) {
 	}
 }
 
-// TestNames: no name of an object leads outside the root.
+// TestNames: no object's name leads outside the root.
 func TestNames(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "root")
 	s := state.New(dir)
@@ -178,7 +180,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("removed container %q", bad)
 		}
 		if err := s.Sandbox(bad).Write(state.ResolvConf, nil, 0o644); err != nil {
-			t.Errorf("sandbox %q: %v", bad, err) // its directory is a hash
+			t.Errorf("sandbox %q: %v", bad, err) // its directory's name is a hash
 		}
 	}
 	outside := t.TempDir()

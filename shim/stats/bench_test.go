@@ -11,8 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// BenchmarkContainer reads a real group of version 1, with its files opened
-// each time, as the collector does.
+// BenchmarkContainer reads a real cgroup v1 group, opening its files each time
+// as the collector does.
 func BenchmarkContainer(b *testing.B) {
 	child := startChild(b, "work", 0)
 	c := New(Options{})
@@ -27,7 +27,8 @@ func BenchmarkContainer(b *testing.B) {
 	child.end(b)
 }
 
-// cpuPerOp reports CPU time as well: on a busy machine it varies less than time.
+// cpuPerOp also reports CPU time, which varies less than wall-clock time on a
+// busy machine.
 func cpuPerOp(b *testing.B) func() {
 	started := cpuTime(unix.RUSAGE_SELF)
 	return func() {
@@ -35,8 +36,8 @@ func cpuPerOp(b *testing.B) func() {
 	}
 }
 
-// BenchmarkContainerV2 reads ordinary files with the content of version 2's:
-// more files than version 1 has, without the kernel's work for them.
+// BenchmarkContainerV2 reads ordinary files with the content of cgroup v2's:
+// more files than v1 has, without the kernel's work for them.
 func BenchmarkContainerV2(b *testing.B) {
 	c := fixture(b, "v2")
 	b.ReportAllocs()
@@ -48,7 +49,8 @@ func BenchmarkContainerV2(b *testing.B) {
 	}
 }
 
-// BenchmarkNode reads lists of a node with 110 pods of two sleeping containers.
+// BenchmarkNode reads the lists of a node with 110 pods of two sleeping
+// containers.
 func BenchmarkNode(b *testing.B) {
 	c, containers, pods := node(b, 110)
 	b.Run("Containers", func(b *testing.B) {
@@ -87,7 +89,7 @@ func BenchmarkNode(b *testing.B) {
 	})
 }
 
-// node makes groups and sleeping processes as of so many pods, each with a
+// node creates groups and sleeping processes for a number of pods, each with a
 // sandbox and two containers.
 func node(b *testing.B, pods int) (*Collector, []Container, []Pod) {
 	b.Helper()

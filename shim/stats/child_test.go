@@ -43,14 +43,15 @@ const (
 	childFrame   = 1000 // bytes with the Ethernet header
 )
 
-// actAsContainer works after each line it reads, and answers with a line.
+// actAsContainer does some work after each line it reads, and answers with a
+// line.
 func actAsContainer(mode string) error {
 	in := bufio.NewScanner(os.Stdin)
 	var hold []any
 	for in.Scan() {
 		switch mode {
 		case "work":
-			// Not the Go heap: the race detector has shadows of that.
+			// Not the Go heap: the race detector keeps shadow memory for that.
 			b, err := unix.Mmap(-1, 0, childMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 			if err != nil {
 				return err
@@ -84,8 +85,8 @@ func cpuTime(who int) time.Duration {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
-// sendFrames makes a pair of interfaces in this process's own network namespace
-// and sends frames from net1 to eth0.
+// sendFrames creates a pair of interfaces in this process's own network
+// namespace and sends frames from net1 to eth0.
 func sendFrames() error {
 	for _, args := range []string{
 		"link add eth0 type veth peer name net1",
@@ -117,7 +118,7 @@ func sendFrames() error {
 	return nil
 }
 
-// child is a process in control groups of its own, as a container's is.
+// child is a process in its own control groups, as a container's is.
 type child struct {
 	id, parent string // of its groups
 	cmd        *exec.Cmd
@@ -127,7 +128,7 @@ type child struct {
 }
 
 // startChild runs this binary in groups <own group>/<parent>/<id> of each v1
-// hierarchy. Test and groups end together.
+// hierarchy. The groups are removed when the test ends.
 func startChild(t testing.TB, mode string, cloneFlags uintptr) *child {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -163,7 +164,7 @@ func startChild(t testing.TB, mode string, cloneFlags uintptr) *child {
 	return c
 }
 
-// randomID is of the form of Docker's container IDs.
+// randomID returns an ID in the form of Docker's container IDs.
 func randomID(t testing.TB) string {
 	t.Helper()
 	var random [32]byte
@@ -194,7 +195,7 @@ func (c *child) makeGroups(t testing.TB) {
 				continue
 			}
 			made[parent] = true
-			// Another child with the same parent was there before: it removes it.
+			// Another child with the same parent may have created it, and then removes it.
 			if os.Mkdir(parent, 0o755) == nil {
 				t.Cleanup(func() { removeGroup(t, parent) })
 			}
@@ -207,8 +208,8 @@ func (c *child) makeGroups(t testing.TB) {
 	}
 }
 
-// removeGroup removes a group that a test made. The kernel takes a moment to let
-// go of one after its last process was reaped.
+// removeGroup removes a group that a test has created. The kernel takes a
+// moment to release a group after its last process was reaped.
 func removeGroup(t testing.TB, dir string) {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		err := os.Remove(dir)

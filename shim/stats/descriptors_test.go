@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// expectedMetrics are the names that critest asks for.
+// expectedMetrics are the names that critest expects.
 const expectedMetrics = `
 container_blkio_device_usage_total
 container_cpu_cfs_periods_total

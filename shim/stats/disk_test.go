@@ -28,7 +28,7 @@ func write(t testing.TB, name string, size int) {
 	}
 }
 
-// measure walks to the end in steps of n entries.
+// measure walks a tree completely, in steps of n entries.
 func measure(n int, roots, except []string) (bytes, inodes uint64) {
 	w := newWalk(roots, except)
 	defer w.close()
@@ -37,7 +37,7 @@ func measure(n int, roots, except []string) (bytes, inodes uint64) {
 	return w.bytes, w.inodes
 }
 
-// du is another opinion on what a tree takes.
+// du is an independent measurement of a tree's usage.
 func du(t *testing.T, dir string, flag string) uint64 {
 	t.Helper()
 	out, err := exec.Command("du", "-s", "-x", flag, dir).Output()
@@ -71,7 +71,7 @@ func TestWalkAgreesWithDu(t *testing.T) {
 				t.Fatal(err)
 			}
 		case 2:
-			if err := os.Truncate(name, 1<<30); err != nil { // with a hole
+			if err := os.Truncate(name, 1<<30); err != nil { // with a hole in it
 				t.Fatal(err)
 			}
 		}
@@ -103,7 +103,7 @@ func TestWalkStaysOnItsFilesystem(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount")
 	}
-	// The thread keeps its mount namespace, so it ends with the test.
+	// The thread keeps its mount namespace, so it must exit with the test.
 	runtime.LockOSThread()
 	dir := t.TempDir()
 	write(t, dir+"/other/hidden", 10)
@@ -159,7 +159,7 @@ func TestWalkOfADeepTreeHoldsOneDirectory(t *testing.T) {
 }
 
 // A container can move a directory while the walker is in it. The walker must
-// not go on where the directory is now.
+// not continue at the directory's new place.
 func TestWalkOfATreeThatMoves(t *testing.T) {
 	base := t.TempDir()
 	inside, outside := base+"/inside", base+"/outside"
@@ -181,7 +181,8 @@ func TestWalkOfATreeThatMoves(t *testing.T) {
 	}
 	for !w.step(1) {
 	}
-	// inside, a, and for each b: itself, c and file; all were there at some time.
+	// Counted: inside, a, and for each b: itself, c and file; all of them existed
+	// at some time.
 	if w.inodes < 8 || w.inodes > 11 {
 		t.Errorf("%d inodes, want at most 11: the walk went outside", w.inodes)
 	}
@@ -264,8 +265,8 @@ func TestDiskFollowsChanges(t *testing.T) {
 	eventually(t, "removed layer unknown", func() bool { _, ok := d.Usage(layer); return !ok })
 }
 
-// While a huge tree is walked, another's turn comes, and walking takes no more
-// than its share.
+// While a huge tree is walked, another tree gets its turn, and walking takes no
+// more than its share of CPU time.
 func TestHugeTreeTakesItsShareOnly(t *testing.T) {
 	const share = 0.1
 	huge, small := t.TempDir(), t.TempDir()
@@ -313,8 +314,8 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A result does not get older than the limit, although the walker does not come
-// to it: here it does not run. What would take long is left to the walker.
+// A result never gets older than the limit, even if the walker does not get to
+// it: here it does not run. What would take long is left to the walker.
 func TestSmallLayersAreRecentWithoutTheWalker(t *testing.T) {
 	d := NewDisk(DiskOptions{LayerLimit: time.Nanosecond})
 	dir := t.TempDir()

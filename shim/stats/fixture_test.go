@@ -18,7 +18,8 @@ import (
 )
 
 // The container and the sandbox of testdata/v1 and testdata/v2. v1 is a machine
-// with the cgroupfs driver; v2 has systemd's, and an init in the container.
+// with the cgroupfs driver; v2 has the systemd driver, and an init in the
+// container.
 const (
 	appID   = "3f1c9d0a7be24f58a6c1e0d2b4937f6e8a5d4c3b2a19087f6e5d4c3b2a190876"
 	pauseID = "a0b1c2d3e4f5061728394a5b6c7d8e9f00112233445566778899aabbccddeeff"
@@ -139,8 +140,8 @@ func TestPodStatsOfFixtures(t *testing.T) {
 	}
 }
 
-// Docker's own parent group holds containers of all pods: its numbers are no
-// pod's.
+// Docker's default parent group holds containers of all pods: its numbers are
+// not one pod's.
 func TestPodWithoutCgroupOfItsOwnIsTheSumOfItsContainers(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		for _, parent := range []string{"", "/docker"} {
@@ -261,7 +262,7 @@ func TestGoneAndForeignProcesses(t *testing.T) {
 				t.Errorf("no cgroup: %v, want NotFound", err)
 			}
 
-			// The pid was given to a process of another container.
+			// The PID was reused by a process of another container.
 			ctr := fixtureContainer()
 			ctr.Pid = 4100
 			if _, err := c.Container(t.Context(), ctr); !errdefs.IsFailedPrecondition(err) {
@@ -283,8 +284,8 @@ func TestGoneAndForeignProcesses(t *testing.T) {
 	}
 }
 
-// A sandbox's process may exit and its pid be reused after its cgroup was
-// learnt: then another pod's network must not be reported.
+// A sandbox's process may exit and its PID be reused after its cgroup was
+// found: another pod's network must not be reported.
 func TestNetworkIsNotReadOfAnotherProcess(t *testing.T) {
 	c := fixture(t, "v2")
 	pod := fixturePod("v2")
@@ -339,7 +340,7 @@ func TestNanoCoresNeedTwoReadingsASecondApart(t *testing.T) {
 		{time.Second, 1e9 + 100, u64(1e9)},       // one core
 		{1500 * time.Millisecond, 5e9, u64(1e9)}, // too soon: the last rate
 		{3 * time.Second, 2e9 + 100, u64(5e8)},   // half a core
-		{5 * time.Second, 10, nil},               // started again
+		{5 * time.Second, 10, nil},               // restarted
 		{6 * time.Second, 10 + 2e9, u64(2e9)},
 	} {
 		if d := cmp.Diff(step.want, r.update(at.Add(step.after), step.usage), protocmp.Transform()); d != "" {
@@ -507,8 +508,8 @@ func TestUpperDirOfMounts(t *testing.T) {
 	}
 }
 
-// Kernels before 5.19 do not keep version 2's peak: then it is the highest that
-// was seen.
+// Kernels before 5.19 do not keep cgroup v2's peak: then it is the highest
+// value seen.
 func TestPeakThatTheKernelDoesNotKeep(t *testing.T) {
 	c := edit(t, "v2", map[string]string{"cgroup/kubepods.slice/*/*/docker-3f1c*/memory.peak": "-"})
 	tg, g, err := c.target(appID, 4242, "")

@@ -13,7 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// FuzzNumber: a number is read exactly or not at all.
+// FuzzNumber: a number is parsed exactly or not at all.
 func FuzzNumber(f *testing.F) {
 	for _, seed := range []string{"0", "18446744073709551615", "18446744073709551616", "max", "-1", "1 ", "007"} {
 		f.Add(seed)
@@ -38,8 +38,8 @@ func FuzzNumber(f *testing.F) {
 	})
 }
 
-// FuzzMembership: the group that is found is below its hierarchy and ends in
-// the element that names the container.
+// FuzzMembership: the group found is below its hierarchy, and its last element
+// names the container.
 func FuzzMembership(f *testing.F) {
 	f.Add("0::/kubepods/pod1/"+appID+"/init\n", "/", true)
 	f.Add("0::/../../"+appID+"\n", "/", true)
@@ -72,8 +72,8 @@ func FuzzMembership(f *testing.F) {
 	})
 }
 
-// FuzzCgroupFiles: with any text in the files of a container's groups there are
-// stats or an error, and stats hold together.
+// FuzzCgroupFiles: whatever text is in the files of a container's groups, the
+// result is an error or consistent stats.
 func FuzzCgroupFiles(f *testing.F) {
 	f.Add([]byte("usage_usec 12\nnr_periods 3\nthrottled_usec 18446744073709551615\n"), []byte("18446744073709551615"), true)
 	f.Add([]byte("total_rss 1\ntotal_inactive_file 99999999999\ntotal_swap 4\n8:0 Read 12\n"), []byte("max 100000\n"), false)
@@ -105,8 +105,9 @@ func FuzzCgroupFiles(f *testing.F) {
 	})
 }
 
-// writableFixture copies a fixture for the container's groups to be overwritten:
-// files of one number with number, the others with keyed.
+// writableFixture copies a fixture, and returns a function that overwrites the
+// container's groups: files with a single number with number, the others with
+// keyed.
 func writableFixture(f *testing.F, version string) func(keyed, number []byte) (*runtimeapi.ContainerStats, error) {
 	dir := f.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", version))); err != nil {
@@ -144,7 +145,7 @@ func writableFixture(f *testing.F, version string) func(keyed, number []byte) (*
 }
 
 // FuzzProcFiles: a process chooses the names of its interfaces and what it
-// mounts; none of that may keep the pod's stats from being sent.
+// mounts; none of that may prevent the pod's stats from being sent.
 func FuzzProcFiles(f *testing.F) {
 	f.Add([]byte("Inter-|\n face |bytes\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n"))
 	f.Add([]byte("\xff\xfe: 1\n"))

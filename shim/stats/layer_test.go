@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestLayerBelow: a container that may mount can name any directory of the host as
-// its writable layer.
+// TestLayerBelow: a container that may mount can make any directory of the host
+// look like its writable layer.
 func TestLayerBelow(t *testing.T) {
 	dir := t.TempDir()
 	store, link := filepath.Join(dir, "store"), filepath.Join(dir, "link")

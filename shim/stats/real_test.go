@@ -17,7 +17,7 @@ func TestStatsAgreeWithWhatAProcessDid(t *testing.T) {
 	c := New(Options{Disk: NewDisk(DiskOptions{})})
 	ctr := child.container()
 	ctr.UpperDir, ctr.Mountpoint, ctr.StartedAt = t.TempDir(), "/", time.Now().UnixNano()
-	child.set(t, "cpu.cfs_quota_us", "400000") // bandwidth counters need a quota
+	child.set(t, "cpu.cfs_quota_us", "400000") // bandwidth counters exist only with a quota
 	first, err := c.Container(t.Context(), ctr)
 	if err != nil {
 		t.Fatal(err)
@@ -65,8 +65,8 @@ func TestStatsAgreeWithWhatAProcessDid(t *testing.T) {
 	}
 }
 
-// checkCPU holds the group's CPU time against what the kernel says of the
-// process, which includes its start outside of the group.
+// checkCPU compares the group's CPU time with what the kernel reports for the
+// process, which includes its start outside the group.
 func checkCPU(t *testing.T, child *child, first, got *runtimeapi.ContainerStats) {
 	t.Helper()
 	const tolerance = 100 * time.Millisecond
@@ -103,8 +103,8 @@ func checkProcessMetrics(t *testing.T, metrics *runtimeapi.PodSandboxMetrics) {
 	}
 }
 
-// checkComplete wants a value for every descriptor, but for those with a prefix
-// of what the machine need not have.
+// checkComplete wants a value for every descriptor, except those with a prefix
+// for what the machine may lack.
 func checkComplete(t *testing.T, metrics []*runtimeapi.Metric, but ...string) {
 	t.Helper()
 	got := map[string]*runtimeapi.Metric{}

@@ -28,8 +28,8 @@ func encode(t *testing.T, m proto.Message) []byte {
 	return b
 }
 
-// TestResponse: the receiver reads what it would have read without this package,
-// below and above the size from which buffers are pooled.
+// TestResponse: the receiver reads what it would have read without this
+// package, below and above the size at which buffers are pooled.
 func TestResponse(t *testing.T) {
 	for _, n := range []int{0, 1, 3, 500} {
 		t.Run(fmt.Sprint(n, " containers"), func(t *testing.T) {
@@ -71,7 +71,7 @@ func check(t *testing.T, r *wire.Response, want, got proto.Message) {
 	}
 }
 
-// TestOtherMessages: the codec sends them as gRPC's own does.
+// TestOtherMessages: the codec sends other messages as gRPC's own codec does.
 func TestOtherMessages(t *testing.T) {
 	want := &runtimeapi.VersionResponse{RuntimeName: "docker"}
 	buffers, err := wire.NewCodec().Marshal(want)
@@ -88,7 +88,7 @@ func TestOtherMessages(t *testing.T) {
 	}
 }
 
-// TestUnencodable: an invalid field is an error, and no panic.
+// TestUnencodable: an invalid field is an error, not a panic.
 func TestUnencodable(t *testing.T) {
 	for _, size := range []int{1, 5000} {
 		r := wire.New(&runtimeapi.ContainerStatusResponse{Info: map[string]string{"info": strings.Repeat("\xff", size)}})

@@ -24,7 +24,7 @@ func listen(t *testing.T, addr string, limit int) *Listener {
 	return l
 }
 
-// open makes a connection from an address and accepts it.
+// open connects from an address and accepts the connection.
 func open(t *testing.T, l *Listener, from string) (client net.Conn, server *Conn) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -41,7 +41,7 @@ func open(t *testing.T, l *Listener, from string) (client net.Conn, server *Conn
 	return client, conn.(*Conn)
 }
 
-// isOpen says whether the server still has its side of a connection open.
+// isOpen reports whether the server still has its side of a connection open.
 func isOpen(t *testing.T, server *Conn) bool {
 	t.Helper()
 	if err := server.SetWriteDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -73,7 +73,7 @@ func TestOldestIsShed(t *testing.T) {
 	if l.Pending() != 1 {
 		t.Errorf("%d connections count, want the one that is left", l.Pending())
 	}
-	// The one that was vouched for outlives any flood.
+	// The one that was vouched for survives any flood.
 	for range 10 {
 		open(t, l, "127.0.0.1")
 	}
@@ -82,7 +82,7 @@ func TestOldestIsShed(t *testing.T) {
 	}
 }
 
-// A peer that floods drives out itself, not who came before it.
+// A peer that floods loses its own connections, not those of earlier peers.
 func TestPeerWithTheMostIsShed(t *testing.T) {
 	l := listen(t, "127.0.0.1:0", 4)
 	_, quiet := open(t, l, "127.0.0.1")
@@ -98,7 +98,8 @@ func TestPeerWithTheMostIsShed(t *testing.T) {
 	}
 }
 
-// helperAddr has the address that a child of the test connects to.
+// helperAddr names the environment variable with the address that the test's
+// child process connects to.
 const helperAddr = "GUARD_TEST_ADDR"
 
 func TestMain(m *testing.M) {
@@ -145,7 +146,7 @@ func TestPeerIsAnotherUser(t *testing.T) {
 	if l.users.fd < 0 {
 		t.Skip("the kernel has no socket diagnostics")
 	}
-	// A copy that the other user may run.
+	// A copy that the other user can execute.
 	binary := "/proc/self/exe"
 	child := exec.Command(binary)
 	child.Env = []string{helperAddr + "=" + l.Addr().String()}
@@ -167,7 +168,8 @@ func TestPeerIsAnotherUser(t *testing.T) {
 	}
 }
 
-// The kernel says root of a socket that has been closed; nobody may hide there.
+// The kernel reports root as the user of a closed socket; nobody may pass as
+// root that way.
 func TestClosedSocketHasNoUser(t *testing.T) {
 	l := listen(t, "127.0.0.1:0", 10)
 	client, server := open(t, l, "127.0.0.1")
@@ -184,7 +186,7 @@ func TestClosedSocketHasNoUser(t *testing.T) {
 	}
 }
 
-// Without the kernel's help all of the machine is one peer.
+// Without the kernel's help, the whole machine is one peer.
 func TestUnknownUsersAreOnePeer(t *testing.T) {
 	l := listen(t, "127.0.0.1:0", 10)
 	_ = l.users.close()

@@ -66,6 +66,6 @@ func NewCommand(version string) *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.AddFlags(root.PersistentFlags())
-	root.AddCommand(serve, doctor.NewCommand(o.doctorSettings))
+	root.AddCommand(serve, doctor.NewCommand(o.doctorSettings), runtimeCommand())
 	return root
 }

@@ -138,7 +138,7 @@ func (o *Options) netnsDir() string { return filepath.Join(o.RuntimeDir, "netns"
 
 func (o *Options) serviceConfig() shim.Config {
 	c := shim.Config{
-		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
+		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
 		DockerConfig: o.DockerConfig,
 		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,

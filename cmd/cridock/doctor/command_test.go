@@ -35,7 +35,7 @@ func served(t *testing.T) (*tree, *enginetest.Server) {
 		i.LiveRestoreEnabled, i.CgroupDriver = true, "systemd"
 		i.SecurityOptions = []string{"name=seccomp,profile=default", "name=apparmor", "name=selinux"}
 	})
-	x.Settings.DockerEndpoint = docker.Endpoint()
+	x.DockerEndpoint = docker.Endpoint()
 	return x, docker
 }
 

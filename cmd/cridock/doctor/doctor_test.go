@@ -245,8 +245,9 @@ func breakages() []breakage {
 	return slices.Concat(engineBreakages, kernelBreakages, networkBreakages, kubeletBreakages, adapterBreakages, leftoverBreakages)
 }
 
-// TestBrokenNode: each breakage is found by its check, with a reason and a cure, and
-// no other check complains about it. docs/doctor.md shows what was found.
+// TestBrokenNode: each breakage is found by its check, with a reason and a
+// cure, and no other check complains about it. docs/doctor.md shows what was
+// found.
 func TestBrokenNode(t *testing.T) {
 	document, err := os.ReadFile("../../../docs/doctor.md")
 	if err != nil {
@@ -307,7 +308,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 	}
 }
 
-// fine looks like a breakage and is none, or is beside one that is.
+// fine are nodes that look broken but are not, or not for that reason.
 var fine = []struct {
 	check, name string
 	breaks      func(*tree)
@@ -375,7 +376,7 @@ var fine = []struct {
 	}, OK, ""},
 }
 
-// TestFine: a check finds nothing wrong where nothing is.
+// TestFine: a check finds no fault in a correct node.
 func TestFine(t *testing.T) {
 	for _, tt := range fine {
 		t.Run(tt.check+"/"+tt.name, func(t *testing.T) {
@@ -404,7 +405,7 @@ func (hangingDocker) ContainerList(ctx context.Context, _ filters.Args) ([]conta
 	return nil, ctx.Err()
 }
 
-// TestHangingDocker: the report comes all the same, and soon.
+// TestHangingDocker: the report is complete anyway, and soon.
 func TestHangingDocker(t *testing.T) {
 	x := newTree(t)
 	x.NetworkPlugin = "docker" // no programs in the bubble
@@ -437,7 +438,7 @@ func TestHangingCheck(t *testing.T) {
 	})
 }
 
-// TestRealNode: what tests replace works on this machine.
+// TestRealNode: the functions that tests replace work on this machine.
 func TestRealNode(t *testing.T) {
 	here := t.TempDir()
 	below, err := diskSpace(here + "/not/there")

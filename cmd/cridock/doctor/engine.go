@@ -137,7 +137,7 @@ type daemonConfig struct {
 }
 
 func (n *node) readDaemonConfig() (c daemonConfig) {
-	b, err := os.ReadFile(n.path(n.DaemonConfig)) //nolint:gosec // a flag names the file
+	b, err := os.ReadFile(n.path(n.DaemonConfig))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		c.missing = true

@@ -43,7 +43,7 @@ type program struct {
 	err error
 }
 
-// fakeDocker answers what a healthy engine would.
+// fakeDocker responds as a healthy engine would.
 type fakeDocker struct {
 	caps    engine.Capabilities
 	err     error
@@ -83,7 +83,7 @@ func (c *fakeCRI) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeap
 	return c.status, c.err
 }
 
-// plugin is a CNI plugin that speaks three versions.
+// plugin is a CNI plugin that supports three versions.
 const plugin = `#!/bin/sh
 [ "$CNI_COMMAND" != VERSION ] || echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}'
 `

@@ -13,7 +13,7 @@ import (
 func (s *Server) pauseContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	switch {
 	case err != nil:
 		return err
@@ -22,7 +22,7 @@ func (s *Server) pauseContainer(w http.ResponseWriter, _ *http.Request, ref stri
 	case c.inspect.State.Paused:
 		return errorf(http.StatusConflict, "Container %s is already paused", c.inspect.ID)
 	}
-	s.setPaused(c, true)
+	s.setPausedLocked(c, true)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -30,26 +30,26 @@ func (s *Server) pauseContainer(w http.ResponseWriter, _ *http.Request, ref stri
 func (s *Server) unpauseContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
 	if !c.inspect.State.Paused {
 		return errorf(http.StatusInternalServerError, "Container %s is not paused", c.inspect.ID)
 	}
-	s.setPaused(c, false)
+	s.setPausedLocked(c, false)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// setPaused needs s.mu. The processes keep running: no test looks.
-func (s *Server) setPaused(c *ctr, paused bool) {
+// setPausedLocked changes a container's state. The processes keep running: no test looks.
+func (s *Server) setPausedLocked(c *ctr, paused bool) {
 	c.inspect.State.Paused, c.inspect.State.Status = paused, container.StateRunning
 	event := "unpause"
 	if paused {
 		c.inspect.State.Status, event = container.StatePaused, "pause"
 	}
-	s.containerEvent(c, event)
+	s.containerEventLocked(c, event)
 }
 
 // checkpointContainer writes one file in place of CRIU's. The daemon has to be
@@ -64,7 +64,7 @@ func (s *Server) checkpointContainer(w http.ResponseWriter, r *http.Request, ref
 	if !s.info.ExperimentalBuild {
 		return errorf(http.StatusNotImplemented, "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to enable it.")
 	}
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (s *Server) checkpointContainer(w http.ResponseWriter, r *http.Request, ref
 	if err := os.WriteFile(filepath.Join(dir, "inventory.img"), []byte(c.inspect.ID), 0o600); err != nil {
 		return err
 	}
-	s.containerEvent(c, "checkpoint")
+	s.containerEventLocked(c, "checkpoint")
 	w.WriteHeader(http.StatusCreated)
 	return nil
 }

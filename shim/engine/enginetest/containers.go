@@ -46,8 +46,8 @@ func noSuchContainer(id string) error {
 	return errorf(http.StatusNotFound, "No such container: %s", id)
 }
 
-// find needs s.mu. Docker takes a full ID, then a name, then a prefix.
-func (s *Server) find(ref string) (*ctr, error) {
+// findLocked finds a container. Docker takes a full ID, then a name, then a prefix.
+func (s *Server) findLocked(ref string) (*ctr, error) {
 	if c := s.containers[ref]; c != nil {
 		return c, nil
 	}
@@ -77,7 +77,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *http.Request, _ strin
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	img := s.imageByRef(req.Image)
+	img := s.imageByRefLocked(req.Image)
 	if img == nil {
 		return errorf(http.StatusNotFound, "No such image: %s", req.Image)
 	}
@@ -109,7 +109,7 @@ func (s *Server) createContainer(w http.ResponseWriter, r *http.Request, _ strin
 		return err
 	}
 	s.containers[id] = c
-	s.containerEvent(c, "create")
+	s.containerEventLocked(c, "create")
 	return reply(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
 }
 
@@ -171,7 +171,7 @@ func mounts(host *container.HostConfig) []container.MountPoint {
 func (s *Server) inspectContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (s *Server) inspectContainer(w http.ResponseWriter, _ *http.Request, ref st
 func (s *Server) containerStats(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request, ref str
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (s *Server) updateContainer(w http.ResponseWriter, r *http.Request, ref str
 	if have.Memory > 0 && have.MemorySwap > 0 && have.Memory > have.MemorySwap {
 		return errorf(http.StatusConflict, "Cannot update container %s: Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time", ref)
 	}
-	s.containerEvent(c, "update")
+	s.containerEventLocked(c, "update")
 	return reply(w, http.StatusOK, container.UpdateResponse{Warnings: []string{}})
 }
 
@@ -263,7 +263,7 @@ func set[T comparable](field *T, value T) {
 func (s *Server) archive(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}

@@ -178,14 +178,14 @@ func contractExecMissing(t *testing.T, s subject) {
 	}
 }
 
-// archive is what "docker save" writes of an image with one empty layer.
+// archive returns what "docker save" writes for an image with one empty layer.
 func archive(t *testing.T, tags ...string) io.Reader {
 	t.Helper()
 	var layer bytes.Buffer
 	if err := tar.NewWriter(&layer).Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The digest of a tar file that has two empty blocks and nothing else.
+	// The digest of a tar file that consists of two empty blocks.
 	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","created":"2024-01-02T03:04:05Z","author":%q,"config":{"Cmd":["/nothing"],"User":"7","StopSignal":"SIGUSR1"},"rootfs":{"type":"layers","diff_ids":["sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"]}}`, t.Name())
 	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": tags, "Layers": []string{"layer.tar"}}})
 	if err != nil {

@@ -24,7 +24,7 @@ type subject struct {
 	image string // has sh, sleep, cat and true, and the file /etc/passwd
 }
 
-// contract is what cridock relies on. Each assertion holds on the fake and on
+// contract is what cridock relies on. Each assertion holds for the fake and for
 // Docker.
 var contract = map[string]func(*testing.T, subject){
 	"create":              contractCreate,
@@ -394,8 +394,8 @@ func contractWait(t *testing.T, s subject) {
 	wantClass(t, "wait for a running one", err, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) })
 }
 
-// contractEvents: which events there are, in which order, with which
-// attributes; and that a failed start has none.
+// contractEvents: which events Docker sends, in which order, with which
+// attributes; and that a failed start sends none.
 func contractEvents(t *testing.T, s subject) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

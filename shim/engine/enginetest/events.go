@@ -46,9 +46,9 @@ func (s *Server) CutEvents() {
 	clear(s.events.sinks)
 }
 
-// containerEvent needs s.mu. Attributes are the labels, overwritten by those that
+// containerEventLocked sends an event. Attributes are the labels, overwritten by those that
 // Docker adds.
-func (s *Server) containerEvent(c *ctr, action string, extra ...string) {
+func (s *Server) containerEventLocked(c *ctr, action string, extra ...string) {
 	attributes := maps.Clone(c.inspect.Config.Labels)
 	if attributes == nil {
 		attributes = map[string]string{}

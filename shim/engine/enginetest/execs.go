@@ -34,7 +34,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *http.Request, ref string) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *Server) createExec(w http.ResponseWriter, r *http.Request, ref string) 
 	}
 	e.ctr = c
 	s.execs[e.id] = e
-	s.containerEvent(c, "exec_create: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
+	s.containerEventLocked(c, "exec_create: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
 	return reply(w, http.StatusCreated, container.ExecCreateResponse{ID: e.id})
 }
 
@@ -108,14 +108,14 @@ func (s *Server) runExec(e *execution, in io.Reader, conn io.Writer, tty bool) <
 	}, func(code int) {
 		s.mu.Lock()
 		e.proc, e.code = nil, &code
-		s.containerEvent(e.ctr, "exec_die", "execID", e.id, "exitCode", strconv.Itoa(code))
+		s.containerEventLocked(e.ctr, "exec_die", "execID", e.id, "exitCode", strconv.Itoa(code))
 		s.mu.Unlock()
 		close(done)
 	})
 	if e.proc != nil {
 		e.pid = e.proc.pid
 	}
-	s.containerEvent(e.ctr, "exec_start: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
+	s.containerEventLocked(e.ctr, "exec_start: "+strings.Join(e.options.Cmd, " "), "execID", e.id)
 	if e.proc == nil {
 		// Docker has hijacked the connection by now: the error goes to the output.
 		code := 127

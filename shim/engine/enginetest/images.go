@@ -139,8 +139,8 @@ func familiar(ref string) string {
 	return ref
 }
 
-// imageByRef finds an image by name, ID or prefix of one. It needs s.mu.
-func (s *Server) imageByRef(ref string) *Image {
+// imageByRefLocked finds an image by name, ID or prefix of one.
+func (s *Server) imageByRefLocked(ref string) *Image {
 	id, name := "sha256:"+strings.TrimPrefix(ref, "sha256:"), familiar(ref)
 	if img := s.images[id]; img != nil {
 		return img
@@ -176,7 +176,7 @@ func (s *Server) listImages(w http.ResponseWriter, _ *http.Request, _ string) er
 func (s *Server) inspectImage(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := s.imageByRef(ref)
+	i := s.imageByRefLocked(ref)
 	if i == nil {
 		return errorf(http.StatusNotFound, "No such image: %s", ref)
 	}
@@ -202,7 +202,7 @@ func (i *Image) graphDriver() storage.DriverData {
 func (s *Server) imageHistory(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := s.imageByRef(ref)
+	i := s.imageByRefLocked(ref)
 	if i == nil {
 		return errorf(http.StatusNotFound, "No such image: %s", ref)
 	}
@@ -212,7 +212,7 @@ func (s *Server) imageHistory(w http.ResponseWriter, _ *http.Request, ref string
 func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := s.imageByRef(ref)
+	i := s.imageByRefLocked(ref)
 	if i == nil {
 		return errorf(http.StatusNotFound, "No such image: %s", ref)
 	}

@@ -19,7 +19,7 @@ import (
 func (s *Server) startContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (s *Server) launch(c *ctr) error {
 		StartedAt: now(), FinishedAt: st.FinishedAt,
 	}
 	s.connect(c)
-	s.containerEvent(c, "start")
+	s.containerEventLocked(c, "start")
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (s *Server) exitLocked(c *ctr, code int, exited chan struct{}, tell bool) {
 	}
 	close(exited)
 	if tell {
-		s.containerEvent(c, "die", "exitCode", strconv.Itoa(code))
+		s.containerEventLocked(c, "die", "exitCode", strconv.Itoa(code))
 	}
 }
 
@@ -159,7 +159,7 @@ func (s *Server) end(id string, code int, oom bool) {
 	p := c.proc
 	if oom {
 		c.oom = true
-		s.containerEvent(c, "oom")
+		s.containerEventLocked(c, "oom")
 	}
 	s.mu.Unlock()
 	p.end(code)
@@ -188,7 +188,7 @@ func (s *Server) killContainer(w http.ResponseWriter, r *http.Request, ref strin
 		return err
 	}
 	s.mu.Lock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -198,9 +198,9 @@ func (s *Server) killContainer(w http.ResponseWriter, r *http.Request, ref strin
 		s.mu.Unlock()
 		return errorf(http.StatusConflict, "Cannot kill container: %s: Container %s is not running", ref, c.inspect.ID)
 	}
-	s.containerEvent(c, "kill", "signal", strconv.Itoa(int(sig)))
+	s.containerEventLocked(c, "kill", "signal", strconv.Itoa(int(sig)))
 	if c.inspect.State.Paused {
-		s.setPaused(c, false)
+		s.setPausedLocked(c, false)
 	}
 	s.mu.Unlock()
 	p.signal(sig)
@@ -224,7 +224,7 @@ func parseSignal(name string) (unix.Signal, error) {
 func (s *Server) removeContainer(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}
@@ -232,19 +232,19 @@ func (s *Server) removeContainer(w http.ResponseWriter, r *http.Request, ref str
 		if r.FormValue("force") != "1" {
 			return errorf(http.StatusConflict, "You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.inspect.ID)
 		}
-		s.containerEvent(c, "kill", "signal", "9")
+		s.containerEventLocked(c, "kill", "signal", "9")
 		s.exitLocked(c, 137, c.exited, true)
 		go p.end(137)
 	}
 	delete(s.containers, c.inspect.ID)
-	s.containerEvent(c, "destroy")
+	s.containerEventLocked(c, "destroy")
 	w.WriteHeader(http.StatusNoContent)
 	return os.RemoveAll(filepath.Dir(c.output.log))
 }
 
 func (s *Server) waitContainer(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -263,7 +263,7 @@ func (s *Server) waitContainer(w http.ResponseWriter, r *http.Request, ref strin
 func (s *Server) resizeContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		return err
 	}

@@ -183,7 +183,7 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 
 func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -226,7 +226,7 @@ func (s *Server) attachContainer(w http.ResponseWriter, r *http.Request, ref str
 
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
-	c, err := s.find(ref)
+	c, err := s.findLocked(ref)
 	if err != nil {
 		s.mu.Unlock()
 		return err

@@ -52,7 +52,7 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 	}
 	s.mu.Lock()
 	s.own[owner] = true
-	err = s.prepare()
+	err = s.prepareLocked()
 	s.mu.Unlock()
 	if err != nil {
 		return "", false, fmt.Errorf("image volume directory %s: %w", s.dir, err)
@@ -76,10 +76,10 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 	return path, true, nil
 }
 
-// prepare mounts the store's own file system. An engine with user namespaces needs
+// prepareLocked mounts the store's own file system. An engine with user namespaces needs
 // no access to it from there: its runtime (runc 1.1) opens what it mounts before
-// it enters them. It needs s.mu.
-func (s *Store) prepare() error {
+// it enters them.
+func (s *Store) prepareLocked() error {
 	if !filepath.IsAbs(string(s.dir)) {
 		return fmt.Errorf("%w: not absolute", errdefs.ErrInvalidArgument)
 	}

@@ -243,8 +243,8 @@ func newMount(t *testing.T) string {
 	return dir
 }
 
-// TestSetUserID: a set-user-ID program in an image gives nobody on the node its
-// owner's rights, whether or not they can reach it.
+// TestSetUserID: a set-user-ID program in an image gives no user on the node
+// its owner's rights, whether or not they can reach it.
 func TestSetUserID(t *testing.T) {
 	s, dir := newStore(t)
 	data := layer(t, map[string]string{"id": ""})
@@ -276,7 +276,7 @@ func TestSetUserID(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode 0700", p, info.Mode(), err)
 		}
 	}
-	// Started from a descriptor, as there is no path for this user.
+	// Started from a descriptor, as this user has no path to it.
 	fd, err := unix.Open(filepath.Join(path, "id"), unix.O_PATH, 0)
 	if err != nil {
 		t.Fatal(err)

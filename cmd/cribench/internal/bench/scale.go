@@ -130,14 +130,18 @@ func (r *Runner) fillPod(ctx context.Context, s Subject, containers int) (*pod, 
 	return p, nil
 }
 
-// turn is like interleave, for the subjects of a scale.
-func (r *Runner) turn(ctx context.Context, all []*filled, title string, rounds int, key result.Key, sample func(context.Context, *filled) error) error {
+// turn is like interleave, for the subjects of a scale; the key has the title.
+func (r *Runner) turn(ctx context.Context, all []*filled, rounds int, key result.Key, sample func(context.Context, *filled) error) error {
 	byName := map[string]*filled{}
 	subjects := make([]Subject, len(all))
 	for i, f := range all {
 		byName[f.Name()], subjects[i] = f, f.Subject
 	}
 	part := &Runner{config: r.config, subjects: subjects, doc: r.doc, progress: r.progress}
+	title := fmt.Sprintf("%s at %d", key.Step, key.Level)
+	if key.Workload == WorkloadCPU {
+		title = "CPU of " + title
+	}
 	return part.interleave(ctx, title, rounds, key, func(ctx context.Context, s Subject) error {
 		return sample(ctx, byName[s.Name()])
 	})
@@ -146,7 +150,7 @@ func (r *Runner) turn(ctx context.Context, all []*filled, title string, rounds i
 func (r *Runner) reads(ctx context.Context, all []*filled, level int) error {
 	for _, read := range target.Reads {
 		key := seconds(WorkloadRead, string(read), level)
-		err := r.turn(ctx, all, fmt.Sprintf("%s at %d", read, level), r.config.Reads, key, func(ctx context.Context, f *filled) error {
+		err := r.turn(ctx, all, r.config.Reads, key, func(ctx context.Context, f *filled) error {
 			return timed(r.record(f.Subject, WorkloadRead, level), string(read), func() error { return f.read(ctx, read) })
 		})
 		if err != nil {
@@ -185,7 +189,7 @@ func (f *filled) read(ctx context.Context, read target.Read) error {
 func (r *Runner) cpuPerCall(ctx context.Context, all []*filled, level int) error {
 	for _, read := range []target.Read{target.ListContainers, target.ContainerStats, target.SandboxStats} {
 		key := result.Key{Workload: WorkloadCPU, Step: string(read), Level: level, Unit: result.CPUPerCall}
-		err := r.turn(ctx, all, fmt.Sprintf("CPU of %s at %d", read, level), 1, key, func(ctx context.Context, f *filled) error {
+		err := r.turn(ctx, all, 1, key, func(ctx context.Context, f *filled) error {
 			return r.burst(ctx, f, read, key)
 		})
 		if err != nil {

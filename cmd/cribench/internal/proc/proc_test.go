@@ -27,8 +27,8 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// processes are a daemon (10) with its containerd (11), a shim that is a child
-// of it (12) with a container (13), a shim that init has adopted (20) with a
+// processes are a daemon (10) with its containerd (11), a shim that is its
+// child (12) with a container (13), a shim adopted by init (20) with a
 // container (21), and a shim of another daemon (30).
 func processes() map[int]Process {
 	all := map[int]Process{}
@@ -105,7 +105,7 @@ func TestUsageOfThisProcess(t *testing.T) {
 		t.Errorf("a Go test of %d bytes", before.Total())
 	}
 	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); {
-		_ = 0 // busy, for the clock of CPU time to move
+		_ = 0 // busy, so that the CPU time clock advances
 	}
 	after, err := set.CPU()
 	if err != nil {

@@ -221,27 +221,35 @@ func (c *chart) medianMark(x, slot, y float64) error {
 	return nil
 }
 
-// lines draws medians by level, with a bar between the quartiles. samples is by level
-// and target. The vertical axis is logarithmic if requested and all values are above
-// 0.
-func lines(title, x, unit string, levels []int, targets []string, samples [][][]float64, logarithmic bool) (string, error) {
-	scale, name := axisUnit(unit, samples)
-	c := newChart(title, name, targets)
-	c.X.Label.Text = x
-	ticks := make([]plot.Tick, len(levels))
-	for i, l := range levels {
+// curves are medians by level.
+type curves struct {
+	title, x, unit string
+	levels         []int
+	targets        []string
+	samples        [][][]float64 // by level and target
+	// logarithmic makes the vertical axis logarithmic if all values are above 0.
+	logarithmic bool
+}
+
+// draw draws the curves, with a bar between the quartiles.
+func (l curves) draw() (string, error) {
+	scale, name := axisUnit(l.unit, l.samples)
+	c := newChart(l.title, name, l.targets)
+	c.X.Label.Text = l.x
+	ticks := make([]plot.Tick, len(l.levels))
+	for i, l := range l.levels {
 		ticks[i] = plot.Tick{Value: float64(l), Label: fmt.Sprint(l)}
 	}
 	c.X.Tick.Marker = plot.ConstantTicks(ticks)
 	lowest := math.Inf(1)
-	for t := range targets {
-		low, err := c.line(t, levels, samples, scale)
+	for t := range l.targets {
+		low, err := c.line(t, l.levels, l.samples, scale)
 		if err != nil {
 			return "", err
 		}
 		lowest = min(lowest, low)
 	}
-	if logarithmic && lowest > 0 && c.Y.Max > c.Y.Min {
+	if l.logarithmic && lowest > 0 && c.Y.Max > c.Y.Min {
 		// With whole decades there is always a labelled tick.
 		c.Y.Min, c.Y.Max = math.Pow(10, math.Floor(math.Log10(lowest))), math.Pow(10, math.Ceil(math.Log10(c.Y.Max)))
 		c.Y.Scale, c.Y.Tick.Marker = plot.LogScale{}, decadeTicks{}

@@ -128,7 +128,7 @@ func (b *book) levels(workload, step, title, x string, logarithmic bool) {
 	for i, k := range keys {
 		levels[i] = k.Level
 	}
-	svg, err := lines(title, x, keys[0].Unit, levels, b.doc.Names(), b.samples(keys), logarithmic)
+	svg, err := curves{title, x, keys[0].Unit, levels, b.doc.Names(), b.samples(keys), logarithmic}.draw()
 	b.add(title, svg, err)
 }
 

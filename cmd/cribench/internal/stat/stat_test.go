@@ -45,7 +45,8 @@ func TestRatioOfMediansCoversTheTruth(t *testing.T) {
 			covered++
 		}
 	}
-	// 95 expected; a bootstrap of medians is a little off on either side.
+	// 95 are expected; a bootstrap of medians deviates a little in either
+	// direction.
 	if covered < 86 {
 		t.Errorf("the interval holds the true ratio in %d of %d trials", covered, trials)
 	}

@@ -20,8 +20,8 @@ func contextThatEnds(t *testing.T) (context.Context, func()) {
 	return ctx, func() { cancel(nil) }
 }
 
-// TestPodOnDocker runs on a real engine: what it checks is that these are the
-// calls that a pod takes.
+// TestPodOnDocker runs on a real engine: it checks that these calls are what a
+// pod needs.
 func TestPodOnDocker(t *testing.T) {
 	endpoint, image := os.Getenv("CRIDOCK_E2E_DOCKER"), os.Getenv("CRIDOCK_E2E_IMAGE")
 	if endpoint == "" || image == "" {

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/idmap"
+	"github.com/cridock/cridock/internal/seam"
+)
+
+// change makes the mounts that a container needs, in a mount namespace of this
+// process's own, and changes its bundle to use them.
+func change(dir seam.Dir, bundle string, r *seam.Record) error {
+	bundle, err := filepath.Abs(bundle)
+	if err != nil {
+		return err
+	}
+	s, err := readSpec(bundle)
+	if err != nil {
+		return err
+	}
+	// On the host only its path is used, by exec.
+	if err := os.MkdirAll(dir.RootFS(), 0o711); err != nil { //nolint:gosec // users that are mapped must get through
+		return err
+	}
+	userns, err := openUserNamespace(r.UserNamespace)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = userns.Close() }()
+	if err := idmap.Isolate(dir.Mounts()); err != nil {
+		return err
+	}
+	join := ""
+	if r.UserNamespace.Join != nil {
+		// By this path the real runtime joins the namespace that was checked, whatever
+		// becomes of the process.
+		join = filepath.Join(dir.Mounts(), "userns")
+		if err := idmap.BindNamespace(userns, join); err != nil {
+			return err
+		}
+	}
+	if err := s.setUserNamespace(r.UserNamespace, join); err != nil {
+		return err
+	}
+	if err := moveRoot(s, bundle, dir, userns, r.UserNamespace); err != nil {
+		return err
+	}
+	if err := moveBinds(s, bundle, dir, userns, r); err != nil {
+		return err
+	}
+	if err := giveStreams(r); err != nil {
+		return err
+	}
+	return s.write(bundle)
+}
+
+// openUserNamespace returns the sandbox's user namespace or, for a sandbox, one with
+// the same mappings as its own will have.
+func openUserNamespace(u *seam.UserNamespace) (*os.File, error) {
+	if u.Join != nil {
+		return idmap.JoinUserNamespace(u, *u.Join)
+	}
+	return idmap.NewUserNamespace(u.UIDs, u.GIDs)
+}
+
+// moveRoot mounts the root file system again, id-mapped: the overlay that it is, or
+// a clone of any other.
+func moveRoot(s spec, bundle string, dir seam.Dir, userns *os.File, u *seam.UserNamespace) error {
+	root, err := s.rootPath(bundle)
+	if err != nil {
+		return err
+	}
+	if root, err = filepath.EvalSymlinks(root); err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	mountinfo, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	overlay, err := idmap.FindOverlay(string(mountinfo), root)
+	switch {
+	case err != nil:
+		return err
+	case overlay == nil:
+		err = idmap.Clone(root, dir.RootFS(), false, userns)
+	default:
+		if err = os.Mkdir(dir.RootFS(), 0o711); err == nil { //nolint:gosec // as above
+			err = overlay.Mount(dir.Mounts(), dir.RootFS(), userns, u)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.setRootPath(dir.RootFS())
+	return nil
+}
+
+// moveBinds mounts the sources of all bind mounts where the container's root can
+// reach them, id-mapped where the record says so.
+func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Record) error {
+	binds, err := s.binds(bundle)
+	if err != nil {
+		return err
+	}
+	toMap, err := mapped(r, binds)
+	if err != nil {
+		return err
+	}
+	for i, b := range binds {
+		with := userns
+		if !toMap[b.destination] {
+			with = nil
+		}
+		source := filepath.Join(dir.Mounts(), "v"+strconv.Itoa(i))
+		if err := idmap.Clone(b.source, source, b.recursive, with); err != nil {
+			return fmt.Errorf("mount on %s: %w", b.destination, err)
+		}
+		b.mount["source"] = source
+	}
+	return nil
+}
+
+// giveStreams makes the container's root the owner of the pipes among the standard
+// streams, so that processes can open /dev/stdout and the like.
+func giveStreams(r *seam.Record) error {
+	uid, gid := int(seam.Root(r.UserNamespace.UIDs)), int(seam.Root(r.UserNamespace.GIDs))
+	for fd := range 3 {
+		var st unix.Stat_t
+		switch err := unix.Fstat(fd, &st); {
+		case errors.Is(err, unix.EBADF):
+			continue // closed
+		case err != nil:
+			return fmt.Errorf("standard stream %d: %w", fd, err)
+		case st.Mode&unix.S_IFMT != unix.S_IFIFO:
+			continue
+		}
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return fmt.Errorf("standard stream %d: %w", fd, err)
+		}
+	}
+	return nil
+}

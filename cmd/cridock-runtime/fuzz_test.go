@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cridock/cridock/internal/seam"
+)
+
+// FuzzSpec: whatever Docker writes, a changed bundle has one user namespace, no
+// namespace of the host's, and nothing else changed.
+func FuzzSpec(f *testing.F) {
+	f.Add([]byte(docker))
+	f.Add([]byte(`{"linux":{"namespaces":[{"type":"mount"},{"type":"network","path":"/x"},{"type":"ipc"},{"type":"pid"}],"sysctl":{"net.ipv4.ping_group_range":"0 2147483647"}}}`))
+	f.Add([]byte(`{"linux":{"namespaces":[{"type":"user"}],"uidMappings":null}}`))
+	f.Add([]byte(`{"root":[],"linux":[],"mounts":[{"type":"bind","source":"x","destination":"/.."}]}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := decodeSpec(text)
+		if err != nil {
+			return
+		}
+		before, err := decodeSpec(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		binds, err := s.binds("/bundle")
+		for _, b := range binds {
+			if !path.IsAbs(b.source) || b.destination == "" {
+				t.Fatalf("bind mount %+v (%v)", b, err)
+			}
+		}
+		if s.setUserNamespace(userns, "/join") != nil {
+			return
+		}
+		namespaces, err := objects(object(s, "linux"), "namespaces")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kinds []string
+		for _, ns := range namespaces {
+			kind, _ := ns["type"].(string)
+			kinds = append(kinds, kind)
+		}
+		if slices.Index(kinds, "user") != len(kinds)-1 {
+			t.Fatalf("namespaces %q", kinds)
+		}
+		for _, kind := range []string{"mount", "network", "ipc", "pid"} {
+			if !slices.Contains(kinds, kind) {
+				t.Fatalf("namespaces %q", kinds)
+			}
+		}
+		for _, name := range []string{"namespaces", "uidMappings", "gidMappings", "sysctl"} {
+			delete(object(s, "linux"), name)
+			delete(object(before, "linux"), name)
+		}
+		if diff := cmp.Diff(before, s); diff != "" {
+			t.Fatal(diff)
+		}
+		if _, err := json.Marshal(s); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzParse: the real runtime gets all arguments but our own, and create has an ID.
+func FuzzParse(f *testing.F) {
+	f.Add("--root\n/r\n--log\n/l\n--log-format\njson\ncreate\n--bundle\n/b\n" + id)
+	f.Add("--cridock-dir=/d\n--root=/r\nexec\n--process\n/p\n" + id)
+	f.Add("--systemd-cgroup\ndelete\n--force\n" + id)
+	f.Add("--\ncreate")
+	f.Fuzz(func(t *testing.T, line string) {
+		args := strings.Split(line, "\n")
+		c, err := parse(args)
+		if err != nil {
+			return
+		}
+		if c.command == "create" && !seam.IsID(c.id) {
+			t.Fatalf("create of %q", c.id)
+		}
+		// Only our own flag, before the command, may be missing.
+		rest := args
+		for _, arg := range c.args {
+			for len(rest) > 0 && rest[0] != arg && strings.HasPrefix(strings.TrimLeft(rest[0], "-"), dirFlag+"=") {
+				rest = rest[1:]
+			}
+			if len(rest) == 0 || rest[0] != arg {
+				t.Fatalf("arguments %q of %q", c.args, args)
+			}
+			rest = rest[1:]
+		}
+	})
+}

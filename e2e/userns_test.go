@@ -1,0 +1,375 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// inUserNamespace asks for a user namespace as the kubelet does.
+func inUserNamespace(hostID uint32) podOption {
+	return func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = usernsOptions(hostID)
+	}
+}
+
+func usernsOptions(hostID uint32) *runtimeapi.UserNamespace {
+	m := []*runtimeapi.IDMapping{{HostId: hostID, Length: 65536}}
+	return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: m, Gids: m}
+}
+
+// mapped mounts a host path with the pod's mappings.
+func mapped(hostID uint32, host, path string) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		o := usernsOptions(hostID)
+		cfg.Mounts = append(cfg.Mounts, &runtimeapi.Mount{HostPath: host, ContainerPath: path, UidMappings: o.Uids, GidMappings: o.Gids})
+	}
+}
+
+func capability(name string) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{name}}
+	}
+}
+
+// buildRuntime compiles cridock-runtime as it is shipped, into a node's directory.
+func buildRuntime(t *testing.T, n *node) string {
+	t.Helper()
+	path := filepath.Join(n.dir, "cridock-runtime")
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/cridock-runtime")
+	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build cridock-runtime: %v\n%s", err, out)
+	}
+	return path
+}
+
+// usernsTest is a cridock with its runtime directory in the usual place, which every
+// user of the node can get through.
+type usernsTest struct {
+	*cridock
+	runtimeBinary string
+}
+
+func newUsernsTest(t *testing.T) *usernsTest {
+	t.Helper()
+	needEngine(t)
+	n := newNode(t)
+	c := installCridock(t, n, "cni", "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock")
+	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", n.pid)
+	return &usernsTest{c, buildRuntime(t, n)}
+}
+
+// register runs cridock runtime COMMAND on the node.
+func (u *usernsTest) register(command string) (string, error) {
+	out, err := u.command(binary, "runtime", command, "--docker-endpoint=unix://"+u.node.dir+"/docker.sock", "--runtime-directory=/run/cridock",
+		"--daemon-json="+filepath.Join(u.node.dir, "daemon.json"), "--docker-pid-file="+filepath.Join(u.node.dir, "dockerd.pid"), "--runtime-binary="+u.runtimeBinary).CombinedOutput()
+	return string(out), err
+}
+
+// records lists the IDs of containers that have a record.
+func (u *usernsTest) records(t *testing.T) []string {
+	t.Helper()
+	names, err := entries(filepath.Join(u.runDir, "oci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// onHost returns what the node says of a file.
+func (u *usernsTest) onHost(t *testing.T, format, path string) string {
+	t.Helper()
+	return strings.TrimSpace(u.run(t, "stat", "-c", format, path))
+}
+
+// advertised reports whether the default runtime handler has user namespaces.
+func (u *usernsTest) advertised(t *testing.T) bool {
+	t.Helper()
+	for _, h := range rpc(t, u.runtime.Status, &runtimeapi.StatusRequest{}).RuntimeHandlers {
+		if h.Name == "cridock" {
+			t.Error("cridock-runtime is a runtime handler")
+		}
+		if h.Name == "" {
+			return h.Features.UserNamespaces
+		}
+	}
+	t.Fatal("there is no default handler")
+	return false
+}
+
+// TestUserNamespaces runs pods with user namespaces of their own.
+func TestUserNamespaces(t *testing.T) {
+	t.Parallel()
+	u := newUsernsTest(t)
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("not registered", u.notRegistered)
+	crun, err := exec.LookPath("crun")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"crun": {"path": %q}}}`, crun), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+	u.restart(t, nil)
+	if !u.advertised(t) {
+		out, err := u.register("status")
+		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
+	}
+	for name, test := range map[string]func(*testing.T){
+		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "streams": u.streams,
+		"refused": u.refused, "missing record": u.missingRecord,
+	} {
+		t.Run(name, test)
+	}
+	t.Run("restart", u.restarted)
+	t.Run("crun", u.otherRuntime)
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("records left behind: %v", left)
+	}
+	mounts, err := u.mounts()
+	if left := containing(mounts, "/run/cridock/mnt"); err != nil || len(left) > 0 {
+		t.Errorf("mounts left behind: %v, %v", left, err)
+	}
+	if out, err := u.register("remove"); err != nil {
+		t.Errorf("cridock runtime remove: %v: %s", err, out)
+	}
+	if out, err := u.register("status"); err == nil || !strings.Contains(out, "not registered") {
+		t.Errorf("status after the removal: %v: %s", err, out)
+	}
+}
+
+func (u *usernsTest) notRegistered(t *testing.T) {
+	if u.advertised(t) {
+		t.Error("user namespaces are advertised without cridock-runtime")
+	}
+	_, err := try(u.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: u.podConfig(t, inUserNamespace(100000))})
+	wantCode(t, err, codes.FailedPrecondition, "cridock runtime install")
+}
+
+// inside looks at a container from both sides.
+func (u *usernsTest) inside(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	if o := p.status().Linux.Namespaces.Options.UsernsOptions; o.GetUids()[0].GetHostId() != 100000 {
+		t.Errorf("the status has %v", o)
+	}
+	c := p.start("main", "sleep 1000")
+	for script, want := range map[string]string{
+		"cat /proc/self/uid_map | tr -s ' '":                                                                   "0 100000 65536",
+		"cat /proc/self/gid_map | tr -s ' '":                                                                   "0 100000 65536",
+		"stat -c %u:%g / /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname /proc/1":                       strings.TrimSuffix(strings.Repeat("0:0\n", 6), "\n"),
+		"id -u; touch /f && chown 1000:2000 /f && stat -c %u:%g /f":                                            "0\n1000:2000",
+		"grep -c 10.96.0.10 /etc/resolv.conf; echo '1.2.3.4 more' >>/etc/hosts; tail -n1 /etc/hosts; hostname": "1\n1.2.3.4 more\n" + p.cfg.Hostname,
+		"echo x >/dev/shm/x && cat /dev/shm/x":                                                                 "x",
+		"echo 1 >/proc/sys/kernel/panic; echo $?":                                                              "1",
+		"cat /proc/sys/net/ipv4/ping_group_range | xargs":                                                      "0 65535",
+	} {
+		if got := c.sh(script + " 2>/dev/null"); got != want {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
+	}
+	for _, id := range []string{p.id, c.id} {
+		pid := u.docker.inspect(t, id).State.Pid
+		if got := strings.Join(strings.Fields(u.run(t, "cat", fmt.Sprintf("/proc/%d/uid_map", pid))), " "); got != "0 100000 65536" {
+			t.Errorf("%s: outside its map is %q", id, got)
+		}
+		if got := u.run(t, "grep", "^Uid:", fmt.Sprintf("/proc/%d/status", pid)); strings.Contains(got, "\t0\t") {
+			t.Errorf("%s: outside it runs as %s", id, got)
+		}
+	}
+	var inspect struct {
+		GraphDriver struct{ Data struct{ UpperDir string } }
+	}
+	u.docker.must(t, http.MethodGet, "/containers/"+c.id+"/json", nil, &inspect)
+	if upper := inspect.GraphDriver.Data.UpperDir; upper == "" {
+		t.Log("Docker does not say where the writable layer is")
+	} else if got := u.onHost(t, "%u:%g", upper+"/f"); got != "1000:2000" {
+		t.Errorf("in the layer the file belongs to %s", got)
+	}
+	if got := p.output("user", "id -u; echo again >/dev/stdout; touch /denied 2>/dev/null || echo denied", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+	}); got != "1000\nagain\ndenied\n" {
+		t.Errorf("as user 1000: %q", got)
+	}
+}
+
+// volumes: files on id-mapped volumes keep their owners.
+func (u *usernsTest) volumes(t *testing.T) {
+	host := filepath.Join(u.node.dir, "volumes")
+	u.run(t, "sh", "-ec", "mkdir -p "+host+"/a "+host+"/b; cd "+host+"; touch a/root a/user b/root; chown 1000:1000 a/user; chmod 644 a/* b/*")
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.start("main", "sleep 1000", mapped(100000, host+"/a", "/a"), func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Mounts = append(cfg.Mounts, &runtimeapi.Mount{HostPath: host + "/b", ContainerPath: "/b"},
+			&runtimeapi.Mount{HostPath: host + "/a", ContainerPath: "/ro", Readonly: true, UidMappings: cfg.Mounts[0].UidMappings, GidMappings: cfg.Mounts[0].GidMappings})
+	})
+	if got := c.sh("stat -c %u /a/root /a/user /b/root /ro/user | xargs; echo w >/a/new; chown 1000 /a/root; echo w >/b/root || echo denied; echo w >/ro/root || echo read-only"); got != "0 1000 65534 1000\ndenied\nread-only" {
+		t.Errorf("inside: %q", got)
+	}
+	for file, want := range map[string]string{"a/new": "0", "a/root": "1000", "a/user": "1000", "b/root": "0"} {
+		if got := u.onHost(t, "%u", filepath.Join(host, file)); got != want {
+			t.Errorf("on the node %s belongs to %s, want %s", file, got, want)
+		}
+	}
+}
+
+// imageVolume: volumes that an image asks for belong to whom the image says.
+func (u *usernsTest) imageVolume(t *testing.T) {
+	const image = "localhost/e2e/volume:1"
+	u.docker.build(t, image, "FROM "+u.image+"\nRUN mkdir /vol && touch /vol/root /vol/user && chown 1000 /vol/user\nVOLUME /vol\n")
+	p := u.runPod(t, inUserNamespace(100000))
+	got := p.output("main", "stat -c %u /vol /vol/root /vol/user | xargs; touch /vol/new && stat -c %u /vol/new", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Image.Image = image
+	})
+	if got != "0 0 1000\n0\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// network: the pod's network namespace belongs to its user namespace, and CNI has set
+// it up.
+func (u *usernsTest) network(t *testing.T) {
+	p, other := u.runPod(t, inUserNamespace(100000)), u.runPod(t)
+	p.start("server", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp")
+	if got := other.output("client", "for i in $(seq 50); do wget -qO- http://"+p.status().Network.Ip+":8080/ && exit; sleep 0.1; done; exit 1"); lastLine(got) != "served" {
+		t.Errorf("another pod's client got %q", got)
+	}
+	admin := p.start("admin", "sleep 1000", capability("NET_ADMIN"))
+	if got := admin.sh("ip addr add 10.99.0.1/32 dev lo && ip -o addr show dev lo | grep -c 10.99.0.1; ping -c1 -W5 " + other.status().Network.Ip + " >/dev/null && echo pong"); got != "1\npong" {
+		t.Errorf("with NET_ADMIN: %q", got)
+	}
+}
+
+// twoRanges: pods share the layers of an image, and nothing else.
+func (u *usernsTest) twoRanges(t *testing.T) {
+	a, b := u.runPod(t, inUserNamespace(100000)), u.runPod(t, inUserNamespace(300000))
+	first, second := a.start("main", "sleep 1000"), b.start("main", "sleep 1000")
+	for c, want := range map[*ctr]string{first: "0 100000 65536", second: "0 300000 65536"} {
+		if got := c.sh("tr -s ' ' </proc/self/uid_map; stat -c %u /bin/busybox"); got != want+"\n0" {
+			t.Errorf("%q, want %s", got, want)
+		}
+	}
+	sandbox, member := u.docker.inspect(t, a.id).State.Pid, u.docker.inspect(t, first.id).State.Pid
+	same := func(x, y int) bool {
+		return u.onHost(t, "%N", fmt.Sprintf("/proc/%d/ns/user", x)) != "" &&
+			strings.TrimSpace(u.run(t, "readlink", fmt.Sprintf("/proc/%d/ns/user", x))) == strings.TrimSpace(u.run(t, "readlink", fmt.Sprintf("/proc/%d/ns/user", y)))
+	}
+	if !same(sandbox, member) || same(sandbox, u.docker.inspect(t, b.id).State.Pid) {
+		t.Error("the user namespace is not the pod's")
+	}
+}
+
+// streams: the log, and an exec that opens its standard streams.
+func (u *usernsTest) streams(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	main := p.start("main", "echo one; echo two >/dev/stdout; echo three >/proc/self/fd/2")
+	if s := main.exited(); s.ExitCode != 0 {
+		t.Errorf("exit code %d", s.ExitCode)
+	}
+	if out, err := join(main.logLines(), "stdout"), join(main.logLines(), "stderr"); out != "one\ntwo\n" || err != "three\n" {
+		t.Errorf("the log has %q and %q", out, err)
+	}
+	c := p.start("exec", "sleep 1000")
+	if got := c.sh("echo one >/dev/stdout"); got != "one" {
+		t.Errorf("exec printed %q", got)
+	}
+	if r, err := c.exec(10, "sh", "-c", "exit 3"); err != nil || r.ExitCode != 3 {
+		t.Errorf("exec: %v, %v", r, err)
+	}
+	c.stop(0)
+	if s := c.status(); s.ExitCode != 137 {
+		t.Errorf("exit code %d", s.ExitCode)
+	}
+}
+
+func (u *usernsTest) refused(t *testing.T) {
+	_, err := try(u.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: u.podConfig(t, inUserNamespace(100000), hostNetwork)})
+	wantCode(t, err, codes.InvalidArgument, "host's network")
+	_, err = try(u.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: u.podConfig(t), RuntimeHandler: "cridock"})
+	wantCode(t, err, codes.InvalidArgument, "cridock")
+	// Whoever starts a container with the runtime by hand gets an error and no container.
+	id := u.createByHand(t)
+	_, err = u.docker.call(http.MethodPost, "/containers/"+id+"/start", nil, nil)
+	u.docker.must(t, http.MethodDelete, "/containers/"+id+"?force=1", nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "no record of container "+id) {
+		t.Errorf("started by hand: %v", err)
+	}
+}
+
+func (u *usernsTest) createByHand(t *testing.T) string {
+	t.Helper()
+	var created struct{ ID string }
+	u.docker.must(t, http.MethodPost, "/containers/create", map[string]any{
+		"Image": u.image, "Cmd": []string{"true"}, "HostConfig": map[string]any{"Runtime": "cridock", "NetworkMode": "none"},
+	}, &created)
+	return created.ID
+}
+
+// missingRecord: a container whose record is gone does not start.
+func (u *usernsTest) missingRecord(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.create("main", "sleep 1000")
+	if got := u.records(t); len(got) != 2 {
+		t.Errorf("a pod with one container has the records %v", got)
+	}
+	if got := u.onHost(t, "%a %u", "/run/cridock/oci/"+c.id+".json"); got != "600 0" {
+		t.Errorf("the record has mode and owner %s", got)
+	}
+	u.run(t, "rm", "/run/cridock/oci/"+c.id+".json")
+	_, err := try(u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: c.id})
+	if err == nil || !strings.Contains(err.Error(), "no record of container "+c.id) {
+		t.Errorf("the start: %v", err)
+	}
+	if s := c.exited(); !strings.Contains(s.Message, "no record") || s.Reason != "ContainerCannotRun" {
+		t.Errorf("it is %v: %s", s.Reason, s.Message)
+	}
+	// The pod is none the worse.
+	if got := p.output("again", "echo works"); got != "works\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// restarted: pods outlive cridock, and new containers join them.
+func (u *usernsTest) restarted(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	c, created := p.start("main", "sleep 1000"), p.create("created", "stat -c %u /")
+	gone := p.start("gone", "sleep 1000")
+	before := len(u.records(t))
+	u.restart(t, func() { u.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil) })
+	eventually(t, "the record of the removed container is gone", 20*time.Second, func() bool { return len(u.records(t)) == before-1 })
+	if got := c.sh("echo works"); got != "works" {
+		t.Errorf("exec printed %q", got)
+	}
+	rpc(t, u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: created.id})
+	if s := created.exited(); s.ExitCode != 0 || created.logText() != "0\n" {
+		t.Errorf("started after the restart: %d, %q", s.ExitCode, created.logText())
+	}
+	if got := p.output("new", "tr -s ' ' </proc/self/uid_map"); strings.TrimSpace(got) != "0 100000 65536" {
+		t.Errorf("a new container has the map %q", got)
+	}
+}
+
+// otherRuntime: a RuntimeClass selects the runtime that is executed in the end.
+func (u *usernsTest) otherRuntime(t *testing.T) {
+	u.hideHybridCgroup(t)
+	p := u.runPodWith(t, "crun", inUserNamespace(100000))
+	c := p.start("main", "sleep 1000")
+	if got := c.sh("tr -s ' ' </proc/self/uid_map; stat -c %u /; echo one >/dev/stdout"); got != "0 100000 65536\n0\none" {
+		t.Errorf("%q", got)
+	}
+	if got := u.run(t, "sh", "-c", "cat /run/cridock/oci/"+c.id+".json"); !strings.Contains(got, "crun") {
+		t.Errorf("the record is %s", got)
+	}
+}

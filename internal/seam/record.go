@@ -1,0 +1,223 @@
+package seam
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+)
+
+// Version is the version of records that this package writes and reads. A later one
+// must still read this one: containers outlive an upgrade.
+const Version = 1
+
+// RuntimeName is the name of cridock-runtime in Docker's configuration.
+const RuntimeName = "cridock"
+
+// Record says how to change one container's OCI bundle.
+type Record struct {
+	// Version is [Version]; [Record.Encode] sets it.
+	Version int `json:"version"`
+	// ID is the container's full Docker ID, and the record's file name.
+	ID string `json:"id"`
+	// Runtime is the runtime to execute with the changed bundle.
+	Runtime Runtime `json:"runtime"`
+	// UserNamespace is the container's user namespace. Required.
+	UserNamespace *UserNamespace `json:"userNamespace"`
+	// MappedMounts are the destinations of bind mounts to id-map with the mappings of
+	// UserNamespace, so that files keep their owners inside. Each must be in the bundle.
+	MappedMounts []string `json:"mappedMounts,omitempty"`
+	// MappedFiles are the same for files that the engine may add by itself, such as
+	// /etc/hosts. They need not be in the bundle.
+	MappedFiles []string `json:"mappedFiles,omitempty"`
+}
+
+// Runtime is an OCI runtime as in Docker's configuration.
+type Runtime struct {
+	// Path is absolute, or a name to look up in PATH as Docker does.
+	Path string `json:"path"`
+	// Args precede the arguments of each call.
+	Args []string `json:"args,omitempty"`
+}
+
+// UserNamespace is a user namespace to create or to join.
+type UserNamespace struct {
+	UIDs []Mapping `json:"uids"`
+	GIDs []Mapping `json:"gids"`
+	// Join is the process whose user namespace to join; nil to create one.
+	Join *Process `json:"join,omitempty"`
+}
+
+// Process is a process in the user namespace of a sandbox.
+type Process struct {
+	PID int `json:"pid"`
+	// Device and Inode identify its user namespace, since PIDs are reused.
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// Mapping maps Size IDs, from ContainerID on, to those of the host from HostID on.
+type Mapping struct {
+	ContainerID uint32 `json:"containerID"`
+	HostID      uint32 `json:"hostID"`
+	Size        uint32 `json:"size"`
+}
+
+const (
+	// maxRecord bounds the size of an encoded record in bytes.
+	maxRecord = 1 << 20
+	// idCount is the number of user IDs; the last one is not an ID (-1).
+	idCount = 1<<32 - 1
+	// maxMappings is the kernel's limit.
+	maxMappings = 340
+)
+
+// Encode validates r and returns its text, with the current [Version].
+func (r Record) Encode() ([]byte, error) {
+	r.Version = Version
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(r)
+	if err == nil && len(b) > maxRecord {
+		err = fmt.Errorf("record of container %s: %d bytes long; the limit is %d", r.ID, len(b), maxRecord)
+	}
+	return b, err
+}
+
+// Decode reads the text of a record. Another version, an unknown field, anything
+// after the record and invalid content are errors.
+func Decode(b []byte) (*Record, error) {
+	if len(b) > maxRecord {
+		return nil, fmt.Errorf("record: %d bytes long; the limit is %d", len(b), maxRecord)
+	}
+	// First the version: another one explains an unknown field.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	if head.Version != Version {
+		return nil, fmt.Errorf("record: version %d; this cridock-runtime reads version %d: install cridock and cridock-runtime of the same release", head.Version, Version)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	r := new(Record)
+	if err := d.Decode(r); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("record: something follows it")
+	}
+	return r, r.Validate()
+}
+
+// Validate reports the first thing that cridock-runtime would refuse.
+func (r *Record) Validate() error {
+	var err error
+	switch {
+	case r.Version != Version:
+		err = fmt.Errorf("version %d, want %d", r.Version, Version)
+	case !IsID(r.ID):
+		err = fmt.Errorf("%q is not a container ID", r.ID)
+	case r.UserNamespace == nil:
+		err = errors.New("nothing to change")
+	default:
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles))
+	}
+	if err != nil {
+		return fmt.Errorf("record of container %q: %w", r.ID, err)
+	}
+	return nil
+}
+
+func (r Runtime) validate() error {
+	name := !strings.Contains(r.Path, "/") && r.Path != "" && r.Path != "." && r.Path != ".."
+	if strings.ContainsRune(r.Path, 0) || !name && (!path.IsAbs(r.Path) || path.Clean(r.Path) != r.Path) {
+		return fmt.Errorf("runtime %q: want a name or a clean absolute path", r.Path)
+	}
+	for _, arg := range r.Args {
+		if strings.ContainsRune(arg, 0) {
+			return fmt.Errorf("argument %q of the runtime contains a NUL", arg)
+		}
+	}
+	return nil
+}
+
+func (u *UserNamespace) validate() error {
+	if err := errors.Join(ValidateMappings(u.UIDs), ValidateMappings(u.GIDs)); err != nil {
+		return err
+	}
+	if j := u.Join; j != nil && (j.PID <= 1 || j.Inode == 0) {
+		return fmt.Errorf("process %d cannot be a sandbox's, or its user namespace is unknown", j.PID)
+	}
+	return nil
+}
+
+// ValidateMappings checks the mappings of a user namespace: they map the
+// container's root, not the host's root, and no ID twice.
+func ValidateMappings(mappings []Mapping) error {
+	if len(mappings) > maxMappings {
+		return fmt.Errorf("%d mappings; the kernel's limit is %d", len(mappings), maxMappings)
+	}
+	root := false
+	for i, m := range mappings {
+		switch {
+		case m.Size == 0:
+			return fmt.Errorf("mapping %v is empty", m)
+		case uint64(m.ContainerID)+uint64(m.Size) > idCount || uint64(m.HostID)+uint64(m.Size) > idCount:
+			return fmt.Errorf("mapping %v exceeds the range of IDs", m)
+		case m.HostID == 0:
+			return fmt.Errorf("mapping %v contains the host's root", m)
+		}
+		root = root || m.ContainerID == 0
+		for _, other := range mappings[:i] {
+			if overlap(m.ContainerID, m.Size, other.ContainerID, other.Size) || overlap(m.HostID, m.Size, other.HostID, other.Size) {
+				return fmt.Errorf("mappings %v and %v overlap", other, m)
+			}
+		}
+	}
+	if !root {
+		return fmt.Errorf("mappings %v do not contain ID 0 of the container", mappings)
+	}
+	return nil
+}
+
+func overlap(a, aSize, b, bSize uint32) bool {
+	return uint64(a) < uint64(b)+uint64(bSize) && uint64(b) < uint64(a)+uint64(aSize)
+}
+
+// Root returns the host's ID of the container's root. The mappings must be valid.
+func Root(mappings []Mapping) uint32 {
+	for _, m := range mappings {
+		if m.ContainerID == 0 {
+			return m.HostID
+		}
+	}
+	return 0
+}
+
+func validateDestinations(lists ...[]string) error {
+	seen := map[string]bool{}
+	for _, list := range lists {
+		for _, d := range list {
+			if !path.IsAbs(d) || path.Clean(d) != d || d == "/" || strings.ContainsRune(d, 0) {
+				return fmt.Errorf("mount destination %q: want a clean absolute path other than /", d)
+			}
+			if seen[d] {
+				return fmt.Errorf("mount destination %q is listed twice", d)
+			}
+			seen[d] = true
+		}
+	}
+	return nil
+}
+
+// IsID reports whether s is a full Docker container ID.
+func IsID(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}

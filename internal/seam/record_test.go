@@ -1,0 +1,200 @@
+package seam
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// example is a record with every field set.
+func example() Record {
+	m := []Mapping{{HostID: 100000, Size: 65536}}
+	return Record{
+		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
+		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
+		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
+	}
+}
+
+func encode(t testing.TB, r Record) []byte {
+	t.Helper()
+	b, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestRoundTrip(t *testing.T) {
+	got, err := Decode(encode(t, example()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(example(), *got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	text := string(encode(t, example()))
+	_, rest, _ := strings.Cut(text, `"userNamespace":`)
+	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
+	for name, tc := range map[string]struct{ old, new, want string }{
+		"another version":     {`"version":1`, `"version":2`, "version 2"},
+		"no version":          {`"version":1,`, ``, "version 0"},
+		"an unknown field":    {`"id"`, `"hooks":[],"id"`, "hooks"},
+		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
+		"more than a record":  {`"mappedFiles":["/etc/hosts"]}`, `"mappedFiles":["/etc/hosts"]}{}`, "after top-level value"},
+		"a short ID":          {id, id[:12], "not a container ID"},
+		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
+		"nothing to change":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "nothing to change"},
+		"a relative runtime":  {"/usr/sbin/runc", "sbin/runc", "runtime"},
+		"an unclean runtime":  {"/usr/sbin/runc", "/usr/../sbin/runc", "runtime"},
+		"no runtime":          {"/usr/sbin/runc", "", "runtime"},
+		"the host's root":     {`"hostID":100000`, `"hostID":0`, "host's root"},
+		"no container root":   {`"containerID":0`, `"containerID":1`, "ID 0 of the container"},
+		"an empty mapping":    {`"size":65536`, `"size":0`, "empty"},
+		"too many IDs":        {`"size":65536`, `"size":4294967295`, "exceeds"},
+		"PID 1":               {`"pid":42`, `"pid":1`, "cannot be a sandbox's"},
+		"the root as mount":   {`"/data"`, `"/"`, "destination"},
+		"a relative mount":    {`"/data"`, `"data"`, "destination"},
+		"an unclean mount":    {`"/data"`, `"/data/../etc"`, "destination"},
+		"a mount twice":       {`"/data"`, `"/etc/hosts"`, "twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			changed := strings.ReplaceAll(text, tc.old, tc.new)
+			if changed == text {
+				t.Fatal("nothing was changed")
+			}
+			if _, err := Decode([]byte(changed)); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v; want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestMappingsOverlap(t *testing.T) {
+	for _, second := range []Mapping{{ContainerID: 65535, HostID: 300000, Size: 1}, {ContainerID: 65536, HostID: 165535, Size: 9}} {
+		if err := ValidateMappings([]Mapping{{HostID: 100000, Size: 65536}, second}); err == nil {
+			t.Errorf("%v is accepted", second)
+		}
+	}
+	if err := ValidateMappings([]Mapping{{HostID: 100000, Size: 65536}, {ContainerID: 65536, HostID: 165536, Size: 9}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRead(t *testing.T) {
+	d := Dir(t.TempDir())
+	if err := os.Mkdir(string(d)+"/"+Records, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	path := d.RecordPath(id)
+	write := func(content []byte, mode fs.FileMode) {
+		t.Helper()
+		_ = os.Remove(path)
+		if err := os.WriteFile(path, content, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.Read(id); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing record: %v", err)
+	}
+	write(encode(t, example()), 0o600)
+	if r, err := d.Read(id); err != nil || r.ID != id {
+		t.Errorf("%v, %v", r, err)
+	}
+	write(encode(t, example()), 0o644)
+	if _, err := d.Read(id); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("a record that others can read: %v", err)
+	}
+	other := example()
+	other.ID = strings.Repeat("f", 64)
+	write(encode(t, other), 0o600)
+	if _, err := d.Read(id); err == nil || !strings.Contains(err.Error(), other.ID) {
+		t.Errorf("another container's record: %v", err)
+	}
+	target := path + ".target"
+	if err := errors.Join(os.Rename(path, target), os.Symlink(target, path)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Read(id); err == nil {
+		t.Error("a link is followed")
+	}
+	if _, err := d.Read("../" + id); err == nil {
+		t.Error("a path is taken for an ID")
+	}
+}
+
+func TestCheckProcess(t *testing.T) {
+	self, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uids, err := ParseMappings(string(self))
+	if err != nil || len(uids) == 0 {
+		t.Fatal(uids, err)
+	}
+	u := UserNamespace{UIDs: uids, GIDs: uids}
+	if err := u.CheckProcess(os.Getpid()); err != nil {
+		t.Error(err)
+	}
+	u.GIDs = []Mapping{{HostID: 100000, Size: 65536}}
+	if err := u.CheckProcess(os.Getpid()); err == nil {
+		t.Error("other mappings are taken for these")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(f, example()))
+	f.Add([]byte(`{"version":1,"id":"` + id + `","runtime":{"path":"runc"},"userNamespace":{"uids":[{"containerID":0,"hostID":1,"size":1}],"gids":[{"containerID":0,"hostID":1,"size":4294967294}]}}`))
+	f.Add([]byte(`{"version":1,"Version":2}`))
+	f.Add([]byte(`{"version":1} {}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Decode(b)
+		if err != nil {
+			return
+		}
+		if r.Version != Version || !IsID(r.ID) || r.UserNamespace == nil {
+			t.Fatalf("accepted %+v", r)
+		}
+		for _, m := range append(r.UserNamespace.UIDs, r.UserNamespace.GIDs...) {
+			if m.HostID == 0 || m.HostID+m.Size < m.HostID || m.Size == 0 {
+				t.Fatalf("accepted mapping %v", m)
+			}
+		}
+		if len(b) > 1<<16 {
+			return // its text may be too long once characters are escaped
+		}
+		text := encode(t, *r)
+		again, err := Decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(text), string(encode(t, *again))); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+func FuzzParseMappings(f *testing.F) {
+	f.Add("         0     100000      65536\n")
+	f.Add("0 0 4294967295\n1 2 3")
+	f.Add("0 1\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		mappings, err := ParseMappings(text)
+		if err != nil {
+			return
+		}
+		if lines := strings.Count(text, "\n") + 1; len(mappings) > lines {
+			t.Fatalf("%d mappings in %d lines", len(mappings), lines)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/filters"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/seam"
+	"github.com/cridock/cridock/shim/engine"
+	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/userns"
+	"github.com/cridock/cridock/translate"
+)
+
+// userNamespaces gives pods user namespaces of their own, through cridock-runtime.
+type userNamespaces struct {
+	records *userns.Records
+	engine  Engine
+	index   *index.Index
+	stops   *stopper
+}
+
+// recordSandbox leaves what Docker could not be told of a created sandbox for
+// cridock-runtime. Without a user namespace there is nothing to leave.
+func (n *userNamespaces) recordSandbox(create *translate.Create, id string) error {
+	if create.UserNamespace == nil {
+		return nil
+	}
+	return n.records.Write(n.newRecord(create.UserNamespace, id), 0)
+}
+
+// recordContainer is recordSandbox for a container that the index has and
+// that has not been started.
+func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.Create, id string, sandbox *translate.Sandbox) error {
+	if create.UserNamespace == nil {
+		return nil
+	}
+	if !sandbox.Running || sandbox.Pid == 0 {
+		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
+	}
+	c, err := n.index.Container(ctx, id)
+	if err != nil {
+		return err
+	}
+	record := n.newRecord(create.UserNamespace, id)
+	// They have the owners that the image gave their files.
+	record.MappedMounts = append(slices.Clone(record.MappedMounts), c.Volumes...)
+	return n.records.Write(record, sandbox.Pid)
+}
+
+func (n *userNamespaces) newRecord(u *translate.UserNamespace, id string) seam.Record {
+	var real engine.Runtime
+	if caps := n.engine.Capabilities(); caps != nil {
+		real = caps.Runtimes[u.Runtime]
+	}
+	return seam.Record{
+		ID: id, Runtime: seam.Runtime{Path: real.Path, Args: real.Args},
+		UserNamespace: &seam.UserNamespace{UIDs: u.UIDs, GIDs: u.GIDs},
+		MappedMounts:  u.MappedMounts, MappedFiles: u.MappedFiles,
+	}
+}
+
+// forget removes a removed container's record. It only logs errors: nobody
+// would retry for a removed container.
+func (n *userNamespaces) forget(ctx context.Context, id string) {
+	if err := n.records.Remove(id); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove the record of a removed container; will retry at the next start", "containerID", id)
+	}
+}
+
+// sweep removes the records of removed containers.
+func (n *userNamespaces) sweep(ctx context.Context) error {
+	return n.records.Collect(func() (map[string]bool, error) {
+		// Not from the index, which learns of a container after it has its record.
+		list, err := n.engine.ContainerList(ctx, filters.NewArgs())
+		exists := make(map[string]bool, len(list))
+		for _, c := range list {
+			exists[c.ID] = true
+		}
+		return exists, err
+	})
+}
+
+// checkSandbox returns an error if a started sandbox is in another user
+// namespace than its configuration says.
+func (n *userNamespaces) checkSandbox(sb *translate.Sandbox) error {
+	u := translate.SandboxUserNamespace(sb)
+	if u == nil {
+		return nil
+	}
+	gone, err := userns.Check(u, sb.Pid)
+	if gone {
+		err = fmt.Errorf("it has exited: %w", errdefs.ErrAborted)
+	}
+	if err != nil {
+		return fmt.Errorf("user namespace of sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// checkContainer kills a started container that is in another user namespace
+// than its sandbox's configuration says.
+func (n *userNamespaces) checkContainer(ctx context.Context, id string, sb *translate.Sandbox) error {
+	u := translate.SandboxUserNamespace(sb)
+	if u == nil {
+		return nil
+	}
+	c, err := n.index.Container(ctx, id)
+	if err != nil || c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return ignoreNotFound(err)
+	}
+	gone, err := userns.Check(u, c.Pid)
+	if gone || err == nil {
+		return nil
+	}
+	// If the container has exited, its PID may be another process's.
+	if syncErr := n.index.Sync(ctx, id); syncErr != nil {
+		return errors.Join(err, syncErr, n.stops.stop(ctx, c, 0))
+	}
+	now, indexErr := n.index.Container(ctx, id)
+	if indexErr == nil && (now.State != runtimeapi.ContainerState_CONTAINER_RUNNING || now.Pid != c.Pid) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), n.stops.stop(ctx, c, 0))
+}
+
+// describe sets what the engine and the node can do for user namespaces.
+func (n *userNamespaces) describe(h *translate.Host, c *engine.Capabilities) {
+	if c.Runtimes[seam.RuntimeName].Path == "" {
+		return
+	}
+	h.SeamRuntime = seam.RuntimeName
+	h.UserNamespacesUnmet = n.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
+	for name, features := range h.Runtimes {
+		features.UserNamespaces = name != h.SeamRuntime && c.Runtimes[name].Path != ""
+		h.Runtimes[name] = features
+	}
+}
