@@ -104,7 +104,7 @@ dummy() { # NEW.deb
 
 content() {
 	local path
-	for path in /usr/bin/cridock /etc/cridock/cridock.yaml /usr/lib/systemd/system/{cridock,cri-docker}.{service,socket} \
+	for path in /usr/bin/cridock{,-runtime} /etc/cridock/cridock.yaml /usr/lib/systemd/system/{cridock,cri-docker}.{service,socket} \
 		/usr/share/man/man8/cridock{,-serve,-doctor}.8.gz /usr/share/bash-completion/completions/cridock \
 		/usr/share/fish/vendor_completions.d/cridock.fish /usr/share/doc/cridock/copyright \
 		/usr/share/doc/cridock/examples/kubelet-10-cridock.conf; do
@@ -134,6 +134,18 @@ deb_upgrade() {
 	stopped
 	ok dpkg --force-downgrade --install /tmp/cridock.deb # stopped cridock stays stopped
 	called
+}
+
+deb_keeps_a_registered_runtime() {
+	mkdir -p "$root/etc/docker"
+	echo '{"runtimes": {"cridock": {"path": "/usr/bin/cridock-runtime"}}}' >"$root/etc/docker/daemon.json"
+	running cridock.service
+	! in_root dpkg --remove cridock || fail "the package was removed"
+	says "cridock runtime remove"
+	called
+	exists /usr/bin/cridock-runtime
+	rm "$root/etc/docker/daemon.json"
+	stopped
 }
 
 deb_remove() {
@@ -267,7 +279,7 @@ install -m644 "$rpm" "$root/tmp/cridock.rpm"
 repack "$deb" "$root/tmp/later.deb"
 dummy "$root/tmp/cri-dockerd.deb"
 
-for test in deb_install deb_upgrade deb_remove deb_purge_with_pods deb_purge_without_docker deb_purge \
+for test in deb_install deb_upgrade deb_keeps_a_registered_runtime deb_remove deb_purge_with_pods deb_purge_without_docker deb_purge \
 	deb_replaces_cri_dockerd deb_beside_cri_dockerd_in_etc deb_refuses_to_overwrite deb_without_systemd \
 	rpm_install rpm_upgrade rpm_erase; do
 	"$test"

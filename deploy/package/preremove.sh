@@ -9,6 +9,13 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 
+# Without its runtime Docker can neither enter nor remove the containers that use it.
+if grep -qs '"/usr/bin/cridock-runtime"' /etc/docker/daemon.json; then
+	echo "cridock: Docker is registered to use /usr/bin/cridock-runtime." >&2
+	echo "cridock: Run \"cridock runtime remove\" first; it says which pods are in the way." >&2
+	exit 1
+fi
+
 if [ -d /run/systemd/system ]; then
 	# The socket first: a call of the kubelet would start the service again.
 	systemctl stop cridock.socket cridock.service
