@@ -35,7 +35,7 @@ func ThisMachine() Machine {
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		m.MemoryMiB = info.Totalram * uint64(info.Unit) >> 20
+		m.MemoryMiB = uint64(info.Totalram) * uint64(info.Unit) >> 20 //nolint:unconvert // uint32 on 32-bit architectures
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		m.Cgroup = "v2"
