@@ -21,6 +21,7 @@ func TestDeployedConfig(t *testing.T) {
 	defer klog.CaptureState().Restore() // the file sets v
 	f := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
 	o := NewOptions()
+	o.configDir = "" // this machine's
 	o.AddFlags(f)
 	if err := f.Parse([]string{"--config=" + filepath.Join(deployDir, "cridock.yaml")}); err != nil {
 		t.Fatal(err)
