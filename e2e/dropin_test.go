@@ -26,14 +26,14 @@ var dropIns = []struct {
 }{
 	{
 		"minikube", "cni",
-		"--container-runtime-endpoint fd:// --pod-infra-container-image=registry.k8s.io/pause:3.10.1 --network-plugin=cni" +
+		"--container-runtime-endpoint fd:// --pod-infra-container-image=localhost/pause:3.10.1 --network-plugin=cni" +
 			" --cni-bin-dir=/usr/lib/cni --cni-cache-dir=NODE/cni/cache --cni-conf-dir=NODE/cni/net.d --hairpin-mode=hairpin-veth",
 		true,
 	},
 	{
 		"kubespray", "cni",
 		"--container-runtime-endpoint unix:///var/run/cri-dockerd.sock --cni-conf-dir=NODE/cni/net.d --cni-bin-dir=/usr/lib/cni --network-plugin=cni" +
-			" --pod-cidr=10.77.0.0/16,fd77::/64 --pod-infra-container-image=registry.k8s.io/pause:3.10.1 --log-level info --ipv6-dual-stack=True --cni-cache-dir NODE/cni/cache",
+			" --pod-cidr=10.77.0.0/16,fd77::/64 --pod-infra-container-image=localhost/pause:3.10.1 --log-level info --ipv6-dual-stack=True --cni-cache-dir NODE/cni/cache",
 		false,
 	},
 	// Its default endpoint, and Docker's network.
@@ -45,7 +45,7 @@ var dropIns = []struct {
 func TestDropIn(t *testing.T) {
 	t.Parallel()
 	c := installCridock(t, newNode(t), "cni")
-	c.docker.build(t, "registry.k8s.io/pause:3.10.1", "FROM "+c.image+"\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"100000\"]\n")
+	c.docker.build(t, "localhost/pause:3.10.1", "FROM "+c.image+"\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"100000\"]\n")
 	program := c.path("cri-dockerd")
 	if err := os.Link(binary, program); err != nil {
 		t.Fatal(err)

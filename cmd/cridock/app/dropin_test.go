@@ -26,32 +26,32 @@ var commandLines = map[string]struct {
 		func(o *Options) { o.Endpoint, o.NetworkPlugin = "fd://", "" },
 	},
 	"minikube": {
-		"--container-runtime-endpoint fd:// --pod-infra-container-image=registry.k8s.io/pause:3.10.1 --network-plugin=cni --hairpin-mode=hairpin-veth",
-		func(o *Options) { o.Endpoint, o.PauseImage = "fd://", "registry.k8s.io/pause:3.10.1" },
+		"--container-runtime-endpoint fd:// --pod-infra-container-image=localhost/pause:3.10.1 --network-plugin=cni --hairpin-mode=hairpin-veth",
+		func(o *Options) { o.Endpoint, o.PauseImage = "fd://", "localhost/pause:3.10.1" },
 	},
 	"minikube with a CNI": {
-		"--container-runtime-endpoint fd:// --pod-infra-container-image=registry.k8s.io/pause:3.10.1 --network-plugin=cni" +
+		"--container-runtime-endpoint fd:// --pod-infra-container-image=localhost/pause:3.10.1 --network-plugin=cni" +
 			" --cni-bin-dir=/opt/cni/bin --cni-cache-dir=/var/lib/cni/cache --cni-conf-dir=/etc/cni/net.d --hairpin-mode=hairpin-veth",
 		func(o *Options) {
-			o.Endpoint, o.PauseImage, o.CNIBinDirs = "fd://", "registry.k8s.io/pause:3.10.1", []string{"/opt/cni/bin"}
+			o.Endpoint, o.PauseImage, o.CNIBinDirs = "fd://", "localhost/pause:3.10.1", []string{"/opt/cni/bin"}
 		},
 	},
 	"kubespray": {
 		"--container-runtime-endpoint unix:///var/run/cri-dockerd.sock --cni-conf-dir=/etc/cni/net.d --cni-bin-dir=/opt/cni/bin --network-plugin=cni" +
-			" --pod-cidr=10.233.64.0/18,fd85:ee78:d8a6:8607::1:0000/112 --pod-infra-container-image=registry.k8s.io/pause:3.10 --log-level info --ipv6-dual-stack=True",
+			" --pod-cidr=10.233.64.0/18,fd85:ee78:d8a6:8607::1:0000/112 --pod-infra-container-image=localhost/pause:3.10 --log-level info --ipv6-dual-stack=True",
 		func(o *Options) {
-			o.PauseImage, o.CNIBinDirs = "registry.k8s.io/pause:3.10", []string{"/opt/cni/bin"}
+			o.PauseImage, o.CNIBinDirs = "localhost/pause:3.10", []string{"/opt/cni/bin"}
 			o.PodCIDR, o.logLevel = "10.233.64.0/18,fd85:ee78:d8a6:8607::1:0000/112", "info"
 		},
 	},
 	"k3s": {
 		"--cni-bin-dir=/var/lib/rancher/k3s/data/cni --cni-conf-dir=/var/lib/rancher/k3s/agent/etc/cni/net.d --container-runtime-endpoint=unix:///run/k3s/cri-dockerd/cri-dockerd.sock" +
 			" --cri-dockerd-root-directory=/var/lib/rancher/k3s/agent/cri-dockerd --docker-endpoint=unix:///run/docker.sock --ipv6-dual-stack=true --log-level=debug" +
-			" --network-plugin=cni --pod-infra-container-image=rancher/mirrored-pause:3.6 --runtime-cgroups=/k3s",
+			" --network-plugin=cni --pod-infra-container-image=localhost/pause:3.6 --runtime-cgroups=/k3s",
 		func(o *Options) {
 			o.CNIBinDirs, o.CNIConfDir = []string{"/var/lib/rancher/k3s/data/cni"}, "/var/lib/rancher/k3s/agent/etc/cni/net.d"
 			o.Endpoint, o.RootDir = "unix:///run/k3s/cri-dockerd/cri-dockerd.sock", "/var/lib/rancher/k3s/agent/cri-dockerd"
-			o.DockerEndpoint, o.PauseImage = "unix:///run/docker.sock", "rancher/mirrored-pause:3.6"
+			o.DockerEndpoint, o.PauseImage = "unix:///run/docker.sock", "localhost/pause:3.6"
 			o.logLevel = "debug"
 		},
 	},
