@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"strconv"
 
@@ -74,18 +75,22 @@ func Run(ctx context.Context, o *Options) error {
 	}
 	defer unlink()
 	klog.FromContext(ctx).Info("Serving the CRI", "version", o.Version, "endpoint", o.Endpoint, "docker", o.DockerEndpoint, "networkPlugin", o.networkPlugin())
+	return errors.Join(o.serve(ctx, service, listener, metrics), data.refused())
+}
 
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return service.Run(gctx) })
-	g.Go(func() error { return service.Serve(gctx, listener) })
+// serve runs all parts of the process until ctx ends, or one of them fails.
+func (o *Options) serve(ctx context.Context, service *shim.Service, l net.Listener, metrics *shim.Metrics) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return service.Run(ctx) })
+	g.Go(func() error { return service.Serve(ctx, l) })
 	g.Go(func() error {
-		return o.observe(gctx, newMetricsServer(metrics.Handler(), service.Health), service.Ready())
+		return o.observe(ctx, newMetricsServer(metrics.Handler(), service.Health), service.Ready())
 	})
 	if o.OwnProcess {
-		g.Go(func() error { return notifySystemd(gctx, service.Ready()) })
-		g.Go(func() error { return watchdog(gctx, listener.Addr().String(), service.Health) })
+		g.Go(func() error { return notifySystemd(ctx, service.Ready()) })
+		g.Go(func() error { return watchdog(ctx, l.Addr().String(), service.Health) })
 	}
-	return errors.Join(g.Wait(), data.refused())
+	return g.Wait()
 }
 
 func (o *Options) cni() (*network.CNI, error) {

@@ -36,8 +36,8 @@ func (o *Options) listen(ctx context.Context) (net.Listener, func(), error) {
 func (o *Options) listener(ctx context.Context) (net.Listener, error) {
 	if o.OwnProcess {
 		if l, err := passedSocket(); l != nil || err != nil {
-			if o.SocketGroup != "" {
-				klog.FromContext(ctx).Info("Setting has no effect", "setting", "socket-group", "reason", "systemd made the socket; set SocketGroup in its unit")
+			if defaults := NewOptions(); o.SocketGroup != defaults.SocketGroup || o.SocketMode != defaults.SocketMode {
+				klog.FromContext(ctx).Info("Settings have no effect", "settings", "socket-group, socket-mode", "reason", "systemd made the socket; set SocketGroup and SocketMode in its unit")
 			}
 			return l, err
 		}

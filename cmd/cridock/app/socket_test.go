@@ -53,42 +53,45 @@ func TestSocketMode(t *testing.T) {
 	}
 }
 
+// linkPlaces are what may be in the place of the link, with words of the refusal.
+var linkPlaces = map[string]struct {
+	before func(t *testing.T, link string)
+	want   string // words of the refusal
+}{
+	"nothing there": {func(*testing.T, string) {}, ""},
+	"a link left by a crash": {func(t *testing.T, link string) {
+		if err := os.Symlink(filepath.Dir(link)+"/s", link); err != nil {
+			t.Fatal(err)
+		}
+	}, ""},
+	"a link elsewhere": {func(t *testing.T, link string) {
+		if err := os.Symlink("nowhere", link); err != nil {
+			t.Fatal(err)
+		}
+	}, ""},
+	"a socket that is not served": {func(t *testing.T, link string) {
+		l, err := net.Listen("unix", link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		_ = l.Close()
+	}, ""},
+	"a socket that is served": {func(t *testing.T, link string) {
+		l, err := net.Listen("unix", link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+	}, "another process serves"},
+	"a file":      {func(t *testing.T, link string) { write(t, link, "precious") }, "is no socket"},
+	"a directory": {func(t *testing.T, link string) { made(t, link, 0o755) }, "is no socket"},
+}
+
 // TestSocketLink: the link leads to the socket while it is served, replaces what a
 // former program left, and nothing else.
 func TestSocketLink(t *testing.T) {
-	for name, c := range map[string]struct {
-		before func(t *testing.T, link string)
-		want   string // words of the refusal
-	}{
-		"nothing there": {func(*testing.T, string) {}, ""},
-		"a link left by a crash": {func(t *testing.T, link string) {
-			if err := os.Symlink(filepath.Dir(link)+"/s", link); err != nil {
-				t.Fatal(err)
-			}
-		}, ""},
-		"a link elsewhere": {func(t *testing.T, link string) {
-			if err := os.Symlink("nowhere", link); err != nil {
-				t.Fatal(err)
-			}
-		}, ""},
-		"a socket that is not served": {func(t *testing.T, link string) {
-			l, err := net.Listen("unix", link)
-			if err != nil {
-				t.Fatal(err)
-			}
-			l.(*net.UnixListener).SetUnlinkOnClose(false)
-			_ = l.Close()
-		}, ""},
-		"a socket that is served": {func(t *testing.T, link string) {
-			l, err := net.Listen("unix", link)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = l.Close() })
-		}, "another process serves"},
-		"a file":      {func(t *testing.T, link string) { write(t, link, "precious") }, "is no socket"},
-		"a directory": {func(t *testing.T, link string) { made(t, link, 0o755) }, "is no socket"},
-	} {
+	for name, c := range linkPlaces {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)
 			link := dir + "/link"
