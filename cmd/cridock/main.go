@@ -8,7 +8,7 @@ import (
 	"github.com/cridock/cridock/cmd/cridock/app"
 )
 
-// version is set at build time.
-var version = "dev"
+// version is set at build time; otherwise it is the module's.
+var version string
 
 func main() { os.Exit(app.Main(version)) }

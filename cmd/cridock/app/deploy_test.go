@@ -21,6 +21,7 @@ func TestDeployedConfig(t *testing.T) {
 	defer klog.CaptureState().Restore() // the file sets v
 	f := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
 	o := NewOptions()
+	o.configDir = "" // this machine's
 	o.AddFlags(f)
 	if err := f.Parse([]string{"--config=" + filepath.Join(deployDir, "cridock.yaml")}); err != nil {
 		t.Fatal(err)
@@ -64,6 +65,12 @@ func TestDeployedUnits(t *testing.T) {
 	}
 	if got := strings.Join(kubelet["Environment"], " "); !strings.HasSuffix(got, "--container-runtime-endpoint="+endpoint) {
 		t.Errorf("the kubelet is given %q; want %s", got, endpoint)
+	}
+	if reload := strings.Join(service["ExecReload"], " "); !strings.Contains(reload, "kill -HUP $MAINPID") {
+		t.Errorf("cridock.service reloads with %q; want SIGHUP", reload)
+	}
+	if len(service["WatchdogSec"]) != 1 {
+		t.Errorf("cridock.service has WatchdogSec %q; want one", service["WatchdogSec"])
 	}
 	// A mount namespace of cridock's own would hide the pods' network namespaces
 	// that it pins.

@@ -29,13 +29,16 @@ func (o *Options) ownDirs() []ownDir {
 		// The socket is in here by default; it has its own mode.
 		{setting: "runtime-directory", path: o.RuntimeDir, mode: 0o755},
 	}
-	if o.NetworkPlugin == "cni" {
+	if o.networkPlugin() == pluginCNI {
 		// Its content decides which addresses are released.
 		dirs = append(dirs, ownDir{setting: "cni-cache-dir", path: o.CNICacheDir, mode: 0o700, shared: true})
 	}
 	// Whoever can write to the socket's directory can replace the socket.
 	if path, ok := strings.CutPrefix(o.Endpoint, "unix://"); ok {
 		dirs = append(dirs, ownDir{setting: "directory of container-runtime-endpoint", path: filepath.Dir(path), mode: 0o755, shared: true})
+	}
+	if o.SocketLink != "" {
+		dirs = append(dirs, ownDir{setting: "directory of socket-link", path: filepath.Dir(o.SocketLink), mode: 0o755, shared: true})
 	}
 	return dirs
 }

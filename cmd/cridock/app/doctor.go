@@ -17,6 +17,6 @@ func (o *Options) doctorSettings(cmd *cobra.Command) (doctor.Settings, error) {
 	return doctor.Settings{
 		Version: o.Version, Endpoint: o.Endpoint, DockerEndpoint: o.DockerEndpoint,
 		RootDir: o.RootDir, RuntimeDir: o.RuntimeDir, PodLogsDir: o.PodLogsDir,
-		NetworkPlugin: o.NetworkPlugin, CNIConfDir: o.CNIConfDir, CNIBinDirs: o.CNIBinDirs, CNICacheDir: o.CNICacheDir,
+		NetworkPlugin: o.networkPlugin(), CNIConfDir: o.CNIConfDir, CNIBinDirs: o.CNIBinDirs, CNICacheDir: o.CNICacheDir,
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -46,50 +47,130 @@ func observeAddr(addr string) string {
 	return addr
 }
 
-// serveMetrics serves /metrics, /healthz and /readyz, and with profiling also
-// /debug/pprof, until ctx ends.
-func (o *Options) serveMetrics(ctx context.Context, metrics http.Handler, health func() error) error {
-	if o.MetricsAddr == "" {
+// metricsServer serves /metrics, /healthz and /readyz, and with profiling also
+// /debug/pprof. Its settings may change while it runs. It has one user.
+type metricsServer struct {
+	metrics http.Handler
+	health  func() error
+
+	paths   atomic.Pointer[http.ServeMux]
+	addr    string        // setting; empty: it does not serve
+	server  *http.Server  // nil: it does not serve
+	stopped chan struct{} // closed when the server has returned
+	failed  chan error    // why a server returned; at most one
+}
+
+// newMetricsServer returns a server that does not serve yet.
+func newMetricsServer(metrics http.Handler, health func() error) *metricsServer {
+	return &metricsServer{metrics: metrics, health: health, failed: make(chan error, 1)}
+}
+
+// observe serves metrics, and reads the configuration again when it is told to,
+// until ctx ends.
+func (o *Options) observe(ctx context.Context, m *metricsServer, ready <-chan struct{}) error {
+	if err := m.apply(ctx, o.MetricsAddr, o.Profiling); err != nil {
+		return err
+	}
+	defer m.stop(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-m.failed:
+			return fmt.Errorf("metrics: %w", err)
+		case <-o.reloads:
+			if err := o.reload(ctx, closed(ready), m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// apply makes these the settings. If it fails, the former ones remain.
+func (m *metricsServer) apply(ctx context.Context, addr string, profiling bool) error {
+	var l net.Listener
+	if addr != m.addr && addr != "" {
+		tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", observeAddr(addr))
+		if err != nil {
+			return fmt.Errorf("metrics-bind-address: %w", err)
+		}
+		l = guard.Listen(tcp.(*net.TCPListener), metricsConnections())
+	}
+	m.paths.Store(m.mux(profiling))
+	if addr == m.addr {
 		return nil
 	}
+	m.stop(ctx)
+	m.addr = addr
+	if l != nil {
+		klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", profiling)
+		m.serve(l)
+	}
+	return nil
+}
+
+func (m *metricsServer) serve(l net.Listener) {
+	server := boundedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.paths.Load().ServeHTTP(w, r) }))
+	stopped := make(chan struct{})
+	m.server, m.stopped = server, stopped
+	go func() {
+		defer close(stopped)
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case m.failed <- err:
+			default:
+			}
+		}
+	}()
+}
+
+// stop ends the server; running requests have observeShutdown to finish. ctx may have
+// ended.
+func (m *metricsServer) stop(ctx context.Context) {
+	if m.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
+	defer cancel()
+	if err := m.server.Shutdown(ctx); err != nil {
+		_ = m.server.Close()
+	}
+	<-m.stopped
+	m.server = nil
+}
+
+func (m *metricsServer) mux(profiling bool) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metrics)
+	mux.Handle("GET /metrics", m.metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := health(); err != nil {
+		if err := m.health(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
-	if o.Profiling {
+	if profiling {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", observeAddr(o.MetricsAddr))
-	if err != nil {
-		return fmt.Errorf("metrics-bind-address: %w", err)
-	}
-	l = guard.Listen(l.(*net.TCPListener), metricsConnections())
-	klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", o.Profiling)
-	srv := metricsServer(mux)
-	stop := context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
-		defer cancel()
-		_ = srv.Shutdown(ctx) // requests still running end with the process
-	})
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	return nil
+	return mux
 }
 
-// metricsServer bounds the resources that a client can hold. A profile or trace
+// boundedServer bounds the resources that a client can hold. A profile or trace
 // may take as long as its request says.
-func metricsServer(handler http.Handler) *http.Server {
+func boundedServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: observeShutdown,

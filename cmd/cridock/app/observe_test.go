@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -32,8 +33,21 @@ type node struct {
 	stop    func()
 }
 
-// startNode runs the command as main does.
+// startNode runs the command as another program does.
 func startNode(t *testing.T, args ...string) *node {
+	t.Helper()
+	return startCommand(t, NewCommand("test"), args...)
+}
+
+// startProcess runs the command as main does.
+func startProcess(t *testing.T, args ...string) *node {
+	t.Helper()
+	o := NewOptions()
+	o.OwnProcess, o.configDir = true, "" // this machine's
+	return startCommand(t, newCommand(o), args...)
+}
+
+func startCommand(t *testing.T, cmd *cobra.Command, args ...string) *node {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cridock") // a socket's path must be short
 	if err != nil {
@@ -50,7 +64,7 @@ func startNode(t *testing.T, args ...string) *node {
 	n.metrics = "http://127.0.0.1:" + port
 	socket := "unix://" + filepath.Join(dir, "cridock.sock")
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd, done := NewCommand("test"), make(chan error, 1)
+	done := make(chan error, 1)
 	cmd.SetArgs(append([]string{
 		"--container-runtime-endpoint=" + socket, "--docker-endpoint=" + n.docker.Endpoint(), "--network-plugin=docker",
 		"--root-directory=" + filepath.Join(dir, "root"), "--runtime-directory=" + filepath.Join(dir, "run"), "--metrics-bind-address=" + port,

@@ -23,6 +23,7 @@ func parse(t *testing.T, file string, args ...string) (*Options, error) {
 		args = append(args, "--config="+path)
 	}
 	o, f := NewOptions(), pflag.NewFlagSet("cridock", pflag.ContinueOnError)
+	o.configDir = "" // this machine's
 	o.AddFlags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ cdi-spec-dirs: /cdi
 		o.PullProgressDeadline != 90*time.Second || o.groupsShims() {
 		t.Errorf("the file's are %+v", o)
 	}
-	if got := (*annotationPatterns)(&o.PodAnnotations).String(); got != "dev.test.*,kata=io.test.*" || strings.Join(o.CDISpecDirs, ",") != "/cdi" {
+	if got := (&annotationPatterns{list: &o.PodAnnotations}).String(); got != "dev.test.*,kata=io.test.*" || strings.Join(o.CDISpecDirs, ",") != "/cdi" {
 		t.Errorf("the file's patterns are %q and directories %q", got, o.CDISpecDirs)
 	}
 	if o.DockerNetwork != "bridge" || o.LogMode != "cri" {
@@ -78,7 +79,18 @@ func TestRefusedSettings(t *testing.T) {
 		"a key's wrong type":     {file: "docker-log-max-file: many", want: "docker-log-max-file"},
 		"a map for a value":      {file: "pod-cidr: {a: b}", want: "pod-cidr"},
 		"no such file":           {args: []string{"--config=/no/such/file"}, want: "/no/such/file"},
-		"network plugin":         {args: []string{"--network-plugin=kubenet"}, want: "network-plugin"},
+		"network plugin":         {args: []string{"--network-plugin=weave"}, want: "network-plugin"},
+		"kubenet":                {args: []string{"--network-plugin=kubenet"}, want: "cni-conf-template"},
+		"a path for a port":      {args: []string{"--streaming-bind-addr=/x"}, want: "streaming-bind-addr"},
+		"a name without a port":  {args: []string{"--streaming-bind-addr=localhost"}, want: "streaming-bind-addr"},
+		"no octal mode":          {args: []string{"--socket-mode=rw"}, want: "socket-mode"},
+		"a decimal mode":         {file: "socket-mode: 660", want: "socket-mode"},
+		"a socket for everybody": {args: []string{"--socket-mode=0666"}, want: "socket-mode"},
+		"a relative link":        {args: []string{"--socket-link=x.sock"}, want: "socket-link"},
+		"log level":              {args: []string{"--log-level=loud"}, want: "log-level"},
+		"log level in a file":    {file: "log-level: loud", want: "log-level"},
+		"one setting twice":      {file: "root-directory: /a\ncri-dockerd-root-directory: /b", want: "the same setting"},
+		"a directory in a file":  {file: "config-dir: /x", want: `unknown key "config-dir"`},
 		"network of the host":    {args: []string{"--network-plugin=docker", "--docker-network=host"}, want: "docker-network"},
 		"log mode":               {args: []string{"--container-log-mode=journald"}, want: "container-log-mode"},
 		"log size":               {args: []string{"--docker-log-max-size=big"}, want: "docker-log-max-size"},

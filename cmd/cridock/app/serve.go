@@ -3,13 +3,10 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
 
-	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -26,8 +23,8 @@ import (
 // somebody else, and later if another cridock serves the engine.
 //
 // Run changes what belongs to the whole process: the umask and, with
-// TracingEndpoint, OpenTelemetry's global provider. It takes a socket that systemd
-// passed, tells systemd when it is ready, and logs with klog, by the logger in ctx.
+// TracingEndpoint, OpenTelemetry's global provider. It logs with klog, by the logger
+// in ctx. It never ends the process, and may be called again after it has returned.
 func Run(ctx context.Context, o *Options) error {
 	if err := o.Validate(); err != nil {
 		return err
@@ -72,57 +69,32 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, o.Endpoint)
+	listener, unlink, err := o.listen(ctx)
 	if err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("Serving the CRI", "version", o.Version, "endpoint", o.Endpoint, "docker", o.DockerEndpoint, "networkPlugin", o.NetworkPlugin)
-
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return service.Run(gctx) })
-	g.Go(func() error { return service.Serve(gctx, listener) })
-	g.Go(func() error { return notifyReady(gctx, service.Ready()) })
-	g.Go(func() error { return o.serveMetrics(gctx, metrics.Handler(), service.Health) })
-	return errors.Join(g.Wait(), data.refused())
+	defer unlink()
+	klog.FromContext(ctx).Info("Serving the CRI", "version", o.Version, "endpoint", o.Endpoint, "docker", o.DockerEndpoint, "networkPlugin", o.networkPlugin())
+	return errors.Join(o.serve(ctx, service, listener, metrics), data.refused())
 }
 
-// systemdEndpoint means that systemd passes the socket, as in cri-dockerd's unit
-// files.
-const systemdEndpoint = "fd://"
-
-// listen returns the socket that systemd passed, or makes one.
-func listen(ctx context.Context, endpoint string) (net.Listener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets passed by systemd: %w", err)
+// serve runs all parts of the process until ctx ends, or one of them fails.
+func (o *Options) serve(ctx context.Context, service *shim.Service, l net.Listener, metrics *shim.Metrics) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return service.Run(ctx) })
+	g.Go(func() error { return service.Serve(ctx, l) })
+	g.Go(func() error {
+		return o.observe(ctx, newMetricsServer(metrics.Handler(), service.Health), service.Ready())
+	})
+	if o.OwnProcess {
+		g.Go(func() error { return notifySystemd(ctx, service.Ready()) })
+		g.Go(func() error { return watchdog(ctx, l.Addr().String(), service.Health) })
 	}
-	switch {
-	case len(passed) == 1:
-		return passed[0], nil
-	case len(passed) > 1:
-		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
-	case endpoint == systemdEndpoint:
-		return nil, fmt.Errorf("container-runtime-endpoint %s: systemd passed no socket; enable cridock.socket", endpoint)
-	default:
-		return shim.Listen(ctx, endpoint)
-	}
-}
-
-// notifyReady tells systemd, if it runs cridock, that the first sync is done.
-func notifyReady(ctx context.Context, ready <-chan struct{}) error {
-	select {
-	case <-ready:
-	case <-ctx.Done():
-		return nil
-	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	return nil
+	return g.Wait()
 }
 
 func (o *Options) cni() (*network.CNI, error) {
-	if o.NetworkPlugin != "cni" {
+	if o.networkPlugin() != pluginCNI {
 		return nil, nil
 	}
 	cni, err := network.New(network.Config{
@@ -137,6 +109,7 @@ func (o *Options) cni() (*network.CNI, error) {
 func (o *Options) netnsDir() string { return filepath.Join(o.RuntimeDir, "netns") }
 
 func (o *Options) serviceConfig() shim.Config {
+	addr, _ := o.streamingAddr() // Validate has checked it
 	c := shim.Config{
 		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
 		DockerConfig: o.DockerConfig,
@@ -147,10 +120,10 @@ func (o *Options) serviceConfig() shim.Config {
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
 		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.TracingEndpoint != "",
 		Streaming: streaming.Config{
-			Addr: o.StreamingAddr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,
+			Addr: addr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,
 		},
 	}
-	if o.NetworkPlugin == "docker" {
+	if o.networkPlugin() == pluginDocker {
 		c.DockerNetwork = o.DockerNetwork
 	}
 	return c

@@ -1,0 +1,117 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+// Validate checks what can be checked without touching the system. The error names
+// each setting that is invalid.
+func (o *Options) Validate() error {
+	return errors.Join(o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(), o.validateSwitches())
+}
+
+func (o *Options) validateSocket() error {
+	_, err := o.socketMode()
+	if o.SocketLink != "" && !filepath.IsAbs(o.SocketLink) {
+		err = errors.Join(err, fmt.Errorf("socket-link %q: want an absolute path", o.SocketLink))
+	}
+	return err
+}
+
+// socketMode returns the mode of the CRI's socket. Whoever can write to it is as
+// good as root, so others may not.
+func (o *Options) socketMode() (fs.FileMode, error) {
+	mode, err := strconv.ParseUint(o.SocketMode, 8, 32)
+	if err != nil || mode&^0o777 != 0 {
+		return 0, fmt.Errorf("socket-mode %q: want an octal mode, such as 0660", o.SocketMode)
+	}
+	if mode&0o007 != 0 {
+		return 0, fmt.Errorf("socket-mode %q: others would have root's power over the node; set socket-group instead", o.SocketMode)
+	}
+	return fs.FileMode(mode), nil
+}
+
+func (o *Options) validateNetwork() error {
+	switch o.NetworkPlugin {
+	case pluginCNI:
+		return nil
+	case pluginDocker, "", pluginNoop:
+		if o.DockerNetwork == "none" || o.DockerNetwork == "host" || o.DockerNetwork == "" {
+			return fmt.Errorf("docker-network %q: want a network that assigns addresses to containers", o.DockerNetwork)
+		}
+		return nil
+	case "kubenet":
+		return fmt.Errorf("network-plugin kubenet: not supported; drain the node, set network-plugin to cni, and give cni-conf-template " +
+			"a configuration of the bridge plugin, which gets the node's pod CIDR as kubenet did")
+	default:
+		return fmt.Errorf("network-plugin %q: want cni or docker", o.NetworkPlugin)
+	}
+}
+
+func (o *Options) validateLogs() error {
+	var errs []error
+	if !filepath.IsAbs(o.PodLogsDir) || filepath.Clean(o.PodLogsDir) == "/" {
+		errs = append(errs, fmt.Errorf("pod-logs-dir %q: want the absolute path of a directory", o.PodLogsDir))
+	}
+	if o.LogMode != "cri" && o.LogMode != "symlink" {
+		errs = append(errs, fmt.Errorf("container-log-mode %q: want cri or symlink", o.LogMode))
+	}
+	if _, err := units.FromHumanSize(o.LogMaxSize); err != nil {
+		errs = append(errs, fmt.Errorf("docker-log-max-size: %w", err))
+	}
+	if o.LogMaxFile < 2 {
+		errs = append(errs, fmt.Errorf("docker-log-max-file %d: want 2 or more: with fewer, lines are lost when Docker rotates the log", o.LogMaxFile))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Options) validateStreaming() error {
+	_, err := o.streamingAddr()
+	if (o.StreamingTLSCert == "") != (o.StreamingTLSKey == "") {
+		err = errors.Join(err, fmt.Errorf("streaming-tls-cert and streaming-tls-key must be set together"))
+	}
+	if o.StreamingTLSClientCA != "" && o.StreamingTLSCert == "" {
+		err = errors.Join(err, fmt.Errorf("streaming-tls-client-ca needs streaming-tls-cert and streaming-tls-key"))
+	}
+	return err
+}
+
+// streamingAddr returns the address to listen on for streaming sessions. As in
+// cri-dockerd, the port may be missing. An empty address means loopback, where
+// cri-dockerd listens on all addresses: only the kubelet connects.
+func (o *Options) streamingAddr() (string, error) {
+	if o.StreamingAddr == "" {
+		return "127.0.0.1:0", nil
+	}
+	bare := strings.TrimSuffix(strings.TrimPrefix(o.StreamingAddr, "["), "]")
+	if addr, err := netip.ParseAddr(bare); err == nil {
+		return net.JoinHostPort(addr.String(), "0"), nil
+	}
+	if _, _, err := net.SplitHostPort(o.StreamingAddr); err != nil {
+		return "", fmt.Errorf("streaming-bind-addr %q: want ADDRESS or ADDRESS:PORT: %w", o.StreamingAddr, err)
+	}
+	return o.StreamingAddr, nil
+}
+
+func (o *Options) validateSwitches() error {
+	var errs []error
+	if o.Profiling && o.MetricsAddr == "" {
+		errs = append(errs, fmt.Errorf("profiling needs metrics-bind-address"))
+	}
+	if _, err := strconv.ParseBool(o.RestrictOOMScoreAdj); err != nil && o.RestrictOOMScoreAdj != "auto" {
+		errs = append(errs, fmt.Errorf("restrict-oom-score-adj %q: want auto, true or false", o.RestrictOOMScoreAdj))
+	}
+	if _, err := strconv.ParseBool(o.ShimGrouping); err != nil && o.ShimGrouping != "auto" {
+		errs = append(errs, fmt.Errorf("shim-grouping %q: want auto, true or false", o.ShimGrouping))
+	}
+	return errors.Join(errs...)
+}
