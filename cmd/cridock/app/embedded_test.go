@@ -78,8 +78,13 @@ func runEmbedded(t *testing.T, socket string, args []string) {
 	}
 	_ = conn.Close()
 	close(stop)
-	if err := <-done; err != nil {
-		t.Errorf("stopped, the command returned %v", err)
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("stopped, the command returned %v", err)
+		}
+	case <-ctx.Done():
+		t.Fatal("the command does not stop")
 	}
 	if _, err := net.Dial("unix", socket); err == nil {
 		t.Error("stopped, it serves")

@@ -80,6 +80,7 @@ func (o *Options) reread(ctx context.Context, m *metricsServer) (changed, restar
 	flags := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
 	next.AddFlags(flags)
 	verbosity := map[string]string{}
+	changed, restart = []string{}, []string{} // not nil, for the log
 	for _, name := range o.loaded.differing(files) {
 		value, ok := files[name]
 		if !ok {
