@@ -353,7 +353,7 @@ func TestHandBack(t *testing.T) {
 	})
 	checkSequence(t, counter.logLines(), count)
 	eventually(t, "the position of a container that others have removed is gone", 30*time.Second, func() bool {
-		positions, err := entries(filepath.Join(c.root(), "logs"))
+		positions, err := globs(filepath.Join(c.root(), "containers", "*", "log-position"))
 		return err == nil && len(positions) == 3
 	})
 }

@@ -64,7 +64,7 @@ func TestCheckpoint(t *testing.T) {
 	if c.docker.must(t, http.MethodGet, "/containers/"+main.id+"/checkpoints", nil, &list); len(list) > 0 {
 		t.Errorf("Docker keeps %v", list)
 	}
-	if left, err := os.ReadDir(filepath.Join(c.root(), "checkpoints")); err != nil || len(left) > 0 {
+	if left, err := globs(filepath.Join(c.root(), "containers", "*", "checkpoint")); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v", left, err)
 	}
 	checkFailedCheckpoint(t, p)

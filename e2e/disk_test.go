@@ -208,7 +208,7 @@ func TestRootDirectoryFull(t *testing.T) {
 		c.runPod(t, func(retry *runtimeapi.PodSandboxConfig) { retry.Metadata = refused.Metadata })
 	})
 	c.checkNothingLeft(t, before)
-	for _, kind := range []string{"sandboxes", "logs", "resources"} {
+	for _, kind := range []string{"sandboxes", "containers"} {
 		if left, err := entries(n.seen(root + "/" + kind)); err != nil || len(left) > 0 {
 			t.Errorf("left in the root directory: %v, %v", left, err)
 		}

@@ -26,13 +26,13 @@ func (c *cridock) leftovers() error {
 			return containing(files, "-eth0"), err
 		},
 		"file of a sandbox":          func() ([]string, error) { return entries(filepath.Join(c.root(), "sandboxes")) },
-		"log position":               func() ([]string, error) { return entries(filepath.Join(c.root(), "logs")) },
+		"file of a container":        func() ([]string, error) { return entries(filepath.Join(c.root(), "containers")) },
 		"interface on CNI's bridge":  c.bridgePorts,
 		"iptables rule of a pod":     func() ([]string, error) { return c.rules("10.77.") },
 		"port mapping of portmap":    func() ([]string, error) { return c.rules("CNI-DN-") },
 		"port publishing of Docker":  func() ([]string, error) { return c.rules("-A DOCKER ! -i") },
 		"record for cridock-runtime": func() ([]string, error) { return entries(filepath.Join(c.runDir, "oci")) },
-		"unfinished file of cridock": func() ([]string, error) { return globs(c.root()+"/*.tmp", c.root()+"/*/*.tmp", c.root()+"/*/*/*.tmp") },
+		"unfinished file of cridock": func() ([]string, error) { return globs(c.root()+"/*.tmp", c.root()+"/*/*.tmp", c.root()+"/*/*/*.tmp", c.root()+"/*/*/*/*.tmp") },
 	} {
 		found, err := find()
 		if err != nil {
