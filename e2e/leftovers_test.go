@@ -32,7 +32,9 @@ func (c *cridock) leftovers() error {
 		"port mapping of portmap":    func() ([]string, error) { return c.rules("CNI-DN-") },
 		"port publishing of Docker":  func() ([]string, error) { return c.rules("-A DOCKER ! -i") },
 		"record for cridock-runtime": func() ([]string, error) { return entries(filepath.Join(c.runDir, "oci")) },
-		"unfinished file of cridock": func() ([]string, error) { return globs(c.root()+"/*.tmp", c.root()+"/*/*.tmp", c.root()+"/*/*/*.tmp", c.root()+"/*/*/*/*.tmp") },
+		"unfinished file of cridock": func() ([]string, error) {
+			return globs(c.root()+"/*.tmp", c.root()+"/*/*.tmp", c.root()+"/*/*/*.tmp", c.root()+"/*/*/*/*.tmp")
+		},
 	} {
 		found, err := find()
 		if err != nil {
