@@ -213,7 +213,9 @@ func TestInstallUndone(t *testing.T) {
 	for name, config := range map[string]string{"no file": "", "other settings": others} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t, config)
+			d.mu.Lock()
 			d.refuses = true
+			d.mu.Unlock()
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			if err := d.Install(ctx); err == nil || !strings.Contains(err.Error(), "as before") {
