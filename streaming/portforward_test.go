@@ -25,6 +25,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/leakcheck"
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/netns"
 	"github.com/cridock/cridock/internal/portclient"
 )
@@ -32,9 +33,7 @@ import (
 // newNetNS creates a network namespace with loopback up and returns its path.
 func newNetNS(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make a network namespace")
-	}
+	needs.Root(t, "makes a network namespace")
 	type result struct {
 		ns  *os.File
 		err error

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/seam"
 )
 
@@ -33,9 +34,7 @@ type bundleTest struct {
 
 func newBundle(t *testing.T) *bundleTest {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
+	needs.Root(t, "makes id-mapped mounts")
 	top := t.TempDir()
 	b := &bundleTest{dir: seam.Dir(filepath.Join(top, "run")), bundle: filepath.Join(top, "bundle")}
 	for _, dir := range []string{string(b.dir) + "/oci", b.bundle, "data", "store/l", "store/base/diff", "store/top/diff", "store/top/work", "store/top/merged"} {

@@ -11,23 +11,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/seam"
 )
 
 var mappings = []seam.Mapping{{HostID: 200000, Size: 65536}}
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-}
-
 // isolated runs f on a thread with a mount namespace of its own and with a user
 // namespace. The thread ends with f.
 func isolated(t *testing.T, f func(mounts string, userns *os.File) error) {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t, "makes id-mapped mounts")
 	mounts := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(mounts, 0o755); err != nil {
 		t.Fatal(err)
@@ -62,7 +56,7 @@ func owner(t *testing.T, path string) uint32 {
 // TestProbe needs Linux 5.19 and a temporary directory on a file system that can be
 // id-mapped.
 func TestProbe(t *testing.T) {
-	needRoot(t)
+	needs.Root(t, "makes id-mapped mounts")
 	dir := t.TempDir()
 	if err := Probe(dir); err != nil {
 		t.Fatal(err)
@@ -74,7 +68,7 @@ func TestProbe(t *testing.T) {
 
 // TestProbeFails has layers on a file system that cannot be id-mapped.
 func TestProbeFails(t *testing.T) {
-	needRoot(t)
+	needs.Root(t, "makes id-mapped mounts")
 	dir := t.TempDir()
 	for _, name := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
@@ -82,9 +76,8 @@ func TestProbeFails(t *testing.T) {
 		}
 	}
 	merged := filepath.Join(dir, "merged")
-	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"); err != nil {
-		t.Skip("overlay mounts fail here: ", err)
-	}
+	err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work")
+	needs.That(t, err == nil, "no overlay can be mounted in the temporary directory: %v", err)
 	t.Cleanup(func() {
 		if err := unix.Unmount(merged, 0); err != nil {
 			t.Error(err)
@@ -178,7 +171,7 @@ func TestClone(t *testing.T) {
 // TestOverlayMount mounts an overlay a second time on id-mapped layers, one of which
 // is named by a link.
 func TestOverlayMount(t *testing.T) {
-	needRoot(t)
+	needs.Root(t, "makes id-mapped mounts")
 	dir := t.TempDir()
 	for _, name := range []string{"l", "base/diff", "top/diff", "top/work", "top/merged"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cridock/cridock/internal/beneath"
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // node is a machine's directories for one container.
@@ -651,13 +652,10 @@ func TestKubeletRotationUnderLoad(t *testing.T) {
 
 func mountTmpfs(t *testing.T, dir string, size string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for a small file system")
-	}
+	needs.Root(t, "mounts a small file system")
 	must(os.MkdirAll(dir, 0o755))
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("cannot mount tmpfs: %v", err)
-	}
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size)
+	needs.That(t, err == nil, "cannot mount tmpfs: %v", err)
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)

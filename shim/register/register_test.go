@@ -19,6 +19,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/shim/engine"
 )
 
@@ -37,9 +38,7 @@ type daemon struct {
 
 func newDaemon(t *testing.T, config string) *daemon {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root") // binaries must be root's
-	}
+	needs.Root(t, "registered binaries must be root's")
 	dir := t.TempDir()
 	d := &daemon{t: t, messages: make(chan events.Message, 9), runtimes: map[string]engine.Runtime{"runc": {Path: "runc"}}}
 	d.Registration = Registration{Engine: d, ConfigFile: filepath.Join(dir, "docker", "daemon.json"), PIDFile: filepath.Join(dir, "pid"),

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // childMode makes the test binary act as a container's process.
@@ -131,9 +133,7 @@ type child struct {
 // hierarchy. The groups are removed when the test ends.
 func startChild(t testing.TB, mode string, cloneFlags uintptr) *child {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make control groups")
-	}
+	needs.Root(t, "makes control groups")
 	if newHierarchies("/sys/fs/cgroup", "/proc").unified {
 		t.Skip("needs cgroup v1: on v2 the test's own group cannot have children with controllers")
 	}

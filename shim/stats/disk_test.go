@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/leakcheck"
+	"github.com/cridock/cridock/internal/needs"
 )
 
 func write(t testing.TB, name string, size int) {
@@ -100,9 +101,7 @@ func TestWalkLeavesOut(t *testing.T) {
 }
 
 func TestWalkStaysOnItsFilesystem(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount")
-	}
+	needs.Root(t, "mounts a file system")
 	// The thread keeps its mount namespace, so it must exit with the test.
 	runtime.LockOSThread()
 	dir := t.TempDir()

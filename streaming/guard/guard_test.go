@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cridock/cridock/internal/needs"
 )
 
 func listen(t *testing.T, addr string, limit int) *Listener {
@@ -113,9 +115,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestPeers(t *testing.T) {
-	if openSocketUsers().fd < 0 {
-		t.Skip("the kernel has no socket diagnostics")
-	}
+	needs.That(t, openSocketUsers().fd >= 0, "the kernel has no socket diagnostics")
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
 		l := listen(t, addr, 10)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
@@ -139,21 +139,16 @@ func TestPeers(t *testing.T) {
 }
 
 func TestPeerIsAnotherUser(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root to become another user")
-	}
+	needs.Root(t, "becomes another user")
 	l := listen(t, "127.0.0.1:0", 10)
-	if l.users.fd < 0 {
-		t.Skip("the kernel has no socket diagnostics")
-	}
+	needs.That(t, l.users.fd >= 0, "the kernel has no socket diagnostics")
 	// A copy that the other user can execute.
 	binary := "/proc/self/exe"
 	child := exec.Command(binary)
 	child.Env = []string{helperAddr + "=" + l.Addr().String()}
 	child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}
-	if err := child.Start(); err != nil {
-		t.Skipf("another user cannot run the test: %v", err)
-	}
+	err := child.Start()
+	needs.That(t, err == nil, "another user cannot run the test: %v", err)
 	_ = l.SetDeadline(time.Now().Add(20 * time.Second))
 	conn, err := l.Accept()
 	if err != nil {

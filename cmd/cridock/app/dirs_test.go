@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // dirsIn are settings with all of cridock's directories below one.
@@ -130,9 +132,7 @@ func TestDirsThatOthersChange(t *testing.T) {
 
 func chown(t *testing.T, path string, uid int) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: gives files away")
-	}
+	needs.Root(t, "gives files away")
 	if err := os.Lchown(path, uid, -1); err != nil {
 		t.Fatal(err)
 	}

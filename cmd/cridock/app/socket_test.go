@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // TestSocketMode: mode and group are the settings', and others never have access.
@@ -23,8 +25,8 @@ func TestSocketMode(t *testing.T) {
 		"a name":     {"0660", "daemon", 0o660, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if os.Geteuid() != 0 && c.group != "" {
-				t.Skip("needs root: gives a socket to a group")
+			if c.group != "" {
+				needs.Root(t, "gives a socket to a group")
 			}
 			o := NewOptions()
 			o.Endpoint, o.SocketMode, o.SocketGroup = "unix://"+dir+"/s", c.mode, c.group

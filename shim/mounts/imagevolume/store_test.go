@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/beneath"
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/shim/mounts/imagevolume"
 )
 
@@ -249,9 +250,7 @@ func TestSetUserID(t *testing.T) {
 	s, dir := newStore(t)
 	data := layer(t, map[string]string{"id": ""})
 	program, err := os.ReadFile("/usr/bin/id")
-	if err != nil {
-		t.Skip(err)
-	}
+	needs.That(t, err == nil, "a program to make set-user-ID: %v", err)
 	setuid := filepath.Join(data, "id")
 	if err := errors.Join(os.Chmod(data, 0o755), os.WriteFile(setuid, program, 0o755), os.Chmod(setuid, 0o755|os.ModeSetuid)); err != nil {
 		t.Fatal(err)
