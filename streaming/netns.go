@@ -31,6 +31,9 @@ func dialLocalhost(ctx context.Context, target *os.File, port int32) (*net.TCPCo
 		return err
 	})
 	if err != nil {
+		if conn != nil { // connected, but the thread could not come back
+			_ = conn.Close()
+		}
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
