@@ -9,8 +9,8 @@ import (
 // when it is read: package shim/wire says why, and sends them. Callers must not
 // change the bytes.
 
-// encoded returns m in wire form; nil if that is impossible. Text from Docker is
-// always valid UTF-8, so that does not happen.
+// encoded returns m in wire form; nil if that is impossible, which shim/wire reports
+// when it is sent. Text from Docker is valid UTF-8, so it should not happen.
 func encoded(m proto.Message) []byte {
 	b, err := proto.Marshal(m)
 	if err != nil {

@@ -9,6 +9,8 @@
 package wire
 
 import (
+	"fmt"
+
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -21,6 +23,7 @@ type Response struct {
 	rest   proto.Message
 	fields []field
 	size   int // of the encoded fields, in bytes
+	err    error
 }
 
 type field struct {
@@ -33,7 +36,12 @@ func New(rest proto.Message) *Response { return &Response{rest: rest} }
 
 // Add adds an encoded message as the value of a field of message type, or as a
 // further element of a repeated one. The content is not copied: it must not change.
+// Nil stands for a message that could not be encoded: then the response cannot be
+// sent either. (An empty message is encoded as an empty slice.)
 func (r *Response) Add(number protowire.Number, content []byte) {
+	if content == nil {
+		r.err = fmt.Errorf("field %d: the message cannot be encoded", number)
+	}
 	r.fields = append(r.fields, field{number, content})
 	r.size += Size(number, content)
 }
@@ -68,6 +76,9 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	r, ok := v.(*Response)
 	if !ok {
 		return c.CodecV2.Marshal(v)
+	}
+	if r.err != nil {
+		return nil, r.err
 	}
 	size := proto.Size(r.rest) + r.size
 	if mem.IsBelowBufferPoolingThreshold(size) {

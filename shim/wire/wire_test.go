@@ -88,8 +88,17 @@ func TestOtherMessages(t *testing.T) {
 	}
 }
 
-// TestUnencodable: an invalid field is an error, not a panic.
+// TestUnencodable: a message that cannot be encoded, now or earlier, is an error, not
+// a panic. An empty one is none.
 func TestUnencodable(t *testing.T) {
+	r := wire.New(&runtimeapi.ListContainersResponse{})
+	r.Add(containersField, nil)
+	if _, err := wire.NewCodec().Marshal(r); err == nil {
+		t.Error("a message that could not be encoded was sent")
+	}
+	r = wire.New(&runtimeapi.ListContainersResponse{})
+	r.Add(containersField, encode(t, &runtimeapi.Container{}))
+	check(t, r, &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{}}}, &runtimeapi.ListContainersResponse{})
 	for _, size := range []int{1, 5000} {
 		r := wire.New(&runtimeapi.ContainerStatusResponse{Info: map[string]string{"info": strings.Repeat("\xff", size)}})
 		if _, err := wire.NewCodec().Marshal(r); err == nil {
