@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -21,13 +22,13 @@ type records struct {
 	load  sync.Once
 
 	mu   sync.RWMutex
-	byID map[string]*runtimeapi.LinuxContainerResources
+	byID map[string]*update
 }
 
 // read loads, once, what an earlier process has stored.
 func (r *records) read() {
 	r.load.Do(func() {
-		r.byID = map[string]*runtimeapi.LinuxContainerResources{}
+		r.byID = map[string]*update{}
 		ids, err := r.store.IDs()
 		if err != nil {
 			klog.Background().Error(err, "Failed to list updated resources of containers; some updates are lost")
@@ -42,7 +43,7 @@ func (r *records) read() {
 				klog.Background().Error(err, "Failed to read updated resources of a container; its updates are partly lost", "containerID", id)
 				continue
 			}
-			r.byID[id] = stored
+			r.byID[id] = &update{resources: stored}
 		}
 	})
 }
@@ -62,22 +63,37 @@ func (r *records) decode(id string) (*runtimeapi.LinuxContainerResources, error)
 
 // get returns what is stored for a container, which the caller must not change;
 // nil before its first update.
-func (r *records) get(containerID string) *runtimeapi.LinuxContainerResources {
+func (r *records) get(containerID string) *update {
 	r.read()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.byID[containerID]
 }
 
-// apply is [Keeper.Effective].
+// update is what is stored for one container.
+type update struct {
+	resources *runtimeapi.LinuxContainerResources
+	last      atomic.Pointer[applied]
+}
+
+// applied is a container before and after an update.
+type applied struct{ before, after *translate.Container }
+
+// apply is [Keeper.Effective]. Encoding a container is most of the cost of its
+// status, so the result serves until the container changes.
 func (r *records) apply(c *translate.Container) *translate.Container {
-	stored := r.get(c.ID)
-	if stored == nil {
+	u := r.get(c.ID)
+	if u == nil {
 		return c
 	}
+	if last := u.last.Load(); last != nil && last.before == c {
+		return last.after
+	}
 	now := proto.CloneOf(c.Resources)
-	now.Unified, now.HugepageLimits, now.OomScoreAdj = stored.Unified, stored.HugepageLimits, stored.OomScoreAdj
-	return c.WithResources(now)
+	now.Unified, now.HugepageLimits, now.OomScoreAdj = u.resources.Unified, u.resources.HugepageLimits, u.resources.OomScoreAdj
+	after := c.WithResources(now)
+	u.last.Store(&applied{c, after})
+	return after
 }
 
 // keep stores the resources of an updated container.
@@ -93,7 +109,7 @@ func (r *records) keep(containerID string, now *runtimeapi.LinuxContainerResourc
 	r.read()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byID[containerID] = stored
+	r.byID[containerID] = &update{resources: stored}
 	return nil
 }
 

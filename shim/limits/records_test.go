@@ -38,6 +38,26 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
+// TestEffectiveIsKept: a status of an unchanged container costs nothing new.
+func TestEffectiveIsKept(t *testing.T) {
+	f := newFixture(t)
+	c := f.add("c", running, &linuxResources{}, nil)
+	k := f.newKeeper()
+	f.must(k.records.keep("c", high("1")))
+	first := k.Effective(c)
+	if first == c || k.Effective(c) != first {
+		t.Error("the effective container is made anew for each status")
+	}
+	again := *c
+	if k.Effective(&again) == first {
+		t.Error("a changed container has the old result")
+	}
+	f.must(k.records.keep("c", high("2")))
+	if got := k.Effective(c).Resources.Unified["memory.high"]; got != "2" {
+		t.Errorf("after another update: %s, want 2", got)
+	}
+}
+
 func TestForget(t *testing.T) {
 	f := newFixture(t)
 	a, b := f.add("a", running, &linuxResources{}, nil), f.add("b", running, &linuxResources{}, nil)
@@ -72,16 +92,17 @@ func FuzzUpdates(f *testing.F) {
 		store := newFakeStore()
 		store.docs["c"] = content
 		first := &records{store: store}
-		kept := first.get("c")
-		if kept == nil {
+		u := first.get("c")
+		if u == nil {
 			return
 		}
+		kept := u.resources
 		if err := first.keep("d", kept); err != nil {
 			t.Fatal(err)
 		}
 		second := &records{store: store}
 		want := &linuxResources{Unified: kept.Unified, HugepageLimits: kept.HugepageLimits, OomScoreAdj: kept.OomScoreAdj}
-		if got := second.get("d"); !proto.Equal(got, want) {
+		if got := second.get("d"); got == nil || !proto.Equal(got.resources, want) {
 			t.Fatalf("%v, want %v", got, want)
 		}
 		if err := second.forget("d"); err != nil || second.get("d") != nil {
