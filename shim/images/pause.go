@@ -56,11 +56,14 @@ func (p *Pause) Name() string {
 	return pause.Name()
 }
 
-// Is reports whether an image is the sandbox image, which the kubelet must not
-// remove.
-func (p *Pause) Is(ctx context.Context, image translate.Image) bool {
-	sandbox, ok, err := p.index.Image(ctx, p.Name())
-	return err == nil && ok && sandbox.ID == image.ID
+// ID returns the ID of the sandbox image, which the kubelet must not remove; "" if
+// it is not on the node.
+func (p *Pause) ID(ctx context.Context) string {
+	image, _, err := p.index.Image(ctx, p.Name())
+	if err != nil {
+		return ""
+	}
+	return image.ID
 }
 
 // Ensure returns the ID of the sandbox image. It loads or pulls a missing one, once

@@ -97,12 +97,12 @@ func TestPause(t *testing.T) {
 			if s.loads != tc.loads || s.pulls != tc.pulls {
 				t.Errorf("%d loads and %d pulls, want %d and %d", s.loads, s.pulls, tc.loads, tc.pulls)
 			}
-			if !p.Is(t.Context(), translate.Image{ID: tc.id}) || p.Is(t.Context(), translate.Image{ID: "sha256:app"}) {
-				t.Error("the sandbox image is not told from others")
+			if id := p.ID(t.Context()); id != tc.id {
+				t.Errorf("ID = %q, want %s", id, tc.id)
 			}
 			s.synced, s.there = map[string]string{}, map[string]string{}
-			if p.Is(t.Context(), translate.Image{}) {
-				t.Error("an image is the missing sandbox image")
+			if id := p.ID(t.Context()); id != "" {
+				t.Errorf("ID of the missing image = %q", id)
 			}
 			if id, err := p.Ensure(t.Context()); id != tc.id || err != nil {
 				t.Errorf("after its removal: %q, %v; want %s", id, err, tc.id)
@@ -129,8 +129,8 @@ func TestPauseFails(t *testing.T) {
 			if id, err := p.Ensure(t.Context()); id != "" || !tc.want(err) {
 				t.Errorf("Ensure = %q, %v", id, err)
 			}
-			if p.Is(t.Context(), translate.Image{}) {
-				t.Error("an image is the missing sandbox image")
+			if id := p.ID(t.Context()); id != "" {
+				t.Errorf("ID of the missing image = %q", id)
 			}
 		})
 	}

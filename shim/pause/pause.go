@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -39,7 +40,7 @@ var architectures = []string{"amd64", "arm64", "arm", "ppc64le", "s390x", "riscv
 // on all architectures: it is the same on every node, and a cridock with another
 // pause process or configuration uses another name. So an existing image of this
 // name is the right one and need not be loaded again.
-func Name() string {
+var Name = sync.OnceValue(func() string {
 	hash := sha256.New()
 	for _, arch := range architectures {
 		image, err := newImage(arch)
@@ -49,7 +50,7 @@ func Name() string {
 		hash.Write([]byte(image.id()))
 	}
 	return repository + ":" + hex.EncodeToString(hash.Sum(nil))[:tagLength]
-}
+})
 
 // Archive returns an archive for "docker load" (POST /images/load) with the pause
 // image of one architecture, tagged [Name]. arch is Docker's or Go's name ("amd64",
