@@ -4,7 +4,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/stats"
@@ -42,6 +46,7 @@ type Usage struct {
 	disk     Disk
 	layers   layers
 	upperDir func(pid int) (string, error)
+	root     atomic.Pointer[root]
 }
 
 // NewUsage returns a Usage.
@@ -90,10 +95,34 @@ func (u *Usage) Changed() { u.disk.Changed(u.tree()) }
 // snapshotter of its containerd.
 func (u *Usage) Root() string {
 	caps := u.engine.Capabilities()
+	if found := u.root.Load(); found != nil && found.caps == caps {
+		return found.dir
+	}
+	dir := layerRoot(caps)
+	u.root.Store(&root{caps, dir})
+	return dir
+}
+
+// root is the directory of the layers of an engine with these capabilities.
+type root struct {
+	caps *engine.Capabilities
+	dir  string
+}
+
+// layerRoot is [Usage.Root]. Where the containerd cannot be asked, it assumes the one
+// that Docker starts itself, and last the default of all others.
+func layerRoot(caps *engine.Capabilities) string {
 	if !caps.ContainerdStore {
 		return filepath.Join(caps.RootDir, caps.StorageDriver)
 	}
 	snapshotter := "io.containerd.snapshotter.v1." + caps.StorageDriver
+	if caps.ContainerdAddress != "" {
+		dir, err := containerdRoot(strings.TrimPrefix(caps.ContainerdAddress, "unix://"))
+		if err == nil {
+			return filepath.Join(dir, snapshotter)
+		}
+		klog.Background().Error(err, "Failed to find the root directory of Docker's containerd; disk usage and checkpoints assume the default", "address", caps.ContainerdAddress)
+	}
 	own := filepath.Join(caps.RootDir, "containerd", "daemon", snapshotter)
 	if _, err := os.Stat(own); err == nil {
 		return own

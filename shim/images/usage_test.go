@@ -100,10 +100,9 @@ func TestUsage(t *testing.T) {
 
 func TestRoot(t *testing.T) {
 	n := &node{caps: engine.Capabilities{RootDir: t.TempDir(), StorageDriver: "overlayfs"}}
-	u := NewUsage(n, n, n)
 	check := func(want string) {
 		t.Helper()
-		if got := u.Root(); got != want {
+		if got := NewUsage(n, n, n).Root(); got != want {
 			t.Errorf("root = %q, want %q", got, want)
 		}
 	}
