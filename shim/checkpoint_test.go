@@ -306,3 +306,26 @@ func TestStopDuringCheckpoint(t *testing.T) {
 	}
 	c.noDrafts(t)
 }
+
+// TestRemovalDuringCheckpoint: a container that is removed while its checkpoint is
+// taken leaves nothing, and takes nothing from the checkpoint.
+func TestRemovalDuringCheckpoint(t *testing.T) {
+	c := newCheckpointing(t)
+	held, release := c.docker.HoldNext("container unpause", 1)
+	done := make(chan error, 1)
+	go func() { done <- c.checkpoint() }()
+	<-held // all parts are written; the archive is not
+	c.must(c.removeContainer(c.id))
+	if files := c.checkpointFiles(); len(files) != 1 {
+		t.Errorf("after the removal there is %v, want the checkpoint in progress", files)
+	}
+	release()
+	c.must(<-done)
+	if info, err := os.Stat(c.location); err != nil || info.Size() == 0 {
+		t.Errorf("the archive: %v, %v", info, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(c.cfg.RootDir, "containers", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	c.noDrafts(t)
+}

@@ -101,7 +101,7 @@ func (p *checkpointer) take(ctx, caller context.Context, id, location string) er
 		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
 	}
 	defer func() {
-		if err := files.Remove(state.Checkpoint); err != nil {
+		if err := p.discard(ctx, c.ID); err != nil {
 			klog.FromContext(ctx).Error(err, "Failed to remove a checkpoint's files; they stay until the next start", "containerID", c.ID)
 		}
 	}()
@@ -115,13 +115,12 @@ func (p *checkpointer) take(ctx, caller context.Context, id, location string) er
 // so that its memory, files and log match. On failure it removes the checkpoint's
 // directory, unless the container could not be unpaused: see resume.
 func (p *checkpointer) pauseAndTake(ctx context.Context, c *translate.Container) (err error) {
-	files := p.state.Container(c.ID)
-	dir := files.Path(state.Checkpoint)
+	dir := p.state.Container(c.ID).Path(state.Checkpoint)
 	defer func() {
 		if uerr := p.unpause(ctx, c.ID); uerr != nil {
 			err = errors.Join(err, uerr)
 		} else if err != nil {
-			err = errors.Join(err, files.Remove(state.Checkpoint))
+			err = errors.Join(err, p.discard(ctx, c.ID))
 		}
 	}()
 	if err := p.engine.ContainerPause(ctx, c.ID); err != nil {
@@ -143,6 +142,17 @@ func (p *checkpointer) pauseAndTake(ctx context.Context, c *translate.Container)
 	return checkpoint.Describe(ctx, dir, parts)
 }
 
+// discard removes a checkpoint's files, and the rest of a container's that was removed
+// meanwhile: its removal has left the directory.
+func (p *checkpointer) discard(ctx context.Context, id string) error {
+	files := p.state.Container(id)
+	err := files.Remove(state.Checkpoint)
+	if _, gone := p.container(ctx, id); errdefs.IsNotFound(gone) {
+		err = errors.Join(err, files.Release())
+	}
+	return err
+}
+
 func (p *checkpointer) parts(c *translate.Container) (checkpoint.Container, error) {
 	spec, err := checkpoint.SpecFile(c.ID, c.Pid)
 	if err != nil {
@@ -155,7 +165,7 @@ func (p *checkpointer) parts(c *translate.Container) (checkpoint.Container, erro
 		}
 	}
 	if upper == "" {
-		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: only an overlay separates a container's files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
+		return checkpoint.Container{}, fmt.Errorf("storage driver %q: %w: the container has no overlay below Docker's directory of layers, which a checkpoint needs to tell its files from its image's", c.Driver, errdefs.ErrFailedPrecondition)
 	}
 	status := translate.CRIContainerStatus(p.effective(c))
 	image := status.GetImage().GetImage()

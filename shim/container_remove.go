@@ -55,7 +55,7 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.logs.Forget(c); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the log position or the log link of a removed container", "containerID", c.ID)
 	}
-	if err := s.state.Container(c.ID).RemoveAll(); err != nil {
+	if err := s.state.Container(c.ID).Release(); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove the files of a removed container; will retry at the next start", "containerID", c.ID)
 	}
 }

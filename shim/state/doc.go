@@ -17,7 +17,7 @@
 // Files about pods that cannot be here:
 //
 //	what                     where                          why, and who removes it
-//	pins of namespaces       NetNSDir, named by sandbox ID  mounts, which a reboot must clear; shim after CNI DEL
+//	pins of namespaces       NetNSDir, named by sandbox ID  mounts, which a reboot must clear; podnet after CNI DEL
 //	CNI's results and notes  CNI's cache directory          libcni's own format, which DEL needs; network's GC
 //	image volumes            ImageVolumeDir                 mounts, made before the container has an ID; mounts' sweep
 //	CDI specifications       a directory that Docker reads  Docker reads no other; mounts' sweep

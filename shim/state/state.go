@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/translate"
 )
@@ -46,16 +48,14 @@ func (s *Store) Container(id string) Dir {
 	return Dir{root: s.root, name: containersDir + "/" + id}
 }
 
-// ContainersWith lists the IDs of the containers that have a file.
+// ContainersWith lists the IDs of the containers that have a file. With an error the
+// list is incomplete.
 func (s *Store) ContainersWith(file string) ([]string, error) {
 	ids, err := s.names(containersDir)
-	if err != nil {
-		return nil, err
-	}
 	return slices.DeleteFunc(ids, func(id string) bool {
 		_, err := s.root.Lstat(filepath.Join(containersDir, id, file))
 		return errors.Is(err, fs.ErrNotExist)
-	}), nil
+	}), err
 }
 
 // Live lists all objects that exist in Docker.
@@ -144,3 +144,26 @@ func (d Dir) Remove(file string) error { return d.root.RemoveAll(d.name + "/" + 
 
 // RemoveAll removes the directory; a missing one is success.
 func (d Dir) RemoveAll() error { return d.root.RemoveAll(d.name) }
+
+// Release removes the directory of an object that is gone, a missing one is success;
+// but a checkpoint in progress stays, and the directory with it. Who takes the
+// checkpoint removes that, and then calls Release again.
+func (d Dir) Release() error {
+	names, err := d.root.Names(d.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		if name != Checkpoint {
+			err = errors.Join(err, d.Remove(name))
+		}
+	}
+	if err != nil || slices.Contains(names, Checkpoint) {
+		return err
+	}
+	err = d.root.Remove(d.name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil // released by another caller, or a checkpoint has just begun
+	}
+	return err
+}

@@ -197,3 +197,48 @@ func TestNames(t *testing.T) {
 		t.Errorf("outside: %v, %v", entries, err)
 	}
 }
+
+// TestRelease keeps a checkpoint in progress, and nothing else.
+func TestRelease(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "root")
+	d := state.New(dir).Container(id)
+	if err := d.Release(); err != nil {
+		t.Errorf("without a directory: %v", err)
+	}
+	image := filepath.Join(d.Path(state.Checkpoint), "core.img")
+	if err := errors.Join(d.Write(state.LogPosition, nil, 0o600), d.Write(state.Resources, nil, 0o600), d.Mkdir(state.Checkpoint), os.WriteFile(image, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.Release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{"containers/" + id + "/checkpoint/core.img": ""}, files(t, dir)); diff != "" {
+		t.Errorf("during a checkpoint (-want +got):\n%s", diff)
+	}
+	if err := errors.Join(d.Remove(state.Checkpoint), d.Release()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "containers", id)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after it: %v, want the directory gone", err)
+	}
+}
+
+// TestIncompleteList: what was read before an error is not lost.
+func TestIncompleteList(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "root")
+	s := state.New(dir)
+	if err := s.Container(id).Write(state.Resources, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "containers")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "containers"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := s.ContainersWith(state.Resources); err == nil {
+		t.Errorf("a file in the directory's place: %v, want an error", ids)
+	}
+}
