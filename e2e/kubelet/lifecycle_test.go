@@ -80,9 +80,10 @@ func testInitAndSidecar(t *testing.T, k *kubelet) {
 	}
 }
 
-// probe is a probe that runs every second and fails at the first failure.
+// probe is a probe that runs every second and fails at the first failure, but not
+// because the machine is busy.
 func probe(handler corev1.ProbeHandler) *corev1.Probe {
-	return &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 1, SuccessThreshold: 1}
+	return &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, TimeoutSeconds: int32(limit.Seconds() / 2), FailureThreshold: 1, SuccessThreshold: 1}
 }
 
 // mount mounts a volume into all containers of a pod.
