@@ -43,12 +43,10 @@ func (p *stopper) stop(ctx context.Context, c *translate.Container, grace time.D
 	stop, first := p.join(c.ID, time.Now().Add(grace))
 	defer p.waiting()()
 	if first {
-		if err := p.start(func() {
-			// A stop continues without its caller, as it would in Docker.
-			err := recovered(ctx, func() error { return p.run(context.WithoutCancel(ctx), c, stop) })
-			p.finish(c.ID, stop, err)
-		}); err != nil {
-			p.finish(c.ID, stop, err)
+		// A stop continues without its caller, as it would in Docker.
+		finish := func(err error) { p.finish(c.ID, stop, err) }
+		if err := p.work.run(ctx, func() error { return p.run(context.WithoutCancel(ctx), c, stop) }, finish); err != nil {
+			finish(err)
 		}
 	}
 	select {
@@ -59,12 +57,12 @@ func (p *stopper) stop(ctx context.Context, c *translate.Container, grace time.D
 	}
 }
 
-// runStop does the one stop of a container that all callers share.
+// run does the one stop of a container that all callers share.
 func (p *stopper) run(ctx context.Context, c *translate.Container, stop *stopping) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	exited := make(chan error, 1)
-	if err := p.start(func() { exited <- p.index.WaitExited(ctx, c.ID) }); err != nil {
+	if err := p.work.start(func() { exited <- p.index.WaitExited(ctx, c.ID) }); err != nil {
 		return err
 	}
 
@@ -144,7 +142,7 @@ type stopper struct {
 		Sync(ctx context.Context, id string) error
 		WaitExited(ctx context.Context, id string) error
 	}
-	start   func(f func()) error // runs f in the background
+	work    *operations
 	waiting func() (done func()) // counts callers
 	ending  <-chan struct{}      // closed when shutdown begins
 

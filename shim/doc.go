@@ -8,8 +8,8 @@
 // (package index) and never call Docker.
 //
 // What several handlers need is a part with a type of its own, most of them in a
-// package below this one: images, mounts, limits, podlogs, podnet, state. run.go
-// connects the parts; none of them knows Service.
+// package below this one: images, mounts, limits, podlogs, podnet, state,
+// userns, wire. run.go connects the parts; none of them knows Service.
 //
 // # How a request fails
 //

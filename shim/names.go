@@ -35,7 +35,7 @@ type names struct {
 	index    *index.Index
 	networks *podnet.Networks
 	host     func() translate.Host
-	removed  func(id string) // called after a removal
+	removed  func(ctx context.Context, id string) // called after a removal
 }
 
 // create creates a container. Names make creation idempotent: if the name is
@@ -92,7 +92,7 @@ func (n *names) remove(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	n.index.Removed(id)
-	n.removed(id)
+	n.removed(ctx, id)
 	return nil
 }
 

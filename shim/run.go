@@ -79,11 +79,11 @@ func (s *Service) addParts(cni *network.CNI) {
 	})
 	s.usage.index, s.usage.networks, s.usage.collector = s.index, s.networks, s.stats
 	s.limits, s.podLimits = newLimits(s)
-	s.names = &names{engine: s.engine, index: s.index, networks: s.networks, host: s.Host, removed: func(id string) {
+	s.names = &names{engine: s.engine, index: s.index, networks: s.networks, host: s.Host, removed: func(ctx context.Context, id string) {
 		s.stats.Forget(id)
-		s.userns.forget(context.Background(), id)
+		s.userns.forget(ctx, id)
 	}}
-	s.stops = &stopper{engine: s.engine, index: s.index, start: s.work.start, waiting: func() func() { return s.metrics.waiting("stop") }, ending: s.ending}
+	s.stops = &stopper{engine: s.engine, index: s.index, work: &s.work, waiting: func() func() { return s.metrics.waiting("stop") }, ending: s.ending}
 	s.userns.index, s.userns.stops = s.index, s.stops
 	s.checkpoints = &checkpointer{
 		engine: s.engine, state: s.state, container: s.index.Container, effective: s.limits.Effective, openLog: s.logs.Open,

@@ -122,7 +122,7 @@ func (p *pods) Containers(context.Context) ([]*translate.Container, error) {
 	return slices.Collect(maps.Values(p.byID)), p.lost
 }
 
-// docker is an engine reduced to what the manager can see.
+// docker is an engine reduced to what the Preparer can see.
 type docker struct {
 	caps       engine.Capabilities
 	containers map[string]string // names by ID
