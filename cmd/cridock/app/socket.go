@@ -9,10 +9,10 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/unixsocket"
 	"github.com/cridock/cridock/shim"
 )
 
@@ -109,7 +109,11 @@ func linkSocket(ctx context.Context, path, socket string) (unlink func(), err er
 	case info.Mode().Type() != fs.ModeSymlink && info.Mode().Type() != fs.ModeSocket:
 		return nil, fmt.Errorf("%s exists and is no socket; remove it or choose another path", path)
 	}
-	if served(ctx, path) {
+	served, err := unixsocket.Served(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if served {
 		return nil, fmt.Errorf("another process serves %s; stop that or choose another path", path)
 	}
 	next := path + ".cridock"
@@ -125,15 +129,4 @@ func linkSocket(ctx context.Context, path, socket string) (unlink func(), err er
 func leadsTo(path, socket string) bool {
 	target, err := os.Readlink(path)
 	return err == nil && target == socket
-}
-
-// served reports whether a process listens on the socket that path leads to.
-func served(ctx context.Context, path string) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = conn.Close()
-	}
-	return err == nil
 }
