@@ -3,36 +3,14 @@ package app
 import (
 	"context"
 	"fmt"
-	"net"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 )
-
-// systemdEndpoint means that systemd passes the socket, as in cri-dockerd's unit
-// files.
-const systemdEndpoint = "fd://"
-
-// passedSocket returns the socket that systemd passed; nil if there is none.
-func passedSocket() (net.Listener, error) {
-	passed, err := activation.Listeners()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("sockets passed by systemd: %w", err)
-	case len(passed) == 0:
-		return nil, nil
-	case len(passed) > 1:
-		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
-	case passed[0] == nil || passed[0].Addr().Network() != "unix":
-		return nil, fmt.Errorf("systemd passed something else than a unix stream socket")
-	}
-	return passed[0], nil
-}
 
 // notifySystemd tells systemd, if it runs cridock, that the first sync is done, and
 // later that ctx has ended.
