@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -25,6 +26,15 @@ func notifySystemd(ctx context.Context, ready <-chan struct{}) error {
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // systemd sees the exit anyway
 	return nil
+}
+
+// tellSystemd sends a message to systemd, if it runs cridock. A failure is only
+// logged: cridock can serve without systemd's attention.
+func tellSystemd(ctx context.Context, message string) {
+	if _, err := daemon.SdNotify(false, message); err != nil {
+		state, _, _ := strings.Cut(message, "\n")
+		klog.FromContext(ctx).Error(err, "Cannot notify systemd", "message", state)
+	}
 }
 
 // watchdog tells systemd that this process is alive, if the unit has WatchdogSec: it
@@ -51,9 +61,7 @@ func watchdog(ctx context.Context, socket string, health func() error) error {
 			klog.FromContext(ctx).Error(err, "No answer on cridock's own socket; systemd restarts cridock if that lasts", "watchdog", interval)
 		} else if ctx.Err() == nil {
 			_ = health() // whether it returns is the question
-			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-				return fmt.Errorf("notify systemd: %w", err)
-			}
+			tellSystemd(ctx, daemon.SdNotifyWatchdog)
 		}
 		select {
 		case <-ticker.C:
