@@ -28,6 +28,9 @@ const (
 	maxMessage = 16 << 20
 	// stopGrace is how long running requests may take to finish at shutdown.
 	stopGrace = 10 * time.Second
+	// connectTimeout is how long a new connection may take to open HTTP/2. A shutdown
+	// waits that long for a client that sends nothing.
+	connectTimeout = 5 * time.Second
 	// streamWorkers is the number of goroutines that each serve one request after
 	// another.
 	streamWorkers = 4
@@ -94,6 +97,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.NewCodec()),
+		grpc.ConnectionTimeout(connectTimeout),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		// For the short reads, growing the stack of a new goroutine is a tenth of the
 		// cost. When all workers are busy, requests get new goroutines as usual.
