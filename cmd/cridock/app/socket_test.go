@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -136,6 +137,24 @@ func TestSocketLink(t *testing.T) {
 				t.Errorf("the link stays: %v", err)
 			}
 		})
+	}
+}
+
+// TestSocketLinkInDoubt: a socket that may be served stays.
+func TestSocketLinkInDoubt(t *testing.T) {
+	dir := shortDir(t)
+	l, err := net.Listen("unix", dir+"/link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // so that no attempt to connect succeeds
+	if _, err := linkSocket(ctx, dir+"/link", dir+"/s"); err == nil {
+		t.Error("the socket was replaced")
+	}
+	if info, err := os.Lstat(dir + "/link"); err != nil || info.Mode().Type() != os.ModeSocket {
+		t.Errorf("the socket is %v, %v", info, err)
 	}
 }
 
