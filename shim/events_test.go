@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,6 +126,22 @@ func TestStopWithSubscriber(t *testing.T) {
 	n.shutDown()
 	wantCode(t, <-ended, codes.Unavailable)
 	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+}
+
+// TestStopWithSilentClient: neither does a client that connects and sends nothing.
+func TestStopWithSilentClient(t *testing.T) {
+	n := newNode(t)
+	conn, err := net.Dial("unix", filepath.Join(n.dir, "cri.sock"))
+	n.must(err)
+	defer func() { _ = conn.Close() }()
+	// With its first frame, the server has begun to wait for the client's.
+	_, err = conn.Read(make([]byte, 1))
+	n.must(err)
+	began := time.Now()
+	n.shutDown()
+	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
 }

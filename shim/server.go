@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/unixsocket"
 	"github.com/cridock/cridock/shim/wire"
 )
 
@@ -27,14 +28,17 @@ const (
 	maxMessage = 16 << 20
 	// stopGrace is how long running requests may take to finish at shutdown.
 	stopGrace = 10 * time.Second
+	// connectTimeout is how long a new connection may take to open HTTP/2. A shutdown
+	// waits that long for a client that sends nothing.
+	connectTimeout = 5 * time.Second
 	// streamWorkers is the number of goroutines that each serve one request after
 	// another.
 	streamWorkers = 4
 )
 
 // Listen creates the CRI socket for an endpoint of the form unix:///path, with mode
-// 0660; a missing directory gets mode 0755. It replaces a stale socket; a socket in
-// use, or another file there, is errdefs.ErrAlreadyExists.
+// 0660; a missing directory gets mode 0755. It replaces a socket that nobody listens
+// on; a socket in use, or another file there, is errdefs.ErrAlreadyExists.
 func Listen(ctx context.Context, endpoint string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(endpoint, "unix://")
 	if !ok || !filepath.IsAbs(path) {
@@ -68,10 +72,11 @@ func removeStale(ctx context.Context, path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s: %w and is not a socket; remove it or choose another endpoint", path, errdefs.ErrAlreadyExists)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
-		_ = conn.Close()
+	served, err := unixsocket.Served(ctx, path)
+	if err != nil {
+		return err
+	}
+	if served {
 		return fmt.Errorf("%s: %w: another process serves it; stop that or choose another endpoint", path, errdefs.ErrAlreadyExists)
 	}
 	return os.Remove(path)
@@ -92,6 +97,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.NewCodec()),
+		grpc.ConnectionTimeout(connectTimeout),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		// For the short reads, growing the stack of a new goroutine is a tenth of the
 		// cost. When all workers are busy, requests get new goroutines as usual.

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +26,14 @@ func TestListen(t *testing.T) {
 	}
 	if _, err := Listen(t.Context(), endpoint); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a live socket: %v, want already exists", err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel() // so that no attempt to connect succeeds
+	if _, err := Listen(canceled, endpoint); err == nil {
+		t.Error("a socket that may be live was replaced")
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("a socket that may be live: %v", err)
 	}
 	// A killed process leaves its socket behind.
 	l.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false)

@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 
 	"github.com/cridock/cridock/internal/seam"
+	"github.com/cridock/cridock/internal/trust"
 	"github.com/cridock/cridock/shim/engine"
 )
 
@@ -246,25 +247,15 @@ func checkBinary(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%q: %w: not an absolute path", path, errdefs.ErrInvalidArgument)
 	}
-	real, err := filepath.EvalSymlinks(path)
+	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	for at := real; ; at = filepath.Dir(at) {
-		info, err := os.Lstat(at)
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		shared := info.IsDir() && info.Mode()&fs.ModeSticky != 0
-		if !ok || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 && !shared {
-			return fmt.Errorf("%s: %w: users other than root can change %s", path, errdefs.ErrPermissionDenied, at)
-		}
-		if at == real && (!info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0) {
-			return fmt.Errorf("%s: %w: not a program", path, errdefs.ErrInvalidArgument)
-		}
-		if at == "/" {
-			return nil
-		}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return fmt.Errorf("%s: %w: not a program", path, errdefs.ErrInvalidArgument)
 	}
+	if err := trust.Check(path, 0); err != nil {
+		return fmt.Errorf("%s: %w: users other than root can change it: %w", path, errdefs.ErrPermissionDenied, err)
+	}
+	return nil
 }

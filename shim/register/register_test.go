@@ -31,7 +31,7 @@ type daemon struct {
 	messages chan events.Message
 
 	mu       sync.Mutex
-	refuses  bool
+	refuse   func() // if set, it is called instead of reading the configuration
 	runtimes map[string]engine.Runtime
 	reloads  int
 }
@@ -84,7 +84,8 @@ func (d *daemon) reload() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reloads++
-	if d.refuses {
+	if d.refuse != nil {
+		d.refuse()
 		return
 	}
 	var config struct{ Runtimes map[string]entry }
@@ -100,6 +101,20 @@ func (d *daemon) reload() {
 		d.runtimes[name] = engine.Runtime{Path: r.Path, Args: r.Args}
 	}
 	d.messages <- events.Message{}
+}
+
+// awaitReloads waits for a number of signals: one that arrives after the test would end
+// this process.
+func (d *daemon) awaitReloads(count int) {
+	d.t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if d.count() >= count {
+			return
+		}
+		if time.Now().After(end) {
+			d.t.Fatalf("dockerd has had %d signals; want %d", d.count(), count)
+		}
+	}
 }
 
 func (d *daemon) Events(context.Context, filters.Args) (<-chan events.Message, <-chan error) {
@@ -212,11 +227,11 @@ func TestInstallUndone(t *testing.T) {
 	for name, config := range map[string]string{"no file": "", "other settings": others} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t, config)
-			d.mu.Lock()
-			d.refuses = true
-			d.mu.Unlock()
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			d.mu.Lock()
+			d.refuse = cancel
+			d.mu.Unlock()
 			if err := d.Install(ctx); err == nil || !strings.Contains(err.Error(), "as before") {
 				t.Errorf("%v", err)
 			}
@@ -224,6 +239,7 @@ func TestInstallUndone(t *testing.T) {
 			if config == "" && !errors.Is(err, os.ErrNotExist) || string(b) != config {
 				t.Errorf("the file is %q, %v", b, err)
 			}
+			d.awaitReloads(2) // the second is for the former configuration
 		})
 	}
 }
@@ -242,9 +258,25 @@ func TestInstallRefuses(t *testing.T) {
 		"a public binary":    {"{}", func(t *testing.T, d *daemon) { chmod(t, d.Binary, 0o757) }, "other than root"},
 		"a public directory": {"{}", func(t *testing.T, d *daemon) { chmod(t, filepath.Dir(d.Binary), 0o777) }, "other than root"},
 		"somebody's binary":  {"{}", func(t *testing.T, d *daemon) { chown(t, d.Binary) }, "other than root"},
-		"a shell's words":    {"{}", func(_ *testing.T, d *daemon) { d.RuntimeDir = "/run/$(id)" }, "shell"},
-		"not dockerd":        {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, strconv.Itoa(os.Getppid()), 0o644) }, "no dockerd"},
-		"no PID":             {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, "-1", 0o644) }, "PID file"},
+		"somebody's link": {"{}", func(t *testing.T, d *daemon) {
+			link := filepath.Join(filepath.Dir(d.Binary), "link")
+			if err := os.Symlink(d.Binary, link); err != nil {
+				t.Fatal(err)
+			}
+			chown(t, link)
+			d.Binary = link
+		}, "other than root"},
+		"a link in a public directory": {"{}", func(t *testing.T, d *daemon) {
+			dir := filepath.Join(filepath.Dir(d.Binary), "public")
+			if err := errors.Join(os.Mkdir(dir, 0o755), os.Symlink(d.Binary, filepath.Join(dir, "link"))); err != nil {
+				t.Fatal(err)
+			}
+			chmod(t, dir, 0o777)
+			d.Binary = filepath.Join(dir, "link")
+		}, "other than root"},
+		"a shell's words": {"{}", func(_ *testing.T, d *daemon) { d.RuntimeDir = "/run/$(id)" }, "shell"},
+		"not dockerd":     {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, strconv.Itoa(os.Getppid()), 0o644) }, "no dockerd"},
+		"no PID":          {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, "-1", 0o644) }, "PID file"},
 		"refused by dockerd": {"{}", func(t *testing.T, d *daemon) {
 			d.Dockerd = filepath.Join(filepath.Dir(d.Binary), "dockerd")
 			write(t, d.Dockerd, "#!/bin/sh\n[ \"$1\" = --help ] && echo '  --validate' && exit\necho bad; exit 1\n", 0o755)
@@ -272,7 +304,7 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 
 func chown(t *testing.T, path string) {
 	t.Helper()
-	if err := os.Chown(path, 1000, 1000); err != nil {
+	if err := os.Lchown(path, 1000, 1000); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -99,7 +99,7 @@ func newCommand(o *Options) *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.AddFlags(root.PersistentFlags())
-	root.AddCommand(serve, newConfigCommand(o), newVersionCommand(build), doctor.NewCommand(o.doctorSettings), runtimeCommand())
+	root.AddCommand(serve, newConfigCommand(o), newVersionCommand(build), doctor.NewCommand(o.doctorSettings), runtimeCommand(o))
 	return root
 }
 

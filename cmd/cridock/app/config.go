@@ -87,10 +87,14 @@ func (o *Options) Complete(f *pflag.FlagSet) error {
 	return nil
 }
 
-// readFiles returns the settings of all configuration files, and the files' paths.
+// readFiles returns the settings of all configuration files, and the files' paths. As
+// whoever can write to one is as good as root, others may not.
 func (o *Options) readFiles() (map[string]fileSetting, []string, error) {
 	var paths []string
 	if o.configFile != "" {
+		if err := checkConfig(o.configFile); err != nil {
+			return nil, nil, fmt.Errorf("config: %w", err)
+		}
 		paths = append(paths, o.configFile)
 	}
 	dropIns, err := o.dropIns(o.settings.Changed("config-dir"))
@@ -108,8 +112,7 @@ func (o *Options) readFiles() (map[string]fileSetting, []string, error) {
 }
 
 // dropIns returns the paths of the files in the configuration directory, sorted. The
-// directory need not exist unless it is required. As whoever can write there is as
-// good as root, others may not.
+// directory need not exist unless it is required.
 func (o *Options) dropIns(required bool) ([]string, error) {
 	if o.configDir == "" {
 		return nil, nil
@@ -139,25 +142,19 @@ func (o *Options) dropIns(required bool) ([]string, error) {
 	return paths, nil
 }
 
+// checkConfig makes sure that others cannot change the file of --config.
+func checkConfig(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	return checkTrusted(path)
+}
+
 // isDropIn reports whether a file of the configuration directory is read. Editors'
 // temporary files begin with a dot.
 func isDropIn(name string) bool {
 	return strings.HasSuffix(name, ".yaml") && !strings.HasPrefix(name, ".")
-}
-
-// checkTrusted refuses a path that others can lead elsewhere or write to.
-func checkTrusted(path string) error {
-	if err := checkPath(path); err != nil {
-		return err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return writable(path, info)
-	}
-	return checkOwner(path, info)
 }
 
 // readFile adds the settings of a YAML file, whose keys are flag names, to settings.

@@ -2,6 +2,8 @@ package app
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +72,41 @@ func TestDropInsOfOthers(t *testing.T) {
 				t.Errorf("error is %v; want a refusal", err)
 			}
 		})
+	}
+}
+
+// TestConfigOfOthers: the file of --config is refused if others can change it.
+func TestConfigOfOthers(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, dir, file string) error{
+		"writable file":      func(_ *testing.T, _, file string) error { return os.Chmod(file, 0o646) },
+		"writable for group": func(_ *testing.T, _, file string) error { return os.Chmod(file, 0o664) },
+		"owner":              func(t *testing.T, _, file string) error { chown(t, file, nobody); return nil },
+		"directory":          func(_ *testing.T, dir, _ string) error { return os.Chmod(dir, 0o777) },
+		"directory above":    func(_ *testing.T, dir, _ string) error { return os.Chmod(filepath.Dir(dir), 0o777) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "etc", "cridock")
+			made(t, dir, 0o755)
+			file := filepath.Join(dir, "cridock.yaml")
+			write(t, file, "docker-network: x")
+			t.Chdir(dir)
+			for _, path := range []string{file, "cridock.yaml"} {
+				if _, err := parse(t, "", "--config="+path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := spoil(t, dir, file); err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{file, "cridock.yaml"} {
+				if _, err := parse(t, "", "--config="+path); err == nil || !strings.HasPrefix(err.Error(), "config: "+filepath.Dir(filepath.Dir(dir))) {
+					t.Errorf("error is %v; want a refusal", err)
+				}
+			}
+		})
+	}
+	if _, err := parse(t, "", "--config="+filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
 	}
 }
 

@@ -7,7 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"github.com/cridock/cridock/internal/trust"
 )
 
 // ownDir is a directory whose content cridock trusts: it decides what cridock, as
@@ -60,7 +61,7 @@ func (d ownDir) prepare() error {
 	}
 	path := filepath.Clean(d.path)
 	// Check the parents first: make nothing where others could move it away.
-	if err := checkPath(filepath.Dir(path)); err != nil {
+	if err := trust.CheckLookup(filepath.Dir(path), os.Geteuid()); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as /var/lib; the directory itself gets its own mode
@@ -74,73 +75,16 @@ func (d ownDir) prepare() error {
 	} else if info.Mode().Type() == fs.ModeSymlink && !d.shared {
 		return fmt.Errorf("is a symbolic link; set %s to its target", d.setting)
 	}
-	if err := checkPath(path); err != nil {
+	if err := checkTrusted(path); err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return err
-	case !info.IsDir():
+	if err == nil && !info.IsDir() {
 		return errors.New("is not a directory; remove it or choose another path")
-	case info.Mode().Perm()&0o022 != 0:
-		return writable(path, info)
 	}
-	return nil
+	return err
 }
 
-func writable(path string, info fs.FileInfo) error {
-	return fmt.Errorf("%s is writable for users other than its owner (mode %#o); run: chmod go-w %s", path, info.Mode().Perm(), path)
-}
-
-// maxLinks is how many symbolic links a path may have, as in the kernel.
-const maxLinks = 40
-
-// checkPath makes sure that only root and the current user can change where a path
-// leads: no directory on the way, links followed, belongs to others or is writable
-// for them. They may write to directories with the sticky bit, such as /tmp. The
-// check ends at the first component that does not exist.
-func checkPath(path string) error {
-	at, rest := "/", strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
-	for links := 0; ; {
-		info, err := os.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := checkOwner(at, info); err != nil {
-			return err
-		}
-		if info.Mode().Type() == fs.ModeSymlink {
-			if links++; links > maxLinks {
-				return fmt.Errorf("%s: %w", at, syscall.ELOOP)
-			}
-			target, err := os.Readlink(at)
-			if err != nil {
-				return err
-			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Join(filepath.Dir(at), target)
-			}
-			at, rest = "/", append(strings.Split(strings.TrimPrefix(filepath.Clean(target), "/"), "/"), rest...)
-			continue
-		}
-		if len(rest) == 0 {
-			return nil
-		}
-		if info.IsDir() && info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			return writable(at, info)
-		}
-		at, rest = filepath.Join(at, rest[0]), rest[1:]
-	}
-}
-
-func checkOwner(path string, info fs.FileInfo) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d; run: chown -h root %s, if you trust its content", path, st.Uid, path)
-	}
-	return nil
-}
+// checkTrusted makes sure that only root and the current user can change what is at
+// an absolute path.
+func checkTrusted(path string) error { return trust.Check(path, os.Geteuid()) }

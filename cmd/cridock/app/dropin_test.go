@@ -143,7 +143,9 @@ func TestNetworkPlugins(t *testing.T) {
 	for args, want := range map[string]string{
 		"": "cni", "--network-plugin=cni": "cni", "--network-plugin=": "docker", "--network-plugin=no-op": "docker", "--network-plugin=docker": "docker",
 	} {
-		o, err := parse(t, "", strings.Fields(args)...)
+		dir := t.TempDir()
+		own := []string{"--cni-conf-dir=" + dir, "--cni-bin-dir=" + dir, "--cni-cache-dir=" + dir, "--runtime-directory=" + dir}
+		o, err := parse(t, "", append(strings.Fields(args), own...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -103,7 +103,7 @@ func TestEmbeddedRefusals(t *testing.T) {
 	} {
 		dir := shortDir(t)
 		cmd := NewDockerCRICommand(nil)
-		cmd.SetArgs(append(strings.Fields(args), "--root-directory="+dir+"/root", "--runtime-directory="+dir+"/run", "--cni-cache-dir="+dir+"/cni"))
+		cmd.SetArgs(append(strings.Fields(args), "--root-directory="+dir+"/root", "--runtime-directory="+dir+"/run", "--cni-cache-dir="+dir+"/cni", "--cni-conf-dir="+dir, "--cni-bin-dir="+dir))
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want an error with %q", args, err, want)
 		}

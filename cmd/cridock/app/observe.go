@@ -9,6 +9,7 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -36,8 +37,12 @@ const (
 	observeConnections = 64
 )
 
-// observeAddr adds loopback as the host to an address that has only a port.
+// observeAddr adds loopback as the host to an address that has only a port. An empty
+// address stays empty.
 func observeAddr(addr string) string {
+	if addr == "" {
+		return ""
+	}
 	if !strings.Contains(addr, ":") {
 		addr = ":" + addr
 	}
@@ -54,7 +59,8 @@ type metricsServer struct {
 	health  func() error
 
 	paths   atomic.Pointer[http.ServeMux]
-	addr    string        // setting; empty: it does not serve
+	addr    string        // with a host; empty: it does not serve
+	bound   *net.TCPAddr  // what addr led to
 	server  *http.Server  // nil: it does not serve
 	stopped chan struct{} // closed when the server has returned
 	failed  chan error    // why a server returned; at most one
@@ -79,9 +85,7 @@ func (o *Options) observe(ctx context.Context, m *metricsServer, ready <-chan st
 		case err := <-m.failed:
 			return fmt.Errorf("metrics: %w", err)
 		case <-o.reloads:
-			if err := o.reload(ctx, closed(ready), m); err != nil {
-				return err
-			}
+			o.reload(ctx, closed(ready), m)
 		}
 	}
 }
@@ -97,28 +101,72 @@ func closed(c <-chan struct{}) bool {
 
 // apply makes these the settings. If it fails, the former ones remain.
 func (m *metricsServer) apply(ctx context.Context, addr string, profiling bool) error {
-	var l net.Listener
-	if addr != m.addr && addr != "" {
-		tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", observeAddr(addr))
-		if err != nil {
-			return fmt.Errorf("metrics-bind-address: %w", err)
-		}
-		l = guard.Listen(tcp.(*net.TCPListener), metricsConnections())
-	}
-	m.paths.Store(m.mux(profiling))
+	addr = observeAddr(addr)
 	if addr == m.addr {
+		m.paths.Store(m.mux(profiling))
 		return nil
 	}
+	l, err := m.listen(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("metrics-bind-address: %w", err)
+	}
 	m.stop(ctx)
-	m.addr = addr
+	m.paths.Store(m.mux(profiling))
 	if l != nil {
 		klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", profiling)
-		m.serve(l)
+		m.serve(addr, l)
 	}
 	return nil
 }
 
-func (m *metricsServer) serve(l net.Listener) {
+// listen opens an address; nil for an empty one. If the server itself uses that port,
+// as when only the host changes, listen stops it first, and starts it again on failure.
+func (m *metricsServer) listen(ctx context.Context, addr string) (*net.TCPListener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	l, err := listenTCP(ctx, addr)
+	if !errors.Is(err, syscall.EADDRINUSE) || !m.usesPort(ctx, addr) {
+		return l, err
+	}
+	formerAddr, former := m.addr, m.bound.String()
+	m.stop(ctx)
+	if l, err = listenTCP(ctx, addr); err == nil {
+		return l, nil
+	}
+	again, failed := listenTCP(ctx, former)
+	if failed != nil {
+		return nil, errors.Join(err, fmt.Errorf("metrics are off: %w", failed))
+	}
+	m.serve(formerAddr, again)
+	return nil, err
+}
+
+func listenTCP(ctx context.Context, addr string) (*net.TCPListener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// usesPort reports whether the server listens on the port of an address.
+func (m *metricsServer) usesPort(ctx context.Context, addr string) bool {
+	if m.server == nil {
+		return false
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	number, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
+	return err == nil && number == m.bound.Port
+}
+
+// serve starts a server on a listener that addr led to.
+func (m *metricsServer) serve(addr string, tcp *net.TCPListener) {
+	m.addr, m.bound = addr, tcp.Addr().(*net.TCPAddr)
+	l := guard.Listen(tcp, metricsConnections())
 	server := boundedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.paths.Load().ServeHTTP(w, r) }))
 	stopped := make(chan struct{})
 	m.server, m.stopped = server, stopped
@@ -145,7 +193,7 @@ func (m *metricsServer) stop(ctx context.Context) {
 		_ = m.server.Close()
 	}
 	<-m.stopped
-	m.server = nil
+	m.server, m.addr = nil, ""
 }
 
 func (m *metricsServer) mux(profiling bool) *http.ServeMux {

@@ -31,43 +31,34 @@ func (o *Options) catchReloads() (stop func()) {
 
 // reload reads the configuration files again, and applies what can change while
 // cridock runs: the log's verbosity and the metrics server's settings. What needs a
-// restart is logged. If a file is invalid, nothing changes. Between the two
-// notifications systemd shows the service as reloading; they are sent only once the
-// service is ready.
-func (o *Options) reload(ctx context.Context, ready bool, m *metricsServer) error {
+// restart is logged. If it fails, nothing changes. Between the two notifications
+// systemd shows the service as reloading; they are sent only once the service is
+// ready.
+func (o *Options) reload(ctx context.Context, ready bool, m *metricsServer) {
 	logger := klog.FromContext(ctx)
 	if ready {
-		if err := notifyReloading(); err != nil {
-			return err
-		}
+		tellSystemd(ctx, reloadingMessage())
+		defer tellSystemd(ctx, daemon.SdNotifyReady)
 	}
 	changed, restart, err := o.reread(ctx, m)
-	switch {
-	case err != nil:
+	if err != nil {
 		logger.Error(err, "Configuration not reloaded")
-	default:
-		logger.Info("Configuration reloaded", "changed", changed, "needRestart", restart)
+		return
 	}
-	if !ready {
-		return nil
-	}
-	_, err = daemon.SdNotify(false, daemon.SdNotifyReady)
-	return err
+	logger.Info("Configuration reloaded", "changed", changed, "needRestart", restart)
 }
 
-// notifyReloading sends what systemd wants before a reload; the time is for units of
-// type notify-reload.
-func notifyReloading() error {
+// reloadingMessage is what systemd wants before a reload; the time is for units of type
+// notify-reload.
+func reloadingMessage() string {
 	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return err
-	}
-	_, err := daemon.SdNotify(false, fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/int64(time.Microsecond)))
-	return err
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has this clock
+	return fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/int64(time.Microsecond))
 }
 
 // reread returns the settings in files that changed and were applied, and those that
-// need a restart. Settings on the command line do not change.
+// need a restart. Settings on the command line do not change. If it fails, nothing
+// has changed.
 func (o *Options) reread(ctx context.Context, m *metricsServer) (changed, restart []string, err error) {
 	if o.loaded == nil {
 		return nil, nil, errors.New("the settings are not from a command line")
@@ -76,47 +67,91 @@ func (o *Options) reread(ctx context.Context, m *metricsServer) (changed, restar
 	if err != nil {
 		return nil, nil, err
 	}
+	r, err := o.revise(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	if changed, err = o.applyRevision(ctx, r, m); err != nil {
+		return nil, nil, err
+	}
+	o.loaded.applied(files, read, r.restart)
+	return changed, r.restart, nil
+}
+
+// revision is what the files change of the settings in force.
+type revision struct {
+	next *Options // all settings but the log's, validated
+	// log are the changed settings of the log. klog's flags are the process's, so only
+	// setting them shows whether they are valid.
+	log     map[string]fileSetting
+	restart []string // names of the changed settings that need a restart
+}
+
+// revise compares the settings in files with those in force. It changes nothing.
+func (o *Options) revise(files map[string]fileSetting) (*revision, error) {
 	next := *o
+	r := &revision{next: &next, log: map[string]fileSetting{}, restart: []string{}} // not nil, for the log
 	flags := pflag.NewFlagSet("cridock", pflag.ContinueOnError)
 	next.AddFlags(flags)
-	verbosity := map[string]string{}
-	changed, restart = []string{}, []string{} // not nil, for the log
 	for _, name := range o.loaded.differing(files) {
 		value, ok := files[name]
 		if !ok {
 			value = fileSetting{value: defaultText(o.settings.Lookup(name)), file: "default"}
 		}
-		if reloadsLog(name) { // klog's flags are the process's
-			verbosity[name] = value.value
+		if reloadsLog(name) {
+			r.log[name] = value
 			continue
 		}
 		if err := flags.Set(name, value.value); err != nil {
-			return nil, nil, fmt.Errorf("config %s: %s: %w", value.file, name, err)
+			return nil, fmt.Errorf("config %s: %s: %w", value.file, name, err)
 		}
 		if !reloadsMetrics(name) {
-			restart = append(restart, name)
+			r.restart = append(r.restart, name)
 		}
 	}
-	if err := next.Validate(); err != nil {
-		return nil, nil, err
+	return r, next.Validate()
+}
+
+// applyRevision applies what needs no restart, and returns the names of those
+// settings. If it fails, nothing has changed.
+func (o *Options) applyRevision(ctx context.Context, r *revision, m *metricsServer) ([]string, error) {
+	undo, err := o.setLog(r.log)
+	if err != nil {
+		return nil, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(verbosity)) {
-		if err := o.settings.Set(name, verbosity[name]); err != nil {
-			return nil, nil, fmt.Errorf("config: %s: %w", name, err)
+	if err := m.apply(ctx, r.next.MetricsAddr, r.next.Profiling); err != nil {
+		undo()
+		return nil, err
+	}
+	changed := append([]string{}, slices.Sorted(maps.Keys(r.log))...) // not nil, for the log
+	if o.MetricsAddr != r.next.MetricsAddr {
+		changed = append(changed, "metrics-bind-address")
+	}
+	if o.Profiling != r.next.Profiling {
+		changed = append(changed, "profiling")
+	}
+	o.MetricsAddr, o.Profiling = r.next.MetricsAddr, r.next.Profiling
+	return changed, nil
+}
+
+// setLog applies settings of the log, and returns a function that undoes it. If one is
+// invalid, none changes.
+func (o *Options) setLog(values map[string]fileSetting) (undo func(), err error) {
+	former := map[string]string{}
+	undo = func() {
+		for name, value := range former {
+			_ = o.settings.Set(name, value) // it was valid
 		}
-		changed = append(changed, name)
 	}
-	was := *o
-	o.MetricsAddr, o.Profiling = next.MetricsAddr, next.Profiling
-	if was.MetricsAddr != o.MetricsAddr || was.Profiling != o.Profiling {
-		if err := m.apply(ctx, o.MetricsAddr, o.Profiling); err != nil {
-			o.MetricsAddr, o.Profiling = was.MetricsAddr, was.Profiling
-			return nil, nil, err
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		was := o.settings.Lookup(name).Value.String()
+		if err := o.settings.Set(name, values[name].value); err != nil {
+			undo()
+			return nil, fmt.Errorf("config %s: %s: %w", values[name].file, name, err)
 		}
-		changed = append(changed, "metrics-bind-address", "profiling")
+		former[name] = was
 	}
-	o.loaded.applied(files, read, restart)
-	return changed, restart, nil
+	return undo, nil
 }
 
 func reloadsLog(name string) bool { return name == "v" || name == "vmodule" }

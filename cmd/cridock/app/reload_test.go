@@ -147,6 +147,63 @@ func TestReread(t *testing.T) {
 	}
 }
 
+// TestRereadFails: a failed reload changes nothing, whatever it fails on.
+func TestRereadFails(t *testing.T) {
+	defer klog.CaptureState().Restore()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	const before = "v: 2\nvmodule: server=3\n"
+	write(t, file, before)
+	o := loaded(t, "--config-dir="+dir)
+	m := newMetricsServer(http.NotFoundHandler(), nil)
+	defer m.stop(t.Context())
+	port := freePort(t)
+	type state struct{ V, VModule, Metrics string }
+	now := func() state {
+		return state{o.settings.Lookup("v").Value.String(), o.settings.Lookup("vmodule").Value.String(), o.MetricsAddr + m.addr}
+	}
+	for wrong, want := range map[string]string{
+		"v: 5\nvmodule: loud": file + ": vmodule", "v: loud\nvmodule: x=9": file + ": v:", "v: 5\nvmodule: x=9\nprofiling: true": "profiling",
+		"v: 5\nvmodule: x=9\nmetrics-bind-address: 192.0.2.1:1":                         "metrics-bind-address",
+		"v: 5\nvmodule: loud\nmetrics-bind-address: '" + port + "'":                     file + ": vmodule",
+		"v: 5\nvmodule: x=9\nmetrics-bind-address: 192.0.2.1:1\ndocker-log-max-file: 9": "metrics-bind-address",
+	} {
+		write(t, file, wrong)
+		if _, _, err := o.reread(t.Context(), m); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v; want an error about %s", wrong, err, want)
+		}
+		if diff := cmp.Diff(state{"2", "server=3", ""}, now()); diff != "" {
+			t.Errorf("after %q (-want +got):\n%s", wrong, diff)
+		}
+		write(t, file, before)
+		if changed, restart, err := o.reread(t.Context(), m); err != nil || len(changed)+len(restart) > 0 {
+			t.Errorf("after %q, as before: changed %q, restart %q, %v", wrong, changed, restart, err)
+		}
+	}
+	write(t, file, "v: 5\nvmodule: x=9\nmetrics-bind-address: '"+port+"'\nprofiling: true")
+	if changed, _, err := o.reread(t.Context(), m); err != nil || strings.Join(changed, " ") != "v vmodule metrics-bind-address profiling" {
+		t.Errorf("changed %q, %v", changed, err)
+	}
+	if diff := cmp.Diff(state{"5", "x=9", port + "127.0.0.1:" + port}, now()); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+	write(t, file, "v: 5\nvmodule: x=9\nmetrics-bind-address: '"+port+"'")
+	if changed, _, err := o.reread(t.Context(), m); err != nil || strings.Join(changed, " ") != "profiling" {
+		t.Errorf("only profiling has changed: %q, %v", changed, err)
+	}
+}
+
+// TestReloadWithoutSystemd: a message to systemd that fails does not fail the reload.
+func TestReloadWithoutSystemd(t *testing.T) {
+	log := captureLog(t)
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	o := loaded(t)
+	o.reload(t.Context(), true, newMetricsServer(http.NotFoundHandler(), nil))
+	logged(t, log, "Cannot notify systemd", "RELOADING=1")
+	logged(t, log, "Configuration reloaded")
+	logged(t, log, "Cannot notify systemd", "READY=1")
+}
+
 // TestMetricsReread moves the metrics server, and keeps it if it cannot move.
 func TestMetricsReread(t *testing.T) {
 	dir := t.TempDir()
@@ -184,6 +241,22 @@ func TestMetricsReread(t *testing.T) {
 	check("metrics-bind-address: '"+first+"'", "", state{200, 0, 404})
 	check("metrics-bind-address: '"+first+"'\nprofiling: true", "", state{200, 0, 200})
 	check("metrics-bind-address: 192.0.2.1:1\nprofiling: false", "metrics-bind-address", state{200, 0, 200})
+	running := m.server
+	check("metrics-bind-address: 127.0.0.1:"+first+"\nprofiling: true", "", state{200, 0, 200}) // the same address
+	if m.server != running {
+		t.Error("the server restarted for the same address")
+	}
+	check("metrics-bind-address: localhost:"+first, "", state{200, 0, 404}) // another host on the same port
+	if m.server == running {
+		t.Error("the server did not move")
+	}
+	other, err := net.Listen("tcp", "127.0.0.2:"+first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	check("metrics-bind-address: 0.0.0.0:"+first+"\nprofiling: true", "metrics-bind-address", state{200, 0, 404}) // in use by another process, too
+	check("metrics-bind-address: localhost:"+first, "", state{200, 0, 404})
 	check("metrics-bind-address: '"+second+"'", "", state{0, 200, 404})
 	check("", "", state{0, 0, 0})
 }

@@ -14,8 +14,9 @@ import (
 	"github.com/cridock/cridock/shim/userns"
 )
 
-// runtimeCommand returns the commands that register cridock-runtime with Docker.
-func runtimeCommand() *cobra.Command {
+// runtimeCommand returns the commands that register cridock-runtime with Docker. They
+// use the settings that serve would have with the same flags.
+func runtimeCommand(o *Options) *cobra.Command {
 	r := &register.Registration{}
 	group := &cobra.Command{Use: "runtime", Short: "Register cridock-runtime with Docker, for pods with user namespaces", Args: cobra.NoArgs}
 	f := group.PersistentFlags()
@@ -25,25 +26,10 @@ func runtimeCommand() *cobra.Command {
 	f.StringVar(&r.Binary, "runtime-binary", "", "path of cridock-runtime (default: beside cridock)")
 	add := func(use, short string, run func(context.Context) error) {
 		group.AddCommand(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			endpoint, err := cmd.Flags().GetString("docker-endpoint")
-			if err == nil {
-				r.RuntimeDir, err = cmd.Flags().GetString("runtime-directory")
-			}
+			docker, err := o.completeRegistration(cmd, r)
 			if err != nil {
 				return err
 			}
-			if r.Binary == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				r.Binary = filepath.Join(filepath.Dir(self), "cridock-runtime")
-			}
-			docker, err := engine.New(endpoint, nil)
-			if err != nil {
-				return err
-			}
-			r.Engine = docker
 			return errors.Join(run(cmd.Context()), docker.Close())
 		}})
 	}
@@ -57,6 +43,29 @@ func runtimeCommand() *cobra.Command {
 	add("remove", "Remove the runtime from Docker's configuration", func(ctx context.Context) error { return r.Remove(ctx) })
 	add("status", "Show whether pods can have user namespaces", func(ctx context.Context) error { return runtimeStatus(ctx, r) })
 	return group
+}
+
+// completeRegistration sets what the settings decide. The caller closes the client.
+func (o *Options) completeRegistration(cmd *cobra.Command, r *register.Registration) (*engine.Client, error) {
+	if err := o.Complete(cmd.Flags()); err != nil {
+		return nil, err
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if r.Binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		r.Binary = filepath.Join(filepath.Dir(self), "cridock-runtime")
+	}
+	docker, err := engine.New(o.DockerEndpoint, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Engine, r.RuntimeDir = docker, o.RuntimeDir
+	return docker, nil
 }
 
 // runtimeStatus prints the registration and what the node lacks; anything missing is

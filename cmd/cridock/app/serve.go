@@ -19,8 +19,9 @@ import (
 
 // Run validates the settings and serves the CRI until ctx ends; then it waits for
 // running calls and returns nil. Pods keep running. It fails at once if a setting is
-// invalid, if another cridock uses the root directory, or if a directory belongs to
-// somebody else, and later if another cridock serves the engine.
+// invalid, if another cridock uses the root directory, or if other users can change a
+// directory or connect to the socket that systemd passed, and later if another cridock
+// serves the engine.
 //
 // Run changes what belongs to the whole process: the umask and, with
 // TracingEndpoint, OpenTelemetry's global provider. It logs with klog, by the logger
@@ -28,6 +29,14 @@ import (
 func Run(ctx context.Context, o *Options) error {
 	if err := o.Validate(); err != nil {
 		return err
+	}
+	// First, so that a process that cannot serve makes nothing.
+	passed, err := o.passedSocket()
+	if err != nil {
+		return err
+	}
+	if passed != nil {
+		defer func() { _ = passed.Close() }() // serve closes it too, if it comes that far
 	}
 	// Containers of any user must be able to read the files made for them.
 	unix.Umask(0o022)
@@ -69,7 +78,7 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	listener, unlink, err := o.listen(ctx)
+	listener, unlink, err := o.listen(ctx, passed)
 	if err != nil {
 		return err
 	}

@@ -9,17 +9,17 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/unixsocket"
 	"github.com/cridock/cridock/shim"
 )
 
-// listen returns the socket that systemd passed, or makes one, and links to it. The
-// returned function removes the link.
-func (o *Options) listen(ctx context.Context) (net.Listener, func(), error) {
-	l, err := o.listener(ctx)
+// listen returns the socket that systemd passed, or makes one if passed is nil, and
+// links to it. The returned function removes the link.
+func (o *Options) listen(ctx context.Context, passed net.Listener) (net.Listener, func(), error) {
+	l, err := o.listener(ctx, passed)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -33,17 +33,12 @@ func (o *Options) listen(ctx context.Context) (net.Listener, func(), error) {
 	return l, unlink, nil
 }
 
-func (o *Options) listener(ctx context.Context) (net.Listener, error) {
-	if o.OwnProcess {
-		if l, err := passedSocket(); l != nil || err != nil {
-			if defaults := NewOptions(); o.SocketGroup != defaults.SocketGroup || o.SocketMode != defaults.SocketMode {
-				klog.FromContext(ctx).Info("Settings have no effect", "settings", "socket-group, socket-mode", "reason", "systemd made the socket; set SocketGroup and SocketMode in its unit")
-			}
-			return l, err
+func (o *Options) listener(ctx context.Context, passed net.Listener) (net.Listener, error) {
+	if passed != nil {
+		if names := o.unitSettings(); len(names) > 0 {
+			klog.FromContext(ctx).Info("Settings have no effect", "settings", names, "reason", "systemd made the socket; set SocketGroup and SocketMode in its unit")
 		}
-	}
-	if o.Endpoint == systemdEndpoint {
-		return nil, fmt.Errorf("container-runtime-endpoint %s: systemd passed no socket; enable the socket's unit, or set a path", o.Endpoint)
+		return passed, nil
 	}
 	l, err := shim.Listen(ctx, o.Endpoint)
 	if err != nil {
@@ -53,6 +48,20 @@ func (o *Options) listener(ctx context.Context) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// unitSettings returns the names of the settings in use that a socket unit has
+// instead.
+func (o *Options) unitSettings() []string {
+	var names []string
+	defaults := NewOptions()
+	if o.SocketGroup != defaults.SocketGroup {
+		names = append(names, "socket-group")
+	}
+	if o.SocketMode != defaults.SocketMode {
+		names = append(names, "socket-mode")
+	}
+	return names
 }
 
 // restrictSocket sets the group and the mode of the socket. Until then it has the
@@ -109,7 +118,11 @@ func linkSocket(ctx context.Context, path, socket string) (unlink func(), err er
 	case info.Mode().Type() != fs.ModeSymlink && info.Mode().Type() != fs.ModeSocket:
 		return nil, fmt.Errorf("%s exists and is no socket; remove it or choose another path", path)
 	}
-	if served(ctx, path) {
+	served, err := unixsocket.Served(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if served {
 		return nil, fmt.Errorf("another process serves %s; stop that or choose another path", path)
 	}
 	next := path + ".cridock"
@@ -125,15 +138,4 @@ func linkSocket(ctx context.Context, path, socket string) (unlink func(), err er
 func leadsTo(path, socket string) bool {
 	target, err := os.Readlink(path)
 	return err == nil && target == socket
-}
-
-// served reports whether a process listens on the socket that path leads to.
-func served(ctx context.Context, path string) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = conn.Close()
-	}
-	return err == nil
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestSocketMode(t *testing.T) {
 			}
 			o := NewOptions()
 			o.Endpoint, o.SocketMode, o.SocketGroup = "unix://"+dir+"/s", c.mode, c.group
-			l, unlink, err := o.listen(t.Context())
+			l, unlink, err := o.listen(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,11 +48,26 @@ func TestSocketMode(t *testing.T) {
 	}
 	o := NewOptions()
 	o.Endpoint, o.SocketGroup = "unix://"+dir+"/s", "no-such-group"
-	if _, _, err := o.listen(t.Context()); err == nil || !strings.Contains(err.Error(), "socket-group") {
+	if _, _, err := o.listen(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "socket-group") {
 		t.Errorf("an unknown group: %v", err)
 	}
 	if _, err := net.Dial("unix", dir+"/s"); err == nil {
 		t.Error("a socket without its group is served")
+	}
+}
+
+// TestUnitSettings: only the settings that are set are said to have no effect.
+func TestUnitSettings(t *testing.T) {
+	for args, want := range map[string]string{
+		"": "", "--socket-mode=0600": "socket-mode", "--socket-group=x": "socket-group", "--socket-mode=0600 --socket-group=x": "socket-group socket-mode",
+	} {
+		o, err := parse(t, "", strings.Fields(args)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(o.unitSettings(), " "); got != want {
+			t.Errorf("%q: %q; want %q", args, got, want)
+		}
 	}
 }
 
@@ -100,7 +116,7 @@ func TestSocketLink(t *testing.T) {
 			c.before(t, link)
 			o := NewOptions()
 			o.Endpoint, o.SocketLink = "unix://"+dir+"/s", link
-			l, unlink, err := o.listen(t.Context())
+			l, unlink, err := o.listen(t.Context(), nil)
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("error is %v; want %q", err, c.want)
@@ -121,6 +137,24 @@ func TestSocketLink(t *testing.T) {
 				t.Errorf("the link stays: %v", err)
 			}
 		})
+	}
+}
+
+// TestSocketLinkInDoubt: a socket that may be served stays.
+func TestSocketLinkInDoubt(t *testing.T) {
+	dir := shortDir(t)
+	l, err := net.Listen("unix", dir+"/link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // so that no attempt to connect succeeds
+	if _, err := linkSocket(ctx, dir+"/link", dir+"/s"); err == nil {
+		t.Error("the socket was replaced")
+	}
+	if info, err := os.Lstat(dir + "/link"); err != nil || info.Mode().Type() != os.ModeSocket {
+		t.Errorf("the socket is %v, %v", info, err)
 	}
 }
 

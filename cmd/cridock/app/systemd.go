@@ -3,36 +3,15 @@ package app
 import (
 	"context"
 	"fmt"
-	"net"
+	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 )
-
-// systemdEndpoint means that systemd passes the socket, as in cri-dockerd's unit
-// files.
-const systemdEndpoint = "fd://"
-
-// passedSocket returns the socket that systemd passed; nil if there is none.
-func passedSocket() (net.Listener, error) {
-	passed, err := activation.Listeners()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("sockets passed by systemd: %w", err)
-	case len(passed) == 0:
-		return nil, nil
-	case len(passed) > 1:
-		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
-	case passed[0] == nil || passed[0].Addr().Network() != "unix":
-		return nil, fmt.Errorf("systemd passed something else than a unix stream socket")
-	}
-	return passed[0], nil
-}
 
 // notifySystemd tells systemd, if it runs cridock, that the first sync is done, and
 // later that ctx has ended.
@@ -47,6 +26,15 @@ func notifySystemd(ctx context.Context, ready <-chan struct{}) error {
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // systemd sees the exit anyway
 	return nil
+}
+
+// tellSystemd sends a message to systemd, if it runs cridock. A failure is only
+// logged: cridock can serve without systemd's attention.
+func tellSystemd(ctx context.Context, message string) {
+	if _, err := daemon.SdNotify(false, message); err != nil {
+		state, _, _ := strings.Cut(message, "\n")
+		klog.FromContext(ctx).Error(err, "Cannot notify systemd", "message", state)
+	}
 }
 
 // watchdog tells systemd that this process is alive, if the unit has WatchdogSec: it
@@ -73,9 +61,7 @@ func watchdog(ctx context.Context, socket string, health func() error) error {
 			klog.FromContext(ctx).Error(err, "No answer on cridock's own socket; systemd restarts cridock if that lasts", "watchdog", interval)
 		} else if ctx.Err() == nil {
 			_ = health() // whether it returns is the question
-			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-				return fmt.Errorf("notify systemd: %w", err)
-			}
+			tellSystemd(ctx, daemon.SdNotifyWatchdog)
 		}
 		select {
 		case <-ticker.C:

@@ -99,6 +99,32 @@ func TestWatchdog(t *testing.T) {
 	systemd.told(t, "STOPPING=1")
 }
 
+// TestWatchdogWithoutSystemd: a message to systemd that fails does not end the
+// process.
+func TestWatchdogWithoutSystemd(t *testing.T) {
+	log := captureLog(t)
+	setWatchdog(t, 20*time.Millisecond)
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	l, err := net.Listen("unix", filepath.Join(shortDir(t), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, srv := &deaf{}, grpc.NewServer()
+	runtimeapi.RegisterRuntimeServiceServer(srv, d)
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- watchdog(ctx, l.Addr().String(), func() error { return nil }) }()
+	logged(t, log, "Cannot notify systemd", "WATCHDOG=1")
+	calls := d.calls.Load()
+	await(t, "more calls", func() bool { return d.calls.Load() >= calls+3 || len(done) > 0 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("the watchdog ended: %v", err)
+	}
+}
+
 // deaf is a CRI server that stops answering.
 type deaf struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
