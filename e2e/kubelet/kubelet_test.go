@@ -198,6 +198,7 @@ var allowed = []struct{ pattern, reason string }{
 	{`"Failed to find cgroups of kubelet"`, "the kubelet runs in a cgroup of the machine's, not of the node's"},
 	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "the kubelet knows such a label for CRI-O's socket alone"},
 	{`conn.go:\d+\] "Error on socket receive".*use of closed network connection`, "the kubelet's way to end a WebSocket session"},
+	{`upgradeaware.go:\d+\] "Error proxying data from backend to client" .*(websocket: close sent|connection reset by peer|broken pipe)"`, "a client that closes a session before the runtime does"},
 	{`"failed to check if node is newer; using informer node"`, "there is no API server"},
 	{`rpc error: code = Canceled desc = context canceled`, "calls under way when the kubelet was told to end"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*sleep 3600`, "the scenario of probes that time out"},
@@ -217,8 +218,9 @@ var allowed = []struct{ pattern, reason string }{
 	{`"Error syncing pod, skipping".*CrashLoopBackOff`, "what a crash loop is"},
 	{`file.go:\d+\] "(Unable to process watch event|Could not get metadata)"`, "a manifest that is already gone when the kubelet looks at it"},
 	{`watcher.go:\d+\] Failed to watch directory "/sys/fs/cgroup`, "a cgroup that is already gone when the kubelet looks at it"},
-	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = FailedPrecondition desc = container [0-9a-f]{64}.* is not running`, "a probe of a container that has just ended"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = FailedPrecondition desc = container [0-9a-f]{64}.* not running`, "a probe of a container that has just ended"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*unable to start container process: .*(broken pipe|connection reset by peer|setns process: exit status 1)`, "a probe of a container that ends just then, which the engine has not heard of yet"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*process was not started: exit code 126`, "likewise, with a reason that the engine could not pass on"},
 	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
 }
 

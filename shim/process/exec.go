@@ -129,8 +129,12 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 	} else if !c.started {
 		return 0, err
 	}
-	// Whatever went wrong, no client is left to use the process.
-	return 0, errors.Join(err, r.kill(ctx, c.containerID, execID))
+	// Whatever went wrong, no client is left to use the process. The class is that of
+	// the first error: the kubelet takes a timeout for a failed probe, and nothing else.
+	if kerr := r.kill(ctx, c.containerID, execID); kerr != nil {
+		err = fmt.Errorf("%w; then %v", err, kerr)
+	}
+	return 0, err
 }
 
 // release writes text that was held back as Docker's message but is the process's

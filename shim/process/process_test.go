@@ -16,8 +16,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
+
+	"github.com/cridock/cridock/shim/engine"
 )
 
 // frame returns a frame of one of Docker's multiplexed streams.
@@ -232,6 +235,32 @@ func TestKillTreeSparesOthers(t *testing.T) {
 			t.Errorf("%s: after its end: %d, %v", name, n, err)
 		}
 	}
+}
+
+// hanging is an Engine that does not start execs, and then is gone.
+type hanging struct{ Engine }
+
+func (hanging) ExecCreate(context.Context, string, container.ExecOptions) (string, error) {
+	return "e1", nil
+}
+
+func (hanging) ExecStart(ctx context.Context, _ string, _ bool, _ [2]uint) (*engine.Stream, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (hanging) ExecInspect(context.Context, string) (container.ExecInspect, error) {
+	return container.ExecInspect{}, errdefs.ErrUnavailable
+}
+
+// TestTimeoutStaysOne: a timeout is one even if the process cannot be killed.
+func TestTimeoutStaysOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, _, _, err := New(hanging{}).ExecSync(t.Context(), "c1", []string{"sleep"}, time.Second)
+		if !errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), errdefs.ErrUnavailable.Error()) {
+			t.Errorf("%v; want a timeout that says what happened then", err)
+		}
+	})
 }
 
 // fakeEvents is an Engine with only events, whose connection breaks.
