@@ -51,6 +51,14 @@ func caps(change func(*engine.Capabilities)) func(*tree) {
 
 func file(path, content string) func(*tree) { return func(x *tree) { x.write(path, content) } }
 
+// unreadable puts a directory in a file's place: root may read everything else.
+func unreadable(path string) func(*tree) {
+	return func(x *tree) {
+		x.remove(path)
+		x.write(path+"/file", "")
+	}
+}
+
 func without(path string) func(*tree) { return func(x *tree) { x.remove(path) } }
 
 // allOfDocker are skipped without Docker.
@@ -87,8 +95,9 @@ var engineBreakages = []breakage{
 	{"log-driver", "none", caps(func(c *engine.Capabilities) { c.LoggingDriver = "none" }), Warning, "have no log", nil, false},
 	{"log-driver", "journald", caps(func(c *engine.Capabilities) { c.LoggingDriver = "journald" }), Warning, "journald", nil, false},
 	{"rootless", "rootless", caps(func(c *engine.Capabilities) { c.Rootless = true }), Error, "rootless", nil, false},
-	{"daemon-json", "not JSON", file("/etc/docker/daemon.json", "{"), Error, "will not start again", nil, false},
-	{"daemon-json", "a wrong type", file("/etc/docker/daemon.json", `{"ip-forward": "yes"}`), Error, "ip-forward", nil, false},
+	{"daemon-json", "not JSON", file("/etc/docker/daemon.json", "{"), Error, "will not start again", []string{"daemon-ip-forward"}, false},
+	{"daemon-json", "a wrong type", file("/etc/docker/daemon.json", `{"ip-forward": "yes"}`), Error, "ip-forward", []string{"daemon-ip-forward"}, false},
+	{"daemon-json", "unreadable", unreadable("/etc/docker/daemon.json"), Warning, "is unknown: read", []string{"daemon-ip-forward"}, false},
 	{"daemon-json", "no iptables for Docker's network", func(x *tree) {
 		x.NetworkPlugin = "docker"
 		x.write("/etc/docker/daemon.json", `{"iptables": false}`)
@@ -97,6 +106,7 @@ var engineBreakages = []breakage{
 	{"userns-remap", "on", caps(func(c *engine.Capabilities) { c.UsernsRemap = true }), Warning, "another user", nil, false},
 	{"default-runtime", "another", caps(func(c *engine.Capabilities) { c.DefaultRuntime = "nvidia" }), Warning, "run with nvidia", nil, false},
 	{"insecure-registries", "one", caps(func(c *engine.Capabilities) { c.InsecureRegistries = []string{"10.0.0.0/8", "127.0.0.0/8"} }), Warning, "from 10.0.0.0/8:", nil, false},
+	{"insecure-registries", "one that looks local", caps(func(c *engine.Capabilities) { c.InsecureRegistries = []string{"127.example.com:5000"} }), Warning, "from 127.example.com:5000", nil, false},
 	{"no-new-privileges", "reported by Docker", caps(func(c *engine.Capabilities) { c.NoNewPrivileges = true }), Warning, "set-user-ID", nil, false},
 	{"no-new-privileges", "in the file", file("/etc/docker/daemon.json", `{"no-new-privileges": true}`), Warning, "set-user-ID", nil, false},
 }
@@ -316,6 +326,9 @@ var fine = []struct {
 	why         string
 }{
 	{"daemon-json", "none", without("/etc/docker"), OK, "uses its defaults"},
+	{"insecure-registries", "local ones", caps(func(c *engine.Capabilities) {
+		c.InsecureRegistries = []string{"localhost", "localhost:5000", "127.0.0.0/8", "127.0.0.1:5000", "::1/128", "[::1]:5000", "[::1]"}
+	}), OK, "only from loopback"},
 	{"cgroup", "cgroupfs without systemd", func(x *tree) {
 		x.docker.caps.CgroupDriver = "cgroupfs"
 		x.remove("/run/systemd")

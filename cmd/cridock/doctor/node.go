@@ -92,7 +92,7 @@ func (n *node) look(ctx context.Context) {
 		var err error
 		if n.files, err = bounded(ctx, n.readFiles); err != nil {
 			err = fmt.Errorf("files of the node are not readable within %v: %w", checkTimeout, err)
-			n.files = files{daemon: daemonConfig{err: err}, cniErr: err, kubelet: kubelet{err: err}, left: leftovers{err: err}}
+			n.files = files{daemon: daemonConfig{readErr: err}, cniErr: err, kubelet: kubelet{err: err}, left: leftovers{err: err}}
 		}
 	})
 	if n.engineErr == nil {
