@@ -25,37 +25,65 @@ var nodeChecks = []Check{
 	{Name: "served-settings", run: checkServedSettings},
 }
 
-// What the kubelet evicts pods at by default, as a part of the disk, and how much
-// earlier there is a warning. The limit of images is the higher one.
+// What the kubelet evicts pods at by default, as a part of the file system, and how
+// much earlier there is a warning: DefaultEvictionHard in Kubernetes'
+// pkg/kubelet/eviction/defaults_linux.go. The file system of images is Docker's, that of the
+// node is the kubelet's.
 const (
-	evictionFree   = 0.15
+	imagesFree     = 0.15
+	nodeFree       = 0.10
 	evictionInodes = 0.05
 	evictionAhead  = 0.05
 )
 
-func checkDiskSpace(_ context.Context, n *node) Result {
-	paths := []string{n.RootDir, n.PodLogsDir, "/var/lib/kubelet"}
+// directory is one whose file system must have room.
+type directory struct {
+	path    string
+	free    float64 // below which something happens
+	evicted bool    // the kubelet looks at it, and evicts pods
+}
+
+func (n *node) directories() []directory {
+	all := []directory{{kubeletDir, nodeFree, true}, {n.RootDir, nodeFree, false}, {n.PodLogsDir, nodeFree, false}}
 	if n.caps != nil && n.caps.RootDir != "" {
-		paths = append([]string{n.caps.RootDir}, paths...)
+		all = append([]directory{{n.caps.RootDir, imagesFree, true}}, all...)
 	}
-	worst, lowest, at := ok("There is enough space below %s.", strings.Join(paths, ", ")), 2.0, ""
-	for _, path := range paths {
-		s, err := n.disk(n.path(path))
+	return all
+}
+
+func checkDiskSpace(_ context.Context, n *node) Result {
+	var results []Result
+	var paths []string
+	watched := map[uint64]bool{} // file systems that the kubelet looks at
+	for _, d := range n.directories() {
+		s, err := n.disk(n.path(d.path))
 		if err != nil {
-			return warning("Make the directory readable for this command.", "The space below %s is unknown: %v.", path, err)
+			return warning("Make the directory readable for this command.", "The space below %s is unknown: %v.", d.path, err)
 		}
-		if margin := min(s.free-evictionFree, s.freeInodes-evictionInodes); margin < lowest {
-			lowest, at = margin, fmt.Sprintf("%.0f %% of the space and %.0f %% of the inodes below %s are free", 100*s.free, 100*s.freeInodes, path)
+		paths = append(paths, d.path)
+		if d.evicted || !watched[s.device] {
+			results = append(results, d.judge(s))
 		}
+		watched[s.device] = watched[s.device] || d.evicted
 	}
+	if r := worst(results); r.State != OK {
+		return r
+	}
+	return ok("There is enough space below %s.", strings.Join(paths, ", "))
+}
+
+func (d directory) judge(s space) Result {
 	const cure = "Remove what is not needed (docker system df shows images), or enlarge the disk."
-	switch {
-	case lowest < 0:
+	at := fmt.Sprintf("%.0f %% of the space and %.0f %% of the inodes below %s are free", 100*s.free, 100*s.freeInodes, d.path)
+	switch margin := min(s.free-d.free, s.freeInodes-evictionInodes); {
+	case margin < 0 && d.evicted:
 		return failure(cure, "%s: the kubelet evicts pods.", at)
-	case lowest < evictionAhead:
+	case margin < 0:
+		return warning(cure, "%s, and the kubelet does not look at this file system.", at)
+	case margin < evictionAhead && d.evicted:
 		return warning(cure, "%s: the kubelet will soon evict pods.", at)
 	}
-	return worst
+	return ok("%s.", at)
 }
 
 // otherSockets are endpoints of other CRI servers. The socket of containerd is not

@@ -51,14 +51,6 @@ func caps(change func(*engine.Capabilities)) func(*tree) {
 
 func file(path, content string) func(*tree) { return func(x *tree) { x.write(path, content) } }
 
-// unreadable puts a directory in a file's place: root may read everything else.
-func unreadable(path string) func(*tree) {
-	return func(x *tree) {
-		x.remove(path)
-		x.write(path+"/file", "")
-	}
-}
-
 func without(path string) func(*tree) { return func(x *tree) { x.remove(path) } }
 
 // allOfDocker are skipped without Docker.
@@ -115,6 +107,7 @@ var kernelBreakages = []breakage{
 	{"overlay", "missing", file("/proc/filesystems", "\text4\n\tnooverlay\n"), Warning, "no overlay", nil, false},
 	{"user-namespaces", "forbidden", file("/proc/sys/user/max_user_namespaces", "0\n"), Warning, "are off", nil, false},
 	{"user-namespaces", "not built in", without("/proc/sys/user"), Warning, "are off", nil, false},
+	{"user-namespaces", "unreadable", unreadable("/proc/sys/user/max_user_namespaces"), Warning, "unknown", nil, false},
 	{"id-mapped-mounts", "Linux 5.10", file("/proc/sys/kernel/osrelease", "5.10.0-26-amd64\n"), Warning, "mount_setattr", nil, false},
 	{"id-mapped-mounts", "unknown", without("/proc/sys/kernel/osrelease"), Warning, "unknown", nil, false},
 	{"seccomp", "not in the kernel", without("/proc/sys/kernel/seccomp"), Error, "kernel has no seccomp", nil, false},
@@ -123,22 +116,52 @@ var kernelBreakages = []breakage{
 	{"selinux", "not in Docker", caps(func(c *engine.Capabilities) { c.SELinux = false }), Warning, "does not label", nil, false},
 	{"cgroup-controllers", "no memory", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io hugetlb pids\n"), Error, "v2 lacks controllers that the kubelet needs: memory", nil, false},
 	{"cgroup-controllers", "no hugetlb", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n"), Warning, "hugetlb", nil, false},
-	{"cgroup-controllers", "v1 without pids", func(x *tree) {
-		x.remove("/sys/fs/cgroup/cgroup.controllers")
-		x.write("/proc/cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\ncpuset\t2\t1\t1\nmemory\t3\t1\t1\npids\t4\t1\t0\nblkio\t5\t1\t1\nhugetlb\t6\t1\t1\n")
-	}, Error, "v1 lacks controllers that the kubelet needs: pids", nil, false},
+	{"cgroup-controllers", "v2 without pids", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory hugetlb\n"), Error, "v2 lacks controllers that the kubelet needs: pids", nil, false},
+	{"cgroup-controllers", "v1 without cpuacct", cgroupV1("cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"), Error, "v1 lacks controllers that the kubelet needs: cpuacct", nil, false},
+	{"cgroup-controllers", "v1 without pids", cgroupV1("cpu,cpuacct", "cpuset", "memory", "blkio", "hugetlb"), Warning, "v1 lacks controllers that some pods need: pids", nil, false},
+	{"cgroup-controllers", "unreadable", unreadable("/sys/fs/cgroup/cgroup.controllers"), Warning, "unknown", nil, false},
 	{"br-netfilter", "not loaded", without("/proc/sys/net/bridge"), Warning, "not loaded", nil, false},
+	{"br-netfilter", "unreadable", unreadable("/proc/sys/net/bridge/bridge-nf-call-iptables"), Warning, "unknown", nil, false},
 	{"br-netfilter", "off", file("/proc/sys/net/bridge/bridge-nf-call-iptables", "0\n"), Warning, "is 0", nil, false},
 	{"ip-forwarding", "off", file("/proc/sys/net/ipv4/ip_forward", "0\n"), Error, "does not forward IPv4", nil, false},
 	{"ip-forwarding", "off for IPv6", func(x *tree) {
 		x.write("/proc/sys/net/ipv6/conf/all/forwarding", "0\n")
-		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, "10.77.0.0/16", "fd77::/64", 1))
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
 	}, Error, "does not forward IPv6", nil, false},
+	{"ip-forwarding", "no IPv6 on the node", func(x *tree) {
+		x.remove("/proc/sys/net/ipv6")
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+	}, Error, "has no IPv6", nil, false},
+	{"ip-forwarding", "unreadable", unreadable("/proc/sys/net/ipv4/ip_forward"), Warning, "unknown", nil, false},
 	{"inotify", "few instances", file("/proc/sys/fs/inotify/max_user_instances", "128\n"), Warning, "128 inotify instances", nil, false},
+	{"inotify", "unreadable", unreadable("/proc/sys/fs/inotify/max_user_watches"), Warning, "unknown", nil, false},
 	{"inotify", "few watches", file("/proc/sys/fs/inotify/max_user_watches", "8192\n"), Warning, "8192 watches", nil, false},
 	{"clock", "not synchronized", func(x *tree) { x.synced = func() (bool, error) { return false, nil } }, Warning, "Nothing keeps the clock right", nil, false},
 	{"clock", "unknown", func(x *tree) { x.synced = func() (bool, error) { return false, os.ErrPermission } }, Warning, "unknown", nil, false},
 }
+
+// unreadable puts a directory in a file's place: root may read everything else.
+func unreadable(path string) func(*tree) {
+	return func(x *tree) {
+		x.remove(path)
+		x.write(path+"/file", "")
+	}
+}
+
+// cgroupV1 mounts a hierarchy for each list of controllers.
+func cgroupV1(hierarchies ...string) func(*tree) {
+	return func(x *tree) {
+		x.remove("/sys/fs/cgroup/cgroup.controllers")
+		mounts := x.read("/proc/self/mountinfo")
+		for _, h := range hierarchies {
+			mounts += "31 30 0:28 / /sys/fs/cgroup/" + h + " rw,relatime - cgroup cgroup rw," + h + "\n"
+		}
+		x.write("/proc/self/mountinfo", mounts)
+	}
+}
+
+// dualStack has addresses of both families.
+var dualStack = strings.Replace(conflist, `[{"subnet": "10.77.0.0/16"}]`, `[{"subnet": "10.77.0.0/16"}], [{"subnet": "fd77::/64"}]`, 1)
 
 const (
 	dropped = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i docker0 -o docker0 -j ACCEPT\n-A FORWARD -j KUBE-FORWARD\n"
@@ -158,7 +181,7 @@ var networkBreakages = []breakage{
 	{"cni-config", "a broken file beside it", file("/etc/cni/net.d/20-old.conflist", "{"), Warning, "20-old.conflist", nil, false},
 	{"cni-config", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Error, "not usable", append([]string{"leftover-addresses"}, noNetwork...), false},
 	{"cni-plugins", "one is missing", without("/opt/cni/bin/portmap"), Error, "needs the plugin portmap", []string{"cni-status"}, false},
-	{"cni-plugins", "IPAM's is missing", without("/opt/cni/bin/host-local"), Error, "needs the plugin host-local", nil, false},
+	{"cni-plugins", "IPAM's is missing", without("/opt/cni/bin/host-local"), Warning, "The IPAM plugin host-local is in none of /opt/cni/bin: cridock does not look for it, so NetworkReady may be true", nil, false},
 	{"cni-plugins", "one does not run", file("/opt/cni/bin/bridge", "#!/bin/sh\nexit 1\n"), Error, "does not answer VERSION", []string{"cni-status"}, false},
 	{"cni-plugins", "one is too old", func(x *tree) {
 		x.write("/opt/cni/bin/portmap", strings.Replace(plugin, `,"1.1.0"]`, "]", 1))
@@ -167,12 +190,18 @@ var networkBreakages = []breakage{
 		x.write("/opt/cni/bin/bridge", plugin+"[ \"$CNI_COMMAND\" != STATUS ] || { echo '{\"code\":50,\"msg\":\"no route to the controller\"}'; exit 1; }\n")
 	}, Error, "no route to the controller", nil, false},
 	{"host-ports", "no plugin", file("/etc/cni/net.d/10-pods.conflist", single), Warning, "hostPort in a pod has no effect", nil, false},
-	{"forward-policy", "DROP", rules("iptables -S FORWARD", dropped), Error, "is DROP", nil, false},
+	{"forward-policy", "DROP", rules("iptables -S", dropped), Error, "over IPv4 they reach nothing", nil, false},
+	{"forward-policy", "a chain that returns", rules("iptables -S", dropped+"-A FORWARD -j FLANNEL-FWD\n-A FLANNEL-FWD -j LOG\n-A FLANNEL-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FLANNEL-FWD -j RETURN\n-A FLANNEL-FWD -j ACCEPT\n"), Error, "no rule accepts", nil, false},
 	{"forward-policy", "DROP for IPv6", func(x *tree) {
-		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, "10.77.0.0/16", "fd77::/64", 1))
-		x.programs["ip6tables -S FORWARD"] = program{out: "-P FORWARD DROP\n"}
-	}, Error, "have no IPv6", nil, false},
-	{"forward-policy", "iptables fails", func(x *tree) { x.programs["iptables -S FORWARD"] = program{err: os.ErrPermission} }, Warning, "unknown", nil, false},
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+		x.programs["iptables -S"] = program{out: dropped + "-A FORWARD -i cni0 -j ACCEPT\n"}
+		x.programs["ip6tables -S"] = program{out: "-P FORWARD DROP\n"}
+	}, Error, "over IPv6 they reach nothing", nil, false},
+	{"forward-policy", "iptables fails", func(x *tree) { x.programs["iptables -S"] = program{err: os.ErrPermission} }, Warning, "chain of iptables is unknown", nil, false},
+	{"forward-policy", "ip6tables fails", func(x *tree) {
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+		x.programs["ip6tables -S"] = program{err: os.ErrPermission}
+	}, Warning, "chain of ip6tables is unknown", nil, false},
 }
 
 var kubeletBreakages = []breakage{
@@ -206,7 +235,22 @@ func full(s space) func(*tree) {
 			if path == x.path("/var/lib/docker") {
 				return s, nil
 			}
-			return space{free: 0.9, freeInodes: 0.9}, nil
+			return space{free: 0.9, freeInodes: 0.9, device: 1}, nil
+		}
+	}
+}
+
+// fullAt is full for a directory on a file system of its own.
+func fullAt(path string, s space) func(*tree) {
+	return func(x *tree) {
+		full(space{free: 0.9, freeInodes: 0.9})(x)
+		others := x.disk
+		x.disk = func(at string) (space, error) {
+			if at == x.path(path) {
+				s.device = 2
+				return s, nil
+			}
+			return others(at)
 		}
 	}
 }
@@ -215,10 +259,14 @@ var adapterBreakages = []breakage{
 	{"disk-space", "full", full(space{free: 0.1, freeInodes: 0.9}), Error, "10 % of the space and 90 % of the inodes below /var/lib/docker are free: the kubelet evicts", nil, false},
 	{"disk-space", "no inodes", full(space{free: 0.9, freeInodes: 0.01}), Error, "1 % of the inodes", nil, false},
 	{"disk-space", "nearly full", full(space{free: 0.18, freeInodes: 0.9}), Warning, "will soon evict", nil, false},
+	{"disk-space", "the kubelet's is full", fullAt("/var/lib/kubelet", space{free: 0.09, freeInodes: 0.9}), Error, "9 % of the space and 90 % of the inodes below /var/lib/kubelet are free: the kubelet evicts", nil, false},
+	{"disk-space", "the kubelet's is nearly full", fullAt("/var/lib/kubelet", space{free: 0.12, freeInodes: 0.9}), Warning, "below /var/lib/kubelet are free: the kubelet will soon evict", nil, false},
+	{"disk-space", "logs elsewhere are full", fullAt("/var/log/pods", space{free: 0.09, freeInodes: 0.9}), Warning, "does not look at this file system", nil, false},
 	{"disk-space", "unknown", func(x *tree) { x.disk = func(string) (space, error) { return space{}, os.ErrPermission } }, Warning, "unknown", nil, false},
 	{"other-sockets", "cri-dockerd serves", func(x *tree) { x.listen("/run/cri-dockerd.sock", 0o660) }, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
 	{"other-sockets", "dockershim serves", func(x *tree) { x.listen("/run/dockershim.sock", 0o660) }, Error, "dockershim serves", nil, false},
 	{"other-sockets", "CRI-O serves", func(x *tree) { x.listen("/run/crio/crio.sock", 0o660) }, Warning, "CRI-O serves", nil, false},
+
 	{"other-sockets", "a stale socket", func(x *tree) { x.staleSocket("/run/cri-dockerd.sock") }, Warning, "Nobody listens on /run/cri-dockerd.sock", nil, false},
 	{"other-units", "enabled", file("/etc/systemd/system/sockets.target.wants/cri-docker.socket", ""), Warning, "cri-docker.socket", nil, false},
 	{"served-socket", "missing, the kubelet wants it", without("/etc/systemd/system/multi-user.target.wants"), Error, "There is no socket", []string{"served-status", "served-settings"}, true},
@@ -248,6 +296,7 @@ var leftoverBreakages = []breakage{
 	{"leftover-namespaces", "a pin", file("/run/cridock/netns/"+gonePod, ""), Warning, "/run/cridock/netns/" + gonePod, nil, false},
 	{"leftover-mounts", "an image volume", func(x *tree) { x.docker.list[0].Mounts = nil }, Warning, imageBase + "/11111111111111111111/22222222222222222222", nil, false},
 	{"leftover-logs", "a directory", file("/var/log/pods/default_web_"+goneUID+"/web/0.log", ""), Warning, "default_web_" + goneUID, nil, false},
+	{"leftover-addresses", "an unreadable lease", unreadable("/var/lib/cni/networks/pods/10.77.0.2"), Warning, "10.77.0.2: is a directory", []string{"leftover-namespaces", "leftover-mounts", "leftover-logs"}, false},
 	{"leftover-logs", "Docker cannot list", func(x *tree) { x.docker.listErr = errors.New("broken") }, Warning, "unknown: broken", []string{"leftover-addresses", "leftover-namespaces", "leftover-mounts"}, false},
 }
 
@@ -326,9 +375,6 @@ var fine = []struct {
 	why         string
 }{
 	{"daemon-json", "none", without("/etc/docker"), OK, "uses its defaults"},
-	{"insecure-registries", "local ones", caps(func(c *engine.Capabilities) {
-		c.InsecureRegistries = []string{"localhost", "localhost:5000", "127.0.0.0/8", "127.0.0.1:5000", "::1/128", "[::1]:5000", "[::1]"}
-	}), OK, "only from loopback"},
 	{"cgroup", "cgroupfs without systemd", func(x *tree) {
 		x.docker.caps.CgroupDriver = "cgroupfs"
 		x.remove("/run/systemd")
@@ -342,11 +388,29 @@ var fine = []struct {
 		x.remove("/sys/fs/selinux")
 	}, OK, "no SELinux"},
 	{"ip-forwarding", "no IPv6 pods", file("/proc/sys/net/ipv6/conf/all/forwarding", "0\n"), OK, "does not have"},
-	{"forward-policy", "an add-on's rule", rules("iptables -S FORWARD", dropped+"-A FORWARD -j CNI-FORWARD\n"), OK, "-A FORWARD -j CNI-FORWARD"},
-	{"forward-policy", "an operator's rule", func(x *tree) {
-		x.programs["iptables -S FORWARD"] = program{out: dropped}
-		x.programs["iptables -S DOCKER-USER"] = program{out: "-N DOCKER-USER\n-A DOCKER-USER -i cni0 -j ACCEPT\n"}
-	}, OK, "-i cni0"},
+	{"insecure-registries", "local ones", caps(func(c *engine.Capabilities) {
+		c.InsecureRegistries = []string{"localhost", "localhost:5000", "127.0.0.0/8", "127.0.0.1:5000", "::1/128", "[::1]:5000", "[::1]"}
+	}), OK, "only from loopback"},
+	{"user-namespaces", "on", func(*tree) {}, OK, "hostUsers: false also need cridock-runtime"},
+	{"cgroup-controllers", "v1", cgroupV1("cpu,cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb"), OK, "cgroup v1"},
+	{"disk-space", "the kubelet's directory needs less than images", fullAt("/var/lib/kubelet", space{free: 0.16, freeInodes: 0.9}), OK, "enough"},
+	{"disk-space", "logs where the kubelet looks", full(space{free: 0.21, freeInodes: 0.11}), OK, "enough"},
+	{"ip-forwarding", "a default route is no address", func(x *tree) {
+		x.write("/proc/sys/net/ipv6/conf/all/forwarding", "0\n")
+		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, `"type": "host-local",`, `"type": "host-local", "routes": [{"dst": "::/0"}],`, 1))
+	}, OK, "does not have"},
+	{"ip-forwarding", "IPv6 pods alone", func(x *tree) {
+		x.write("/proc/sys/net/ipv4/ip_forward", "0\n")
+		x.PodCIDR = "fd77::/64"
+		x.write("/etc/cni/net.d/10-pods.conflist", single)
+	}, OK, "forwards IPv6"},
+	{"forward-policy", "an add-on's rule", rules("iptables -S", dropped+"-A FORWARD -j CNI-FORWARD\n-A CNI-FORWARD -m comment --comment \"a -j DROP\" -s 10.77.0.2/32 -j ACCEPT\n"), OK, "-s 10.77.0.2/32"},
+	{"forward-policy", "the plugin firewall without pods", func(x *tree) {
+		x.programs["iptables -S"] = program{out: dropped + "-A FORWARD -j CNI-FORWARD\n"}
+		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, `"portmap"`, `"firewall"`, 1))
+	}, OK, "plugin firewall"},
+	{"forward-policy", "an operator's rule", rules("iptables -S", dropped+"-A DOCKER-USER -i cni0 -j ACCEPT\n"), OK, "-i cni0"},
+	{"forward-policy", "no IPv6 pods", rules("ip6tables -S", "-P FORWARD DROP\n"), OK, "ACCEPT"},
 	{"forward-policy", "no table of the old kind", func(x *tree) {
 		x.programs = map[string]program{"iptables --version": {out: "iptables v1.8.9 (legacy)\n"}}
 	}, OK, "ACCEPT"},

@@ -31,7 +31,10 @@ type kubelet struct {
 	PodLogsDir   string `json:"podLogsDir"`
 }
 
-const defaultKubeletConfig = "/var/lib/kubelet/config.yaml"
+const (
+	kubeletDir           = "/var/lib/kubelet"
+	defaultKubeletConfig = kubeletDir + "/config.yaml"
+)
 
 // readKubelet reads the command line of a running kubelet, else of its systemd unit,
 // and the configuration file that it names. Flags override the file.

@@ -46,6 +46,7 @@ type Settings struct {
 	CNIConfDir     string
 	CNIBinDirs     []string
 	CNICacheDir    string
+	PodCIDR        string // pod-cidr; empty: what the kubelet sends
 }
 
 // Engine is what the checks ask Docker.
@@ -71,8 +72,11 @@ type node struct {
 	live pods
 }
 
-// space is that of a file system, each as a part of the whole.
-type space struct{ free, freeInodes float64 }
+// space is that of a file system: parts of the whole, and its device number.
+type space struct {
+	free, freeInodes float64
+	device           uint64
+}
 
 func newNode(s Settings, e Engine) *node {
 	if s.Root == "" {
@@ -114,6 +118,8 @@ type files struct {
 	daemon  daemonConfig
 	cni     *network.CNI // nil without CNI, or with cniErr
 	cniErr  error
+	ipv6    bool // pods have IPv6 addresses
+	ipv4    bool // pods have IPv4 addresses, or the network does not say
 	kubelet kubelet
 	left    leftovers
 }
@@ -124,7 +130,10 @@ func (n *node) readFiles() files {
 	if n.NetworkPlugin == pluginCNI {
 		f.cni, f.cniErr = network.New(n.cniConfig())
 	}
-	f.left = n.collect(f.cni)
+	conf, err := n.networkConfig(f.cni)
+	f.ipv4, f.ipv6 = n.podFamilies(f.cni, conf)
+	f.left = n.collect(f.cni, conf)
+	f.left.err = errors.Join(f.left.err, err)
 	return f
 }
 
@@ -152,24 +161,41 @@ func (n *node) imageVolumeDir() string { return n.path(n.RuntimeDir, "image-volu
 // maxFile bounds what is read of a file, in bytes.
 const maxFile = 1 << 20
 
-// read returns a file's content, "" if it cannot be read.
-func (n *node) read(path string) string {
+// readFile returns the content of a file.
+func (n *node) readFile(path string) (string, error) {
 	f, err := os.Open(n.path(path))
 	if err != nil {
-		return ""
+		return "", err
 	}
 	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile))
 	if err != nil {
-		return ""
+		return "", err
 	}
-	return string(b)
+	return string(b), nil
 }
 
-// number returns the number in a file of one line, and false if there is none.
-func (n *node) number(path string) (int, bool) {
-	v, err := strconv.Atoi(strings.TrimSpace(n.read(path)))
-	return v, err == nil
+// read returns a file's content, "" if it cannot be read.
+func (n *node) read(path string) string {
+	text, err := n.readFile(path)
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// number returns the number in a file of one line. The error is fs.ErrNotExist for a
+// missing file.
+func (n *node) number(path string) (int, error) {
+	text, err := n.readFile(path)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
 }
 
 func (n *node) exists(path string) bool {
@@ -191,15 +217,13 @@ func listPods(ctx context.Context, e Engine) pods {
 	p := pods{err: err, ids: map[string]bool{}, uids: map[string]bool{}, mounts: map[string]bool{}}
 	for _, c := range list {
 		p.ids[c.ID] = true
-		p.uids[c.Labels[labelPodUID]] = true
+		p.uids[c.Labels[translate.LabelPodUID]] = true
 		for _, m := range c.Mounts {
 			p.mounts[m.Source] = true
 		}
 	}
 	return p
 }
-
-const labelPodUID = "io.kubernetes.pod.uid"
 
 // and returns the members in either.
 func (p pods) and(q pods) pods {
@@ -237,7 +261,11 @@ func diskSpace(path string) (space, error) {
 		if err != nil {
 			return space{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 		}
-		return space{free: part(st.Bavail, st.Blocks), freeInodes: part(st.Ffree, st.Files)}, nil
+		var file unix.Stat_t
+		if err := unix.Stat(path, &file); err != nil {
+			return space{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+		}
+		return space{free: part(st.Bavail, st.Blocks), freeInodes: part(st.Ffree, st.Files), device: file.Dev}, nil
 	}
 }
 

@@ -140,7 +140,7 @@ func newTree(t *testing.T) *tree {
 			Warnings:           []string{"WARNING: No blkio throttle.read_bps_device support"},
 		},
 		list: []container.Summary{{
-			ID: livePod, Labels: map[string]string{labelPodUID: liveUID},
+			ID: livePod, Labels: map[string]string{translate.LabelPodUID: liveUID},
 			Mounts: []container.MountPoint{{Source: imageBase + "/11111111111111111111/22222222222222222222/below"}},
 		}},
 	}
@@ -155,12 +155,10 @@ func newTree(t *testing.T) *tree {
 	}
 	x.now = time.Now().Add(time.Hour) // the logs are old
 	x.programs = map[string]program{
-		"iptables --version":       {out: "iptables v1.8.9 (nf_tables)\n"},
-		"iptables -S FORWARD":      {out: "-P FORWARD ACCEPT\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n"},
-		"iptables -S DOCKER-USER":  {out: "-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n"},
-		"ip6tables --version":      {out: "ip6tables v1.8.9 (nf_tables)\n"},
-		"ip6tables -S FORWARD":     {out: "-P FORWARD ACCEPT\n"},
-		"ip6tables -S DOCKER-USER": {err: errors.New("no chain")},
+		"iptables --version":  {out: "iptables v1.8.9 (nf_tables)\n"},
+		"iptables -S":         {out: "-P FORWARD ACCEPT\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n-A DOCKER-USER -j RETURN\n"},
+		"ip6tables --version": {out: "ip6tables v1.8.9 (nf_tables)\n"},
+		"ip6tables -S":        {out: "-P FORWARD ACCEPT\n"},
 	}
 	x.command = func(_ context.Context, name string, args ...string) (string, error) {
 		p, ok := x.programs[strings.Join(append([]string{name}, args...), " ")]
