@@ -217,7 +217,12 @@ var kubeletBreakages = []breakage{
 		x.remove("/etc/systemd/system/kubelet.service")
 		x.write("/var/lib/kubelet/config.yaml", "containerRuntimeEndpoint: unix:///run/crio/crio.sock\ncgroupDriver: systemd\n")
 	}, Warning, "uses unix:///run/crio/crio.sock (/var/lib/kubelet/config.yaml)", nil, false},
-	{"kubelet-endpoint", "a broken configuration", file("/var/lib/kubelet/config.yaml", "{"), Error, "/var/lib/kubelet/config.yaml", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
+	{"kubelet-endpoint", "cridock's, with other settings", func(x *tree) {
+		x.listen("/run/cri-dockerd.sock", cridockProgram)
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--config", "/var/lib/kubelet/config.yaml", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, Warning, "which cridock serves", nil, false},
+	{"kubelet-endpoint", "an unreadable configuration", unreadable("/var/lib/kubelet/config.yaml"), Warning, "configuration is unknown", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
+	{"kubelet-endpoint", "a broken configuration", file("/var/lib/kubelet/config.yaml", "{"), Error, "is wrong: /var/lib/kubelet/config.yaml", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
 	{"kubelet-cgroup-driver", "another", file("/var/lib/kubelet/config.yaml", "cgroupDriver: cgroupfs\n"), Error, "is cgroupfs", nil, false},
 	{"kubelet-pod-logs", "elsewhere", file("/var/lib/kubelet/config.yaml", "cgroupDriver: systemd\npodLogsDir: /data/pods\n"), Error, "/data/pods", nil, false},
 }
@@ -263,15 +268,43 @@ var adapterBreakages = []breakage{
 	{"disk-space", "the kubelet's is nearly full", fullAt("/var/lib/kubelet", space{free: 0.12, freeInodes: 0.9}), Warning, "below /var/lib/kubelet are free: the kubelet will soon evict", nil, false},
 	{"disk-space", "logs elsewhere are full", fullAt("/var/log/pods", space{free: 0.09, freeInodes: 0.9}), Warning, "does not look at this file system", nil, false},
 	{"disk-space", "unknown", func(x *tree) { x.disk = func(string) (space, error) { return space{}, os.ErrPermission } }, Warning, "unknown", nil, false},
-	{"other-sockets", "cri-dockerd serves", func(x *tree) { x.listen("/run/cri-dockerd.sock", 0o660) }, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
-	{"other-sockets", "dockershim serves", func(x *tree) { x.listen("/run/dockershim.sock", 0o660) }, Error, "dockershim serves", nil, false},
-	{"other-sockets", "CRI-O serves", func(x *tree) { x.listen("/run/crio/crio.sock", 0o660) }, Warning, "CRI-O serves", nil, false},
+	{"other-sockets", "cri-dockerd serves", func(x *tree) { x.listen("/run/cri-dockerd.sock", otherProgram) }, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "dockershim serves", func(x *tree) { x.listen("/run/dockershim.sock", otherProgram) }, Error, "dockershim serves", nil, false},
+	{"other-sockets", "CRI-O serves", func(x *tree) { x.listen("/run/crio/crio.sock", otherProgram) }, Warning, "CRI-O serves", nil, false},
+	{"other-sockets", "systemd would start cri-dockerd", func(x *tree) {
+		x.write("/etc/systemd/system/cri-docker.socket", "[Socket]\nListenStream=%t/cri-dockerd.sock\n")
+		x.write("/etc/systemd/system/cri-docker.service", "[Service]\nExecStart=/usr/bin/cri-dockerd\n")
+		x.write("/usr/bin/cri-dockerd", otherProgram)
+		x.systemd("/run/cri-dockerd.sock")
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "a server that is not visible", func(x *tree) {
+		x.staleSocket("/run/cri-dockerd.sock")
+		x.bound("/run/cri-dockerd.sock")
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "cri-dockerd serves cridock's socket", func(x *tree) {
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+		x.listen("/run/cri-dockerd.sock", otherProgram)
+	}, Error, "cri-dockerd serves", []string{"kubelet-endpoint", "served-status", "served-settings"}, true},
+	{"other-sockets", "two serve", func(x *tree) {
+		x.listen("/run/crio/crio.sock", otherProgram)
+		x.listen("/run/dockershim.sock", otherProgram)
+		x.listen("/run/cri-dockerd.sock", otherProgram)
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock: it acts on the same pods as cridock, and kubeadm may choose it. dockershim serves", nil, false},
+	{"other-sockets", "the list of sockets is unreadable", unreadable("/proc/net/unix"), Warning, "unknown", []string{"served-socket", "served-status", "served-settings"}, true},
 
 	{"other-sockets", "a stale socket", func(x *tree) { x.staleSocket("/run/cri-dockerd.sock") }, Warning, "Nobody listens on /run/cri-dockerd.sock", nil, false},
 	{"other-units", "enabled", file("/etc/systemd/system/sockets.target.wants/cri-docker.socket", ""), Warning, "cri-docker.socket", nil, false},
 	{"served-socket", "missing, the kubelet wants it", without("/etc/systemd/system/multi-user.target.wants"), Error, "There is no socket", []string{"served-status", "served-settings"}, true},
 	{"served-socket", "missing, its unit is enabled", without("/etc/systemd/system/kubelet.service.d"), Error, "There is no socket", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
 	{"served-socket", "stale", func(x *tree) { x.staleSocket("/run/cridock/cridock.sock") }, Error, "Nobody listens", []string{"served-status", "served-settings"}, true},
+	{"served-socket", "missing, in cri-dockerd's place", func(x *tree) {
+		x.dropIn()
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+	}, Error, "There is no socket /run/cri-dockerd.sock", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
+	{"served-socket", "served elsewhere", func(x *tree) {
+		x.remove("/etc/systemd/system/kubelet.service.d")
+		x.listen("/run/cri-dockerd.sock", cridockProgram)
+	}, Warning, "cridock serves /run/cri-dockerd.sock", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
 	{"served-socket", "a file", file("/run/cridock/cridock.sock", ""), Error, "is not a socket", []string{"served-status", "served-settings"}, true},
 	{"served-socket", "open to all", func(x *tree) { x.serve(0o666) }, Error, "All users may connect", nil, true},
 	{"served-status", "runtime not ready", conditions("RuntimeReady"), Error, "RuntimeReady is false: the reason", nil, false},
@@ -425,6 +458,14 @@ var fine = []struct {
 	{"kubelet-endpoint", "a process in a container", func(x *tree) {
 		x.process("77", "mnt:[2]", "kubelet", "--container-runtime-endpoint=unix:///run/evil.sock")
 	}, OK, "uses cridock's endpoint"},
+	{"kubelet-endpoint", "through cridock's link", func(x *tree) {
+		x.SocketLink = "/var/run/cri-dockerd.sock"
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, OK, "uses cridock's endpoint"},
+	{"kubelet-endpoint", "systemd passes the socket", func(x *tree) {
+		x.dropIn()
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, OK, "uses cridock's endpoint"},
 	{"kubelet-endpoint", "by another name", func(x *tree) {
 		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint", "/var/run/cridock/cridock.sock")
 	}, OK, "uses cridock's endpoint"},
@@ -438,6 +479,43 @@ var fine = []struct {
 		x.write("/etc/systemd/system/cri-docker.service", "")
 		x.link("cridock.service", "/usr/lib/systemd/system/cri-docker.service")
 	}, Warning, "cri-docker.service"},
+	{"other-units", "cridock in cri-dockerd's place", (*tree).dropIn, OK, "No unit"},
+	{"other-sockets", "cridock's link", func(x *tree) {
+		x.serve(0o660)
+		x.link("/run/cridock/cridock.sock", "/run/cri-dockerd.sock")
+	}, OK, "/run/cri-dockerd.sock is cridock's"},
+	{"other-sockets", "the link of a cridock that was killed", func(x *tree) { x.link("/run/cridock/cridock.sock", "/run/cri-dockerd.sock") }, OK, "is cridock's"},
+	{"other-sockets", "cridock under cri-dockerd's name", func(x *tree) {
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+		x.serveAt("/run/cri-dockerd.sock", 0o660)
+	}, OK, "is cridock's"},
+	{"other-sockets", "a socket that systemd passes to cridock", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+		x.hold(99, cridockProgram, x.bound("/var/run/cri-dockerd.sock"))
+	}, OK, "is cridock's"},
+	{"other-sockets", "a socket for which systemd starts cridock", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, OK, "is cridock's"},
+	{"other-sockets", "cridock with other settings", func(x *tree) { x.listen("/run/cri-dockerd.sock", cridockProgram) }, OK, "is cridock's"},
+	{"served-socket", "systemd listens", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, OK, "systemd listens on /run/cri-dockerd.sock"},
+	{"served-status", "a server that is not visible", func(x *tree) {
+		x.staleSocket("/run/cridock/cridock.sock")
+		x.bound("/run/cridock/cridock.sock")
+	}, Skipped, "run this command as root"},
+	{"served-status", "systemd listens", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, Skipped, "cridock has not started yet"},
+	{"served-status", "systemd passed the socket", func(x *tree) {
+		x.dropIn()
+		x.serveAt("/run/cri-dockerd.sock", 0o660)
+	}, OK, "ready"},
+	{"served-socket", "no unit has the socket", func(x *tree) { x.Endpoint = "fd://" }, Skipped, "no unit of cridock says where"},
 	{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
 	{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
 	{"leftover-logs", "a new directory", func(x *tree) {
@@ -524,6 +602,10 @@ func TestRealNode(t *testing.T) {
 	}
 	if _, err := clockSynced(); err != nil {
 		t.Error(err)
+	}
+	self, err := os.Executable()
+	if err != nil || !isCridock(self) || isCridock("/bin/sh") || isCridock(here+"/not/there") {
+		t.Errorf("cridock's test is not cridock, or another program is: %v", err)
 	}
 	if out, err := runCommand(t.Context(), "echo", "one", "two"); out != "one two\n" || err != nil {
 		t.Errorf("%q, %v", out, err)

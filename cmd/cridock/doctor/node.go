@@ -47,6 +47,7 @@ type Settings struct {
 	CNIBinDirs     []string
 	CNICacheDir    string
 	PodCIDR        string // pod-cidr; empty: what the kubelet sends
+	SocketLink     string // socket-link; empty: none
 }
 
 // Engine is what the checks ask Docker.
@@ -64,7 +65,9 @@ type node struct {
 	command func(ctx context.Context, name string, args ...string) (string, error)
 	disk    func(path string) (space, error)
 	synced  func() (bool, error) // reports whether something keeps the clock right
-	now     time.Time
+	// isCridock reports whether a file is a program that contains cridock.
+	isCridock func(path string) bool
+	now       time.Time
 
 	caps      *engine.Capabilities // nil: Docker does not answer, or is too old
 	engineErr error
@@ -82,7 +85,7 @@ func newNode(s Settings, e Engine) *node {
 	if s.Root == "" {
 		s.Root = "/"
 	}
-	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, now: time.Now()}
+	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, isCridock: isCridock, now: time.Now()}
 }
 
 // look collects what several checks need.
@@ -96,7 +99,7 @@ func (n *node) look(ctx context.Context) {
 		var err error
 		if n.files, err = bounded(ctx, n.readFiles); err != nil {
 			err = fmt.Errorf("files of the node are not readable within %v: %w", checkTimeout, err)
-			n.files = files{daemon: daemonConfig{readErr: err}, cniErr: err, kubelet: kubelet{err: err}, left: leftovers{err: err}}
+			n.files = files{daemon: daemonConfig{readErr: err}, cniErr: err, kubelet: kubelet{readErr: err}, left: leftovers{err: err}, sockets: sockets{err: err}}
 		}
 	})
 	if n.engineErr == nil {
@@ -122,11 +125,13 @@ type files struct {
 	ipv4    bool // pods have IPv4 addresses, or the network does not say
 	kubelet kubelet
 	left    leftovers
+	socket  string // see servedPath
+	sockets sockets
 }
 
 // readFiles reads n's settings only.
 func (n *node) readFiles() files {
-	f := files{daemon: n.readDaemonConfig(), kubelet: n.readKubelet()}
+	f := files{daemon: n.readDaemonConfig(), kubelet: n.readKubelet(), socket: n.servedPath()}
 	if n.NetworkPlugin == pluginCNI {
 		f.cni, f.cniErr = network.New(n.cniConfig())
 	}
@@ -134,6 +139,11 @@ func (n *node) readFiles() files {
 	f.ipv4, f.ipv6 = n.podFamilies(f.cni, conf)
 	f.left = n.collect(f.cni, conf)
 	f.left.err = errors.Join(f.left.err, err)
+	paths := []string{f.socket, f.kubelet.Endpoint}
+	for _, e := range otherEndpoints {
+		paths = append(paths, e.path)
+	}
+	f.sockets = n.readSockets(paths)
 	return f
 }
 
