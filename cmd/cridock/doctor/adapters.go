@@ -27,8 +27,8 @@ var nodeChecks = []Check{
 
 // What the kubelet evicts pods at by default, as a part of the file system, and how
 // much earlier there is a warning: DefaultEvictionHard in Kubernetes'
-// pkg/kubelet/eviction/defaults_linux.go. The file system of images is Docker's, that of the
-// node is the kubelet's.
+// pkg/kubelet/eviction/defaults_linux.go. The file system of images is Docker's, that
+// of the node is the kubelet's.
 const (
 	imagesFree     = 0.15
 	nodeFree       = 0.10
@@ -54,17 +54,13 @@ func (n *node) directories() []directory {
 func checkDiskSpace(_ context.Context, n *node) Result {
 	var results []Result
 	var paths []string
-	watched := map[uint64]bool{} // file systems that the kubelet looks at
 	for _, d := range n.directories() {
 		s, err := n.disk(n.path(d.path))
 		if err != nil {
 			return warning("Make the directory readable for this command.", "The space below %s is unknown: %v.", d.path, err)
 		}
 		paths = append(paths, d.path)
-		if d.evicted || !watched[s.device] {
-			results = append(results, d.judge(s))
-		}
-		watched[s.device] = watched[s.device] || d.evicted
+		results = append(results, d.judge(s))
 	}
 	if r := worst(results); r.State != OK {
 		return r
@@ -72,6 +68,8 @@ func checkDiskSpace(_ context.Context, n *node) Result {
 	return ok("There is enough space below %s.", strings.Join(paths, ", "))
 }
 
+// judge is worse for a directory that the kubelet looks at than for any other on the
+// same file system.
 func (d directory) judge(s space) Result {
 	const cure = "Remove what is not needed (docker system df shows images), or enlarge the disk."
 	at := fmt.Sprintf("%.0f %% of the space and %.0f %% of the inodes below %s are free", 100*s.free, 100*s.freeInodes, d.path)

@@ -75,11 +75,8 @@ type node struct {
 	live pods
 }
 
-// space is that of a file system: parts of the whole, and its device number.
-type space struct {
-	free, freeInodes float64
-	device           uint64
-}
+// space is that of a file system, each as a part of the whole.
+type space struct{ free, freeInodes float64 }
 
 func newNode(s Settings, e Engine) *node {
 	if s.Root == "" {
@@ -271,11 +268,7 @@ func diskSpace(path string) (space, error) {
 		if err != nil {
 			return space{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 		}
-		var file unix.Stat_t
-		if err := unix.Stat(path, &file); err != nil {
-			return space{}, &fs.PathError{Op: "stat", Path: path, Err: err}
-		}
-		return space{free: part(st.Bavail, st.Blocks), freeInodes: part(st.Ffree, st.Files), device: file.Dev}, nil
+		return space{free: part(st.Bavail, st.Blocks), freeInodes: part(st.Ffree, st.Files)}, nil
 	}
 }
 
