@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // diagnosis is the output of cridock doctor, by check.
@@ -165,14 +166,26 @@ func (c *cridock) doctorFindsMissingPlugin(t *testing.T) {
 }
 
 func (c *cridock) doctorFindsOtherAdapter(t *testing.T) {
-	// In the node's own /run.
-	path := fmt.Sprintf("/proc/%d/root/run/cri-dockerd.sock", c.pid)
-	l, err := net.Listen("unix", path)
+	// In the node's own /run, under the name that the kernel then lists.
+	var l net.Listener
+	err := c.inNetNS(func() (err error) {
+		mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", c.pid))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = mounts.Close() }()
+		// The thread exits with inNetNS.
+		if err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Setns(int(mounts.Fd()), unix.CLONE_NEWNS)); err != nil {
+			return err
+		}
+		l, err = net.Listen("unix", "/run/cri-dockerd.sock")
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	defer func() { _ = os.Remove(path) }()
+	defer func() { _ = os.Remove(fmt.Sprintf("/proc/%d/root/run/cri-dockerd.sock", c.pid)) }()
 	c.doctor(t).want(t, "served", "error", "cri-dockerd serves /run/cri-dockerd.sock", "other-sockets")
 	_ = l.Close()
 	c.doctor(t).want(t, "stale", "warning", "Nobody listens", "other-sockets")

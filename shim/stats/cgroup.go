@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/mountinfo"
 )
 
 // cgroup reads one control group. Values are hierarchical: they include child
@@ -136,8 +138,8 @@ func newHierarchies(root, procRoot string) *hierarchies {
 	// Without mountinfo, assume that whole hierarchies are mounted.
 	_ = withFile(unix.AT_FDCWD, procRoot+"/self/mountinfo", func(content []byte) error {
 		for line := range bytes.Lines(content) {
-			if m, ok := parseMount(line); ok && strings.HasPrefix(m.fsType, "cgroup") {
-				h.mountRoots[m.mountPoint] = m.root
+			if m, ok := mountinfo.Parse(string(line)); ok && strings.HasPrefix(m.FSType, "cgroup") {
+				h.mountRoots[m.Point] = m.Root
 			}
 		}
 		return nil

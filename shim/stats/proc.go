@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/mountinfo"
 )
 
 // process is an open directory /proc/<pid>. Reads through it concern one process,
@@ -47,25 +49,6 @@ func (p *process) with(name string, use func(content []byte) error) error {
 	return err
 }
 
-// mount is one line of mountinfo, see proc_pid_mountinfo(5).
-type mount struct {
-	root, mountPoint, fsType, superOptions string
-}
-
-func parseMount(line []byte) (mount, bool) {
-	fields := strings.Fields(string(line))
-	for i := 6; i+3 < len(fields); i++ {
-		if fields[i] == "-" { // after a varying number of optional fields
-			return mount{root: unescape(fields[3]), mountPoint: unescape(fields[4]),
-				fsType: fields[i+1], superOptions: fields[i+3]}, true
-		}
-	}
-	return mount{}, false
-}
-
-// unescape undoes mountinfo's escapes of space, tab, newline and backslash.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
-
 // upperDir returns the writable layer of the process's root, if the root is an
 // overlay that names it by an absolute path; else "". The path is the daemon's,
 // which may have another mount namespace.
@@ -73,14 +56,14 @@ func (p *process) upperDir() string {
 	var upper string
 	_ = p.with("mountinfo", func(content []byte) error {
 		for line := range bytes.Lines(content) {
-			m, ok := parseMount(line)
-			if !ok || m.mountPoint != "/" {
+			m, ok := mountinfo.Parse(string(line))
+			if !ok || m.Point != "/" {
 				continue
 			}
 			upper = "" // a later mount on / hides the earlier
-			for option := range strings.SplitSeq(m.superOptions, ",") {
-				if v, ok := strings.CutPrefix(option, "upperdir="); ok && m.fsType == "overlay" && path.IsAbs(v) {
-					upper = unescape(v)
+			for option := range strings.SplitSeq(m.SuperOptions, ",") {
+				if v, ok := strings.CutPrefix(option, "upperdir="); ok && m.FSType == "overlay" && path.IsAbs(v) {
+					upper = mountinfo.Unescape(v)
 				}
 			}
 		}

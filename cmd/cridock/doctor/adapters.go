@@ -1,12 +1,12 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,73 +25,109 @@ var nodeChecks = []Check{
 	{Name: "served-settings", run: checkServedSettings},
 }
 
-// What the kubelet evicts pods at by default, as a part of the disk, and how much
-// earlier there is a warning. The limit of images is the higher one.
+// What the kubelet evicts pods at by default, as a part of the file system, and how
+// much earlier there is a warning: DefaultEvictionHard in Kubernetes'
+// pkg/kubelet/eviction/defaults_linux.go. The file system of images is Docker's, that
+// of the node is the kubelet's.
 const (
-	evictionFree   = 0.15
+	imagesFree     = 0.15
+	nodeFree       = 0.10
 	evictionInodes = 0.05
 	evictionAhead  = 0.05
 )
 
-func checkDiskSpace(_ context.Context, n *node) Result {
-	paths := []string{n.RootDir, n.PodLogsDir, "/var/lib/kubelet"}
+// directory is one whose file system must have room.
+type directory struct {
+	path    string
+	free    float64 // below which something happens
+	evicted bool    // the kubelet looks at it, and evicts pods
+}
+
+func (n *node) directories() []directory {
+	all := []directory{{kubeletDir, nodeFree, true}, {n.RootDir, nodeFree, false}, {n.PodLogsDir, nodeFree, false}}
 	if n.caps != nil && n.caps.RootDir != "" {
-		paths = append([]string{n.caps.RootDir}, paths...)
+		all = append([]directory{{n.caps.RootDir, imagesFree, true}}, all...)
 	}
-	worst, lowest, at := ok("There is enough space below %s.", strings.Join(paths, ", ")), 2.0, ""
-	for _, path := range paths {
-		s, err := n.disk(n.path(path))
+	return all
+}
+
+func checkDiskSpace(_ context.Context, n *node) Result {
+	var results []Result
+	var paths []string
+	for _, d := range n.directories() {
+		s, err := n.disk(n.path(d.path))
 		if err != nil {
-			return warning("Make the directory readable for this command.", "The space below %s is unknown: %v.", path, err)
+			return warning("Make the directory readable for this command.", "The space below %s is unknown: %v.", d.path, err)
 		}
-		if margin := min(s.free-evictionFree, s.freeInodes-evictionInodes); margin < lowest {
-			lowest, at = margin, fmt.Sprintf("%.0f %% of the space and %.0f %% of the inodes below %s are free", 100*s.free, 100*s.freeInodes, path)
-		}
+		paths = append(paths, d.path)
+		results = append(results, d.judge(s))
 	}
+	if r := worst(results); r.State != OK {
+		return r
+	}
+	return ok("There is enough space below %s.", strings.Join(paths, ", "))
+}
+
+// judge is worse for a directory that the kubelet looks at than for any other on the
+// same file system.
+func (d directory) judge(s space) Result {
 	const cure = "Remove what is not needed (docker system df shows images), or enlarge the disk."
-	switch {
-	case lowest < 0:
+	at := fmt.Sprintf("%.0f %% of the space and %.0f %% of the inodes below %s are free", 100*s.free, 100*s.freeInodes, d.path)
+	switch margin := min(s.free-d.free, s.freeInodes-evictionInodes); {
+	case margin < 0 && d.evicted:
 		return failure(cure, "%s: the kubelet evicts pods.", at)
-	case lowest < evictionAhead:
+	case margin < 0:
+		return warning(cure, "%s, and the kubelet does not look at this file system.", at)
+	case margin < evictionAhead && d.evicted:
 		return warning(cure, "%s: the kubelet will soon evict pods.", at)
 	}
-	return worst
+	return ok("%s.", at)
 }
 
-// otherSockets are endpoints of other CRI servers. The socket of containerd is not
+// endpoint is where a CRI server usually listens.
+type endpoint struct{ path, server string }
+
+// otherEndpoints are those of other CRI servers. The socket of containerd is not
 // among them: Docker uses it too.
-var otherSockets = map[string]string{
-	"/run/cri-dockerd.sock": "cri-dockerd", "/run/dockershim.sock": "dockershim", "/run/crio/crio.sock": "CRI-O",
+var otherEndpoints = []endpoint{
+	{"/run/cri-dockerd.sock", "cri-dockerd"}, {"/run/dockershim.sock", "dockershim"}, {"/run/crio/crio.sock", "CRI-O"},
 }
 
-func checkOtherSockets(ctx context.Context, n *node) Result {
-	var stale []string
-	for path, name := range otherSockets {
+func checkOtherSockets(_ context.Context, n *node) Result {
+	if err := n.sockets.err; err != nil {
+		return unknown("Which sockets have a server is unknown: %v.", err)
+	}
+	results := []Result{ok("No other CRI adapter has a socket.")}
+	var own, stale []string
+	for _, e := range otherEndpoints {
+		l, listens := n.listener(e.path)
 		switch {
-		case !n.exists(path):
-		case n.listens(ctx, path) && name == "CRI-O":
-			return warning("Stop CRI-O (systemctl disable --now crio), or give kubeadm --cri-socket.",
-				"CRI-O serves %s: it does not touch Docker's pods, but kubeadm refuses to choose between two endpoints.", path)
-		case n.listens(ctx, path):
-			return failure("Stop it: systemctl disable --now cri-docker.socket cri-docker.service; docs/migrating.md has all steps.",
-				"%s serves %s: it acts on the same pods as cridock, and kubeadm may choose it.", name, path)
+		case !n.exists(e.path):
+		case n.servedByCridock(e.path), n.reaches("unix://"+e.path) && !(l.other && !l.cridock):
+			own = append(own, e.path)
+		case !listens:
+			stale = append(stale, e.path)
 		default:
-			stale = append(stale, path)
+			results = append(results, e.served())
 		}
 	}
-	if len(stale) > 0 {
-		return warning("Remove the file.", "Nobody listens on %s, but kubeadm takes it for an endpoint.", list(stale))
+	if len(own) > 0 {
+		results[0] = ok("No other CRI adapter has a socket; %s is cridock's.", list(own))
 	}
-	return ok("No other CRI adapter has a socket.")
+	if len(stale) > 0 {
+		results = append(results, warning("Remove the file.", "Nobody listens on %s, but kubeadm takes it for an endpoint.", list(stale)))
+	}
+	return worst(results)
 }
 
-// listens reports whether a process accepts connections on a unix socket.
-func (n *node) listens(ctx context.Context, path string) bool {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", n.path(path))
-	if err == nil {
-		_ = conn.Close()
+// served is the result if its server runs, or starts when a client comes.
+func (e endpoint) served() Result {
+	if e.server == "CRI-O" {
+		return warning("Stop CRI-O (systemctl disable --now crio), or give kubeadm --cri-socket.",
+			"CRI-O serves %s: it does not touch Docker's pods, but kubeadm refuses to choose between two endpoints.", e.path)
 	}
-	return err == nil
+	return failure("Stop it: systemctl disable --now cri-docker.socket cri-docker.service; docs/migrating.md has all steps.",
+		"%s serves %s: it acts on the same pods as cridock, and kubeadm may choose it.", e.server, e.path)
 }
 
 var otherUnits = []string{"cri-docker.service", "cri-docker.socket", "crio.service"}
@@ -99,7 +135,7 @@ var otherUnits = []string{"cri-docker.service", "cri-docker.socket", "crio.servi
 func checkOtherUnits(_ context.Context, n *node) Result {
 	var enabled []string
 	for _, unit := range otherUnits {
-		if n.enabled(unit) && !n.alias(unit) {
+		if n.enabled(unit) && !n.own(unit) {
 			enabled = append(enabled, unit)
 		}
 	}
@@ -109,39 +145,41 @@ func checkOtherUnits(_ context.Context, n *node) Result {
 	return ok("No unit of another adapter is enabled.")
 }
 
-// alias reports whether a unit is another name of one of cridock's, as its packages
-// have for tools that know only cri-dockerd. systemd takes the first file of a name.
-func (n *node) alias(unit string) bool {
-	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
-		if path := filepath.Join(dir, unit); n.exists(path) {
-			target, _ := os.Readlink(n.path(path)) // empty if it is not a link
-			return strings.HasPrefix(filepath.Base(target), "cridock.")
-		}
-	}
-	return false
-}
-
-// enabled reports whether systemd starts a unit with a target.
-func (n *node) enabled(unit string) bool {
-	paths, _ := filepath.Glob(n.path("/etc/systemd/system/*.target.*", unit)) // wants and requires; the pattern is valid
-	return len(paths) > 0
-}
-
 // expected reports whether cridock should be running: its unit is enabled, or the
 // kubelet uses its endpoint.
 func (n *node) expected() bool {
-	return n.enabled("cridock.service") || n.enabled("cridock.socket") || n.kubelet.present && socketPath(n.kubelet.Endpoint) == socketPath(n.Endpoint)
+	return n.service() != "" || n.kubelet.present && n.reaches(n.kubelet.Endpoint)
 }
 
-var errNotServed = errors.New("cridock does not run")
+// startCure names the unit that starts cridock, which may be cri-dockerd's.
+func (n *node) startCure() string {
+	return "Start cridock (systemctl start " + cmp.Or(n.service(), "cridock.service") + "); its log says why it does not run."
+}
 
-// status asks the served socket; errNotServed if nobody listens.
+const settingsCure = "Give this command the same --config and flags as the service has."
+
+// Why the served socket is not asked. Nobody listens; only systemd does, which would
+// start a service; or it is not known who.
+var (
+	errNotServed  = errors.New("cridock does not run")
+	errNotStarted = errors.New("systemd listens, and cridock has not started yet")
+	errNotVisible = errors.New("no process is seen to hold the socket; run this command as root")
+)
+
+// status asks a running process that serves the socket.
 func (n *node) status(ctx context.Context) (*runtimeapi.StatusResponse, error) {
-	path := socketPath(n.Endpoint)
-	if !n.exists(path) || !n.listens(ctx, path) {
+	l, listens := n.listener(n.socket)
+	switch {
+	case n.sockets.err != nil:
+		return nil, errors.Join(errNotVisible, n.sockets.err)
+	case n.socket == "", !listens:
 		return nil, errNotServed
+	case !l.running() && l.systemd:
+		return nil, errNotStarted
+	case !l.running():
+		return nil, errNotVisible
 	}
-	conn, err := grpc.NewClient("unix://"+n.path(path), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+n.path(n.socket), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
@@ -149,35 +187,52 @@ func (n *node) status(ctx context.Context) (*runtimeapi.StatusResponse, error) {
 	return runtimeapi.NewRuntimeServiceClient(conn).Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 }
 
-func checkServedSocket(ctx context.Context, n *node) Result {
-	path := socketPath(n.Endpoint)
-	info, err := os.Lstat(n.path(path))
+func checkServedSocket(_ context.Context, n *node) Result {
+	if n.socket == "" {
+		return skipped("systemd passes the socket, and no unit of cridock says where it is.")
+	}
+	info, err := os.Stat(n.path(n.resolve(n.socket)))
 	switch {
-	case n.Endpoint == "fd://":
-		return skipped("systemd has the socket, and its unit says where.")
-	case errors.Is(err, fs.ErrNotExist) && n.expected():
-		return failure("Start cridock (systemctl start cridock); its log says why it does not run.", "There is no socket %s, and the kubelet or systemd expects cridock.", path)
 	case errors.Is(err, fs.ErrNotExist):
-		return ok("cridock does not run on %s, and nothing expects it to.", path)
+		return n.missingSocket()
 	case err != nil:
 		return failure("Run this command as root.", "The socket is not accessible: %v.", err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return failure("Remove it, or choose another container-runtime-endpoint.", "%s is not a socket, and cridock cannot serve it.", path)
+		return failure("Remove it, or choose another container-runtime-endpoint.", "%s is not a socket, and cridock cannot serve it.", n.socket)
 	case info.Mode().Perm()&0o007 != 0:
-		return failure("Run chmod o-rwx "+path+".", "All users may connect to %s, and whoever may is root on the node.", path)
-	case !n.listens(ctx, path):
-		return failure("Start cridock (systemctl start cridock); its log says why it does not run.", "Nobody listens on %s.", path)
+		return failure("Run chmod o-rwx "+n.socket+".", "All users may connect to %s, and whoever may is root on the node.", n.socket)
+	case n.sockets.err != nil:
+		return unknown("Whether a server listens on %s is unknown: %v.", n.socket, n.sockets.err)
 	}
-	return ok("A server listens on %s.", path)
+	l, listens := n.listener(n.socket)
+	switch {
+	case !listens:
+		return failure(n.startCure(), "Nobody listens on %s.", n.socket)
+	case l.systemd && !l.running():
+		return ok("systemd listens on %s, and starts cridock for the first client.", n.socket)
+	}
+	return ok("A server listens on %s.", n.socket)
+}
+
+func (n *node) missingSocket() Result {
+	for _, e := range otherEndpoints {
+		if n.servedByCridock(e.path) {
+			return warning(settingsCure, "There is no socket %s; cridock serves %s.", n.socket, e.path)
+		}
+	}
+	if n.expected() {
+		return failure(n.startCure(), "There is no socket %s, and the kubelet or systemd expects cridock.", n.socket)
+	}
+	return ok("cridock does not run on %s, and nothing expects it to.", n.socket)
 }
 
 func checkServedStatus(ctx context.Context, n *node) Result {
 	status, err := n.status(ctx)
 	switch {
-	case errors.Is(err, errNotServed):
-		return skipped("cridock does not run.")
+	case errors.Is(err, errNotServed), errors.Is(err, errNotStarted), errors.Is(err, errNotVisible):
+		return skipped("The server is not asked: %v.", err)
 	case err != nil:
-		return failure("Look into its log: journalctl -u cridock.", "The server on %s does not answer Status: %v.", n.Endpoint, err)
+		return failure("Look into its log: journalctl -u "+cmp.Or(n.service(), "cridock.service")+".", "The server on %s does not answer Status: %v.", n.Endpoint, err)
 	}
 	for _, c := range status.GetStatus().GetConditions() {
 		switch {
@@ -205,7 +260,7 @@ func checkServedSettings(ctx context.Context, n *node) Result {
 	}
 	switch {
 	case filepath.Clean(served.RootDir) != filepath.Clean(n.RootDir):
-		return warning("Give this command the same --config and flags as the service has.",
+		return warning(settingsCure,
 			"cridock runs with root-directory %s, and this command with %s.", served.RootDir, n.RootDir)
 	case served.Version != n.Version:
 		return warning("Restart cridock, if the binary was upgraded.", "cridock %s runs; this is %s.", served.Version, n.Version)

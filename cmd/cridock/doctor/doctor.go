@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -150,6 +151,35 @@ func skipped(why string, args ...any) Result { return found(Skipped, "", why, ar
 
 func warning(cure, why string, args ...any) Result { return found(Warning, cure, why, args) }
 func failure(cure, why string, args ...any) Result { return found(Error, cure, why, args) }
+
+// unknown is the result if something could not be read; the last argument is the
+// error. Wrong content is another matter.
+func unknown(why string, args ...any) Result {
+	return warning("Run this command as root on the node.", why, args...)
+}
+
+// worst returns the worst of the results, of which there must be one. If there are
+// several of them, it has all their reasons and cures.
+func worst(results []Result) Result {
+	all := Result{State: Skipped}
+	var whys, cures []string
+	for _, r := range results {
+		if r.State.severity() > all.State.severity() {
+			whys, cures = nil, nil
+		} else if r.State.severity() < all.State.severity() {
+			continue
+		}
+		if all.State != OK || r.State != Skipped {
+			all.State = r.State
+		}
+		whys = append(whys, r.Why)
+		if r.Cure != "" && !slices.Contains(cures, r.Cure) {
+			cures = append(cures, r.Cure)
+		}
+	}
+	all.Why, all.Cure = strings.Join(whys, " "), strings.Join(cures, " ")
+	return all
+}
 
 // found makes a result. A reason ends with one full stop, although messages from
 // elsewhere may end with their own.

@@ -87,8 +87,9 @@ var engineBreakages = []breakage{
 	{"log-driver", "none", caps(func(c *engine.Capabilities) { c.LoggingDriver = "none" }), Warning, "have no log", nil, false},
 	{"log-driver", "journald", caps(func(c *engine.Capabilities) { c.LoggingDriver = "journald" }), Warning, "journald", nil, false},
 	{"rootless", "rootless", caps(func(c *engine.Capabilities) { c.Rootless = true }), Error, "rootless", nil, false},
-	{"daemon-json", "not JSON", file("/etc/docker/daemon.json", "{"), Error, "will not start again", nil, false},
-	{"daemon-json", "a wrong type", file("/etc/docker/daemon.json", `{"ip-forward": "yes"}`), Error, "ip-forward", nil, false},
+	{"daemon-json", "not JSON", file("/etc/docker/daemon.json", "{"), Error, "will not start again", []string{"daemon-ip-forward"}, false},
+	{"daemon-json", "a wrong type", file("/etc/docker/daemon.json", `{"ip-forward": "yes"}`), Error, "ip-forward", []string{"daemon-ip-forward"}, false},
+	{"daemon-json", "unreadable", unreadable("/etc/docker/daemon.json"), Warning, "is unknown: read", []string{"daemon-ip-forward"}, false},
 	{"daemon-json", "no iptables for Docker's network", func(x *tree) {
 		x.NetworkPlugin = "docker"
 		x.write("/etc/docker/daemon.json", `{"iptables": false}`)
@@ -97,6 +98,7 @@ var engineBreakages = []breakage{
 	{"userns-remap", "on", caps(func(c *engine.Capabilities) { c.UsernsRemap = true }), Warning, "another user", nil, false},
 	{"default-runtime", "another", caps(func(c *engine.Capabilities) { c.DefaultRuntime = "nvidia" }), Warning, "run with nvidia", nil, false},
 	{"insecure-registries", "one", caps(func(c *engine.Capabilities) { c.InsecureRegistries = []string{"10.0.0.0/8", "127.0.0.0/8"} }), Warning, "from 10.0.0.0/8:", nil, false},
+	{"insecure-registries", "one that looks local", caps(func(c *engine.Capabilities) { c.InsecureRegistries = []string{"127.example.com:5000"} }), Warning, "from 127.example.com:5000", nil, false},
 	{"no-new-privileges", "reported by Docker", caps(func(c *engine.Capabilities) { c.NoNewPrivileges = true }), Warning, "set-user-ID", nil, false},
 	{"no-new-privileges", "in the file", file("/etc/docker/daemon.json", `{"no-new-privileges": true}`), Warning, "set-user-ID", nil, false},
 }
@@ -105,6 +107,7 @@ var kernelBreakages = []breakage{
 	{"overlay", "missing", file("/proc/filesystems", "\text4\n\tnooverlay\n"), Warning, "no overlay", nil, false},
 	{"user-namespaces", "forbidden", file("/proc/sys/user/max_user_namespaces", "0\n"), Warning, "are off", nil, false},
 	{"user-namespaces", "not built in", without("/proc/sys/user"), Warning, "are off", nil, false},
+	{"user-namespaces", "unreadable", unreadable("/proc/sys/user/max_user_namespaces"), Warning, "unknown", nil, false},
 	{"id-mapped-mounts", "Linux 5.10", file("/proc/sys/kernel/osrelease", "5.10.0-26-amd64\n"), Warning, "mount_setattr", nil, false},
 	{"id-mapped-mounts", "unknown", without("/proc/sys/kernel/osrelease"), Warning, "unknown", nil, false},
 	{"seccomp", "not in the kernel", without("/proc/sys/kernel/seccomp"), Error, "kernel has no seccomp", nil, false},
@@ -113,22 +116,52 @@ var kernelBreakages = []breakage{
 	{"selinux", "not in Docker", caps(func(c *engine.Capabilities) { c.SELinux = false }), Warning, "does not label", nil, false},
 	{"cgroup-controllers", "no memory", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io hugetlb pids\n"), Error, "v2 lacks controllers that the kubelet needs: memory", nil, false},
 	{"cgroup-controllers", "no hugetlb", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n"), Warning, "hugetlb", nil, false},
-	{"cgroup-controllers", "v1 without pids", func(x *tree) {
-		x.remove("/sys/fs/cgroup/cgroup.controllers")
-		x.write("/proc/cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\ncpuset\t2\t1\t1\nmemory\t3\t1\t1\npids\t4\t1\t0\nblkio\t5\t1\t1\nhugetlb\t6\t1\t1\n")
-	}, Error, "v1 lacks controllers that the kubelet needs: pids", nil, false},
+	{"cgroup-controllers", "v2 without pids", file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory hugetlb\n"), Error, "v2 lacks controllers that the kubelet needs: pids", nil, false},
+	{"cgroup-controllers", "v1 without cpuacct", cgroupV1("cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"), Error, "v1 lacks controllers that the kubelet needs: cpuacct", nil, false},
+	{"cgroup-controllers", "v1 without pids", cgroupV1("cpu,cpuacct", "cpuset", "memory", "blkio", "hugetlb"), Warning, "v1 lacks controllers that some pods need: pids", nil, false},
+	{"cgroup-controllers", "unreadable", unreadable("/sys/fs/cgroup/cgroup.controllers"), Warning, "unknown", nil, false},
 	{"br-netfilter", "not loaded", without("/proc/sys/net/bridge"), Warning, "not loaded", nil, false},
+	{"br-netfilter", "unreadable", unreadable("/proc/sys/net/bridge/bridge-nf-call-iptables"), Warning, "unknown", nil, false},
 	{"br-netfilter", "off", file("/proc/sys/net/bridge/bridge-nf-call-iptables", "0\n"), Warning, "is 0", nil, false},
 	{"ip-forwarding", "off", file("/proc/sys/net/ipv4/ip_forward", "0\n"), Error, "does not forward IPv4", nil, false},
 	{"ip-forwarding", "off for IPv6", func(x *tree) {
 		x.write("/proc/sys/net/ipv6/conf/all/forwarding", "0\n")
-		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, "10.77.0.0/16", "fd77::/64", 1))
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
 	}, Error, "does not forward IPv6", nil, false},
+	{"ip-forwarding", "no IPv6 on the node", func(x *tree) {
+		x.remove("/proc/sys/net/ipv6")
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+	}, Error, "has no IPv6", nil, false},
+	{"ip-forwarding", "unreadable", unreadable("/proc/sys/net/ipv4/ip_forward"), Warning, "unknown", nil, false},
 	{"inotify", "few instances", file("/proc/sys/fs/inotify/max_user_instances", "128\n"), Warning, "128 inotify instances", nil, false},
+	{"inotify", "unreadable", unreadable("/proc/sys/fs/inotify/max_user_watches"), Warning, "unknown", nil, false},
 	{"inotify", "few watches", file("/proc/sys/fs/inotify/max_user_watches", "8192\n"), Warning, "8192 watches", nil, false},
 	{"clock", "not synchronized", func(x *tree) { x.synced = func() (bool, error) { return false, nil } }, Warning, "Nothing keeps the clock right", nil, false},
 	{"clock", "unknown", func(x *tree) { x.synced = func() (bool, error) { return false, os.ErrPermission } }, Warning, "unknown", nil, false},
 }
+
+// unreadable puts a directory in a file's place: root may read everything else.
+func unreadable(path string) func(*tree) {
+	return func(x *tree) {
+		x.remove(path)
+		x.write(path+"/file", "")
+	}
+}
+
+// cgroupV1 mounts a hierarchy for each list of controllers.
+func cgroupV1(hierarchies ...string) func(*tree) {
+	return func(x *tree) {
+		x.remove("/sys/fs/cgroup/cgroup.controllers")
+		mounts := x.read("/proc/self/mountinfo")
+		for _, h := range hierarchies {
+			mounts += "31 30 0:28 / /sys/fs/cgroup/" + h + " rw,relatime - cgroup cgroup rw," + h + "\n"
+		}
+		x.write("/proc/self/mountinfo", mounts)
+	}
+}
+
+// dualStack has addresses of both families.
+var dualStack = strings.Replace(conflist, `[{"subnet": "10.77.0.0/16"}]`, `[{"subnet": "10.77.0.0/16"}], [{"subnet": "fd77::/64"}]`, 1)
 
 const (
 	dropped = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD\n-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i docker0 -o docker0 -j ACCEPT\n-A FORWARD -j KUBE-FORWARD\n"
@@ -148,7 +181,7 @@ var networkBreakages = []breakage{
 	{"cni-config", "a broken file beside it", file("/etc/cni/net.d/20-old.conflist", "{"), Warning, "20-old.conflist", nil, false},
 	{"cni-config", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Error, "not usable", append([]string{"leftover-addresses"}, noNetwork...), false},
 	{"cni-plugins", "one is missing", without("/opt/cni/bin/portmap"), Error, "needs the plugin portmap", []string{"cni-status"}, false},
-	{"cni-plugins", "IPAM's is missing", without("/opt/cni/bin/host-local"), Error, "needs the plugin host-local", nil, false},
+	{"cni-plugins", "IPAM's is missing", without("/opt/cni/bin/host-local"), Warning, "The IPAM plugin host-local is in none of /opt/cni/bin: cridock does not look for it, so NetworkReady may be true", nil, false},
 	{"cni-plugins", "one does not run", file("/opt/cni/bin/bridge", "#!/bin/sh\nexit 1\n"), Error, "does not answer VERSION", []string{"cni-status"}, false},
 	{"cni-plugins", "one is too old", func(x *tree) {
 		x.write("/opt/cni/bin/portmap", strings.Replace(plugin, `,"1.1.0"]`, "]", 1))
@@ -157,12 +190,18 @@ var networkBreakages = []breakage{
 		x.write("/opt/cni/bin/bridge", plugin+"[ \"$CNI_COMMAND\" != STATUS ] || { echo '{\"code\":50,\"msg\":\"no route to the controller\"}'; exit 1; }\n")
 	}, Error, "no route to the controller", nil, false},
 	{"host-ports", "no plugin", file("/etc/cni/net.d/10-pods.conflist", single), Warning, "hostPort in a pod has no effect", nil, false},
-	{"forward-policy", "DROP", rules("iptables -S FORWARD", dropped), Error, "is DROP", nil, false},
+	{"forward-policy", "DROP", rules("iptables -S", dropped), Error, "over IPv4 they reach nothing", nil, false},
+	{"forward-policy", "a chain that returns", rules("iptables -S", dropped+"-A FORWARD -j FLANNEL-FWD\n-A FLANNEL-FWD -j LOG\n-A FLANNEL-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FLANNEL-FWD -j RETURN\n-A FLANNEL-FWD -j ACCEPT\n"), Error, "no rule accepts", nil, false},
 	{"forward-policy", "DROP for IPv6", func(x *tree) {
-		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, "10.77.0.0/16", "fd77::/64", 1))
-		x.programs["ip6tables -S FORWARD"] = program{out: "-P FORWARD DROP\n"}
-	}, Error, "have no IPv6", nil, false},
-	{"forward-policy", "iptables fails", func(x *tree) { x.programs["iptables -S FORWARD"] = program{err: os.ErrPermission} }, Warning, "unknown", nil, false},
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+		x.programs["iptables -S"] = program{out: dropped + "-A FORWARD -i cni0 -j ACCEPT\n"}
+		x.programs["ip6tables -S"] = program{out: "-P FORWARD DROP\n"}
+	}, Error, "over IPv6 they reach nothing", nil, false},
+	{"forward-policy", "iptables fails", func(x *tree) { x.programs["iptables -S"] = program{err: os.ErrPermission} }, Warning, "chain of iptables is unknown", nil, false},
+	{"forward-policy", "ip6tables fails", func(x *tree) {
+		x.write("/etc/cni/net.d/10-pods.conflist", dualStack)
+		x.programs["ip6tables -S"] = program{err: os.ErrPermission}
+	}, Warning, "chain of ip6tables is unknown", nil, false},
 }
 
 var kubeletBreakages = []breakage{
@@ -178,7 +217,12 @@ var kubeletBreakages = []breakage{
 		x.remove("/etc/systemd/system/kubelet.service")
 		x.write("/var/lib/kubelet/config.yaml", "containerRuntimeEndpoint: unix:///run/crio/crio.sock\ncgroupDriver: systemd\n")
 	}, Warning, "uses unix:///run/crio/crio.sock (/var/lib/kubelet/config.yaml)", nil, false},
-	{"kubelet-endpoint", "a broken configuration", file("/var/lib/kubelet/config.yaml", "{"), Error, "/var/lib/kubelet/config.yaml", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
+	{"kubelet-endpoint", "cridock's, with other settings", func(x *tree) {
+		x.listen("/run/cri-dockerd.sock", cridockProgram)
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--config", "/var/lib/kubelet/config.yaml", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, Warning, "which cridock serves", nil, false},
+	{"kubelet-endpoint", "an unreadable configuration", unreadable("/var/lib/kubelet/config.yaml"), Warning, "configuration is unknown", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
+	{"kubelet-endpoint", "a broken configuration", file("/var/lib/kubelet/config.yaml", "{"), Error, "is wrong: /var/lib/kubelet/config.yaml", []string{"kubelet-cgroup-driver", "kubelet-pod-logs"}, false},
 	{"kubelet-cgroup-driver", "another", file("/var/lib/kubelet/config.yaml", "cgroupDriver: cgroupfs\n"), Error, "is cgroupfs", nil, false},
 	{"kubelet-pod-logs", "elsewhere", file("/var/lib/kubelet/config.yaml", "cgroupDriver: systemd\npodLogsDir: /data/pods\n"), Error, "/data/pods", nil, false},
 }
@@ -201,19 +245,65 @@ func full(s space) func(*tree) {
 	}
 }
 
+// fullAt is full for a directory on a file system of its own.
+func fullAt(path string, s space) func(*tree) {
+	return func(x *tree) {
+		full(space{free: 0.9, freeInodes: 0.9})(x)
+		others := x.disk
+		x.disk = func(at string) (space, error) {
+			if at == x.path(path) {
+				return s, nil
+			}
+			return others(at)
+		}
+	}
+}
+
 var adapterBreakages = []breakage{
 	{"disk-space", "full", full(space{free: 0.1, freeInodes: 0.9}), Error, "10 % of the space and 90 % of the inodes below /var/lib/docker are free: the kubelet evicts", nil, false},
 	{"disk-space", "no inodes", full(space{free: 0.9, freeInodes: 0.01}), Error, "1 % of the inodes", nil, false},
 	{"disk-space", "nearly full", full(space{free: 0.18, freeInodes: 0.9}), Warning, "will soon evict", nil, false},
+	{"disk-space", "the kubelet's is full", fullAt("/var/lib/kubelet", space{free: 0.09, freeInodes: 0.9}), Error, "9 % of the space and 90 % of the inodes below /var/lib/kubelet are free: the kubelet evicts", nil, false},
+	{"disk-space", "the kubelet's is nearly full", fullAt("/var/lib/kubelet", space{free: 0.12, freeInodes: 0.9}), Warning, "below /var/lib/kubelet are free: the kubelet will soon evict", nil, false},
+	{"disk-space", "logs elsewhere are full", fullAt("/var/log/pods", space{free: 0.09, freeInodes: 0.9}), Warning, "does not look at this file system", nil, false},
 	{"disk-space", "unknown", func(x *tree) { x.disk = func(string) (space, error) { return space{}, os.ErrPermission } }, Warning, "unknown", nil, false},
-	{"other-sockets", "cri-dockerd serves", func(x *tree) { x.listen("/run/cri-dockerd.sock", 0o660) }, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
-	{"other-sockets", "dockershim serves", func(x *tree) { x.listen("/run/dockershim.sock", 0o660) }, Error, "dockershim serves", nil, false},
-	{"other-sockets", "CRI-O serves", func(x *tree) { x.listen("/run/crio/crio.sock", 0o660) }, Warning, "CRI-O serves", nil, false},
+	{"other-sockets", "cri-dockerd serves", func(x *tree) { x.listen("/run/cri-dockerd.sock", otherProgram) }, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "dockershim serves", func(x *tree) { x.listen("/run/dockershim.sock", otherProgram) }, Error, "dockershim serves", nil, false},
+	{"other-sockets", "CRI-O serves", func(x *tree) { x.listen("/run/crio/crio.sock", otherProgram) }, Warning, "CRI-O serves", nil, false},
+	{"other-sockets", "systemd would start cri-dockerd", func(x *tree) {
+		x.write("/etc/systemd/system/cri-docker.socket", "[Socket]\nListenStream=%t/cri-dockerd.sock\n")
+		x.write("/etc/systemd/system/cri-docker.service", "[Service]\nExecStart=/usr/bin/cri-dockerd\n")
+		x.write("/usr/bin/cri-dockerd", otherProgram)
+		x.systemd("/run/cri-dockerd.sock")
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "a server that is not visible", func(x *tree) {
+		x.staleSocket("/run/cri-dockerd.sock")
+		x.bound("/run/cri-dockerd.sock")
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock", nil, false},
+	{"other-sockets", "cri-dockerd serves cridock's socket", func(x *tree) {
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+		x.listen("/run/cri-dockerd.sock", otherProgram)
+	}, Error, "cri-dockerd serves", []string{"kubelet-endpoint", "served-status", "served-settings"}, true},
+	{"other-sockets", "two serve", func(x *tree) {
+		x.listen("/run/crio/crio.sock", otherProgram)
+		x.listen("/run/dockershim.sock", otherProgram)
+		x.listen("/run/cri-dockerd.sock", otherProgram)
+	}, Error, "cri-dockerd serves /run/cri-dockerd.sock: it acts on the same pods as cridock, and kubeadm may choose it. dockershim serves", nil, false},
+	{"other-sockets", "the list of sockets is unreadable", unreadable("/proc/net/unix"), Warning, "unknown", []string{"served-socket", "served-status", "served-settings"}, true},
+
 	{"other-sockets", "a stale socket", func(x *tree) { x.staleSocket("/run/cri-dockerd.sock") }, Warning, "Nobody listens on /run/cri-dockerd.sock", nil, false},
 	{"other-units", "enabled", file("/etc/systemd/system/sockets.target.wants/cri-docker.socket", ""), Warning, "cri-docker.socket", nil, false},
 	{"served-socket", "missing, the kubelet wants it", without("/etc/systemd/system/multi-user.target.wants"), Error, "There is no socket", []string{"served-status", "served-settings"}, true},
 	{"served-socket", "missing, its unit is enabled", without("/etc/systemd/system/kubelet.service.d"), Error, "There is no socket", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
 	{"served-socket", "stale", func(x *tree) { x.staleSocket("/run/cridock/cridock.sock") }, Error, "Nobody listens", []string{"served-status", "served-settings"}, true},
+	{"served-socket", "missing, in cri-dockerd's place", func(x *tree) {
+		x.dropIn()
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+	}, Error, "There is no socket /run/cri-dockerd.sock", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
+	{"served-socket", "served elsewhere", func(x *tree) {
+		x.remove("/etc/systemd/system/kubelet.service.d")
+		x.listen("/run/cri-dockerd.sock", cridockProgram)
+	}, Warning, "cridock serves /run/cri-dockerd.sock", []string{"served-status", "served-settings", "kubelet-endpoint"}, true},
 	{"served-socket", "a file", file("/run/cridock/cridock.sock", ""), Error, "is not a socket", []string{"served-status", "served-settings"}, true},
 	{"served-socket", "open to all", func(x *tree) { x.serve(0o666) }, Error, "All users may connect", nil, true},
 	{"served-status", "runtime not ready", conditions("RuntimeReady"), Error, "RuntimeReady is false: the reason", nil, false},
@@ -238,6 +328,7 @@ var leftoverBreakages = []breakage{
 	{"leftover-namespaces", "a pin", file("/run/cridock/netns/"+gonePod, ""), Warning, "/run/cridock/netns/" + gonePod, nil, false},
 	{"leftover-mounts", "an image volume", func(x *tree) { x.docker.list[0].Mounts = nil }, Warning, imageBase + "/11111111111111111111/22222222222222222222", nil, false},
 	{"leftover-logs", "a directory", file("/var/log/pods/default_web_"+goneUID+"/web/0.log", ""), Warning, "default_web_" + goneUID, nil, false},
+	{"leftover-addresses", "an unreadable lease", unreadable("/var/lib/cni/networks/pods/10.77.0.2"), Warning, "10.77.0.2: is a directory", []string{"leftover-namespaces", "leftover-mounts", "leftover-logs"}, false},
 	{"leftover-logs", "Docker cannot list", func(x *tree) { x.docker.listErr = errors.New("broken") }, Warning, "unknown: broken", []string{"leftover-addresses", "leftover-namespaces", "leftover-mounts"}, false},
 }
 
@@ -329,11 +420,29 @@ var fine = []struct {
 		x.remove("/sys/fs/selinux")
 	}, OK, "no SELinux"},
 	{"ip-forwarding", "no IPv6 pods", file("/proc/sys/net/ipv6/conf/all/forwarding", "0\n"), OK, "does not have"},
-	{"forward-policy", "an add-on's rule", rules("iptables -S FORWARD", dropped+"-A FORWARD -j CNI-FORWARD\n"), OK, "-A FORWARD -j CNI-FORWARD"},
-	{"forward-policy", "an operator's rule", func(x *tree) {
-		x.programs["iptables -S FORWARD"] = program{out: dropped}
-		x.programs["iptables -S DOCKER-USER"] = program{out: "-N DOCKER-USER\n-A DOCKER-USER -i cni0 -j ACCEPT\n"}
-	}, OK, "-i cni0"},
+	{"insecure-registries", "local ones", caps(func(c *engine.Capabilities) {
+		c.InsecureRegistries = []string{"localhost", "localhost:5000", "127.0.0.0/8", "127.0.0.1:5000", "::1/128", "[::1]:5000", "[::1]"}
+	}), OK, "only from loopback"},
+	{"user-namespaces", "on", func(*tree) {}, OK, "hostUsers: false also need cridock-runtime"},
+	{"cgroup-controllers", "v1", cgroupV1("cpu,cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb"), OK, "cgroup v1"},
+	{"disk-space", "the kubelet's directory needs less than images", fullAt("/var/lib/kubelet", space{free: 0.16, freeInodes: 0.9}), OK, "enough"},
+	{"disk-space", "little more than the limits of images", full(space{free: 0.21, freeInodes: 0.11}), OK, "enough"},
+	{"ip-forwarding", "a default route is no address", func(x *tree) {
+		x.write("/proc/sys/net/ipv6/conf/all/forwarding", "0\n")
+		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, `"type": "host-local",`, `"type": "host-local", "routes": [{"dst": "::/0"}],`, 1))
+	}, OK, "does not have"},
+	{"ip-forwarding", "IPv6 pods alone", func(x *tree) {
+		x.write("/proc/sys/net/ipv4/ip_forward", "0\n")
+		x.PodCIDR = "fd77::/64"
+		x.write("/etc/cni/net.d/10-pods.conflist", single)
+	}, OK, "forwards IPv6"},
+	{"forward-policy", "an add-on's rule", rules("iptables -S", dropped+"-A FORWARD -j CNI-FORWARD\n-A CNI-FORWARD -m comment --comment \"a -j DROP\" -s 10.77.0.2/32 -j ACCEPT\n"), OK, "-s 10.77.0.2/32"},
+	{"forward-policy", "the plugin firewall without pods", func(x *tree) {
+		x.programs["iptables -S"] = program{out: dropped + "-A FORWARD -j CNI-FORWARD\n"}
+		x.write("/etc/cni/net.d/10-pods.conflist", strings.Replace(conflist, `"portmap"`, `"firewall"`, 1))
+	}, OK, "plugin firewall"},
+	{"forward-policy", "an operator's rule", rules("iptables -S", dropped+"-A DOCKER-USER -i cni0 -j ACCEPT\n"), OK, "-i cni0"},
+	{"forward-policy", "no IPv6 pods", rules("ip6tables -S", "-P FORWARD DROP\n"), OK, "ACCEPT"},
 	{"forward-policy", "no table of the old kind", func(x *tree) {
 		x.programs = map[string]program{"iptables --version": {out: "iptables v1.8.9 (legacy)\n"}}
 	}, OK, "ACCEPT"},
@@ -348,6 +457,14 @@ var fine = []struct {
 	{"kubelet-endpoint", "a process in a container", func(x *tree) {
 		x.process("77", "mnt:[2]", "kubelet", "--container-runtime-endpoint=unix:///run/evil.sock")
 	}, OK, "uses cridock's endpoint"},
+	{"kubelet-endpoint", "through cridock's link", func(x *tree) {
+		x.SocketLink = "/var/run/cri-dockerd.sock"
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, OK, "uses cridock's endpoint"},
+	{"kubelet-endpoint", "systemd passes the socket", func(x *tree) {
+		x.dropIn()
+		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint=unix:///run/cri-dockerd.sock")
+	}, OK, "uses cridock's endpoint"},
 	{"kubelet-endpoint", "by another name", func(x *tree) {
 		x.process("77", "mnt:[1]", "/usr/bin/kubelet", "--container-runtime-endpoint", "/var/run/cridock/cridock.sock")
 	}, OK, "uses cridock's endpoint"},
@@ -361,6 +478,43 @@ var fine = []struct {
 		x.write("/etc/systemd/system/cri-docker.service", "")
 		x.link("cridock.service", "/usr/lib/systemd/system/cri-docker.service")
 	}, Warning, "cri-docker.service"},
+	{"other-units", "cridock in cri-dockerd's place", (*tree).dropIn, OK, "No unit"},
+	{"other-sockets", "cridock's link", func(x *tree) {
+		x.serve(0o660)
+		x.link("/run/cridock/cridock.sock", "/run/cri-dockerd.sock")
+	}, OK, "/run/cri-dockerd.sock is cridock's"},
+	{"other-sockets", "the link of a cridock that was killed", func(x *tree) { x.link("/run/cridock/cridock.sock", "/run/cri-dockerd.sock") }, OK, "is cridock's"},
+	{"other-sockets", "cridock under cri-dockerd's name", func(x *tree) {
+		x.Endpoint = "unix:///var/run/cri-dockerd.sock"
+		x.serveAt("/run/cri-dockerd.sock", 0o660)
+	}, OK, "is cridock's"},
+	{"other-sockets", "a socket that systemd passes to cridock", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+		x.hold(99, cridockProgram, x.bound("/var/run/cri-dockerd.sock"))
+	}, OK, "is cridock's"},
+	{"other-sockets", "a socket for which systemd starts cridock", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, OK, "is cridock's"},
+	{"other-sockets", "cridock with other settings", func(x *tree) { x.listen("/run/cri-dockerd.sock", cridockProgram) }, OK, "is cridock's"},
+	{"served-socket", "systemd listens", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, OK, "systemd listens on /run/cri-dockerd.sock"},
+	{"served-status", "a server that is not visible", func(x *tree) {
+		x.staleSocket("/run/cridock/cridock.sock")
+		x.bound("/run/cridock/cridock.sock")
+	}, Skipped, "run this command as root"},
+	{"served-status", "systemd listens", func(x *tree) {
+		x.dropIn()
+		x.systemd("/run/cri-dockerd.sock")
+	}, Skipped, "cridock has not started yet"},
+	{"served-status", "systemd passed the socket", func(x *tree) {
+		x.dropIn()
+		x.serveAt("/run/cri-dockerd.sock", 0o660)
+	}, OK, "ready"},
+	{"served-socket", "no unit has the socket", func(x *tree) { x.Endpoint = "fd://" }, Skipped, "no unit of cridock says where"},
 	{"served-socket", "before the installation", func(x *tree) { x.remove("/etc/systemd/system") }, OK, "nothing expects it to"},
 	{"leftover-addresses", "an unreadable cache", file("/var/lib/cni/cache/results", ""), Skipped, "not usable"},
 	{"leftover-logs", "a new directory", func(x *tree) {
@@ -447,6 +601,10 @@ func TestRealNode(t *testing.T) {
 	}
 	if _, err := clockSynced(); err != nil {
 		t.Error(err)
+	}
+	self, err := os.Executable()
+	if err != nil || !isCridock(self) || isCridock("/bin/sh") || isCridock(here+"/not/there") {
+		t.Errorf("cridock's test is not cridock, or another program is: %v", err)
 	}
 	if out, err := runCommand(t.Context(), "echo", "one", "two"); out != "one two\n" || err != nil {
 		t.Errorf("%q, %v", out, err)

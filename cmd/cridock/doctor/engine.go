@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -129,7 +131,8 @@ func checkRootless(_ context.Context, n *node) Result {
 // daemonConfig is what matters here in daemon.json.
 type daemonConfig struct {
 	missing bool
-	err     error
+	readErr error // its content is unknown
+	err     error // its content is wrong
 
 	IPForward       *bool `json:"ip-forward"`
 	IPTables        *bool `json:"iptables"`
@@ -142,7 +145,7 @@ func (n *node) readDaemonConfig() (c daemonConfig) {
 	case errors.Is(err, fs.ErrNotExist):
 		c.missing = true
 	case err != nil:
-		c.err = err
+		c.readErr = err
 	default:
 		if err := json.Unmarshal(b, &c); err != nil {
 			c = daemonConfig{err: err}
@@ -155,6 +158,8 @@ func checkDaemonJSON(_ context.Context, n *node) Result {
 	switch c := n.daemon; {
 	case c.missing:
 		return ok("There is no %s; Docker uses its defaults.", n.DaemonConfig)
+	case c.readErr != nil:
+		return unknown("Whether Docker will start again with %s is unknown: %v.", n.DaemonConfig, c.readErr)
 	case c.err != nil:
 		return failure("Correct the file; dockerd --validate shows more.", "Docker will not start again with %s: %v.", n.DaemonConfig, c.err)
 	case c.IPTables != nil && !*c.IPTables && n.NetworkPlugin != pluginCNI:
@@ -166,6 +171,9 @@ func checkDaemonJSON(_ context.Context, n *node) Result {
 }
 
 func checkDaemonIPForward(_ context.Context, n *node) Result {
+	if n.daemon.readErr != nil || n.daemon.err != nil {
+		return skipped("%s is not usable.", n.DaemonConfig)
+	}
 	if f := n.daemon.IPForward; f != nil && !*f {
 		return warning(`Remove "ip-forward" from daemon.json, or set net.ipv4.ip_forward in /etc/sysctl.d.`,
 			"ip-forward is false in %s: Docker does not turn on forwarding, which pods need.", n.DaemonConfig)
@@ -193,7 +201,7 @@ func checkDefaultRuntime(_ context.Context, n *node) Result {
 func checkInsecureRegistries(_ context.Context, n *node) Result {
 	var others []string
 	for _, registry := range n.caps.InsecureRegistries {
-		if !strings.HasPrefix(registry, "127.") && registry != "::1/128" && registry != "localhost" {
+		if !loopback(registry) {
 			others = append(others, registry)
 		}
 	}
@@ -202,6 +210,21 @@ func checkInsecureRegistries(_ context.Context, n *node) Result {
 	}
 	return warning(`Give these registries certificates, and remove "insecure-registries" from daemon.json.`,
 		"Docker pulls without verified TLS from %s: who is on the way can change images and read credentials.", strings.Join(others, ", "))
+}
+
+// loopback reports whether a registry, or a network of them, is on this machine.
+// Docker trusts these without being told.
+func loopback(registry string) bool {
+	if prefix, err := netip.ParsePrefix(registry); err == nil {
+		return prefix.Addr().IsLoopback()
+	}
+	host := registry
+	if h, _, err := net.SplitHostPort(registry); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
 func checkNoNewPrivileges(_ context.Context, n *node) Result {

@@ -2,8 +2,9 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"io/fs"
 	"strconv"
 	"strings"
 )
@@ -33,12 +34,15 @@ func checkOverlay(_ context.Context, n *node) Result {
 }
 
 func checkUserNamespaces(_ context.Context, n *node) Result {
-	limit, known := n.number("/proc/sys/user/max_user_namespaces")
-	if !known || limit == 0 {
+	limit, err := n.number("/proc/sys/user/max_user_namespaces")
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return unknown("Whether the kernel has user namespaces is unknown: %v.", err)
+	case err != nil || limit == 0:
 		return warning("Set user.max_user_namespaces in /etc/sysctl.d to a number above 0.",
-			"User namespaces are off: programs that make their own, such as image builders, fail in pods.")
+			"User namespaces are off: pods with hostUsers: false are refused, and programs that make their own, such as image builders, fail in pods.")
 	}
-	return ok("The kernel has user namespaces; cridock refuses pods that ask for one (hostUsers: false).")
+	return ok("The kernel has user namespaces; pods with hostUsers: false also need cridock-runtime (cridock runtime status shows what is missing).")
 }
 
 func checkIDMappedMounts(_ context.Context, n *node) Result {
@@ -100,53 +104,80 @@ func checkSELinux(_ context.Context, n *node) Result {
 	}
 }
 
-// controllers are what the kubelet and pods need; the kubelet does not start
-// without the first four.
+// What the kubelet needs of each version of cgroup. On v1 it does not start without
+// the first list: validateSystemRequirements in its pkg/kubelet/cm/
+// container_manager_linux.go. On v2 it starts with what there is, of the controllers
+// in getSupportedUnifiedControllers of cgroup_v2_manager_linux.go there; kubeadm
+// refuses a node without the first list (kubernetes/system-validators), because pods
+// would have no limits.
 var (
-	requiredControllers = []string{"cpu", "cpuset", "memory", "pids"}
-	usefulControllers   = []string{"io", "hugetlb"}
+	requiredV1 = []string{"cpu", "cpuacct", "cpuset", "memory"}
+	usefulV1   = []string{"pids", "hugetlb", "blkio"}
+	requiredV2 = []string{"cpu", "cpuset", "memory", "pids"}
+	usefulV2   = []string{"hugetlb", "io"}
 )
 
 func checkControllers(_ context.Context, n *node) Result {
-	have, version := n.controllers()
+	have, version, err := n.controllers()
+	if err != nil {
+		return unknown("The cgroup controllers are unknown: %v.", err)
+	}
+	required, useful := requiredV2, usefulV2
+	if version == "v1" {
+		required, useful = requiredV1, usefulV1
+	}
 	missing := func(names []string) (absent []string) {
 		for _, name := range names {
-			if !slices.Contains(have, name) {
+			if !have[name] {
 				absent = append(absent, name)
 			}
 		}
 		return absent
 	}
-	if absent := missing(requiredControllers); len(absent) > 0 {
+	if absent := missing(required); len(absent) > 0 {
 		return failure("Enable them on the kernel's command line, such as cgroup_enable=memory.",
 			"cgroup %s lacks controllers that the kubelet needs: %s.", version, strings.Join(absent, ", "))
 	}
-	if absent := missing(usefulControllers); len(absent) > 0 {
-		return warning("Use a kernel that has them, if pods need huge pages or statistics of input and output.",
+	if absent := missing(useful); len(absent) > 0 {
+		return warning("Use a kernel that has them, if pods need huge pages, limits of processes, or statistics of input and output.",
 			"cgroup %s lacks controllers that some pods need: %s.", version, strings.Join(absent, ", "))
 	}
 	return ok("cgroup %s has the controllers that pods need.", version)
 }
 
-// controllers returns those of cgroup v2 by their names there.
-func (n *node) controllers() (names []string, version string) {
-	if n.exists("/sys/fs/cgroup/cgroup.controllers") {
-		return strings.Fields(n.read("/sys/fs/cgroup/cgroup.controllers")), "v2"
+// controllers returns the names of the mounted controllers. Those of v1 are options of
+// their mounts, where the kubelet looks for them too.
+func (n *node) controllers() (names map[string]bool, version string, err error) {
+	names = map[string]bool{}
+	text, err := n.readFile("/sys/fs/cgroup/cgroup.controllers")
+	if err == nil {
+		for _, name := range strings.Fields(text) {
+			names[name] = true
+		}
+		return names, "v2", nil
 	}
-	for line := range strings.Lines(n.read("/proc/cgroups")) {
-		if f := strings.Fields(line); len(f) == 4 && f[3] == "1" {
-			names = append(names, strings.Replace(f[0], "blkio", "io", 1))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", err
+	}
+	mounts, err := n.mounts()
+	for _, m := range mounts {
+		if m.FSType == "cgroup" {
+			for name := range strings.SplitSeq(m.SuperOptions, ",") {
+				names[name] = true
+			}
 		}
 	}
-	return names, "v1"
+	return names, "v1", err
 }
 
 func checkBridgeNetfilter(_ context.Context, n *node) Result {
 	const cure = "Run modprobe br_netfilter, set net.bridge.bridge-nf-call-iptables = 1 in /etc/sysctl.d, and name the module in /etc/modules-load.d."
-	value, known := n.number("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	value, err := n.number("/proc/sys/net/bridge/bridge-nf-call-iptables")
 	switch {
-	case !known:
+	case errors.Is(err, fs.ErrNotExist):
 		return warning(cure, "br_netfilter is not loaded: on a bridge, packets between pods bypass kube-proxy and network policies.")
+	case err != nil:
+		return unknown("Whether iptables sees packets on a bridge is unknown: %v.", err)
 	case value == 0:
 		return warning(cure, "bridge-nf-call-iptables is 0: on a bridge, packets between pods bypass kube-proxy and network policies.")
 	default:
@@ -155,18 +186,35 @@ func checkBridgeNetfilter(_ context.Context, n *node) Result {
 }
 
 func checkIPForwarding(_ context.Context, n *node) Result {
-	if value, _ := n.number("/proc/sys/net/ipv4/ip_forward"); value == 0 {
-		return failure("Set net.ipv4.ip_forward = 1 in /etc/sysctl.d and run sysctl --system, before Docker starts.",
-			"The node does not forward IPv4 packets, so pods reach only their own node.")
+	var results []Result
+	for _, f := range n.families() {
+		results = append(results, n.forwarding(f))
 	}
-	if value, known := n.number("/proc/sys/net/ipv6/conf/all/forwarding"); known && value == 0 {
-		if n.usesIPv6() {
-			return failure("Set net.ipv6.conf.all.forwarding = 1 in /etc/sysctl.d and run sysctl --system, before Docker starts.",
-				"The CNI network has IPv6 addresses, but the node does not forward IPv6 packets.")
+	if !n.ipv6 {
+		if value, err := n.number(ipv6.forwarding()); err == nil && value == 0 {
+			results = append(results, ok("It does not forward IPv6, which the pods' network does not have."))
 		}
-		return ok("The node forwards IPv4 packets; IPv6, which the pods' network does not have, is not forwarded.")
 	}
-	return ok("The node forwards packets.")
+	return worst(results)
+}
+
+func (n *node) forwarding(f family) Result {
+	value, err := n.number(f.forwarding())
+	switch {
+	case f == ipv6 && errors.Is(err, fs.ErrNotExist):
+		return failure("Remove ipv6.disable=1 from the kernel's command line.", "The pods' network has IPv6 addresses, but the node has no IPv6.")
+	case err != nil:
+		return unknown("Whether the node forwards %s packets is unknown: %v.", f.name, err)
+	case value == 0:
+		return failure("Set "+f.sysctl+" = 1 in /etc/sysctl.d and run sysctl --system, before Docker starts.",
+			"The node does not forward %s packets, so pods reach only their own node.", f.name)
+	}
+	return ok("The node forwards %s packets.", f.name)
+}
+
+// forwarding returns the file of the family's sysctl.
+func (f family) forwarding() string {
+	return "/proc/sys/" + strings.ReplaceAll(f.sysctl, ".", "/")
 }
 
 // Below these, a full node fails with "too many open files" or "no space left on
@@ -177,8 +225,11 @@ const (
 )
 
 func checkInotify(_ context.Context, n *node) Result {
-	instances, _ := n.number("/proc/sys/fs/inotify/max_user_instances")
-	watches, _ := n.number("/proc/sys/fs/inotify/max_user_watches")
+	instances, err := n.number("/proc/sys/fs/inotify/max_user_instances")
+	watches, watchesErr := n.number("/proc/sys/fs/inotify/max_user_watches")
+	if err := errors.Join(err, watchesErr); err != nil {
+		return unknown("How many inotify instances and watches a user may have is unknown: %v.", err)
+	}
 	if instances < minInotifyInstances || watches < minInotifyWatches {
 		return warning("Set fs.inotify.max_user_instances = "+strconv.Itoa(minInotifyInstances)+" and fs.inotify.max_user_watches = "+strconv.Itoa(minInotifyWatches)+" or more in /etc/sysctl.d.",
 			"A user may have %d inotify instances and %d watches, which pods of the same user share: too few for a full node.", instances, watches)

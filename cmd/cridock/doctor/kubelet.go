@@ -2,12 +2,12 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -22,7 +22,8 @@ var kubeletChecks = []Check{
 
 // kubelet is how the node's kubelet runs, or would if it were started.
 type kubelet struct {
-	err     error
+	readErr error // a file could not be read
+	err     error // the configuration is wrong
 	present bool
 	source  string // where the settings are from
 
@@ -31,7 +32,10 @@ type kubelet struct {
 	PodLogsDir   string `json:"podLogsDir"`
 }
 
-const defaultKubeletConfig = "/var/lib/kubelet/config.yaml"
+const (
+	kubeletDir           = "/var/lib/kubelet"
+	defaultKubeletConfig = kubeletDir + "/config.yaml"
+)
 
 // readKubelet reads the command line of a running kubelet, else of its systemd unit,
 // and the configuration file that it names. Flags override the file.
@@ -40,7 +44,7 @@ func (n *node) readKubelet() kubelet {
 	line := n.kubeletProcess()
 	if line == "" {
 		k.source = "the kubelet's unit"
-		line = n.kubeletUnit()
+		line, k.readErr = n.kubeletUnit()
 	}
 	config := flagValue(line, "config")
 	if config == "" && n.exists(defaultKubeletConfig) {
@@ -48,10 +52,12 @@ func (n *node) readKubelet() kubelet {
 	}
 	k.present = line != "" || config != ""
 	if config != "" {
-		if text := n.read(config); text != "" {
-			if err := yaml.Unmarshal([]byte(text), &k); err != nil {
-				k.err = fmt.Errorf("%s: %w", config, err)
-			}
+		text, err := n.readFile(config)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // kubeadm makes it later
+			k.readErr = errors.Join(k.readErr, err)
+		}
+		if err := yaml.Unmarshal([]byte(text), &k); err != nil {
+			k.err = fmt.Errorf("%s: %w", config, err)
 		}
 		if line == "" {
 			k.source = config
@@ -92,66 +98,14 @@ func ownedBySelf(path string) bool {
 	return ok && int(st.Uid) == os.Geteuid()
 }
 
-// unitDirs are systemd's, later ones override earlier ones.
-var unitDirs = []string{"/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"}
-
-// kubeletUnit returns the command line of the kubelet's unit, with its environment
-// put in; "" if there is no unit. As with systemd, files with the environment
-// override what the unit itself sets.
-func (n *node) kubeletUnit() string {
-	dropIns := map[string]string{}
-	var unit string
-	for _, dir := range unitDirs {
-		if path := filepath.Join(dir, "kubelet.service"); n.exists(path) {
-			unit = path
-		}
-		paths, _ := filepath.Glob(n.path(dir, "kubelet.service.d/*.conf")) // the pattern is valid
-		for _, path := range paths {
-			dropIns[filepath.Base(path)] = n.shown(path)
-		}
+// kubeletUnit returns the command line of the kubelet's unit, "" if there is none.
+func (n *node) kubeletUnit() (string, error) {
+	u, err := n.readUnit("kubelet.service")
+	if err != nil {
+		return "", err
 	}
-	if unit == "" {
-		return ""
-	}
-	var command string
-	var envFiles []string
-	env := map[string]string{}
-	for _, path := range append([]string{unit}, valuesByKey(dropIns)...) {
-		for line := range strings.Lines(n.read(path)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			switch value = strings.TrimSpace(value); key {
-			case "ExecStart":
-				command = value
-			case "EnvironmentFile":
-				envFiles = append(envFiles, strings.TrimPrefix(value, "-"))
-			case "Environment":
-				setVariable(env, strings.Trim(value, `"'`))
-			}
-		}
-	}
-	for _, path := range envFiles {
-		for line := range strings.Lines(n.read(path)) {
-			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
-				setVariable(env, line)
-			}
-		}
-	}
-	return os.Expand(command, func(name string) string { return env[name] })
-}
-
-// valuesByKey returns a map's values in the order of their keys.
-func valuesByKey(m map[string]string) []string {
-	var values []string
-	for _, key := range slices.Sorted(maps.Keys(m)) {
-		values = append(values, m[key])
-	}
-	return values
-}
-
-func setVariable(env map[string]string, assignment string) {
-	if name, value, ok := strings.Cut(assignment, "="); ok {
-		env[name] = strings.Trim(value, `"'`)
-	}
+	words, err := n.serviceCommand(u)
+	return strings.Join(words, " "), err
 }
 
 // flagValue returns the value of a flag's last appearance, "" if there is none.
@@ -166,8 +120,10 @@ func flagValue(line, name string) string {
 // unknownKubelet returns a result if there is nothing to compare.
 func (n *node) unknownKubelet() (Result, bool) {
 	switch k := n.kubelet; {
+	case k.readErr != nil:
+		return unknown("The kubelet's configuration is unknown: %v.", k.readErr), true
 	case k.err != nil:
-		return failure("Correct the file; the kubelet does not start with it.", "The kubelet's configuration is not readable: %v.", k.err), true
+		return failure("Correct the file; the kubelet does not start with it.", "The kubelet's configuration is wrong: %v.", k.err), true
 	case !k.present:
 		return skipped("This node has no kubelet yet."), true
 	}
@@ -182,10 +138,14 @@ func checkKubeletEndpoint(_ context.Context, n *node) Result {
 	switch used := n.kubelet.Endpoint; {
 	case used == "":
 		return warning(cure, "The kubelet has no endpoint (%s), and uses containerd's instead of %s.", n.kubelet.source, n.Endpoint)
-	case socketPath(used) != socketPath(n.Endpoint):
-		return warning(cure, "The kubelet uses %s (%s), and not cridock's %s.", used, n.kubelet.source, n.Endpoint)
+	case n.reaches(used):
+		return ok("The kubelet uses cridock's endpoint %s.", used)
+	case n.servedByCridock(used):
+		return warning(settingsCure, "The kubelet uses %s (%s), which cridock serves; the settings of this command have %s.", used, n.kubelet.source, n.Endpoint)
+	case n.socket == "":
+		return skipped("The kubelet uses %s (%s); systemd passes cridock's socket, and no unit of cridock says where it is.", used, n.kubelet.source)
 	default:
-		return ok("The kubelet uses cridock's endpoint %s.", n.Endpoint)
+		return warning(cure, "The kubelet uses %s (%s), and not cridock's %s.", used, n.kubelet.source, n.Endpoint)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cridock/cridock/internal/mountinfo"
 	"github.com/cridock/cridock/network"
 )
 
@@ -35,14 +36,14 @@ type leftovers struct {
 	logs map[string]string
 }
 
-func (n *node) collect(cni *network.CNI) leftovers {
+// collect reads n's settings only. conf is from networkConfig.
+func (n *node) collect(cni *network.CNI, conf any) leftovers {
 	l := leftovers{leases: map[string]string{}, pins: map[string]string{}, logs: map[string]string{}}
 	var err error
 	if cni != nil {
 		l.attached, err = cni.Stale(nil)
 		l.err = errors.Join(l.err, err)
-		d := cni.Describe()
-		for _, dir := range n.leaseDirs(d.Network, d.File) {
+		for _, dir := range leaseDirs(cni.Describe().Network, conf) {
 			l.err = errors.Join(l.err, n.collectLeases(dir, l.leases))
 		}
 	}
@@ -51,7 +52,8 @@ func (n *node) collect(cni *network.CNI) leftovers {
 	for _, e := range pins {
 		l.pins[n.shown(filepath.Join(n.netnsDir(), e.Name()))] = e.Name()
 	}
-	l.mounts = n.mountsBelow(n.shown(n.imageVolumeDir()))
+	l.mounts, err = n.mountsBelow(n.shown(n.imageVolumeDir()))
+	l.err = errors.Join(l.err, err)
 	return n.collectLogs(l)
 }
 
@@ -63,7 +65,11 @@ func (n *node) collectLeases(dir string, leases map[string]string) error {
 		if e.Name() == "lock" || strings.HasPrefix(e.Name(), "last_reserved_ip") {
 			continue
 		}
-		id, _, _ := strings.Cut(n.read(filepath.Join(dir, e.Name())), "\n")
+		text, readErr := n.readFile(filepath.Join(dir, e.Name()))
+		if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) { // it may be released meanwhile
+			err = errors.Join(err, readErr)
+		}
+		id, _, _ := strings.Cut(text, "\n")
 		if id = strings.TrimSpace(id); id != "" {
 			leases[e.Name()] = id
 		}
@@ -91,14 +97,27 @@ func (n *node) collectLogs(l leftovers) leftovers {
 }
 
 // mountsBelow returns the mount points below a directory.
-func (n *node) mountsBelow(dir string) []string {
+func (n *node) mountsBelow(dir string) ([]string, error) {
+	mounts, err := n.mounts()
 	var found []string
-	for line := range strings.Lines(n.read("/proc/self/mountinfo")) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			found = append(found, f[4])
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Point, dir+"/") {
+			found = append(found, m.Point)
 		}
 	}
-	return found
+	return found, err
+}
+
+// mounts returns all mounts of the node.
+func (n *node) mounts() ([]mountinfo.Mount, error) {
+	text, err := n.readFile("/proc/self/mountinfo")
+	var all []mountinfo.Mount
+	for line := range strings.Lines(text) {
+		if m, ok := mountinfo.Parse(line); ok {
+			all = append(all, m)
+		}
+	}
+	return all, err
 }
 
 // entries returns a directory's content; that of a missing one is empty.

@@ -46,6 +46,8 @@ type Settings struct {
 	CNIConfDir     string
 	CNIBinDirs     []string
 	CNICacheDir    string
+	PodCIDR        string // pod-cidr; empty: what the kubelet sends
+	SocketLink     string // socket-link; empty: none
 }
 
 // Engine is what the checks ask Docker.
@@ -63,7 +65,9 @@ type node struct {
 	command func(ctx context.Context, name string, args ...string) (string, error)
 	disk    func(path string) (space, error)
 	synced  func() (bool, error) // reports whether something keeps the clock right
-	now     time.Time
+	// isCridock reports whether a file is a program that contains cridock.
+	isCridock func(path string) bool
+	now       time.Time
 
 	caps      *engine.Capabilities // nil: Docker does not answer, or is too old
 	engineErr error
@@ -78,7 +82,7 @@ func newNode(s Settings, e Engine) *node {
 	if s.Root == "" {
 		s.Root = "/"
 	}
-	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, now: time.Now()}
+	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, isCridock: isCridock, now: time.Now()}
 }
 
 // look collects what several checks need.
@@ -92,7 +96,7 @@ func (n *node) look(ctx context.Context) {
 		var err error
 		if n.files, err = bounded(ctx, n.readFiles); err != nil {
 			err = fmt.Errorf("files of the node are not readable within %v: %w", checkTimeout, err)
-			n.files = files{daemon: daemonConfig{err: err}, cniErr: err, kubelet: kubelet{err: err}, left: leftovers{err: err}}
+			n.files = files{daemon: daemonConfig{readErr: err}, cniErr: err, kubelet: kubelet{readErr: err}, left: leftovers{err: err}, sockets: sockets{err: err}}
 		}
 	})
 	if n.engineErr == nil {
@@ -114,17 +118,29 @@ type files struct {
 	daemon  daemonConfig
 	cni     *network.CNI // nil without CNI, or with cniErr
 	cniErr  error
+	ipv6    bool // pods have IPv6 addresses
+	ipv4    bool // pods have IPv4 addresses, or the network does not say
 	kubelet kubelet
 	left    leftovers
+	socket  string // see servedPath
+	sockets sockets
 }
 
 // readFiles reads n's settings only.
 func (n *node) readFiles() files {
-	f := files{daemon: n.readDaemonConfig(), kubelet: n.readKubelet()}
+	f := files{daemon: n.readDaemonConfig(), kubelet: n.readKubelet(), socket: n.servedPath()}
 	if n.NetworkPlugin == pluginCNI {
 		f.cni, f.cniErr = network.New(n.cniConfig())
 	}
-	f.left = n.collect(f.cni)
+	conf, err := n.networkConfig(f.cni)
+	f.ipv4, f.ipv6 = n.podFamilies(f.cni, conf)
+	f.left = n.collect(f.cni, conf)
+	f.left.err = errors.Join(f.left.err, err)
+	paths := []string{f.socket, f.kubelet.Endpoint}
+	for _, e := range otherEndpoints {
+		paths = append(paths, e.path)
+	}
+	f.sockets = n.readSockets(paths)
 	return f
 }
 
@@ -152,24 +168,41 @@ func (n *node) imageVolumeDir() string { return n.path(n.RuntimeDir, "image-volu
 // maxFile bounds what is read of a file, in bytes.
 const maxFile = 1 << 20
 
-// read returns a file's content, "" if it cannot be read.
-func (n *node) read(path string) string {
+// readFile returns the content of a file.
+func (n *node) readFile(path string) (string, error) {
 	f, err := os.Open(n.path(path))
 	if err != nil {
-		return ""
+		return "", err
 	}
 	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile))
 	if err != nil {
-		return ""
+		return "", err
 	}
-	return string(b)
+	return string(b), nil
 }
 
-// number returns the number in a file of one line, and false if there is none.
-func (n *node) number(path string) (int, bool) {
-	v, err := strconv.Atoi(strings.TrimSpace(n.read(path)))
-	return v, err == nil
+// read returns a file's content, "" if it cannot be read.
+func (n *node) read(path string) string {
+	text, err := n.readFile(path)
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// number returns the number in a file of one line. The error is fs.ErrNotExist for a
+// missing file.
+func (n *node) number(path string) (int, error) {
+	text, err := n.readFile(path)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
 }
 
 func (n *node) exists(path string) bool {
@@ -191,15 +224,13 @@ func listPods(ctx context.Context, e Engine) pods {
 	p := pods{err: err, ids: map[string]bool{}, uids: map[string]bool{}, mounts: map[string]bool{}}
 	for _, c := range list {
 		p.ids[c.ID] = true
-		p.uids[c.Labels[labelPodUID]] = true
+		p.uids[c.Labels[translate.LabelPodUID]] = true
 		for _, m := range c.Mounts {
 			p.mounts[m.Source] = true
 		}
 	}
 	return p
 }
-
-const labelPodUID = "io.kubernetes.pod.uid"
 
 // and returns the members in either.
 func (p pods) and(q pods) pods {

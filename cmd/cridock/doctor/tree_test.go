@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +38,7 @@ type tree struct {
 	docker   *fakeDocker
 	cri      *fakeCRI
 	programs map[string]program // by command line
+	holders  int                // processes that hold sockets
 }
 
 type program struct {
@@ -106,6 +109,7 @@ var healthyFiles = map[string]string{
 	"/proc/sys/net/ipv6/conf/all/forwarding":                      "1\n",
 	"/proc/sys/fs/inotify/max_user_instances":                     "8192\n",
 	"/proc/sys/fs/inotify/max_user_watches":                       "524288\n",
+	"/proc/net/unix":                                              "Num       RefCount Protocol Flags    Type St Inode Path\n",
 	"/proc/self/mountinfo":                                        "21 1 0:1 / / rw - ext4 /dev/sda rw\n22 21 0:5 / " + imageBase + " rw - tmpfs cridock rw\n23 22 0:6 / " + imageBase + "/11111111111111111111/22222222222222222222 ro - overlay overlay ro\n",
 	"/etc/cni/net.d/10-pods.conflist":                             conflist,
 	"/opt/cni/bin/bridge":                                         plugin,
@@ -140,7 +144,7 @@ func newTree(t *testing.T) *tree {
 			Warnings:           []string{"WARNING: No blkio throttle.read_bps_device support"},
 		},
 		list: []container.Summary{{
-			ID: livePod, Labels: map[string]string{labelPodUID: liveUID},
+			ID: livePod, Labels: map[string]string{translate.LabelPodUID: liveUID},
 			Mounts: []container.MountPoint{{Source: imageBase + "/11111111111111111111/22222222222222222222/below"}},
 		}},
 	}
@@ -155,12 +159,10 @@ func newTree(t *testing.T) *tree {
 	}
 	x.now = time.Now().Add(time.Hour) // the logs are old
 	x.programs = map[string]program{
-		"iptables --version":       {out: "iptables v1.8.9 (nf_tables)\n"},
-		"iptables -S FORWARD":      {out: "-P FORWARD ACCEPT\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n"},
-		"iptables -S DOCKER-USER":  {out: "-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n"},
-		"ip6tables --version":      {out: "ip6tables v1.8.9 (nf_tables)\n"},
-		"ip6tables -S FORWARD":     {out: "-P FORWARD ACCEPT\n"},
-		"ip6tables -S DOCKER-USER": {err: errors.New("no chain")},
+		"iptables --version":  {out: "iptables v1.8.9 (nf_tables)\n"},
+		"iptables -S":         {out: "-P FORWARD ACCEPT\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n-A DOCKER-USER -j RETURN\n"},
+		"ip6tables --version": {out: "ip6tables v1.8.9 (nf_tables)\n"},
+		"ip6tables -S":        {out: "-P FORWARD ACCEPT\n"},
 	}
 	x.command = func(_ context.Context, name string, args ...string) (string, error) {
 		p, ok := x.programs[strings.Join(append([]string{name}, args...), " ")]
@@ -171,6 +173,10 @@ func newTree(t *testing.T) *tree {
 	}
 	x.disk = func(string) (space, error) { return space{free: 0.5, freeInodes: 0.5}, nil }
 	x.synced = func() (bool, error) { return true, nil }
+	x.isCridock = func(path string) bool {
+		content, err := os.ReadFile(path)
+		return err == nil && string(content) == cridockProgram
+	}
 	x.cri = &fakeCRI{status: &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}},
 		Info:   map[string]string{"config": `{"version":"v1.0.0","rootDirectory":"/var/lib/cridock"}`},
@@ -207,8 +213,60 @@ func (x *tree) remove(path string) {
 	}
 }
 
-// listen listens on a socket of the node.
-func (x *tree) listen(path string, mode os.FileMode) net.Listener {
+// The content of programs.
+const (
+	cridockProgram = "cridock"
+	otherProgram   = "another"
+)
+
+// hold makes a process hold the socket with an inode.
+func (x *tree) hold(pid int, program string, inode int) {
+	x.t.Helper()
+	dir := "/proc/" + strconv.Itoa(pid)
+	x.write(dir+"/exe", program)
+	x.link("socket:["+strconv.Itoa(inode)+"]", dir+"/fd/"+strconv.Itoa(inode))
+}
+
+// bound lists a socket that listens, under the name that it was bound to, and
+// returns its inode.
+func (x *tree) bound(name string) int {
+	x.t.Helper()
+	x.holders++
+	inode := 7000 + x.holders
+	x.write("/proc/net/unix", x.read("/proc/net/unix")+fmt.Sprintf("0000000000000000: 00000002 00000000 00010000 0001 01 %5d %s\n", inode, name))
+	return inode
+}
+
+// systemd makes systemd listen on a socket, without any service yet.
+func (x *tree) systemd(path string) {
+	x.t.Helper()
+	x.staleSocket(path)
+	x.write("/proc/1/comm", "systemd\n")
+	x.hold(1, otherProgram, x.bound(path))
+}
+
+// dropIn installs cridock as cri-dockerd, with cri-dockerd's units.
+func (x *tree) dropIn() {
+	x.t.Helper()
+	x.Endpoint = "fd://"
+	x.write("/usr/bin/cri-dockerd", cridockProgram)
+	x.write("/lib/systemd/system/cri-docker.service", "[Service]\nExecStart=/usr/bin/cri-dockerd --container-runtime-endpoint fd://\n")
+	x.write("/lib/systemd/system/cri-docker.socket", "[Socket]\nListenStream=%t/cri-dockerd.sock\nSocketGroup=docker\n")
+	x.remove("/etc/systemd/system/multi-user.target.wants")
+	x.link("/lib/systemd/system/cri-docker.service", "/etc/systemd/system/multi-user.target.wants/cri-docker.service")
+	x.link("/lib/systemd/system/cri-docker.socket", "/etc/systemd/system/sockets.target.wants/cri-docker.socket")
+}
+
+// listen makes a process listen on a socket of the node.
+func (x *tree) listen(path, program string) {
+	x.t.Helper()
+	x.bind(path, 0o660)
+	inode := x.bound(path)
+	x.hold(inode, program, inode)
+}
+
+// bind makes a socket that is not in the kernel's list.
+func (x *tree) bind(path string, mode os.FileMode) net.Listener {
 	x.t.Helper()
 	if err := os.MkdirAll(filepath.Dir(x.path(path)), 0o755); err != nil {
 		x.t.Fatal(err)
@@ -226,14 +284,18 @@ func (x *tree) listen(path string, mode os.FileMode) net.Listener {
 
 // staleSocket leaves a socket on which nobody listens.
 func (x *tree) staleSocket(path string) {
-	l := x.listen(path, 0o660)
+	l := x.bind(path, 0o660)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = l.Close()
 }
 
 // serve runs the node's cridock.
-func (x *tree) serve(mode os.FileMode) {
-	l := x.listen("/run/cridock/cridock.sock", mode)
+func (x *tree) serve(mode os.FileMode) { x.serveAt("/run/cridock/cridock.sock", mode) }
+
+func (x *tree) serveAt(path string, mode os.FileMode) {
+	x.t.Helper()
+	l := x.bind(path, mode)
+	x.hold(99, cridockProgram, x.bound(path))
 	server := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(server, x.cri)
 	done := make(chan struct{})
