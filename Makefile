@@ -8,8 +8,8 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 help: ## list the tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## build cridock and cribench into bin
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/cridock ./cmd/cribench
+build: ## build cridock, cridock-runtime and cribench into bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/cridock ./cmd/cridock-runtime ./cmd/cribench
 
 run: ## build cridock, run it on this machine's Docker, show a pod (root)
 	hack/run.sh

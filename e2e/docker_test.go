@@ -143,8 +143,19 @@ func (d *docker) inspect(t testing.TB, id string) (c dockerContainer) {
 
 // withLabel lists containers, including those that do not run.
 func (d *docker) withLabel(label string) (names []string, err error) {
-	filter := url.QueryEscape(fmt.Sprintf(`{"label":[%q]}`, label))
-	b, err := d.call(http.MethodGet, "/containers/json?all=1&filters="+filter, nil, nil)
+	return d.list("label", label)
+}
+
+// named lists containers whose names begin with a prefix, including those that do not
+// run.
+func (d *docker) named(prefix string) (names []string, err error) {
+	return d.list("name", "^/"+prefix)
+}
+
+// list lists containers by one of Docker's filters.
+func (d *docker) list(filter, value string) (names []string, err error) {
+	query := url.QueryEscape(fmt.Sprintf(`{%q:[%q]}`, filter, value))
+	b, err := d.call(http.MethodGet, "/containers/json?all=1&filters="+query, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,7 @@ func (c *cridock) leftovers() error {
 	var left []string
 	for kind, find := range map[string]func() ([]string, error){
 		"container":             func() ([]string, error) { return c.docker.withLabel("io.kubernetes.pod.uid") },
-		"container of a probe":  func() ([]string, error) { return c.docker.withLabel("io.cridock.probe") },
+		"helper container":      func() ([]string, error) { return c.docker.named("cridock_") },
 		"network namespace pin": func() ([]string, error) { return filesBelow(c.netns()) },
 		"mount":                 c.ownMounts,
 		"address of host-local": func() ([]string, error) { return leases(c.ipamDir()) },
@@ -48,6 +49,22 @@ func (c *cridock) leftovers() error {
 		return fmt.Errorf("left behind on the node:\n%s", strings.Join(left, "\n"))
 	}
 	return nil
+}
+
+// TestLeftoverHelpers: containers that cridock makes for itself count as left over.
+func TestLeftoverHelpers(t *testing.T) {
+	t.Parallel()
+	c := newCridock(t, newNode(t), "docker")
+	if err := c.leftovers(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"cridock_probe_0123_ABC", "cridock_image-volume_0123_4567"} {
+		c.docker.must(t, http.MethodPost, "/containers/create?name="+name, map[string]string{"Image": c.image}, nil)
+		if err := c.leftovers(); err == nil || !strings.Contains(err.Error(), "helper container: /"+name) {
+			t.Errorf("with a container %s: %v", name, err)
+		}
+		c.docker.must(t, http.MethodDelete, "/containers/"+name, nil, nil)
+	}
 }
 
 // checkGone checks that one pod has left nothing, while others are there.

@@ -3,7 +3,8 @@
 #
 #   sudo hack/kubelet.sh [go test arguments]   for example -run 'TestKubelet/.*/logs'
 #   sudo hack/kubelet.sh build                 only build the programs and print their paths
-#   hack/kubelet.sh built                      succeed if they are already built
+#   hack/kubelet.sh built                      succeed if they are already built; the exit
+#                                              status is 3 if they are not
 #
 # The first run builds the kubelet, an API server and its etcd from the Go module
 # proxy and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock. Building takes some
@@ -32,7 +33,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 program() { # COMMAND MODULE
 	set -e # a command substitution does not inherit it
 	local version
-	version=$(cd e2e/kubelet && go list -m -f '{{.Version}}' "$2")
+	# go list would download the module's go.mod: "built" must work without a network.
+	version=$(go mod edit -json e2e/kubelet/go.mod | jq -er --arg path "$2" '.Require[] | select(.Path == $path).Version') ||
+		die "e2e/kubelet/go.mod requires no $2"
 	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$version"
 }
 
@@ -93,9 +96,11 @@ install_missing docker.io containernetworking-plugins iptables iproute2 mount do
 
 # Do everything that needs the network first: there is none inside.
 if [ "${1-}" = built ]; then
-	[ -x "$(program kubelet k8s.io/kubernetes)" ] && [ -x "$(program kube-apiserver k8s.io/kubernetes)" ] &&
-		[ -x "$(program etcd go.etcd.io/etcd/server/v3)" ]
-	exit
+	kubelet=$(program kubelet k8s.io/kubernetes)
+	apiserver=$(program kube-apiserver k8s.io/kubernetes)
+	etcd=$(program etcd go.etcd.io/etcd/server/v3)
+	[ -x "$kubelet" ] && [ -x "$apiserver" ] && [ -x "$etcd" ] || exit 3
+	exit 0
 fi
 kubelet=$(build kubelet k8s.io/kubernetes)
 apiserver=$(build kube-apiserver k8s.io/kubernetes)

@@ -37,6 +37,7 @@ has() { # PACKAGE
 	busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
+	prometheus) command -v promtool >/dev/null ;;
 	systemd) command -v systemd-analyze >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
 	gcc-*-linux-gnu*) command -v "${1#gcc-}-gcc" >/dev/null ;;
@@ -68,20 +69,25 @@ install_missing() { # PACKAGE...
 	for p in "${missing[@]}"; do
 		has "$p" || die "$p is installed, but its programs are missing"
 		# Do not start it at the next boot either.
-		[ "$p" != docker-registry ] || systemctl disable docker-registry >/dev/null 2>&1 || true
+		case $p in docker-registry | prometheus) systemctl disable "$p" >/dev/null 2>&1 || true ;; esac
 	done
 }
 
-# tool_dir prints where a program is kept.
-tool_dir() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"; } # NAME VERSION
+# tool_dir prints where a program is kept. What a program writes can depend on the Go
+# that built it, and golangci-lint refuses a module that needs a later one.
+tool_dir() { # NAME VERSION
+	local go
+	go=$(go env GOVERSION) || return
+	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2-$go"
+}
 
 # tool prints the path of a program, and builds it if it is missing.
 tool() { # NAME VERSION PACKAGE
 	local bin
-	bin=$(tool_dir "$1" "$2")
+	bin=$(tool_dir "$1" "$2") || return
 	if [ ! -x "$bin/$1" ]; then
 		log "building $1 $2"
-		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2
+		GOBIN=$bin GOFLAGS='' go install "$3@$2" >&2 || return
 	fi
 	echo "$bin/$1"
 }

@@ -5,11 +5,13 @@
 # pinned versions (some minutes), and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock.
 #
 #   hack/lint.sh [packages]      the default is ./...
-#   hack/lint.sh built           succeed if golangci-lint is already built
+#   hack/lint.sh built           succeed if golangci-lint is already built; the exit
+#                                status is 3 if it is not
 #
-# govulncheck needs the database at https://vuln.go.dev, or a copy at the file:// or
-# https:// address in CRIDOCK_VULNDB. Without either it is left out, with a message;
-# so are shellcheck and promtool (Debian: prometheus) if they are not installed.
+# It needs curl and jq. govulncheck needs the database at https://vuln.go.dev, or a copy
+# at the file:// or https:// address in CRIDOCK_VULNDB. Without either it is left out,
+# with a message. So are shellcheck and promtool (Debian: prometheus) if they are not
+# installed; with CRIDOCK_CI=1 that is an error.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -17,14 +19,22 @@ find_go
 
 golangci=(golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
 
-skipped() { printf '\n!!!! LEFT OUT: %s\n\n' "$*" >&2; }
+left_out() { printf '\n!!!! LEFT OUT: %s\n\n' "$*" >&2; }
+
+# installed reports whether a program exists. CI has all of them: there it fails.
+installed() { # PROGRAM PACKAGE
+	! command -v "$1" >/dev/null || return 0
+	[ "${CRIDOCK_CI-}" != 1 ] || die "$1 is missing: apt-get install $2"
+	left_out "$1: apt-get install $2"
+	return 1
+}
 
 # vulnerabilities fails if the code reaches a vulnerability that a newer version
 # fixes. Vulnerabilities without a fix are only listed.
 vulnerabilities() { # PACKAGES
 	local db=${CRIDOCK_VULNDB:-https://vuln.go.dev} check found
 	if [ -z "${CRIDOCK_VULNDB-}" ] && ! curl -sfo /dev/null --max-time 10 "$db/index/db.json"; then
-		skipped "govulncheck, as $db cannot be reached: known vulnerabilities were not checked"
+		left_out "govulncheck, as $db cannot be reached: known vulnerabilities were not checked"
 		return
 	fi
 	check=$(tool govulncheck v1.9.0 golang.org/x/vuln/cmd/govulncheck)
@@ -36,10 +46,7 @@ vulnerabilities() { # PACKAGES
 }
 
 scripts() {
-	if ! command -v shellcheck >/dev/null; then
-		skipped "shellcheck: apt-get install shellcheck"
-		return
-	fi
+	installed shellcheck shellcheck || return 0
 	log "shellcheck"
 	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh deploy/package/*.sh
 }
@@ -52,19 +59,20 @@ workflows() {
 }
 
 alerts() {
-	if ! command -v promtool >/dev/null; then
-		skipped "promtool: apt-get install prometheus"
-		return
-	fi
+	installed promtool prometheus || return 0
 	log "promtool"
 	promtool check rules deploy/prometheus/cridock.rules.yaml >&2
 	promtool test rules deploy/prometheus/cridock.tests.yaml >&2
 }
 
 if [ "${1-}" = built ]; then
-	[ -x "$(tool_dir "${golangci[@]:0:2}")/golangci-lint" ]
-	exit
+	dir=$(tool_dir "${golangci[@]:0:2}")
+	[ -x "$dir/golangci-lint" ] || exit 3
+	exit 0
 fi
+for program in curl jq; do
+	command -v "$program" >/dev/null || die "$program is missing: apt-get install $program"
+done
 [ $# -gt 0 ] || set -- ./...
 scripts
 workflows

@@ -16,13 +16,14 @@
 #   cridock-V-1.*.rpm                 RPM package
 #   SHA256SUMS                        hashes of all of these
 #
-# ARCHS="amd64 arm64" builds only these; "check" builds amd64 unless it is set.
+# ARCHS="amd64 arm64" builds only these; "check" builds this machine's unless it is
+# set, and must have it for the tests of the packages.
 #
 # The bytes depend on the source, VERSION and the releases of Go, tar and gzip, and
 # on nothing else: dates are that of the commit (or SOURCE_DATE_EPOCH), and no path,
 # user, host or state of the repository is recorded. A version that does not end in
 # "-dirty" needs a clean work tree. nfpm and cyclonedx-gomod are built with the Go
-# tool at pinned versions, outside this module, as in hack/lint.sh.
+# tool at pinned versions, outside this module, as in hack/lint.sh. It also needs jq.
 set -euo pipefail
 export LC_ALL=C TZ=UTC
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,11 +46,19 @@ existing() { # PROGRAM...
 	done
 }
 
-# set_build_environment leaves nothing to the environment that changes bytes: the
-# lowest level of each processor, and no flags but those in build.
+# set_build_environment leaves nothing to the environment that changes bytes, nor to
+# the settings of "go env -w": the lowest level of each processor, Go's default
+# experiments and cryptography, and no flags but those in build. Where modules are from
+# and what is cached stays as it is set: go.sum has the modules' hashes.
 set_build_environment() {
-	export CGO_ENABLED=0 GOOS=linux GOTOOLCHAIN=local GOFLAGS='' GOEXPERIMENT='' GOWORK=off
+	local name value
+	for name in GOCACHE GOMODCACHE GOPROXY GONOPROXY GOSUMDB GONOSUMDB GOPRIVATE GOINSECURE GOVCS GOAUTH; do
+		value=$(go env "$name")
+		declare -gx "$name=$value"
+	done
+	export GOENV=off CGO_ENABLED=0 GOOS=linux GOTOOLCHAIN=local GOFLAGS='' GOEXPERIMENT='' GOFIPS140=off GOWORK=off GODEBUG=''
 	export GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=power8 GORISCV64=rva20u64
+	unset GO_EXTLINK_ENABLED
 	if [ -z "${SOURCE_DATE_EPOCH-}" ]; then
 		SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 	fi
@@ -106,12 +115,25 @@ archives() { # ARCH DIRECTORY
 	for program in $(existing "${programs[@]}"); do
 		install -m755 "$2/$program-$v.$1" "$dir/cridock/$program"
 	done
-	cp -r deploy/cridock.yaml deploy/systemd deploy/prometheus deploy/grafana LICENSE README.md CHANGELOG.md "$dir/cridock"
+	cp -r deploy/cridock.yaml deploy/systemd deploy/prometheus deploy/grafana LICENSE "$dir/cridock"
+	documents_for "$dir/cridock" README.md CHANGELOG.md
 	cp -r "$work/documents/man" "$work/documents/completions" "$dir/cridock"
 	chmod -R u=rwX,go=rX "$dir"
 	archive "$dir/cridock" "$2/cridock-$v.$1.tgz"
 	install -m755 "$2/cridock-$v.$1" "$dir/cri-dockerd/cri-dockerd"
 	archive "$dir/cri-dockerd" "$2/cri-dockerd-$v.$1.tgz"
+}
+
+# documents_for copies documents to where the rest of the source is not: links to its
+# other files become addresses in the repository, of this version.
+documents_for() { # DIRECTORY FILE...
+	local file folder
+	mkdir -p "$1"
+	for file in "${@:2}"; do
+		folder=${file%"${file##*/}"}
+		sed -E -e "s,\]\(([^):#][^):]*)\),](https://github.com/cridock/cridock/blob/$version/$folder\1),g" \
+			-e "s,/blob/$version/docs/\.\./,/blob/$version/,g" "$file" >"$1/${file##*/}"
+	done
 }
 
 # stage lays out a package's files as on a node, except for the configuration.
@@ -133,7 +155,7 @@ stage() { # ARCH DIRECTORY STAGE deb|rpm
 	install -Dm644 "$work/documents/completions/cridock.zsh" "$3/usr/share/zsh/$zsh/_cridock"
 	install -Dm644 "$work/documents/completions/cridock.fish" "$3/usr/share/fish/vendor_completions.d/cridock.fish"
 	install -Dm644 LICENSE "$doc/copyright"
-	install -Dm644 -t "$doc" README.md CHANGELOG.md docs/migrating.md docs/settings.md
+	documents_for "$doc" README.md CHANGELOG.md docs/migrating.md docs/settings.md
 	install -Dm644 -t "$doc/examples" deploy/systemd/kubelet-10-cridock.conf deploy/prometheus/*.yaml deploy/grafana/*.json
 	chmod -R u=rwX,go=rX "$3"
 }
@@ -163,18 +185,29 @@ release() { # DIRECTORY
 	(cd "$1" && sha256sum -- * >"$work/SHA256SUMS" && mv "$work/SHA256SUMS" .)
 }
 
-# check builds twice, the second time without a cache, from a copy of the source in
-# another place and without its repository.
+# check builds twice, the second time without a cache, with other settings of Go, and
+# from a copy of the source in another place and without its repository.
 check() {
 	local first=$work/first second=$work/second copy=$work/elsewhere/source
 	release "$first"
 	mkdir -p "$copy"
 	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory "$copy"
 	log "building again, without a cache"
-	GOCACHE=$work/gocache ARCHS="${archs[*]}" DIST=$second "$copy/hack/release.sh" "$version"
+	printf '%s\n' GOFLAGS=-tags=elsewhere GOAMD64=v2 GOARM64=v8.1 >"$work/go.env"
+	GOENV=$work/go.env GOFIPS140=latest GOCACHE=$work/gocache ARCHS="${archs[*]}" DIST=$second "$copy/hack/release.sh" "$version"
 	diff -r "$first" "$second" || die "two builds differ"
 	log "two builds are equal"
-	hack/packages.sh "$first"
+	later "$work/later"
+	hack/packages.sh "$first" "$work/later"
+}
+
+# later makes packages of a later version, for this machine.
+later() { # DIRECTORY
+	local version=v99.0.0 v=99.0.0 arch
+	arch=$(go env GOHOSTARCH)
+	mkdir "$1"
+	build "$arch" "$1"
+	packages "$arch" "$1"
 }
 
 find_go
@@ -183,13 +216,14 @@ install_missing jq
 version=$1 dist=${DIST:-dist}
 if [ "$1" = check ]; then
 	version=v0.0.0-check
-	ARCHS=${ARCHS:-amd64}
+	ARCHS=${ARCHS:-$(go env GOHOSTARCH)}
 fi
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] || die "the version must be like v1.2.3 or v1.2.3-rc.1"
 v=${version#v}
 read -ra archs <<<"${ARCHS:-${all_archs[*]}}"
-if [ -e .git ] && [[ $version != *-dirty && $version != v0.0.0-check ]] && [ -n "$(git status --porcelain)" ]; then
-	die "the work tree has changes that are not committed"
+if [ -e .git ] && [[ $version != *-dirty && $version != v0.0.0-check ]]; then
+	changes=$(git status --porcelain) || die "git cannot say whether the work tree is clean"
+	[ -z "$changes" ] || die "the work tree has changes that are not committed"
 fi
 nfpm_bin=$(tool "${nfpm[@]}")
 cyclonedx_bin=$(tool "${cyclonedx[@]}")

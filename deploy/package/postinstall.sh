@@ -3,22 +3,50 @@
 # or RPM (1, or 2 for an upgrade).
 set -e
 
+config=/etc/cridock/cridock.yaml
+
 case "${1-} ${2-}" in
 "configure " | "1 "*) upgrade= ;;
 "configure "* | "2 "*) upgrade=1 ;;
 *) exit 0 ;;
 esac
 
-[ -d /run/systemd/system ] || exit 0
-systemctl daemon-reload
+# disable_cri_dockerd removes the links that enabled the units of a cri-dockerd that
+# this package has replaced. At the next boot they would start cridock, whose units
+# also have these names. A cri-dockerd in /etc keeps its units, and its links.
+disable_cri_dockerd() {
+	for unit in cri-docker.service cri-docker.socket; do
+		[ ! -e "/etc/systemd/system/$unit" ] || continue
+		for link in /etc/systemd/system/*.wants/$unit /etc/systemd/system/*.requires/$unit; do
+			[ -L "$link" ] || continue
+			rm "$link"
+			echo "cri-dockerd was enabled and is not installed any more: removed $link."
+		done
+	done
+}
 
-# A restart is not waited for: cridock is ready when it is in sync with Docker, and
-# Docker may be stopped. No pod restarts.
-if [ -n "$upgrade" ] && systemctl is-active --quiet cridock.service; then
-	systemctl --no-block try-restart cridock.service
-	exit 0
-fi
+# restart has the new version take over. It is not waited for: cridock is ready when
+# it is in sync with Docker, and Docker may be stopped. No pod restarts.
+restart() {
+	if ! /usr/bin/cridock config check --config "$config" >/dev/null; then
+		echo "cridock: This version does not accept the configuration; the version before it keeps running." >&2
+		echo "cridock: Correct the configuration, then run \"systemctl restart cridock.service\"." >&2
+		return
+	fi
+	systemctl --no-block try-restart cridock.service ||
+		echo "cridock: Not restarted: run \"systemctl restart cridock.service\"." >&2
+}
+
+# Not only at a first install: dpkg also calls it an upgrade when cridock was removed
+# but not purged, and cri-dockerd was there in between.
+disable_cri_dockerd
+
+# In a chroot or a container there may be no systemd to talk to.
+[ -d /run/systemd/system ] && command -v systemctl >/dev/null || exit 0
+systemctl daemon-reload || true
+
 if systemctl is-active --quiet cridock.service; then
+	[ -z "$upgrade" ] || restart
 	exit 0
 fi
 
@@ -27,6 +55,6 @@ echo "cridock is installed and does not run."
 if systemctl is-active --quiet cri-docker.service; then
 	echo "cri-dockerd is running. Stop it first: systemctl disable --now cri-docker.socket cri-docker.service"
 fi
-echo "Look at /etc/cridock/cridock.yaml, check the node with \"cridock doctor --config /etc/cridock/cridock.yaml\","
+echo "Edit $config, check the node with \"cridock doctor --config $config\","
 echo "and run \"systemctl enable --now cridock.service\"."
 echo "The kubelet needs the endpoint unix:///run/cridock/cridock.sock: see /usr/share/doc/cridock/examples/kubelet-10-cridock.conf."

@@ -16,11 +16,12 @@ if grep -qs '"/usr/bin/cridock-runtime"' /etc/docker/daemon.json; then
 	exit 1
 fi
 
+# Without systemctl, as in a container, there is nothing to stop or disable. A failure
+# must not keep the package from being removed.
+command -v systemctl >/dev/null || exit 0
 if [ -d /run/systemd/system ]; then
 	# The socket first: a call of the kubelet would start the service again.
-	systemctl stop cridock.socket cridock.service
-	echo "cridock is stopped. Running pods keep running, but no kubelet manages them until cridock or another adapter runs."
+	systemctl stop cridock.socket cridock.service || echo "cridock: systemctl could not stop cridock." >&2
+	echo "Pods keep running without cridock, but the kubelet cannot manage them until it has a CRI adapter again."
 fi
-if command -v systemctl >/dev/null; then
-	systemctl --quiet disable cridock.service cridock.socket
-fi
+systemctl --quiet disable cridock.service cridock.socket || echo "cridock: systemctl could not disable cridock." >&2
