@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -17,18 +19,22 @@ func TestOOMStorm(t *testing.T) {
 	c := sharedCridock(t, "cni")
 	for round := range 3 {
 		p := c.runPod(t)
-		dir := t.TempDir() // the file appears when it is time
+		dir := t.TempDir() // of a FIFO: who opens it waits until the test does
+		signal := filepath.Join(dir, "go")
+		if err := unix.Mkfifo(signal, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		limited := func(cfg *runtimeapi.ContainerConfig) {
 			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
 			cfg.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/signal", Readonly: true}}
 		}
-		const wait = "while [ ! -e /signal/go ]; do sleep 0.05; done; "
 		var gluttons []*ctr
 		for i := range victims {
-			gluttons = append(gluttons, p.start(fmt.Sprint("glutton", i), wait+"exec dd if=/dev/zero of=/dev/null bs=64M count=1", limited))
+			gluttons = append(gluttons, p.start(fmt.Sprint("glutton", i), ": </signal/go; exec dd if=/dev/zero of=/dev/null bs=64M count=1", limited))
 		}
 		bystander := p.start("bystander", "sleep 1000", limited)
-		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		writer, err := os.OpenFile(signal, os.O_RDWR, 0)
+		if err != nil {
 			t.Fatal(err)
 		}
 		for i, g := range gluttons {
@@ -40,6 +46,7 @@ func TestOOMStorm(t *testing.T) {
 		if s := bystander.status(); s.ExitCode != 137 || s.Reason == "OOMKilled" {
 			t.Errorf("round %d: the one without an OOM reads %q, exit code %d", round, s.Reason, s.ExitCode)
 		}
+		_ = writer.Close()
 		p.remove()
 	}
 }

@@ -55,5 +55,5 @@ export CRIDOCK_CI=1 CGO_ENABLED=1 GOPROXY=off GOTOOLCHAIN=local
 log "go test -race -count=1 $*"
 # In the background, so that a signal is handled at once and not after the tests,
 # which end with the namespaces.
-engine_exec "$dir" go test -race -count=1 -timeout=40m "$@" &
+engine_exec "$dir" go test -race -count=1 -timeout=60m "$@" &
 wait $!
