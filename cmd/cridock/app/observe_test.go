@@ -30,6 +30,7 @@ type node struct {
 	client  runtimeapi.RuntimeServiceClient
 	docker  *enginetest.Server
 	metrics string // URL
+	socket  string // endpoint of the CRI
 	stop    func()
 }
 
@@ -63,6 +64,7 @@ func startCommand(t *testing.T, cmd *cobra.Command, args ...string) *node {
 	_ = l.Close()
 	n.metrics = "http://127.0.0.1:" + port
 	socket := "unix://" + filepath.Join(dir, "cridock.sock")
+	n.socket = socket
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	cmd.SetArgs(append([]string{
@@ -183,5 +185,15 @@ func TestMetricsAddress(t *testing.T) {
 	}
 	if status, _ := n.get(t, "/healthz"); status != http.StatusOK {
 		t.Errorf("without Docker healthz is %d", status)
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not %s in time", what)
+		}
 	}
 }
