@@ -187,13 +187,3 @@ func TestMetricsAddress(t *testing.T) {
 		t.Errorf("without Docker healthz is %d", status)
 	}
 }
-
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not %s in time", what)
-		}
-	}
-}

@@ -48,12 +48,12 @@ func TestStatusCommand(t *testing.T) {
 		}
 		return exit
 	}
-	eventually(t, "healthy", func() bool { return ask() == 0 })
+	await(t, "healthy", func() bool { return ask() == 0 })
 	if report.State != "healthy" || report.Version != "test" || !report.Docker.Connected || len(report.Conditions) != 3 || len(report.Deprecations) == 0 {
 		t.Errorf("healthy: %+v", report)
 	}
 	n.docker.Stop()
-	eventually(t, "unhealthy", func() bool { return ask() == exitUnhealthy })
+	await(t, "unhealthy", func() bool { return ask() == exitUnhealthy })
 	if report.State != "unhealthy" || report.Docker.Connected || report.Docker.LastError == "" {
 		t.Errorf("without Docker: %+v", report)
 	}
