@@ -155,6 +155,7 @@ type stopping struct {
 	done      chan struct{}
 	err       error         // valid once done is closed
 	shortened chan struct{} // holds a token when the deadline was moved
+	since     time.Time
 
 	mu       sync.Mutex
 	deadline time.Time
@@ -172,9 +173,20 @@ func (p *stopper) join(id string, deadline time.Time) (stop *stopping, first boo
 	if p.stops == nil {
 		p.stops = map[string]*stopping{}
 	}
-	stop = &stopping{done: make(chan struct{}), shortened: make(chan struct{}, 1), deadline: deadline}
+	stop = &stopping{done: make(chan struct{}), shortened: make(chan struct{}, 1), since: time.Now(), deadline: deadline}
 	p.stops[id] = stop
 	return stop, true
+}
+
+// running returns the stops in progress, in no order.
+func (p *stopper) running() []Operation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	stops := make([]Operation, 0, len(p.stops))
+	for id, stop := range p.stops {
+		stops = append(stops, Operation{Kind: "StopContainer", Object: id, Since: stop.since})
+	}
+	return stops
 }
 
 // finish hands the result to all callers.

@@ -25,7 +25,8 @@ const (
 type operations struct {
 	mu      sync.Mutex
 	running int
-	ended   chan struct{} // made by wait, closed when the last operation ends
+	tracked map[*Operation]struct{} // of those, what has a name
+	ended   chan struct{}           // made by wait, closed when the last operation ends
 }
 
 // start runs f on its own goroutine. After wait has returned it fails with
@@ -49,6 +50,32 @@ func (o *operations) start(f func()) error {
 // op is an error.
 func (o *operations) run(ctx context.Context, op func() error, done func(error)) error {
 	return o.start(func() { done(recovered(ctx, op)) })
+}
+
+// track lists an operation until the returned function is called.
+func (o *operations) track(op Operation) (end func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.tracked == nil {
+		o.tracked = map[*Operation]struct{}{}
+	}
+	o.tracked[&op] = struct{}{}
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.tracked, &op)
+	}
+}
+
+// list returns the tracked operations, in no order.
+func (o *operations) list() []Operation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	list := make([]Operation, 0, len(o.tracked))
+	for op := range o.tracked {
+		list = append(list, *op)
+	}
+	return list
 }
 
 func (o *operations) done() {
@@ -90,6 +117,7 @@ func withLock[T any](ctx context.Context, s *Service, key string, op func(contex
 	if err := s.work.start(func() {
 		done <- detached(ctx, func(ctx context.Context) (err error) {
 			defer unlock()
+			defer s.work.track(Operation{Kind: operationKind(ctx), Object: key, Since: time.Now()})()
 			value, err = op(ctx)
 			return err
 		})

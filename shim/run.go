@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -36,11 +37,14 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 		return nil, fmt.Errorf("seal: %w: missing", errdefs.ErrInvalidArgument)
 	}
 	cfg.PodLogsDir = cmp.Or(cfg.PodLogsDir, podlogs.DefaultDir)
-	s := &Service{cfg: cfg, engine: e, metrics: m, processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
+	s := &Service{cfg: cfg, engine: e, metrics: m, created: time.Now(), processID: rand.Text(), ready: make(chan struct{}), ending: make(chan struct{})}
 	s.host.Store(&translate.Host{MinOOMScoreAdj: cfg.MinOOMScoreAdj, PodLogsDir: cfg.PodLogsDir, Seal: cfg.Seal})
 	s.addParts(cni)
 	var err error
-	cfg.Streaming.Opened = m.session
+	cfg.Streaming.Opened = func(kind string) func() {
+		uncount, end := m.session(kind), s.sessions.open(kind)
+		return func() { uncount(); end() }
+	}
 	if s.streams, err = streaming.New(cfg.Streaming, streamRuntime{s}); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/mod/semver"
@@ -90,9 +91,10 @@ func (s *Service) statusInfo() (map[string]string, error) {
 		LogMaxFile     int    `json:"logMaxFile"`
 		MinOOMScoreAdj int    `json:"minOOMScoreAdj"`
 	}{s.cfg.Version, s.cfg.RootDir, s.images.pause.Name(), s.cfg.DockerNetwork, s.cfg.LogMaxSize, s.cfg.LogMaxFile, s.cfg.MinOOMScoreAdj}
-	docs := map[string]any{"config": config}
+	docs := map[string]any{"config": config, ActivityInfo: s.activity(time.Now())}
 	if caps := s.engine.Capabilities(); caps != nil {
 		docs["engine"] = caps
+		docs[DeprecationsInfo] = append([]engine.Deprecation{}, caps.Deprecations()...) // [] rather than null
 	}
 	if cni := s.networks.DescribeNode(); cni != nil {
 		docs["cniconfig"] = cni

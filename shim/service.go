@@ -134,6 +134,8 @@ type Service struct {
 	ready     chan struct{} // closed after the first sync
 	ending    chan struct{} // closed when shutdown begins
 	work      operations
+	sessions  sessions
+	created   time.Time
 }
 
 // Health returns nil while cridock is connected to Docker and in sync with it,

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cridock/cridock/internal/leakcheck"
 	"github.com/cridock/cridock/internal/needs"
+	"github.com/cridock/cridock/internal/testca"
 	"github.com/cridock/cridock/streaming/guard"
 )
 
@@ -169,7 +170,7 @@ func TestWrongTokenIsClosedAtOnce(t *testing.T) {
 
 // A silent connection is closed at the deadline, with or without TLS.
 func TestRequestTimeout(t *testing.T) {
-	ca := newAuthority(t, "ca")
+	ca := testca.New(t, "ca")
 	_, config := tlsServer(t, ca, nil)
 	config.RequestTimeout = 100 * time.Millisecond
 	hasty := start(t, config, echoRuntime())
@@ -179,7 +180,7 @@ func TestRequestTimeout(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	trusting := &tls.Config{RootCAs: ca.pool()}
+	trusting := &tls.Config{RootCAs: ca.Pool()}
 	conn, err := tls.Dial("tcp", hasty.URL().Host, trusting)
 	for err != nil && config.RequestTimeout < 10*time.Second { // a slow machine needs more for the handshake
 		config.RequestTimeout *= 2

@@ -22,6 +22,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/tlsfiles"
 	"github.com/cridock/cridock/streaming/guard"
 )
 
@@ -157,11 +158,11 @@ func New(config Config, runtime Runtime) (*Server, error) {
 		return nil, fmt.Errorf("streaming server: %w: a client CA file needs a certificate and a key file", errdefs.ErrInvalidArgument)
 	}
 	if config.CertFile != "" {
-		files := &tlsFiles{cert: config.CertFile, key: config.KeyFile, clientCA: config.ClientCAFile}
-		if _, err := files.config(); err != nil {
+		files := &tlsfiles.Files{Cert: config.CertFile, Key: config.KeyFile, ClientCA: config.ClientCAFile}
+		if err := files.Check(); err != nil {
 			return nil, fmt.Errorf("streaming server: %w", err)
 		}
-		s.tls = files.serverConfig()
+		s.tls = files.ServerConfig()
 	}
 	return s, nil
 }

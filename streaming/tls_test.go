@@ -1,79 +1,21 @@
 package streaming
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"bytes"
+	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"bytes"
-	"context"
+	"github.com/cridock/cridock/internal/testca"
 )
-
-// authority is one test's certificate authority.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	t.Helper()
-	a := &authority{}
-	a.pem, _, a.cert, a.key = a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign})
-	return a
-}
-
-// issue creates a certificate for 127.0.0.1.
-func (a *authority) issue(t *testing.T, name string) (cert, key []byte) {
-	t.Helper()
-	cert, key, _, _ = a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
-	return cert, key
-}
-
-func (a *authority) sign(t *testing.T, template *x509.Certificate) (certPEM, keyPEM []byte, cert *x509.Certificate, key *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := template, key
-	if a.cert != nil {
-		parent, signer = a.cert, a.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err = x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), cert, key
-}
 
 // replace rewrites a file with a different modification time.
 func replace(t *testing.T, path string, content []byte) {
@@ -87,11 +29,11 @@ func replace(t *testing.T, path string, content []byte) {
 }
 
 // tlsServer is a server whose files can be replaced.
-func tlsServer(t *testing.T, ca *authority, clientCA []byte) (s *Server, config Config) {
+func tlsServer(t *testing.T, ca *testca.Authority, clientCA []byte) (s *Server, config Config) {
 	t.Helper()
 	dir := t.TempDir()
 	config = Config{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")}
-	cert, key := ca.issue(t, "first")
+	cert, key := ca.Issue(t, "first")
 	replace(t, config.CertFile, cert)
 	replace(t, config.KeyFile, key)
 	if clientCA != nil {
@@ -102,12 +44,6 @@ func tlsServer(t *testing.T, ca *authority, clientCA []byte) (s *Server, config 
 		_, err := io.Copy(s.Stdout, s.Stdin)
 		return err
 	}}), config
-}
-
-func (a *authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
-	return p
 }
 
 // serverName is the name in the certificate that the server shows.
@@ -129,14 +65,14 @@ func serverName(t *testing.T, s *Server, c *tls.Config) (string, error) {
 }
 
 func TestTLSExec(t *testing.T) {
-	ca := newAuthority(t, "ca")
+	ca := testca.New(t, "ca")
 	s, _ := tlsServer(t, ca, nil)
 	for _, ws := range []bool{false, true} {
 		u := execURL(t, s, &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"cat"}, Stdin: true, Stdout: true})
 		if u.Scheme != "https" {
 			t.Fatalf("URL %s", u)
 		}
-		config := &rest.Config{Host: u.String(), TLSClientConfig: rest.TLSClientConfig{CAData: ca.pem}}
+		config := &rest.Config{Host: u.String(), TLSClientConfig: rest.TLSClientConfig{CAData: ca.PEM}}
 		e, err := remotecommand.NewSPDYExecutor(config, http.MethodPost, u)
 		if ws {
 			e, err = remotecommand.NewWebSocketExecutor(config, http.MethodGet, u.String())
@@ -162,9 +98,9 @@ func TestTLSExec(t *testing.T) {
 }
 
 func TestTLSReload(t *testing.T) {
-	ca := newAuthority(t, "ca")
+	ca := testca.New(t, "ca")
 	s, config := tlsServer(t, ca, nil)
-	client := &tls.Config{RootCAs: ca.pool(), ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	client := &tls.Config{RootCAs: ca.Pool(), ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 	expect := func(want string) {
 		t.Helper()
 		if got, err := serverName(t, s, client); err != nil || got != want {
@@ -172,7 +108,7 @@ func TestTLSReload(t *testing.T) {
 		}
 	}
 	expect("first")
-	cert, key := ca.issue(t, "second")
+	cert, key := ca.Issue(t, "second")
 	replace(t, config.CertFile, cert)
 	// The key is still the old one.
 	expect("first")
@@ -185,12 +121,12 @@ func TestTLSReload(t *testing.T) {
 }
 
 func TestTLSClientCA(t *testing.T) {
-	ca, clients, others := newAuthority(t, "ca"), newAuthority(t, "clients"), newAuthority(t, "others")
-	s, config := tlsServer(t, ca, clients.pem)
-	with := func(a *authority) *tls.Config {
-		c := &tls.Config{RootCAs: ca.pool()}
+	ca, clients, others := testca.New(t, "ca"), testca.New(t, "clients"), testca.New(t, "others")
+	s, config := tlsServer(t, ca, clients.PEM)
+	with := func(a *testca.Authority) *tls.Config {
+		c := &tls.Config{RootCAs: ca.Pool()}
 		if a != nil {
-			cert, key := a.issue(t, "client")
+			cert, key := a.Issue(t, "client")
 			pair, err := tls.X509KeyPair(cert, key)
 			if err != nil {
 				t.Fatal(err)
@@ -209,7 +145,7 @@ func TestTLSClientCA(t *testing.T) {
 	if _, err := serverName(t, s, known); err != nil {
 		t.Errorf("client of the authority: %v", err)
 	}
-	replace(t, config.ClientCAFile, others.pem)
+	replace(t, config.ClientCAFile, others.PEM)
 	if _, err := serverName(t, s, known); err == nil {
 		t.Error("a client of the former authority is served")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +76,15 @@ func (p *Puller) Pull(ctx context.Context, name string, auth *runtimeapi.AuthCon
 	}
 	return p.share(ctx, ref, credentials)
 }
+
+// Pull is a pull in progress.
+type Pull struct {
+	Image string // with its tag or digest
+	Since time.Time
+}
+
+// Running returns the pulls in progress, in no order.
+func (p *Puller) Running() []Pull { return p.pulls.running() }
 
 // share joins the pull of a reference, or starts it, and waits for it.
 func (p *Puller) share(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (string, error) {
@@ -159,6 +169,7 @@ type pulling struct {
 	err    error
 	users  int
 	cancel context.CancelFunc
+	since  time.Time
 }
 
 // wait returns the result of a pull, or the cause if ctx ends first.
@@ -185,9 +196,21 @@ func (g *pullGroup) join(ctx context.Context, key string) (p *pulling, pullCtx c
 		g.pulls = map[string]*pulling{}
 	}
 	pullCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p = &pulling{done: make(chan struct{}), users: 1, cancel: cancel}
+	p = &pulling{done: make(chan struct{}), users: 1, cancel: cancel, since: time.Now()}
 	g.pulls[key] = p
 	return p, pullCtx, true
+}
+
+// running returns the pulls in progress, in no order.
+func (g *pullGroup) running() []Pull {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	pulls := make([]Pull, 0, len(g.pulls))
+	for key, p := range g.pulls {
+		image, _, _ := strings.Cut(key, " ") // see pullKey
+		pulls = append(pulls, Pull{Image: image, Since: p.since})
+	}
+	return pulls
 }
 
 // leave cancels a pull when its last caller leaves.

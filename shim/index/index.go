@@ -118,6 +118,7 @@ type Index struct {
 	watchers map[*Subscription]struct{}
 	announce bool // the first sync is done: changes are transitions
 	link     link
+	failure  failure // the last one; kept when the connection is back
 
 	view   atomic.Pointer[view] // what readers see; nil after a change
 	images imageCache
@@ -128,6 +129,12 @@ type link struct {
 	up     bool
 	since  time.Time
 	reason error // why it is not up
+}
+
+// failure is a failed attempt to connect, or the loss of a connection.
+type failure struct {
+	err error // nil: none yet
+	at  time.Time
 }
 
 // New returns an index. It starts nothing: see [Index.Run].

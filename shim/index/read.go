@@ -95,6 +95,33 @@ func (ix *Index) away() error {
 	return fmt.Errorf("not connected to docker since %s: %w: %w", since, ix.link.reason, errdefs.ErrUnavailable)
 }
 
+// Link describes the connection to Docker.
+type Link struct {
+	Connected bool
+	// Since is when Connected became what it is; before the first connection, when
+	// the index was created.
+	Since time.Time
+	// LastError is why the connection was last lost or could not be made, at LastAt.
+	// It stays when the connection is back; nil if there was none.
+	LastError error
+	LastAt    time.Time
+}
+
+// Link returns the state of the connection. It never waits.
+func (ix *Index) Link() Link {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	return Link{Connected: ix.link.up, Since: ix.link.since, LastError: ix.failure.err, LastAt: ix.failure.at}
+}
+
+// Known returns all pod sandboxes and containers as they were last seen. Unlike
+// [Index.Sandboxes] and [Index.Containers] it never waits and never fails, however
+// long Docker has been away. The caller must not change them, nor the slices.
+func (ix *Index) Known() ([]*translate.Sandbox, []*translate.Container) {
+	v := ix.current()
+	return v.sandboxes, v.containers
+}
+
 // readable waits until reads can be served.
 func (ix *Index) readable(ctx context.Context) error {
 	if err := ix.Ready(ctx); err != nil {

@@ -196,6 +196,7 @@ func (ix *Index) lost(ctx context.Context, err error) {
 	}
 	// The error of a later failed attempt says more than a broken stream.
 	ix.link.reason = err
+	ix.failure = failure{err: err, at: time.Now()}
 	ix.mu.Unlock()
 	if news {
 		klog.FromContext(ctx).Error(err, "Not connected to Docker")

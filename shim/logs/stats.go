@@ -29,7 +29,13 @@ type Stats struct {
 
 	Containers int   // followed
 	Troubled   int   // whose last attempt failed
+	Streamed   int   // read from the Engine API, whose lag is unknown
 	LagBytes   int64 // in Docker's files, not copied yet
+
+	// MostBehind is the container with the greatest lag, MostBehindBytes its lag;
+	// empty if there is none.
+	MostBehind      string
+	MostBehindBytes int64
 }
 
 // Stats returns the current statistics. It reads the size of every followed
@@ -47,7 +53,14 @@ func (t *Tailer) Stats() Stats {
 		if f.trouble.now.Load() {
 			s.Troubled++
 		}
-		s.LagBytes += f.lag()
+		if f.api.used.Load() {
+			s.Streamed++
+		}
+		lag := f.lag()
+		s.LagBytes += lag
+		if lag > s.MostBehindBytes {
+			s.MostBehind, s.MostBehindBytes = f.src.ID, lag
+		}
 	}
 	return s
 }

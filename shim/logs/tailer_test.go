@@ -672,7 +672,10 @@ func TestDiskFull(t *testing.T) {
 	stop := run(t, tailer)
 	n.start(tailer)
 	n.numbered(0, lines)
-	eventually(t, "trouble is counted", func() bool { s := tailer.Stats(); return s.Errors > 3 && s.Troubled == 1 && s.LagBytes > 0 })
+	eventually(t, "trouble is counted", func() bool {
+		s := tailer.Stats()
+		return s.Errors > 3 && s.Troubled == 1 && s.LagBytes > 0 && s.MostBehind != "" && s.MostBehindBytes == s.LagBytes
+	})
 
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()

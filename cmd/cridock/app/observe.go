@@ -1,25 +1,25 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
-	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/tlsfiles"
+	"github.com/cridock/cridock/shim"
 	"github.com/cridock/cridock/streaming/guard"
 )
 
@@ -52,6 +52,55 @@ func observeAddr(addr string) string {
 	return addr
 }
 
+// metricsEndpoint is where metrics are served.
+type metricsEndpoint struct {
+	addr string // host:port or unix:///path; empty: nowhere
+	tls  tlsPaths
+}
+
+// tlsPaths are the files of a server's TLS; without Cert it has none.
+type tlsPaths struct{ Cert, Key, ClientCA string }
+
+func (p tlsPaths) files() *tlsfiles.Files {
+	return &tlsfiles.Files{Cert: p.Cert, Key: p.Key, ClientCA: p.ClientCA}
+}
+
+func (o *Options) metricsEndpoint() metricsEndpoint {
+	return metricsEndpoint{addr: observeAddr(o.MetricsAddr), tls: tlsPaths{o.MetricsTLSCert, o.MetricsTLSKey, o.MetricsTLSClientCA}}
+}
+
+// check returns an error if the TLS files cannot be used.
+func (e metricsEndpoint) check() error {
+	if e.tls.Cert == "" {
+		return nil
+	}
+	if err := e.tls.files().Check(); err != nil {
+		return fmt.Errorf("metrics-tls-cert: %w", err)
+	}
+	return nil
+}
+
+// listen opens the endpoint.
+func (e metricsEndpoint) listen(ctx context.Context) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(e.addr, "unix://")
+	if !isUnix {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.addr)
+		if err != nil {
+			return nil, fmt.Errorf("metrics-bind-address: %w", err)
+		}
+		return l, nil
+	}
+	// Whoever can write to the directory can replace the socket.
+	if err := (ownDir{setting: "its directory", path: filepath.Dir(path), mode: 0o755, shared: true}).prepare(); err != nil {
+		return nil, fmt.Errorf("metrics-bind-address: directory %s: %w", filepath.Dir(path), err)
+	}
+	l, err := shim.Listen(ctx, e.addr)
+	if err != nil {
+		return nil, fmt.Errorf("metrics-bind-address: %w", err)
+	}
+	return l, nil
+}
+
 // metricsServer serves /metrics, /healthz and /readyz, and with profiling also
 // /debug/pprof. Its settings may change while it runs. It has one user.
 type metricsServer struct {
@@ -59,11 +108,11 @@ type metricsServer struct {
 	health  func() error
 
 	paths   atomic.Pointer[http.ServeMux]
-	addr    string        // with a host; empty: it does not serve
-	bound   *net.TCPAddr  // what addr led to
-	server  *http.Server  // nil: it does not serve
-	stopped chan struct{} // closed when the server has returned
-	failed  chan error    // why a server returned; at most one
+	at      metricsEndpoint // where it serves; empty: nowhere
+	bound   *net.TCPAddr    // what at led to; nil: not a TCP address
+	server  *http.Server    // nil: it does not serve
+	stopped chan struct{}   // closed when the server has returned
+	failed  chan error      // why a server returned; at most one
 }
 
 // newMetricsServer returns a server that does not serve yet.
@@ -74,7 +123,7 @@ func newMetricsServer(metrics http.Handler, health func() error) *metricsServer 
 // observe serves metrics, and reads the configuration again when it is told to,
 // until ctx ends.
 func (o *Options) observe(ctx context.Context, m *metricsServer, ready <-chan struct{}) error {
-	if err := m.apply(ctx, o.MetricsAddr, o.Profiling); err != nil {
+	if err := m.apply(ctx, o.metricsEndpoint(), o.Profiling); err != nil {
 		return err
 	}
 	defer m.stop(ctx)
@@ -100,59 +149,54 @@ func closed(c <-chan struct{}) bool {
 }
 
 // apply makes these the settings. If it fails, the former ones remain.
-func (m *metricsServer) apply(ctx context.Context, addr string, profiling bool) error {
-	addr = observeAddr(addr)
-	if addr == m.addr {
+func (m *metricsServer) apply(ctx context.Context, at metricsEndpoint, profiling bool) error {
+	if at == m.at {
 		m.paths.Store(m.mux(profiling))
 		return nil
 	}
-	l, err := m.listen(ctx, addr)
+	l, err := m.listen(ctx, at)
 	if err != nil {
-		return fmt.Errorf("metrics-bind-address: %w", err)
+		return err
 	}
 	m.stop(ctx)
 	m.paths.Store(m.mux(profiling))
 	if l != nil {
-		klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "profiling", profiling)
-		m.serve(addr, l)
+		klog.FromContext(ctx).Info("Serving metrics", "address", l.Addr().String(), "tls", at.tls.Cert != "", "profiling", profiling)
+		m.serve(ctx, at, l)
 	}
 	return nil
 }
 
-// listen opens an address; nil for an empty one. If the server itself uses that port,
+// listen opens an endpoint; nil for an empty one. If the server itself uses that port,
 // as when only the host changes, listen stops it first, and starts it again on failure.
-func (m *metricsServer) listen(ctx context.Context, addr string) (*net.TCPListener, error) {
-	if addr == "" {
+func (m *metricsServer) listen(ctx context.Context, at metricsEndpoint) (net.Listener, error) {
+	if at.addr == "" {
 		return nil, nil
 	}
-	l, err := listenTCP(ctx, addr)
-	if !errors.Is(err, syscall.EADDRINUSE) || !m.usesPort(ctx, addr) {
+	if err := at.check(); err != nil {
+		return nil, err
+	}
+	l, err := at.listen(ctx)
+	if !errors.Is(err, syscall.EADDRINUSE) || !m.usesPort(ctx, at.addr) {
 		return l, err
 	}
-	formerAddr, former := m.addr, m.bound.String()
+	former := m.at
+	bound := metricsEndpoint{addr: m.bound.String()}
 	m.stop(ctx)
-	if l, err = listenTCP(ctx, addr); err == nil {
+	if l, err = at.listen(ctx); err == nil {
 		return l, nil
 	}
-	again, failed := listenTCP(ctx, former)
+	again, failed := bound.listen(ctx)
 	if failed != nil {
 		return nil, errors.Join(err, fmt.Errorf("metrics are off: %w", failed))
 	}
-	m.serve(formerAddr, again)
+	m.serve(ctx, former, again)
 	return nil, err
-}
-
-func listenTCP(ctx context.Context, addr string) (*net.TCPListener, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.TCPListener), nil
 }
 
 // usesPort reports whether the server listens on the port of an address.
 func (m *metricsServer) usesPort(ctx context.Context, addr string) bool {
-	if m.server == nil {
+	if m.bound == nil {
 		return false
 	}
 	_, port, err := net.SplitHostPort(addr)
@@ -163,11 +207,19 @@ func (m *metricsServer) usesPort(ctx context.Context, addr string) bool {
 	return err == nil && number == m.bound.Port
 }
 
-// serve starts a server on a listener that addr led to.
-func (m *metricsServer) serve(addr string, tcp *net.TCPListener) {
-	m.addr, m.bound = addr, tcp.Addr().(*net.TCPAddr)
-	l := guard.Listen(tcp, metricsConnections())
+// serve starts a server on a listener of an endpoint.
+func (m *metricsServer) serve(ctx context.Context, at metricsEndpoint, l net.Listener) {
+	m.at = at
+	// A unix socket needs no bound: who may connect to it is as good as root.
+	if tcp, ok := l.(*net.TCPListener); ok {
+		m.bound = tcp.Addr().(*net.TCPAddr)
+		l = guard.Listen(tcp, metricsConnections())
+	}
+	if at.tls.Cert != "" {
+		l = tls.NewListener(l, at.tls.files().ServerConfig())
+	}
 	server := boundedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.paths.Load().ServeHTTP(w, r) }))
+	server.ErrorLog = log.New(serverLog{klog.FromContext(ctx)}, "", 0)
 	stopped := make(chan struct{})
 	m.server, m.stopped = server, stopped
 	go func() {
@@ -179,6 +231,20 @@ func (m *metricsServer) serve(addr string, tcp *net.TCPListener) {
 			}
 		}
 	}()
+}
+
+// serverLog forwards the HTTP server's log. Messages about TLS handshakes, of which
+// any peer can cause any number, have a higher verbosity.
+type serverLog struct{ logger klog.Logger }
+
+// Write implements [io.Writer].
+func (l serverLog) Write(line []byte) (int, error) {
+	logger := l.logger
+	if bytes.Contains(line, []byte("TLS handshake error")) {
+		logger = logger.V(4)
+	}
+	logger.Info("Metrics server logged a message", "message", string(bytes.TrimSpace(line)))
+	return len(line), nil
 }
 
 // stop ends the server; running requests have observeShutdown to finish. ctx may have
@@ -193,7 +259,7 @@ func (m *metricsServer) stop(ctx context.Context) {
 		_ = m.server.Close()
 	}
 	<-m.stopped
-	m.server, m.addr = nil, ""
+	m.server, m.bound, m.at = nil, nil, metricsEndpoint{}
 }
 
 func (m *metricsServer) mux(profiling bool) *http.ServeMux {
@@ -232,31 +298,3 @@ func boundedServer(handler http.Handler) *http.Server {
 // metricsConnections returns the bound on connections to the metrics server. For
 // each one above, the peer with the most connections loses its oldest.
 func metricsConnections() int { return max(1, min(observeConnections, guard.FileLimit()/32)) }
-
-// startTracing sends traces to an OTLP collector, if one is set: CRI calls with the
-// Docker and CNI calls they make, as part of the kubelet's traces. The returned
-// function flushes pending traces, after ctx has ended too.
-func (o *Options) startTracing(ctx context.Context) (flush func(), err error) {
-	if o.TracingEndpoint == "" {
-		return func() {}, nil
-	}
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(o.TracingEndpoint), otlptracegrpc.WithInsecure())
-	if err != nil {
-		return nil, fmt.Errorf("tracing-endpoint %q: %w", o.TracingEndpoint, err)
-	}
-	provider := trace.NewTracerProvider(
-		trace.WithBatcher(exporter),
-		// The kubelet decides what is sampled; cridock starts no traces.
-		trace.WithSampler(trace.ParentBased(trace.NeverSample())),
-		trace.WithResource(resource.NewSchemaless(semconv.ServiceName("cridock"), semconv.ServiceVersion(o.Version))),
-	)
-	otel.SetTracerProvider(provider)
-	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), observeShutdown)
-		defer cancel()
-		if err := provider.Shutdown(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "Some traces were lost")
-		}
-	}, nil
-}

@@ -30,6 +30,7 @@ type node struct {
 	client  runtimeapi.RuntimeServiceClient
 	docker  *enginetest.Server
 	metrics string // URL
+	socket  string // endpoint of the CRI
 	stop    func()
 }
 
@@ -63,6 +64,7 @@ func startCommand(t *testing.T, cmd *cobra.Command, args ...string) *node {
 	_ = l.Close()
 	n.metrics = "http://127.0.0.1:" + port
 	socket := "unix://" + filepath.Join(dir, "cridock.sock")
+	n.socket = socket
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	cmd.SetArgs(append([]string{

@@ -70,8 +70,13 @@ type Options struct {
 	ContainerAnnotations []translate.AnnotationPattern // container-annotations
 	CRIAnnotations       []string                      // cri-annotations: runtime handlers
 
-	MetricsAddr     string // metrics-bind-address; empty: off
-	Profiling       bool   // profiling; needs MetricsAddr
+	MetricsAddr string // metrics-bind-address; empty: off
+	Profiling   bool   // profiling; needs MetricsAddr
+
+	MetricsTLSCert     string // metrics-tls-cert; empty: no TLS
+	MetricsTLSKey      string // metrics-tls-key
+	MetricsTLSClientCA string // metrics-tls-client-ca; empty: any client
+
 	TracingEndpoint string // tracing-endpoint; empty: off
 
 	configFile, configDir string // only on the command line
@@ -160,9 +165,12 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.Var(&annotationPatterns{list: &o.ContainerAnnotations}, "container-annotations", "the same for container annotations")
 	f.StringSliceVar(&o.CRIAnnotations, "cri-annotations", o.CRIAnnotations, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, which gVisor and Kata Containers need to recognise pods; needs Docker 24 (API 1.43)")
 
-	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz; a port alone means loopback (default: off)")
+	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz: host:port, a port for loopback, or unix:///path (default: off)")
+	f.StringVar(&o.MetricsTLSCert, "metrics-tls-cert", o.MetricsTLSCert, "file with the TLS certificate for that address; read again when it changes")
+	f.StringVar(&o.MetricsTLSKey, "metrics-tls-key", o.MetricsTLSKey, "file with the certificate's key; read again when it changes")
+	f.StringVar(&o.MetricsTLSClientCA, "metrics-tls-client-ca", o.MetricsTLSClientCA, "file with certificate authorities; clients of that address must have a certificate from one of them; read again when it changes")
 	f.BoolVar(&o.Profiling, "profiling", o.Profiling, "serve /debug/pprof on the metrics address")
-	f.StringVar(&o.TracingEndpoint, "tracing-endpoint", o.TracingEndpoint, "host:port of an OTLP collector for traces, gRPC without TLS (default: off)")
+	f.StringVar(&o.TracingEndpoint, "tracing-endpoint", o.TracingEndpoint, "OTLP collector for traces, gRPC: https://host:port, or host:port without TLS; the standard OTEL_* environment variables set headers, TLS, sampling and more (default: off)")
 
 	o.addCompatibilityFlags(f)
 	addLogFlags(f)

@@ -95,6 +95,13 @@ func TestRefusedSettings(t *testing.T) {
 		"log mode":               {args: []string{"--container-log-mode=journald"}, want: "container-log-mode"},
 		"log size":               {args: []string{"--docker-log-max-size=big"}, want: "docker-log-max-size"},
 		"one log file":           {args: []string{"--docker-log-max-file=1"}, want: "docker-log-max-file"},
+		"metrics key alone":      {args: []string{"--metrics-bind-address=1", "--metrics-tls-key=/k"}, want: "metrics-tls-cert"},
+		"metrics CA alone":       {args: []string{"--metrics-bind-address=1", "--metrics-tls-client-ca=/c"}, want: "metrics-tls-client-ca"},
+		"TLS without metrics":    {args: []string{"--metrics-tls-cert=/c", "--metrics-tls-key=/k"}, want: "metrics-bind-address"},
+		"TLS on a unix socket":   {args: []string{"--metrics-bind-address=unix:///s", "--metrics-tls-cert=/c", "--metrics-tls-key=/k"}, want: "metrics-tls-cert"},
+		"relative socket":        {args: []string{"--metrics-bind-address=unix://s"}, want: "metrics-bind-address"},
+		"tracing URL":            {args: []string{"--tracing-endpoint=https://collector:4317/v1/traces"}, want: "tracing-endpoint"},
+		"tracing URL, no host":   {args: []string{"--tracing-endpoint=https://"}, want: "tracing-endpoint"},
 		"key without a cert":     {args: []string{"--streaming-tls-key=/k"}, want: "streaming-tls-cert"},
 		"profiling on no server": {args: []string{"--profiling"}, want: "metrics-bind-address"},
 		"oom score":              {args: []string{"--restrict-oom-score-adj=maybe"}, want: "restrict-oom-score-adj"},
@@ -149,7 +156,7 @@ func TestAliases(t *testing.T) {
 }
 
 func TestObserveAddr(t *testing.T) {
-	for in, want := range map[string]string{"9090": "127.0.0.1:9090", ":9090": "127.0.0.1:9090", "0.0.0.0:1": "0.0.0.0:1", "[::]:1": "[::]:1"} {
+	for in, want := range map[string]string{"9090": "127.0.0.1:9090", ":9090": "127.0.0.1:9090", "0.0.0.0:1": "0.0.0.0:1", "[::]:1": "[::]:1", "unix:///s": "unix:///s"} {
 		if got := observeAddr(in); got != want {
 			t.Errorf("%q listens on %q, want %q", in, got, want)
 		}

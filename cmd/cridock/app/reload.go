@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -119,18 +120,18 @@ func (o *Options) applyRevision(ctx context.Context, r *revision, m *metricsServ
 	if err != nil {
 		return nil, err
 	}
-	if err := m.apply(ctx, r.next.MetricsAddr, r.next.Profiling); err != nil {
+	if err := m.apply(ctx, r.next.metricsEndpoint(), r.next.Profiling); err != nil {
 		undo()
 		return nil, err
 	}
 	changed := append([]string{}, slices.Sorted(maps.Keys(r.log))...) // not nil, for the log
-	if o.MetricsAddr != r.next.MetricsAddr {
-		changed = append(changed, "metrics-bind-address")
-	}
-	if o.Profiling != r.next.Profiling {
-		changed = append(changed, "profiling")
+	for _, s := range metricsSettings() {
+		if now, next := s.value(o), s.value(r.next); now != next {
+			changed = append(changed, s.name)
+		}
 	}
 	o.MetricsAddr, o.Profiling = r.next.MetricsAddr, r.next.Profiling
+	o.MetricsTLSCert, o.MetricsTLSKey, o.MetricsTLSClientCA = r.next.MetricsTLSCert, r.next.MetricsTLSKey, r.next.MetricsTLSClientCA
 	return changed, nil
 }
 
@@ -156,7 +157,25 @@ func (o *Options) setLog(values map[string]fileSetting) (undo func(), err error)
 
 func reloadsLog(name string) bool { return name == "v" || name == "vmodule" }
 
-func reloadsMetrics(name string) bool { return name == "metrics-bind-address" || name == "profiling" }
+// metricsSetting is a setting of the metrics server.
+type metricsSetting struct {
+	name  string
+	value func(*Options) string
+}
+
+func metricsSettings() []metricsSetting {
+	return []metricsSetting{
+		{"metrics-bind-address", func(o *Options) string { return o.MetricsAddr }},
+		{"metrics-tls-cert", func(o *Options) string { return o.MetricsTLSCert }},
+		{"metrics-tls-key", func(o *Options) string { return o.MetricsTLSKey }},
+		{"metrics-tls-client-ca", func(o *Options) string { return o.MetricsTLSClientCA }},
+		{"profiling", func(o *Options) string { return strconv.FormatBool(o.Profiling) }},
+	}
+}
+
+func reloadsMetrics(name string) bool {
+	return slices.ContainsFunc(metricsSettings(), func(s metricsSetting) bool { return s.name == name })
+}
 
 // differing returns the names of the settings that have another value in files than
 // at the last reading, sorted, without those on the command line.

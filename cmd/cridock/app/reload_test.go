@@ -160,7 +160,7 @@ func TestRereadFails(t *testing.T) {
 	port := freePort(t)
 	type state struct{ V, VModule, Metrics string }
 	now := func() state {
-		return state{o.settings.Lookup("v").Value.String(), o.settings.Lookup("vmodule").Value.String(), o.MetricsAddr + m.addr}
+		return state{o.settings.Lookup("v").Value.String(), o.settings.Lookup("vmodule").Value.String(), o.MetricsAddr + m.at.addr}
 	}
 	for wrong, want := range map[string]string{
 		"v: 5\nvmodule: loud": file + ": vmodule", "v: loud\nvmodule: x=9": file + ": v:", "v: 5\nvmodule: x=9\nprofiling: true": "profiling",

@@ -24,7 +24,7 @@ import (
 // serves the engine.
 //
 // Run changes what belongs to the whole process: the umask and, with
-// TracingEndpoint, OpenTelemetry's global provider. It logs with klog, by the logger
+// TracingEndpoint or OTEL_* variables, OpenTelemetry's global provider. It logs with klog, by the logger
 // in ctx. It never ends the process, and may be called again after it has returned.
 func Run(ctx context.Context, o *Options) error {
 	if err := o.Validate(); err != nil {
@@ -127,7 +127,7 @@ func (o *Options) serviceConfig() shim.Config {
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
-		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.TracingEndpoint != "",
+		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.traces(),
 		Streaming: streaming.Config{
 			Addr: addr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,
 		},

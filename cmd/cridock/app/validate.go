@@ -16,7 +16,7 @@ import (
 // Validate checks what can be checked without touching the system. The error names
 // each setting that is invalid.
 func (o *Options) Validate() error {
-	return errors.Join(o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(), o.validateSwitches())
+	return errors.Join(o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(), o.validateMetrics(), o.validateTracing(), o.validateSwitches())
 }
 
 func (o *Options) validateSocket() error {
@@ -76,11 +76,34 @@ func (o *Options) validateLogs() error {
 
 func (o *Options) validateStreaming() error {
 	_, err := o.streamingAddr()
-	if (o.StreamingTLSCert == "") != (o.StreamingTLSKey == "") {
-		err = errors.Join(err, fmt.Errorf("streaming-tls-cert and streaming-tls-key must be set together"))
+	return errors.Join(err, tlsPaths{o.StreamingTLSCert, o.StreamingTLSKey, o.StreamingTLSClientCA}.validate("streaming"))
+}
+
+// validate checks the settings PREFIX-tls-cert, -key and -client-ca.
+func (p tlsPaths) validate(prefix string) error {
+	var err error
+	if (p.Cert == "") != (p.Key == "") {
+		err = fmt.Errorf("%[1]s-tls-cert and %[1]s-tls-key must be set together", prefix)
 	}
-	if o.StreamingTLSClientCA != "" && o.StreamingTLSCert == "" {
-		err = errors.Join(err, fmt.Errorf("streaming-tls-client-ca needs streaming-tls-cert and streaming-tls-key"))
+	if p.ClientCA != "" && p.Cert == "" {
+		err = errors.Join(err, fmt.Errorf("%[1]s-tls-client-ca needs %[1]s-tls-cert and %[1]s-tls-key", prefix))
+	}
+	return err
+}
+
+// validateMetrics checks the settings of the metrics server.
+func (o *Options) validateMetrics() error {
+	at := o.metricsEndpoint()
+	err := at.tls.validate("metrics")
+	path, isUnix := strings.CutPrefix(at.addr, "unix://")
+	if isUnix && !filepath.IsAbs(path) {
+		err = errors.Join(err, fmt.Errorf("metrics-bind-address %q: want unix:///absolute/path", o.MetricsAddr))
+	}
+	if at.tls.Cert != "" && (isUnix || at.addr == "") {
+		err = errors.Join(err, fmt.Errorf("metrics-tls-cert needs a metrics-bind-address with a port"))
+	}
+	if o.Profiling && at.addr == "" {
+		err = errors.Join(err, fmt.Errorf("profiling needs metrics-bind-address"))
 	}
 	return err
 }
@@ -104,9 +127,6 @@ func (o *Options) streamingAddr() (string, error) {
 
 func (o *Options) validateSwitches() error {
 	var errs []error
-	if o.Profiling && o.MetricsAddr == "" {
-		errs = append(errs, fmt.Errorf("profiling needs metrics-bind-address"))
-	}
 	if _, err := strconv.ParseBool(o.RestrictOOMScoreAdj); err != nil && o.RestrictOOMScoreAdj != "auto" {
 		errs = append(errs, fmt.Errorf("restrict-oom-score-adj %q: want auto, true or false", o.RestrictOOMScoreAdj))
 	}

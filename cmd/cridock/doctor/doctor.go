@@ -208,9 +208,9 @@ func (r Report) Count(s State) int {
 func (r Report) Text(w io.Writer) error {
 	var b strings.Builder
 	for _, result := range r.Results {
-		fmt.Fprintf(&b, "%-8s %-22s %s\n", result.State, result.Check, printable(result.Why))
+		fmt.Fprintf(&b, "%-8s %-22s %s\n", result.State, result.Check, Printable(result.Why))
 		if result.Cure != "" {
-			fmt.Fprintf(&b, "%-8s %-22s -> %s\n", "", "", printable(result.Cure))
+			fmt.Fprintf(&b, "%-8s %-22s -> %s\n", "", "", Printable(result.Cure))
 		}
 	}
 	fmt.Fprintf(&b, "\n%d ok, %d skipped, %d warnings, %d errors\n", r.Count(OK), r.Count(Skipped), r.Count(Warning), r.Count(Error))
@@ -218,8 +218,8 @@ func (r Report) Text(w io.Writer) error {
 	return err
 }
 
-// printable replaces what could move the cursor or end the line.
-func printable(text string) string {
+// Printable returns text without what could move the cursor or end the line.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return ' '

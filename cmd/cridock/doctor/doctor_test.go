@@ -77,6 +77,7 @@ var engineBreakages = []breakage{
 	{"engine", "nobody listens", func(x *tree) { x.docker.err = fmt.Errorf("%w: refused", errdefs.ErrUnavailable) }, Error, "does not answer at unix:///var/run/docker.sock", allOfDocker(), false},
 	{"engine", "no permission", func(x *tree) { x.docker.err = fmt.Errorf("%w: %w", errdefs.ErrUnavailable, os.ErrPermission) }, Error, "may not be asked", allOfDocker(), false},
 	{"engine", "too old", func(x *tree) { x.docker.err = errors.New("docker 19.03 speaks API 1.40") }, Error, "API 1.40", allOfDocker(), false},
+	{"engine-age", "API 1.43", caps(func(c *engine.Capabilities) { c.EngineVersion, c.APIVersion = "24.0.9", "1.43" }), Warning, "24.0.9 speaks API 1.43", nil, false},
 	{"engine-warnings", "a warning", caps(func(c *engine.Capabilities) { c.Warnings = []string{"WARNING: No swap limit support"} }), Warning, "No swap limit support", nil, false},
 	{"storage", "vfs", caps(func(c *engine.Capabilities) { c.StorageDriver = "vfs" }), Warning, "vfs", nil, false},
 	{"storage", "copying snapshotter", caps(func(c *engine.Capabilities) { c.StorageDriver, c.ContainerdStore = "native", true }), Warning, "containerd's image store", nil, false},

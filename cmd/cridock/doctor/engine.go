@@ -13,10 +13,13 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cridock/cridock/shim/engine"
 )
 
 var engineChecks = []Check{
 	{Name: "engine", run: checkEngine},
+	{Name: "engine-age", run: checkEngineAge, needsEngine: true},
 	{Name: "engine-warnings", run: checkEngineWarnings, needsEngine: true},
 	{Name: "storage", run: checkStorage, needsEngine: true},
 	{Name: "cgroup", run: checkCgroup, needsEngine: true},
@@ -45,6 +48,13 @@ func checkEngine(_ context.Context, n *node) Result {
 	default:
 		return failure("Install Docker 20.10 or later, or correct docker-endpoint.", "Docker at %s is not usable: %v.", n.DockerEndpoint, err)
 	}
+}
+
+func checkEngineAge(_ context.Context, n *node) Result {
+	if d, found := n.caps.Deprecated(engine.DeprecatedEngine); found {
+		return warning(d.Cure, "%s", d.Why)
+	}
+	return ok("Docker %s is not deprecated.", n.caps.EngineVersion)
 }
 
 // uninteresting are parts of dockerd's warnings that other checks explain, or that
@@ -81,17 +91,17 @@ func checkStorage(_ context.Context, n *node) Result {
 }
 
 func checkCgroup(_ context.Context, n *node) Result {
-	version := "v1"
-	if n.caps.CgroupV2 {
-		version = "v2"
+	version := "v2"
+	v1, deprecated := n.caps.Deprecated(engine.DeprecatedCgroupV1)
+	if deprecated {
+		version = "v1"
 	}
 	switch driver := n.caps.CgroupDriver; {
 	case driver != "systemd" && driver != "cgroupfs":
 		return failure(`Set "exec-opts": ["native.cgroupdriver=systemd"] in daemon.json.`,
 			"Docker's cgroup driver is %q, with cgroup %s; the kubelet knows only systemd and cgroupfs.", driver, version)
-	case !n.caps.CgroupV2:
-		return warning("Boot with systemd.unified_cgroup_hierarchy=1, or set failCgroupV1: false for the kubelet.",
-			"The cgroup driver is %s, with cgroup v1, on which kubelets from 1.35 on do not start by default.", driver)
+	case deprecated:
+		return warning(v1.Cure, "The cgroup driver is %s. %s", driver, v1.Why)
 	case driver == "cgroupfs" && n.exists("/run/systemd/system"):
 		return warning(`Set "exec-opts": ["native.cgroupdriver=systemd"] in daemon.json on a drained node, and cgroupDriver: systemd for the kubelet.`,
 			"The cgroup driver is cgroupfs, with cgroup v2, although systemd manages this node's cgroups.")

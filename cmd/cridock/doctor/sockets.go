@@ -131,6 +131,10 @@ func isCridock(path string) bool {
 	return false
 }
 
+// SocketPath returns the path of the socket that a cridock with these settings serves;
+// "" if systemd passes it and no unit says where it is. It reads units of systemd.
+func SocketPath(s Settings) string { return newNode(s, nil).servedPath() }
+
 // servedPath returns the socket that cridock with these settings serves, "" if
 // systemd passes it and no unit says where it is.
 func (n *node) servedPath() string {
