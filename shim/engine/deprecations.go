@@ -37,7 +37,7 @@ func (c *Capabilities) Deprecations() []Deprecation {
 		found = append(found, Deprecation{
 			Name: DeprecatedEngine,
 			Why: "Docker " + c.EngineVersion + " speaks API " + c.APIVersion +
-				"; Docker's own programs have dropped what is older than 25.0 (API 1.44), and a later cridock will.",
+				"; Docker's own programs have dropped what is older than 25.0 (API 1.44), and a later cridock may.",
 			Cure: "Upgrade to Docker 25.0 or later.",
 		})
 	}
