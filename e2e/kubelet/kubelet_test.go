@@ -194,6 +194,7 @@ func (k *kubelet) pods() ([]corev1.Pod, error) {
 var allowed = []struct{ pattern, reason string }{
 	{`"Failed to set rlimit on max file handles"`, "the node may have no CAP_SYS_RESOURCE"},
 	{`"Skipping pod synchronization" err="\[?(container runtime status check may not have completed yet)?(, )?(PLEG is not healthy: pleg has yet to be successful)?\]?"`, "the kubelet's first second"},
+	{`"Skipping pod synchronization" err="container runtime not ready: RuntimeReady=false reason:DockerDaemonNotReady message:not connected to docker since`, "the scenario of a killed dockerd, if the kubelet looks just then"},
 	{`"Failed to read data from checkpoint" err="checkpoint is not found"`, "a node's first kubelet"},
 	{`"Failed to find cgroups of kubelet"`, "the kubelet runs in a cgroup of the machine's, not of the node's"},
 	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "the kubelet knows such a label for CRI-O's socket alone"},
