@@ -1,10 +1,10 @@
-package doctor
+package nodeconf
 
 import "strings"
 
-// splitWords splits a line at white space, except within single or double quotes,
+// SplitWords splits a line at white space, except within single or double quotes,
 // which it removes. A backslash makes the next character an ordinary one.
-func splitWords(line string) []string {
+func SplitWords(line string) []string {
 	var words []string
 	var word strings.Builder
 	var quote rune
