@@ -72,7 +72,7 @@ func valuesByKey(m map[string]string) []string {
 // add adds what a file sets. An empty value removes earlier ones.
 func (u Unit) add(text string) {
 	section := ""
-	for _, line := range LogicalLines(text) {
+	for _, line := range logicalLines(text) {
 		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
 			section = strings.Trim(line, "[]")
 			continue
@@ -99,10 +99,10 @@ func (u Unit) Last(key string) string {
 	return values[len(values)-1]
 }
 
-// LogicalLines returns the lines of a unit or environment file without comments and
+// logicalLines returns the lines of a unit file without comments and
 // empty ones. A line that ends with a backslash goes on in the next line that is no
 // comment.
-func LogicalLines(text string) []string {
+func logicalLines(text string) []string {
 	var lines []string
 	begun := ""
 	for line := range strings.Lines(text) {
@@ -137,20 +137,34 @@ func (r Root) Environment(u Unit) (map[string]string, error) {
 		}
 	}
 	for _, pattern := range u["Service.EnvironmentFile"] {
-		paths, _ := filepath.Glob(r.Path(strings.Trim(strings.TrimPrefix(pattern, "-"), `"'`))) // an invalid one matches nothing
-		for _, path := range paths {
-			text, err := r.ReadFile(r.Shown(path))
+		for _, path := range r.environmentFiles(pattern) {
+			text, err := r.ReadFile(path)
 			if err != nil {
 				return nil, err
 			}
-			for _, line := range LogicalLines(text) {
-				if name, value, ok := strings.Cut(line, "="); ok {
-					env[strings.TrimSpace(name)] = strings.Join(SplitWords(value), " ")
-				}
+			for _, a := range EnvFile(text) {
+				env[a.Name] = a.Value
 			}
 		}
 	}
 	return env, nil
+}
+
+// EnvironmentFiles returns the existing environment files of a service, in their order.
+func (r Root) EnvironmentFiles(u Unit) []string {
+	var files []string
+	for _, pattern := range u["Service.EnvironmentFile"] {
+		files = append(files, r.environmentFiles(pattern)...)
+	}
+	return files
+}
+
+func (r Root) environmentFiles(pattern string) []string {
+	paths, _ := filepath.Glob(r.Path(strings.Trim(strings.TrimPrefix(pattern, "-"), `"'`))) // an invalid one matches nothing
+	for i := range paths {
+		paths[i] = r.Shown(paths[i])
+	}
+	return paths
 }
 
 var (
