@@ -99,7 +99,7 @@ func newCommand(o *Options) *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.AddFlags(root.PersistentFlags())
-	root.AddCommand(serve, newConfigCommand(o), newVersionCommand(build), doctor.NewCommand(o.doctorSettings), runtimeCommand(o))
+	root.AddCommand(serve, newConfigCommand(o), newVersionCommand(build), doctor.NewCommand(o.doctorSettings), o.migrateCommand(), runtimeCommand(o))
 	return root
 }
 
