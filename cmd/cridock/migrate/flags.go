@@ -231,6 +231,7 @@ func vendor(path string) bool {
 func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
 	texts := map[string]string{}
 	var order []string
+	changed := false
 	change := func(path string, rewrite func(string) (string, error)) error {
 		text, err := m.Root.ReadFile(path)
 		if err != nil {
@@ -244,6 +245,7 @@ func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
 			return fmt.Errorf("%s has flags that must change, and belongs to a package: copy it below /etc/systemd/system first", path)
 		}
 		texts[path], order = next, append(order, path)
+		changed = changed || next != text
 		return nil
 	}
 	for _, path := range k.units {
@@ -264,6 +266,9 @@ func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
 		if err := change(path, func(text string) (string, error) { return rewriteConfig(path, text, c.endpoint) }); err != nil {
 			return nil, err
 		}
+	}
+	if k.endpoint != "" && !sameSocket(k.endpoint, c.endpoint) && !changed {
+		return nil, fmt.Errorf("the kubelet uses %s, but migrate does not find that in its unit, environment files or configuration; change it by hand, as docs/migrating.md describes", k.endpoint)
 	}
 	dropIn, err := c.add(k, texts)
 	if err != nil {

@@ -30,7 +30,8 @@ type journal struct {
 	From    string    `json:"from"`
 	Began   time.Time `json:"began"`
 	State   string    `json:"state"`
-	// Next is the number of steps that are done. One more may be done in part.
+	// Next is the number of steps that are done. Forward, one more may be done in part;
+	// on the way back, the last may be undone in part.
 	Next  int    `json:"next"`
 	Steps []step `json:"steps"`
 	// Before is what the old adapter had, After what cridock had on the way back.
@@ -71,13 +72,11 @@ func (m *migration) save() error {
 	if err != nil {
 		return err
 	}
-	if err := writeAtomically(m.Root.Path(m.journalPath()), b, attributes{Mode: 0o600, UID: m.UID, GID: -1}); err != nil {
-		return err
+	if m.journaled != nil {
+		m.journaled(false)
+		defer m.journaled(true)
 	}
-	if m.saved != nil {
-		return m.saved()
-	}
-	return nil
+	return writeAtomically(m.Root.Path(m.journalPath()), b, attributes{Mode: 0o600, UID: m.UID, GID: -1})
 }
 
 // forget removes the journal, and then the backups.

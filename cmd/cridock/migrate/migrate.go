@@ -84,8 +84,8 @@ type Host struct {
 	// Poll is the time between two looks.
 	Poll time.Duration
 
-	// saved is called after each write of the journal; tests replace it.
-	saved func() error
+	// journaled is called before and after each write of the journal; tests set it.
+	journaled func(written bool)
 }
 
 // NewHost returns this machine. The caller sets Load and Docker.

@@ -49,7 +49,7 @@ func (m *migration) plan(ctx context.Context, from string) (*journal, error) {
 	add := func(s ...step) { j.Steps = append(j.Steps, s...) }
 	// The kubelet serves dockershim: it must be asked first.
 	if from == FromDockershim {
-		add(step{Kind: recordPods, Endpoint: old})
+		add(step{Kind: recordKubelet, Endpoint: old})
 		old = ""
 	}
 	if kubeletState.Active {
@@ -123,10 +123,10 @@ func (m *migration) usable(ctx context.Context, k *kubelet, from, old string, ol
 			}
 		}
 	}
-	return m.startCridock(service, socket), nil
+	return m.startCridock(service, socket)
 }
 
-func (m *migration) startCridock(service, socket unitState) []step {
+func (m *migration) startCridock(service, socket unitState) ([]step, error) {
 	var steps []step
 	if socket.Enabled && !socket.Active {
 		steps = append(steps, step{Kind: startUnit, Unit: cridockSocket})
@@ -137,12 +137,15 @@ func (m *migration) startCridock(service, socket unitState) []step {
 	s := step{Kind: serve}
 	if m.settings.ConfigDir != "" && !m.settings.LinkedLogs {
 		path := filepath.Join(m.settings.ConfigDir, "zz-migrate.yaml")
+		if m.Root.Exists(path) {
+			return nil, fmt.Errorf("%s is in the way: remove it", path)
+		}
 		s.Edit = &edit{Path: path, New: []byte("# From \"cridock migrate\", while it hands logs back.\ncontainer-log-mode: symlink\n"), attributes: attributes{Mode: 0o644, UID: m.UID, GID: -1}}
 		for dir := filepath.Dir(path); !m.Root.Exists(dir); dir = filepath.Dir(dir) {
 			s.Edit.Makes = append([]string{dir}, s.Edit.Makes...)
 		}
 	}
-	return append(steps, s)
+	return append(steps, s), nil
 }
 
 // noNetworkPlugin matches a command line that sets it to nothing, which is Docker's

@@ -35,6 +35,8 @@ type member struct {
 // snapshot has all members of pods, by ID.
 type snapshot struct {
 	Members map[string]member `json:"members"`
+	// Asked: a CRI server has answered.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // fromDocker lists what the names of containers show; Docker's names, unlike labels,
@@ -169,6 +171,7 @@ func (m *migration) record(ctx context.Context, endpoint string, known *snapshot
 			l = &listing{}
 		}
 	}
+	s.Asked = l.attempts != nil || known != nil && known.Asked
 	for id, p := range s.Members {
 		p.Addresses = l.addresses[id]
 		if p.Addresses == nil && known != nil {
@@ -198,8 +201,7 @@ func (m *migration) recordAfter(ctx context.Context, endpoint string) error {
 }
 
 // compareBack compares the old adapter with the record of recordAfter, else with that
-// of recordBefore. An adapter that has no CRI v1, or none any more, is compared by what
-// Docker has.
+// of recordBefore. If it did not answer then, only Docker is asked.
 func (m *migration) compareBack(ctx context.Context, endpoint string) error {
 	want := m.journal.After
 	if want == nil {
@@ -207,6 +209,9 @@ func (m *migration) compareBack(ctx context.Context, endpoint string) error {
 	}
 	if want == nil {
 		return nil // nothing was recorded: nothing came after it
+	}
+	if !m.journal.Before.Asked {
+		endpoint = ""
 	}
 	return m.compare(ctx, want, endpoint)
 }

@@ -90,9 +90,6 @@ func (m *migration) goForward(ctx context.Context) error {
 		m.printf("The node runs on cridock. \"cridock migrate --back\" goes back to %s.", m.journal.From)
 		return nil
 	}
-	if fatal(err) {
-		return err
-	}
 	m.printf("failed: %v", err)
 	m.printf("Undoing all steps:")
 	m.lenient = true
@@ -116,7 +113,9 @@ func (m *migration) back(ctx context.Context, r Request) error {
 			return err
 		}
 	}
-	if err := m.refuseHostPorts(ctx); err != nil {
+	// An unfinished migration is undone to the end; a complete one can be done again.
+	m.lenient = was != complete
+	if err := m.tolerate(m.refuseHostPorts(ctx)); err != nil {
 		return err
 	}
 	m.printf("Back to %s, while all pods keep running, by undoing these steps, the last first:", m.journal.From)
@@ -129,8 +128,6 @@ func (m *migration) back(ctx context.Context, r Request) error {
 		return err
 	}
 	from := m.journal.From
-	// An unfinished migration is undone to the end; a complete one can be done again.
-	m.lenient = was != complete
 	if m.lenient {
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -139,7 +136,7 @@ func (m *migration) back(ctx context.Context, r Request) error {
 	case err == nil:
 		m.printf("The node runs on %s.", from)
 		return nil
-	case m.lenient, fatal(err):
+	case m.lenient:
 		return fmt.Errorf("%w\nMend what failed, and run \"cridock migrate --back\" or \"cridock migrate --resume\"", err)
 	}
 	m.printf("failed: %v", err)
@@ -150,28 +147,21 @@ func (m *migration) back(ctx context.Context, r Request) error {
 	return fmt.Errorf("%w\nAll steps were done again: the node runs on cridock as before", err)
 }
 
-// journalError means that the journal could not be written: nothing may be done
-// without it.
-type journalError struct{ error }
-
-func (e journalError) Unwrap() error { return e.error }
-
-func fatal(err error) bool {
-	var j journalError
-	return errors.As(err, &j)
-}
-
 func (m *migration) saveAs(state string, next int) error {
 	m.journal.State, m.journal.Next = state, next
 	if err := m.save(); err != nil {
-		return journalError{fmt.Errorf("journal %s: %w", m.journalPath(), err)}
+		return fmt.Errorf("journal %s: %w", m.journalPath(), err)
 	}
 	return nil
 }
 
-// doAll does the steps from the first that is not known to be done.
+// doAll does the steps from the first that is not known to be done. On the way back, the
+// last one that was not undone may be undone in part.
 func (m *migration) doAll(ctx context.Context) error {
 	j := m.journal
+	if j.State == goingBack {
+		j.Next = max(0, j.Next-1)
+	}
 	if err := m.saveAs(goingForward, j.Next); err != nil {
 		return err
 	}
@@ -195,10 +185,11 @@ func (m *migration) doAll(ctx context.Context) error {
 }
 
 // undoAll undoes the steps, the last first, from the one that may be done in part. Then
-// the node is as before, and the journal is removed.
+// the node is as before, and the journal is removed. If the disk is full, undoing a
+// failed migration goes on without it.
 func (m *migration) undoAll(ctx context.Context) error {
 	j := m.journal
-	if err := m.saveAs(goingBack, j.Next); err != nil {
+	if err := m.tolerate(m.saveAs(goingBack, j.Next)); err != nil {
 		return err
 	}
 	for i := min(j.Next, len(j.Steps)-1); i >= 0; i-- {
@@ -209,7 +200,7 @@ func (m *migration) undoAll(ctx context.Context) error {
 		if err := m.undo(ctx, j.Steps[i]); err != nil {
 			return fmt.Errorf("undo: %s: %w", j.Steps[i], err)
 		}
-		if err := m.saveAs(goingBack, i); err != nil {
+		if err := m.tolerate(m.saveAs(goingBack, i)); err != nil {
 			return err
 		}
 	}

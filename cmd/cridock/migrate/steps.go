@@ -24,6 +24,9 @@ const (
 	// recordPods records what the old adapter has; undone, it compares that with what
 	// cridock had.
 	recordPods = "record"
+	// recordKubelet records the same while the kubelet runs, as it must for dockershim.
+	// Nothing is compared with it: the kubelet changes pods.
+	recordKubelet = "record-kubelet"
 	// comparePods waits until cridock lists all pods and compares; undone, it records.
 	comparePods = "compare"
 	// serve starts cridock; undone, it hands logs and namespaces back and stops it.
@@ -63,7 +66,7 @@ func (s step) String() string {
 		return "systemctl daemon-reload"
 	case reloadUndone:
 		return "(when undone: systemctl daemon-reload)"
-	case recordPods:
+	case recordPods, recordKubelet:
 		if s.Endpoint == "" {
 			return "record all pods that Docker has"
 		}
@@ -93,7 +96,7 @@ func (m *migration) do(ctx context.Context, s step) error {
 		return m.systemctl(ctx, "daemon-reload")
 	case reloadUndone:
 		return nil
-	case recordPods:
+	case recordPods, recordKubelet:
 		return m.recordBefore(ctx, s.Endpoint)
 	case comparePods:
 		return m.compare(ctx, m.journal.Before, s.Endpoint)
@@ -122,7 +125,7 @@ func (m *migration) undo(ctx context.Context, s step) error {
 		return m.revert(s.Edit)
 	case reloadUndone:
 		return m.systemctl(ctx, "daemon-reload")
-	case reloadDone, checkFlags:
+	case reloadDone, checkFlags, recordKubelet:
 		return nil
 	case recordPods:
 		return m.tolerate(m.compareBack(ctx, s.Endpoint))
