@@ -221,7 +221,7 @@ func (m *migration) printNotes() {
 	}
 }
 
-// confirmed reports whether the user wants the plan.
+// confirm asks whether to go on.
 func (m *migration) confirm(r Request) error {
 	if r.Yes {
 		return nil

@@ -122,7 +122,7 @@ func TestDryRun(t *testing.T) {
 		if diff := cmp.Diff(before, n.state()); diff != "" || len(n.changes()) > 0 {
 			t.Errorf("%+v changed (-before +after):\n%s%q", r, diff, n.changes())
 		}
-		if !strings.Contains(n.out.String(), "stop kubelet.service") || !strings.Contains(n.out.String(), "+ KUBELET_KUBEADM_ARGS=") || !strings.Contains(n.out.String(), "Nothing was changed") {
+		if !strings.Contains(n.out.String(), "stop kubelet.service") || !strings.Contains(n.out.String(), "+ KUBELET_KUBEADM_ARGS=\"") || !strings.Contains(n.out.String(), "Nothing was changed") {
 			t.Errorf("it says:\n%s", n.out)
 		}
 	}
@@ -480,11 +480,7 @@ func TestStoppedKubelet(t *testing.T) {
 
 // TestRefused: nothing is done where the command cannot do all.
 func TestRefused(t *testing.T) {
-	for name, tt := range map[string]struct {
-		change func(n *node)
-		r      Request
-		want   string
-	}{
+	checkRefused(t, map[string]refusal{
 		"nothing asked":   {func(*node) {}, Request{}, "want one of"},
 		"two directions":  {func(*node) {}, Request{From: FromCRIDockerd, Back: true}, "want one of"},
 		"unknown adapter": {func(*node) {}, Request{From: "crio"}, "want cri-dockerd or dockershim"},
@@ -494,6 +490,25 @@ func TestRefused(t *testing.T) {
 		"wrong settings": {func(n *node) {
 			n.Load = func([]string) (Settings, error) { return Settings{}, errors.New("wrong") }
 		}, fromCRIDockerd, "wrong"},
+		"others' file": {func(n *node) {
+			if err := os.Chmod(n.Root.Path("/var/lib/kubelet/kubeadm-flags.env"), 0o666); err != nil {
+				n.t.Fatal(err)
+			}
+		}, fromCRIDockerd, "writable for users other than its owner"},
+		"others' journal": {func(n *node) {
+			n.write("/var/lib/cridock/migration/journal.json", `{"version":1}`)
+			if err := os.Chown(n.Root.Path("/var/lib/cridock/migration/journal.json"), 1, -1); err != nil {
+				n.t.Fatal(err)
+			}
+		}, Request{Back: true}, "belongs to user 1"},
+		"other journal": {func(n *node) { n.write("/var/lib/cridock/migration/journal.json", `{"version":9}`) }, Request{Back: true}, "another version's"},
+		"in the way":    {func(n *node) { n.write(dropInLogs, "v: 4") }, fromCRIDockerd, "is in the way"},
+	})
+}
+
+// TestRefusedSettings: nor where settings are in the way.
+func TestRefusedSettings(t *testing.T) {
+	checkRefused(t, map[string]refusal{
 		"two adapters": {func(n *node) { n.units["cridock.service"].active = true }, fromCRIDockerd, "runs already"},
 		"containerd": {func(n *node) {
 			n.write("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=--container-runtime-endpoint=unix:///run/containerd/containerd.sock\n")
@@ -520,20 +535,19 @@ func TestRefused(t *testing.T) {
 			n.write("/var/lib/kubelet/kubeadm-flags.env", "")
 			n.write("/lib/systemd/system/kubelet.service.d/kubeadm.conf", "[Service]\nExecStart=\nExecStart=/bin/sh -c \"kubelet --container-runtime-endpoint=unix:///run/cri-dockerd.sock\"\n")
 		}, fromCRIDockerd, "change it by hand"},
-		"others' file": {func(n *node) {
-			if err := os.Chmod(n.Root.Path("/var/lib/kubelet/kubeadm-flags.env"), 0o666); err != nil {
-				n.t.Fatal(err)
-			}
-		}, fromCRIDockerd, "writable for users other than its owner"},
-		"others' journal": {func(n *node) {
-			n.write("/var/lib/cridock/migration/journal.json", `{"version":1}`)
-			if err := os.Chown(n.Root.Path("/var/lib/cridock/migration/journal.json"), 1, -1); err != nil {
-				n.t.Fatal(err)
-			}
-		}, Request{Back: true}, "belongs to user 1"},
-		"other journal": {func(n *node) { n.write("/var/lib/cridock/migration/journal.json", `{"version":9}`) }, Request{Back: true}, "another version's"},
-		"in the way":    {func(n *node) { n.write(dropInLogs, "v: 4") }, fromCRIDockerd, "is in the way"},
-	} {
+	})
+}
+
+// refusal is a node that is not migrated, and why.
+type refusal struct {
+	change func(n *node)
+	r      Request
+	want   string
+}
+
+func checkRefused(t *testing.T, refusals map[string]refusal) {
+	t.Helper()
+	for name, tt := range refusals {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			tt.change(n)

@@ -266,13 +266,33 @@ func (m *migration) show(j *journal) {
 		n++
 		m.printf("%2d. %s", n, s)
 		if s.Kind == editFile {
-			for _, line := range difference(string(s.Edit.Old), string(s.Edit.New)) {
-				m.printf("      %s", line)
-			}
+			m.showDifference(s.Edit.Old, s.Edit.New)
 			if s.Edit.Backup != "" {
 				m.printf("      (backup: %s)", s.Edit.Backup)
 			}
 		}
+	}
+}
+
+// showBack prints what undoes the steps that are done, or may be in part.
+func (m *migration) showBack(j *journal) {
+	n := 0
+	for i := min(j.Next, len(j.Steps)-1); i >= 0; i-- {
+		s := j.Steps[i]
+		if s.undone() == "" {
+			continue
+		}
+		n++
+		m.printf("%2d. %s", n, s.undone())
+		if s.Kind == editFile {
+			m.showDifference(s.Edit.New, s.Edit.Old)
+		}
+	}
+}
+
+func (m *migration) showDifference(old, next []byte) {
+	for _, line := range difference(string(old), string(next)) {
+		m.printf("      %s", line)
 	}
 }
 

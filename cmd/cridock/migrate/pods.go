@@ -184,11 +184,21 @@ func (m *migration) record(ctx context.Context, endpoint string, known *snapshot
 
 func (m *migration) recordBefore(ctx context.Context, endpoint string) error {
 	s, err := m.record(ctx, endpoint, m.journal.Before)
-	if err == nil {
-		m.journal.Before = s
-		m.printf("  %s", s)
+	if err != nil {
+		return err
 	}
-	return err
+	if m.journal.After != nil {
+		// The way back was left, perhaps as the old adapter had other addresses.
+		for id, p := range s.Members {
+			if after := m.journal.After.Members[id]; after.Addresses != nil {
+				p.Addresses = after.Addresses
+				s.Members[id] = p
+			}
+		}
+	}
+	m.journal.Before = s
+	m.printf("  %s", s)
+	return nil
 }
 
 // recordAfter records what cridock has, if it came to that.

@@ -118,8 +118,8 @@ func (m *migration) back(ctx context.Context, r Request) error {
 	if err := m.tolerate(m.refuseHostPorts(ctx)); err != nil {
 		return err
 	}
-	m.printf("Back to %s, while all pods keep running, by undoing these steps, the last first:", m.journal.From)
-	m.show(&journal{Steps: m.journal.Steps[:min(m.journal.Next+1, len(m.journal.Steps))]})
+	m.printf("Back to %s, while all pods keep running:", m.journal.From)
+	m.showBack(m.journal)
 	if r.DryRun {
 		m.printf("Nothing was changed.")
 		return nil
@@ -196,9 +196,12 @@ func (m *migration) undoAll(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("interrupted: %w", err)
 		}
-		m.printf("- undo: %s", j.Steps[i])
+		what := j.Steps[i].undone()
+		if what != "" {
+			m.printf("- %s", what)
+		}
 		if err := m.undo(ctx, j.Steps[i]); err != nil {
-			return fmt.Errorf("undo: %s: %w", j.Steps[i], err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		if err := m.tolerate(m.saveAs(goingBack, i)); err != nil {
 			return err

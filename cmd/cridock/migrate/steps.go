@@ -64,8 +64,6 @@ func (s step) String() string {
 		return "change " + s.Edit.Path
 	case reloadDone:
 		return "systemctl daemon-reload"
-	case reloadUndone:
-		return "(when undone: systemctl daemon-reload)"
 	case recordPods, recordKubelet:
 		if s.Endpoint == "" {
 			return "record all pods that Docker has"
@@ -83,6 +81,32 @@ func (s step) String() string {
 		return s.Annotation.command(s.Annotation.New)
 	}
 	return s.Kind
+}
+
+// undone describes in one line what undoes the step; "" if nothing does.
+func (s step) undone() string {
+	switch s.Kind {
+	case stopUnit, startUnit, disableUnit, enableUnit:
+		return "systemctl " + opposite[s.Kind] + " " + s.Unit
+	case editFile:
+		if !s.Edit.Existed {
+			return "remove " + s.Edit.Path
+		}
+		return "restore " + s.Edit.Path
+	case reloadUndone:
+		return "systemctl daemon-reload"
+	case recordPods:
+		return "compare all pods with those that cridock had"
+	case comparePods:
+		return "record all pods, with their addresses from cridock"
+	case serve:
+		return "hand logs back as links to Docker's files, systemctl stop " + cridockService + ", and remove its pins of network namespaces"
+	case startKubelet:
+		return "systemctl stop " + kubeletService
+	case annotate:
+		return s.Annotation.command(s.Annotation.Old)
+	}
+	return ""
 }
 
 // do does a step.
@@ -161,7 +185,7 @@ func (m *migration) startKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(m.Settle); time.Now().Before(end); {
+	for end, again := time.Now().Add(m.Settle), true; again; again = time.Now().Before(end) {
 		if err := m.pause(ctx); err != nil {
 			return err
 		}
