@@ -38,9 +38,9 @@ type edit struct {
 	Makes []string `json:"makes,omitempty"`
 }
 
-// newEdit returns the change of a file to a new content; nil if it has it. A file that
-// others can change is refused.
-func (m *migration) newEdit(path, content string) (*edit, error) {
+// newEdit returns the change of a file from what was read of it to a new content; nil if
+// they are the same. A file that others can change is refused.
+func (m *migration) newEdit(path, was, content string) (*edit, error) {
 	real, err := filepath.EvalSymlinks(m.Root.Path(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		e := &edit{Path: path, New: []byte(content), attributes: attributes{Mode: 0o644, UID: m.UID, GID: -1}}
@@ -59,8 +59,12 @@ func (m *migration) newEdit(path, content string) (*edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if string(old) == content {
+	switch string(old) {
+	case content:
 		return nil, nil
+	case was:
+	default:
+		return nil, fmt.Errorf("%s %w, or is too large", path, errChanged)
 	}
 	info, err := os.Stat(real)
 	if err != nil {

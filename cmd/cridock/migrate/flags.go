@@ -227,45 +227,49 @@ func vendor(path string) bool {
 	return strings.HasPrefix(path, "/lib/") || strings.HasPrefix(path, "/usr/")
 }
 
-// kubeletEdits returns the changes of all files with the kubelet's settings.
-func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
-	texts := map[string]string{}
-	var order []string
-	changed := false
-	change := func(path string, rewrite func(string) (string, error)) error {
-		text, err := m.Root.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		next, err := rewrite(text)
-		if err != nil {
-			return err
-		}
-		if next != text && vendor(path) {
-			return fmt.Errorf("%s has flags that must change, and belongs to a package: copy it below /etc/systemd/system first", path)
-		}
-		texts[path], order = next, append(order, path)
-		changed = changed || next != text
-		return nil
-	}
-	for _, path := range k.units {
-		if err := change(path, func(text string) (string, error) { return c.rewrite(text, nodeconf.UnitSettings(text)), nil }); err != nil {
-			return nil, err
+// source is a file with settings of the kubelet.
+type source struct {
+	path    string
+	rewrite func(text string) (string, error)
+}
+
+// sources returns all of them, and how they change.
+func (m *migration) sources(k *kubelet, c change) []source {
+	var all []source
+	add := func(paths []string, rewrite func(path, text string) (string, error)) {
+		for _, path := range paths {
+			all = append(all, source{path, func(text string) (string, error) { return rewrite(path, text) }})
 		}
 	}
-	for _, path := range k.envs {
-		if err := change(path, func(text string) (string, error) { return c.rewrite(text, nodeconf.EnvFile(text)), nil }); err != nil {
-			return nil, err
-		}
-	}
+	add(k.units, func(_, text string) (string, error) { return c.rewrite(text, nodeconf.UnitSettings(text)), nil })
+	add(k.envs, func(_, text string) (string, error) { return c.rewrite(text, nodeconf.EnvFile(text)), nil })
 	configs := k.configs
 	if instance := kubeletDir + "/instance-config.yaml"; m.Root.Exists(instance) {
 		configs = append(configs, instance) // kubeadm's, for this node
 	}
-	for _, path := range configs {
-		if err := change(path, func(text string) (string, error) { return rewriteConfig(path, text, c.endpoint) }); err != nil {
+	add(configs, func(path, text string) (string, error) { return rewriteConfig(path, text, c.endpoint) })
+	return all
+}
+
+// kubeletEdits returns the changes of all files with the kubelet's settings.
+func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
+	texts, were := map[string]string{}, map[string]string{}
+	var order []string
+	changed := false
+	for _, s := range m.sources(k, c) {
+		text, err := m.Root.ReadFile(s.path)
+		if err != nil {
 			return nil, err
 		}
+		next, err := s.rewrite(text)
+		if err != nil {
+			return nil, err
+		}
+		if next != text && vendor(s.path) {
+			return nil, fmt.Errorf("%s has flags that must change, and belongs to a package: copy it below /etc/systemd/system first", s.path)
+		}
+		texts[s.path], were[s.path], order = next, text, append(order, s.path)
+		changed = changed || next != text
 	}
 	if k.endpoint != "" && !sameSocket(k.endpoint, c.endpoint) && !changed {
 		return nil, fmt.Errorf("the kubelet uses %s, but migrate does not find that in its unit, environment files or configuration; change it by hand, as docs/migrating.md describes", k.endpoint)
@@ -274,16 +278,13 @@ func (m *migration) kubeletEdits(k *kubelet, c change) ([]*edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dropIn != "" {
-		texts[dropInPath], order = dropIn, append(order, dropInPath)
+	texts[dropInPath] = dropIn
+	if !slices.Contains(order, dropInPath) { // else it was left by hand
+		order = append(order, dropInPath)
 	}
-	return m.newEdits(order, texts)
-}
-
-func (m *migration) newEdits(order []string, texts map[string]string) ([]*edit, error) {
 	var edits []*edit
 	for _, path := range order {
-		e, err := m.newEdit(path, texts[path])
+		e, err := m.newEdit(path, were[path], texts[path])
 		if err != nil {
 			return nil, err
 		}

@@ -138,7 +138,7 @@ func (m *migration) unreleasable(ctx context.Context) ([]container.Summary, erro
 		return nil, fmt.Errorf("list of Docker's containers: %w", err)
 	}
 	return slices.DeleteFunc(list, func(c container.Summary) bool {
-		return c.State != "running" || c.HostConfig.NetworkMode != "none" || !strings.Contains(c.Labels[translate.LabelConfig], `"hostPort":`)
+		return len(c.Names) == 0 || c.State != "running" || c.HostConfig.NetworkMode != "none" || !strings.Contains(c.Labels[translate.LabelConfig], `"hostPort":`)
 	}), nil
 }
 
@@ -151,7 +151,9 @@ func (m *migration) refuseHostPorts(ctx context.Context) error {
 	}
 	var names, ids []string
 	for _, c := range list {
-		names = append(names, c.Labels[translate.LabelPodNamespace]+"/"+c.Labels[translate.LabelPodName])
+		if name, err := translate.ParseName(c.Names[0]); err == nil {
+			names = append(names, name.Namespace+"/"+name.Pod)
+		}
 		ids = append(ids, c.ID)
 	}
 	return fmt.Errorf("the old adapter would not release the host ports of pods that cridock has made: %s. Stop them, and go back before the kubelet makes new ones:\n"+
