@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,13 +19,20 @@ import (
 // kubelet does nothing.
 type fakeSystemd struct {
 	c        *cridock
-	d        *criDockerd
+	old      oldAdapter // cri-docker.service
 	dir      string
 	requests chan string
 	reply    *os.File
 	active   map[string]bool
 	enabled  map[string]bool
 	asked    []string // what changes something
+}
+
+// oldAdapter is the one that a node is migrated from.
+type oldAdapter struct {
+	start, stop func(*testing.T)
+	socket      string
+	command     []string
 }
 
 // systemctl hands its arguments over, and waits for the answer.
@@ -48,17 +56,17 @@ shift
 exec "$@"
 `
 
-func newFakeSystemd(t *testing.T, c *cridock, d *criDockerd) *fakeSystemd {
+func newFakeSystemd(t *testing.T, c *cridock, old oldAdapter) *fakeSystemd {
 	t.Helper()
 	s := &fakeSystemd{
-		c: c, d: d, dir: c.path("systemd"), requests: make(chan string, 1),
+		c: c, old: old, dir: c.path("systemd"), requests: make(chan string, 1),
 		active: map[string]bool{"kubelet.service": true, "cri-docker.service": true}, enabled: map[string]bool{"kubelet.service": true, "cri-docker.service": true},
 	}
 	units := "etc/systemd/system/"
 	s.write(t, "bin/systemctl", systemctl)
 	s.write(t, units+"kubelet.service", "[Service]\nEnvironmentFile=-"+s.dir+"/kubelet.env\nExecStart=/usr/bin/kubelet --config="+s.dir+"/config.yaml $KUBELET_ARGS\n")
-	s.write(t, "kubelet.env", "# flags\nKUBELET_ARGS=\"--v=2 \\\n  --container-runtime-endpoint unix://"+d.socket()+"\"\n")
-	s.write(t, units+"cri-docker.service", "[Service]\nExecStart="+strings.Join(d.serve(), " ")+"\n")
+	s.write(t, "kubelet.env", "# flags\nKUBELET_ARGS=\"--v=2 \\\n  --container-runtime-endpoint unix://"+old.socket+"\"\n")
+	s.write(t, units+"cri-docker.service", "[Service]\nExecStart="+strings.Join(old.command, " ")+"\n")
 	s.write(t, units+"cridock.service", "[Service]\nExecStart="+binary+" "+strings.Join(c.serve(), " ")+"\n")
 	for _, name := range []string{"request", "reply"} {
 		if err := unix.Mkfifo(filepath.Join(s.dir, name), 0o600); err != nil {
@@ -170,7 +178,7 @@ func (s *fakeSystemd) start(t *testing.T, name string) {
 	s.active[name] = true
 	switch name {
 	case "cri-docker.service":
-		s.d.start(t)
+		s.old.start(t)
 	case "cridock.service":
 		if err := s.c.start(); err != nil {
 			t.Fatal(err)
@@ -187,7 +195,7 @@ func (s *fakeSystemd) stop(t *testing.T, name string) {
 	var err error
 	switch name {
 	case "cri-docker.service":
-		err = s.d.kill()
+		s.old.stop(t)
 	case "cridock.service":
 		err = s.c.stop()
 	}
@@ -214,52 +222,99 @@ func (s *fakeSystemd) files(t *testing.T) map[string]string {
 	return all
 }
 
-// TestMigrate moves a node from a real cri-dockerd to cridock and back with the command,
-// while a pod runs. CRIDOCK_E2E_CRI_DOCKERD is as in TestCRIDockerd.
+// TestMigrate moves a node from an adapter that answers no CRI v1, with a pod like
+// cri-dockerd's, to cridock and back, and again, with the command.
 func TestMigrate(t *testing.T) {
+	t.Parallel()
+	c := newMigrating(t, newNode(t))
+	pod := newWorkload(t, c, &foreign{cridock: c, mounts: true, root: c.path("cri-dockerd")}, 18085)
+	nothing := func(*testing.T) {}
+	socket := c.path("cri-dockerd.sock")
+	s := newFakeSystemd(t, c, oldAdapter{start: nothing, stop: nothing, socket: socket, command: []string{
+		"/usr/bin/cri-dockerd", "--docker-endpoint=unix://" + c.node.dir + "/docker.sock",
+		"--cni-conf-dir=" + c.confDir(), "--cni-bin-dir=" + c.binDir(), "--cni-cache-dir=" + c.cacheDir(), "--container-runtime-endpoint", "unix://" + socket,
+	}})
+	s.thereAndBack(t, pod, func() {
+		if now := pod.processes(t); !cmp.Equal(pod.ran, now) {
+			t.Errorf("processes were %v and are %v", pod.ran, now)
+		}
+		for _, running := range []*ctr{pod.counter, pod.server} {
+			if _, err := os.Readlink(running.logPath()); err != nil {
+				t.Errorf("the log is no link to Docker's: %v", err)
+			}
+		}
+	})
+}
+
+// TestMigrateCRIDockerd does so with a real cri-dockerd. CRIDOCK_E2E_CRI_DOCKERD is as
+// in TestCRIDockerd.
+func TestMigrateCRIDockerd(t *testing.T) {
 	path := os.Getenv("CRIDOCK_E2E_CRI_DOCKERD")
 	if path == "" {
 		t.Skip("CRIDOCK_E2E_CRI_DOCKERD is not set: the path of a cri-dockerd")
 	}
 	t.Parallel()
-	c := installCridock(t, newNode(t, runtimeFlags(t)...), "cni")
+	c := newMigrating(t, newNode(t, runtimeFlags(t)...))
+	d := newCRIDockerd(t, path, c)
+	d.start(t)
+	pod := newWorkload(t, c, cri{d.runtime}, 18086)
+	s := newFakeSystemd(t, c, oldAdapter{start: d.start, socket: d.socket(), command: d.serve(), stop: func(t *testing.T) {
+		if err := d.kill(); err != nil {
+			t.Fatal(err)
+		}
+	}})
+	s.thereAndBack(t, pod, func() { pod.checkAt(d) })
+}
+
+func newMigrating(t *testing.T, n *node) *cridock {
+	t.Helper()
+	c := installCridock(t, n, "cni")
 	conf := c.path("conf.d")
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	c.flags = []string{"--config-dir=" + conf}
-	d := newCRIDockerd(t, path, c)
-	d.start(t)
-	pod := newWorkload(t, c, cri{d.runtime}, 18085)
-	s := newFakeSystemd(t, c, d)
-	before := s.files(t)
+	return c
+}
 
+// thereAndBack ends on cridock. atOld checks the pod back on the old adapter.
+func (s *fakeSystemd) thereAndBack(t *testing.T, pod *workload, atOld func()) {
+	t.Helper()
+	before := s.files(t)
 	if out := s.migrate(t, "--from=cri-dockerd", "--dry-run"); len(s.asked) > 0 || !strings.Contains(out, "Nothing was changed") {
 		t.Errorf("a dry run asked for %q and says\n%s", s.asked, out)
 	}
 	s.checkFiles(t, before)
+
 	out := s.migrate(t, "--from=cri-dockerd", "--yes")
-	if !strings.Contains(out, "the same as before: 1 sandboxes with 1 host ports, 5 containers") {
+	if !strings.Contains(out, "the same as before: 1 sandboxes with 1 host ports, 5 containers, of which 2 run") {
 		t.Errorf("it says\n%s", out)
 	}
-	if s.active["cri-docker.service"] || !s.active["cridock.service"] || !s.active["kubelet.service"] {
-		t.Errorf("units are %v", s.active)
-	}
+	s.checkRunning(t, "cridock.service")
 	pod.checkTaken()
 
 	s.migrate(t, "--back", "--yes")
-	if !s.active["cri-docker.service"] || s.active["cridock.service"] || !s.active["kubelet.service"] {
-		t.Errorf("units are %v", s.active)
-	}
+	s.checkRunning(t, "cri-docker.service")
 	s.checkFiles(t, before)
-	if pins, err := os.ReadDir(c.netns()); err != nil || len(pins) > 0 {
+	if pins, err := os.ReadDir(s.c.netns()); err != nil || len(pins) > 0 {
 		t.Errorf("pins are left: %v (%v)", pins, err)
 	}
-	pod.checkAt(d)
+	atOld()
 
-	s.migrate(t, "--from=cri-dockerd", "--yes") // and again
+	s.migrate(t, "--from=cri-dockerd", "--yes")
+	s.checkRunning(t, "cridock.service")
 	pod.checkTaken()
 	pod.checkUsable()
+}
+
+// checkRunning: one adapter runs, and the kubelet.
+func (s *fakeSystemd) checkRunning(t *testing.T, adapter string) {
+	t.Helper()
+	for _, name := range []string{"cridock.service", "cri-docker.service", "kubelet.service"} {
+		if want := name == adapter || name == "kubelet.service"; s.active[name] != want || s.enabled[name] != want {
+			t.Errorf("%s runs: %t, is enabled: %t", name, s.active[name], s.enabled[name])
+		}
+	}
 }
 
 func (s *fakeSystemd) checkFiles(t *testing.T, before map[string]string) {

@@ -128,7 +128,7 @@ func (m *migration) usable(ctx context.Context, k *kubelet, from, old string, ol
 
 func (m *migration) startCridock(service, socket unitState) ([]step, error) {
 	var steps []step
-	if socket.Enabled && !socket.Active {
+	if socket.Loaded && socket.Enabled && !socket.Active {
 		steps = append(steps, step{Kind: startUnit, Unit: cridockSocket})
 	}
 	if !service.Enabled {

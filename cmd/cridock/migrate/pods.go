@@ -284,7 +284,7 @@ func (p member) compare(id string, is member, addressed bool) error {
 	if p.Attempt != is.Attempt {
 		differ = append(differ, fmt.Errorf("%s (%s): restart count was %d and is %d", p.Name, id, p.Attempt, is.Attempt))
 	}
-	if !slices.Equal(p.HostPorts, is.HostPorts) {
+	if slices.ContainsFunc(p.HostPorts, func(port string) bool { return !slices.Contains(is.HostPorts, port) }) {
 		differ = append(differ, fmt.Errorf("%s (%s): host ports were %v and are %v", p.Name, id, p.HostPorts, is.HostPorts))
 	}
 	if addressed && p.Running && !agree(p.Addresses, is.Addresses) {
