@@ -179,6 +179,12 @@ func (n *node) faults() map[string]func() {
 			n.Patience = 100 * time.Millisecond
 			n.onCall("systemctl start cridock.service", func() { n.list[1].Names = []string{"/k8s_web_web_default_u1_3"} })
 		},
+		"the journal cannot be written": func() {
+			n.onCall("systemctl stop cri-docker.service", func() { n.write("/var/lib/cridock/migration/.journal.json.cridock-migrate/in/the/way", "") })
+		},
+		"Docker does not answer once": func() {
+			n.onCall("systemctl start cridock.service", func() { n.failLists = 1 })
+		},
 		"a host port is gone": func() {
 			n.onCall("systemctl start cridock.service", func() { _ = os.RemoveAll(n.Root.Path("/var/lib/cni/cache/results")) })
 		},
@@ -297,6 +303,40 @@ func TestInterrupted(t *testing.T) {
 }
 
 type killed struct{}
+
+// killedAt ends the command right after a program.
+func (n *node) killedAt(call string, r Request) {
+	n.t.Helper()
+	run := n.Run
+	n.onCall(call, func() { panic(killed{}) })
+	defer func() {
+		n.Run = run
+		if v := recover(); v != (killed{}) {
+			n.t.Errorf("not killed: %v\n%s", v, n.out)
+		}
+	}()
+	_ = n.migrate(n.t.Context(), r)
+}
+
+// TestKilledWithinStep: also within the steps of several parts.
+func TestKilledWithinStep(t *testing.T) {
+	for _, call := range []string{"systemctl restart cridock.service", "systemctl stop cridock.service", "systemctl start kubelet.service"} {
+		for _, r := range []Request{{Back: true}, {Resume: true}} {
+			t.Run(fmt.Sprintf("%s back=%t", call, r.Back), func(t *testing.T) {
+				n := newNode(t)
+				before := n.state()
+				if call == "systemctl start kubelet.service" {
+					n.killedAt(call, fromCRIDockerd)
+				} else if err := n.migrate(t.Context(), fromCRIDockerd); err != nil {
+					t.Fatal(err)
+				} else {
+					n.killedAt(call, Request{Back: true})
+				}
+				n.goOn(r, before)
+			})
+		}
+	}
+}
 
 // killedAfter ends the command right after or before the given write of the journal, which
 // is after a step that the journal does not know of. It reports whether it came that far.

@@ -46,6 +46,8 @@ type node struct {
 	// calls are the programs that ran, and fail the one that fails, by its arguments.
 	calls []string
 	fail  map[string]error
+	// failLists is how many of Docker's next lists fail.
+	failLists int
 	// cridockLists is how many of the members cridock lists; -1 for all.
 	cridockLists int
 	// cridockIP is what cridock reports of the pod, and oldV1 whether the old adapter
@@ -402,7 +404,11 @@ func (n *node) ContainerList(_ context.Context, f filters.Args) ([]container.Sum
 		}
 		list = append(list, c)
 	}
-	return list, n.fail["docker list"]
+	if n.failLists > 0 {
+		n.failLists--
+		return nil, errors.New("no answer")
+	}
+	return list, nil
 }
 
 func (n *node) ContainerInspect(_ context.Context, id string) (container.InspectResponse, error) {
