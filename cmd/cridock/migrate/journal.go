@@ -29,7 +29,9 @@ type journal struct {
 	Version int       `json:"version"`
 	From    string    `json:"from"`
 	Began   time.Time `json:"began"`
-	State   string    `json:"state"`
+	// Boot is the kernel's ID of the boot in which the pods were recorded.
+	Boot  string `json:"boot"`
+	State string `json:"state"`
 	// Next is the number of steps that are done. Forward, one more may be done in part;
 	// on the way back, the last may be undone in part.
 	Next  int    `json:"next"`

@@ -167,7 +167,10 @@ type migration struct {
 	journal  *journal // nil: no migration was begun
 	// lenient: what fails without leaving the node between two adapters is only noted.
 	lenient bool
-	notes   []string
+	// replay: the journal is an earlier call's. The machine may have restarted since, so
+	// all steps are done again, or undone.
+	replay bool
+	notes  []string
 }
 
 // newMigration reads the settings of cridock.service.

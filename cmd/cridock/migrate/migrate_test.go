@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -304,6 +305,55 @@ func TestInterrupted(t *testing.T) {
 
 type killed struct{}
 
+// reboot starts what is enabled; pods get new addresses.
+func (n *node) reboot() {
+	n.write("/proc/sys/kernel/random/boot_id", "another")
+	for _, name := range slices.Sorted(maps.Keys(n.units)) {
+		n.stop(name)
+	}
+	if err := os.RemoveAll(n.Root.Path("/run/cridock/netns")); err != nil {
+		n.t.Fatal(err)
+	}
+	n.cridockIP, n.oldIP = "10.77.0.7", "10.77.0.7"
+	for _, name := range slices.Sorted(maps.Keys(n.units)) { // the kubelet last
+		if n.units[name].enabled && name != kubeletService {
+			n.start(name)
+		}
+	}
+	n.units[kubeletService].active = true // whether it finds its adapter or not
+}
+
+// TestReboot: the machine restarts at any step.
+func TestReboot(t *testing.T) {
+	for writes, reached := 1, true; reached; writes += 2 {
+		for _, r := range []Request{{Back: true}, {Resume: true}} {
+			t.Run(fmt.Sprintf("%d back=%t", writes, r.Back), func(t *testing.T) {
+				n := newNode(t)
+				n.write("/proc/sys/kernel/random/boot_id", "one")
+				if reached = n.killedAfter(writes, true, fromCRIDockerd); !reached {
+					return
+				}
+				n.reboot()
+				if err := n.migrate(t.Context(), r); err != nil {
+					t.Fatal(err, n.out)
+				}
+				if !r.Back {
+					n.checkMigrated()
+					return
+				}
+				for name, want := range map[string]bool{"kubelet.service": true, "cri-docker.service": true, "cri-docker.socket": true, "cridock.service": false} {
+					if u := n.units[name]; u.active != want || u.enabled != want {
+						t.Errorf("%s is %+v", name, u)
+					}
+				}
+				if got := n.read("/var/lib/kubelet/kubeadm-flags.env"); got != nodeFiles["/var/lib/kubelet/kubeadm-flags.env"] {
+					t.Errorf("flags are %q", got)
+				}
+			})
+		}
+	}
+}
+
 // killedAt ends the command right after a program.
 func (n *node) killedAt(call string, r Request) {
 	n.t.Helper()
@@ -516,6 +566,13 @@ func TestStoppedKubelet(t *testing.T) {
 	if n.units["kubelet.service"].active || !n.units["cridock.service"].active || !strings.Contains(n.out.String(), "the kubelet does not run") {
 		t.Errorf("%+v\n%s", n.units, n.out)
 	}
+	// No step would stop it on the way back.
+	n.start("kubelet.service")
+	before := n.state()
+	if err := n.migrate(t.Context(), Request{Back: true}); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("error is %v", err)
+	}
+	n.checkBefore(before)
 }
 
 // TestRefused: nothing is done where the command cannot do all.

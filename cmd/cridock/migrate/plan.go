@@ -274,10 +274,10 @@ func (m *migration) show(j *journal) {
 	}
 }
 
-// showBack prints what undoes the steps that are done, or may be in part.
+// showBack prints what undoes the steps.
 func (m *migration) showBack(j *journal) {
 	n := 0
-	for i := min(j.Next, len(j.Steps)-1); i >= 0; i-- {
+	for i := len(j.Steps) - 1; i >= 0; i-- {
 		s := j.Steps[i]
 		if s.undone() == "" {
 			continue

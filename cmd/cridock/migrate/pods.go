@@ -182,7 +182,16 @@ func (m *migration) record(ctx context.Context, endpoint string, known *snapshot
 	return s, nil
 }
 
+// boot returns the ID of this boot.
+func (m *migration) boot() string {
+	id, _ := m.Root.ReadFile("/proc/sys/kernel/random/boot_id") // it is there where /proc is
+	return strings.TrimSpace(id)
+}
+
 func (m *migration) recordBefore(ctx context.Context, endpoint string) error {
+	if boot := m.boot(); boot != m.journal.Boot { // pods have new addresses
+		m.journal.Boot, m.journal.Before, m.journal.After = boot, nil, nil
+	}
 	s, err := m.record(ctx, endpoint, m.journal.Before)
 	if err != nil {
 		return err
@@ -203,6 +212,9 @@ func (m *migration) recordBefore(ctx context.Context, endpoint string) error {
 
 // recordAfter records what cridock has, if it came to that.
 func (m *migration) recordAfter(ctx context.Context, endpoint string) error {
+	if u, err := m.unit(ctx, cridockService); err != nil || !u.Active {
+		return err
+	}
 	s, err := m.record(ctx, endpoint, m.journal.Before)
 	if err == nil {
 		m.journal.After = s
@@ -217,10 +229,10 @@ func (m *migration) compareBack(ctx context.Context, endpoint string) error {
 	if want == nil {
 		want = m.journal.Before
 	}
-	if want == nil {
-		return nil // nothing was recorded: nothing came after it
+	if want == nil || m.journal.Boot != m.boot() {
+		return nil // nothing was recorded, or nothing that is still so
 	}
-	if !m.journal.Before.Asked {
+	if m.journal.Before == nil || !m.journal.Before.Asked {
 		endpoint = ""
 	}
 	return m.compare(ctx, want, endpoint)

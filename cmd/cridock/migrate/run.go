@@ -71,8 +71,12 @@ func (m *migration) resume(ctx context.Context, r Request) error {
 		m.printf("The migration from %s is complete. Nothing to do.", m.journal.From)
 		return nil
 	}
-	m.printf("The migration from %s goes on with:", m.journal.From)
-	m.show(&journal{Steps: m.journal.Steps[m.journal.Next:]})
+	m.replay = true
+	if err := m.kubeletIsOurs(ctx); err != nil {
+		return err
+	}
+	m.printf("From %s to cridock, while all pods keep running. Some of these steps are done:", m.journal.From)
+	m.show(m.journal)
 	if r.DryRun {
 		m.printf("Nothing was changed.")
 		return nil
@@ -105,6 +109,10 @@ func (m *migration) back(ctx context.Context, r Request) error {
 		return fmt.Errorf("%s has no record of a migration; docs/migrating.md has the steps back to do by hand", m.settings.RootDir)
 	}
 	was := m.journal.State
+	m.replay = true
+	if err := m.kubeletIsOurs(ctx); err != nil {
+		return err
+	}
 	for _, s := range m.journal.Steps {
 		if s.Kind != editFile {
 			continue
@@ -155,11 +163,29 @@ func (m *migration) saveAs(state string, next int) error {
 	return nil
 }
 
+// kubeletIsOurs fails if the kubelet runs, and did not when the migration was planned:
+// no step stops it.
+func (m *migration) kubeletIsOurs(ctx context.Context) error {
+	for _, s := range m.journal.Steps {
+		if s.Kind == stopUnit && s.Unit == kubeletService {
+			return nil
+		}
+	}
+	u, err := m.unit(ctx, kubeletService)
+	if err == nil && u.Active {
+		return errors.New("the kubelet runs, and did not when the migration began: stop it first (systemctl stop kubelet), and start it again at the end")
+	}
+	return err
+}
+
 // doAll does the steps from the first that is not known to be done. On the way back, the
 // last one that was not undone may be undone in part.
 func (m *migration) doAll(ctx context.Context) error {
 	j := m.journal
-	if j.State == goingBack {
+	switch {
+	case m.replay:
+		j.Next = 0
+	case j.State == goingBack:
 		j.Next = max(0, j.Next-1)
 	}
 	if err := m.saveAs(goingForward, j.Next); err != nil {
@@ -192,7 +218,11 @@ func (m *migration) undoAll(ctx context.Context) error {
 	if err := m.tolerate(m.saveAs(goingBack, j.Next)); err != nil {
 		return err
 	}
-	for i := min(j.Next, len(j.Steps)-1); i >= 0; i-- {
+	last := min(j.Next, len(j.Steps)-1)
+	if m.replay {
+		last = len(j.Steps) - 1
+	}
+	for i := last; i >= 0; i-- {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("interrupted: %w", err)
 		}
