@@ -63,12 +63,19 @@ func newCRIDockerd(t *testing.T, path string, peer *cridock) *criDockerd {
 	return d
 }
 
+// serve returns cri-dockerd's command line.
+func (d *criDockerd) serve() []string {
+	return []string{
+		d.path, "--container-runtime-endpoint=unix://" + d.socket(), "--docker-endpoint=unix://" + d.node.dir + "/docker.sock",
+		"--cri-dockerd-root-directory=" + d.root(), "--pod-infra-container-image=" + d.pause, "--streaming-bind-addr=127.0.0.1:0",
+		"--network-plugin=cni", "--cni-conf-dir=" + d.peer.confDir(), "--cni-bin-dir=" + d.peer.binDir() + "," + cniBinDir, "--cni-cache-dir=" + d.peer.cacheDir(),
+	}
+}
+
 func (d *criDockerd) start(t *testing.T) {
 	t.Helper()
 	_ = os.Remove(d.socket())
-	err := d.launchAs(d.command(d.path, "--container-runtime-endpoint=unix://"+d.socket(), "--docker-endpoint=unix://"+d.node.dir+"/docker.sock",
-		"--cri-dockerd-root-directory="+d.root(), "--pod-infra-container-image="+d.pause, "--streaming-bind-addr=127.0.0.1:0",
-		"--network-plugin=cni", "--cni-conf-dir="+d.peer.confDir(), "--cni-bin-dir="+d.peer.binDir()+","+cniBinDir, "--cni-cache-dir="+d.peer.cacheDir()))
+	err := d.launchAs(d.command(d.serve()...))
 	if err == nil {
 		err = d.awaitReady(time.Minute)
 	}

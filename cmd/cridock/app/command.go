@@ -99,7 +99,10 @@ func newCommand(o *Options) *cobra.Command {
 		RunE:  root.RunE,
 	}
 	o.AddFlags(root.PersistentFlags())
-	root.AddCommand(serve, newConfigCommand(o), newVersionCommand(build), newStatusCommand(o), doctor.NewCommand(o.doctorSettings), runtimeCommand(o))
+	root.AddCommand(
+		serve, newConfigCommand(o), newVersionCommand(build), newStatusCommand(o),
+		doctor.NewCommand(o.doctorSettings), o.migrateCommand(), runtimeCommand(o),
+	)
 	return root
 }
 

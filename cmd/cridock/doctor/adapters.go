@@ -135,7 +135,7 @@ var otherUnits = []string{"cri-docker.service", "cri-docker.socket", "crio.servi
 func checkOtherUnits(_ context.Context, n *node) Result {
 	var enabled []string
 	for _, unit := range otherUnits {
-		if n.enabled(unit) && !n.own(unit) {
+		if n.conf().Enabled(unit) && !n.own(unit) {
 			enabled = append(enabled, unit)
 		}
 	}

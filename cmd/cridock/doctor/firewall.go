@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/cridock/cridock/internal/nodeconf"
 )
 
 // family is an address family.
@@ -109,7 +111,7 @@ type rule struct {
 func parseTable(text string) table {
 	t := table{chains: map[string][]rule{}}
 	for line := range strings.Lines(text) {
-		words := splitWords(line)
+		words := nodeconf.SplitWords(line)
 		switch {
 		case len(words) == 3 && words[0] == "-P" && words[1] == "FORWARD":
 			t.policy = words[2]

@@ -7,11 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/cridock/cridock/internal/nodeconf"
 )
 
 var kubeletChecks = []Check{
@@ -46,7 +47,7 @@ func (n *node) readKubelet() kubelet {
 		k.source = "the kubelet's unit"
 		line, k.readErr = n.kubeletUnit()
 	}
-	config := flagValue(line, "config")
+	config := nodeconf.FlagValue(line, "config")
 	if config == "" && n.exists(defaultKubeletConfig) {
 		config = defaultKubeletConfig
 	}
@@ -64,7 +65,7 @@ func (n *node) readKubelet() kubelet {
 		}
 	}
 	for name, field := range map[string]*string{"container-runtime-endpoint": &k.Endpoint, "cgroup-driver": &k.CgroupDriver} {
-		if v := flagValue(line, name); v != "" {
+		if v := nodeconf.FlagValue(line, name); v != "" {
 			*field = v
 		}
 	}
@@ -100,21 +101,12 @@ func ownedBySelf(path string) bool {
 
 // kubeletUnit returns the command line of the kubelet's unit, "" if there is none.
 func (n *node) kubeletUnit() (string, error) {
-	u, err := n.readUnit("kubelet.service")
+	u, err := n.conf().ReadUnit("kubelet.service")
 	if err != nil {
 		return "", err
 	}
-	words, err := n.serviceCommand(u)
+	words, err := n.conf().ServiceCommand(u)
 	return strings.Join(words, " "), err
-}
-
-// flagValue returns the value of a flag's last appearance, "" if there is none.
-func flagValue(line, name string) string {
-	matches := regexp.MustCompile(`(?:^|\s)--?`+regexp.QuoteMeta(name)+`[= ]["']?([^"'\s]+)`).FindAllStringSubmatch(line, -1)
-	if len(matches) == 0 {
-		return ""
-	}
-	return matches[len(matches)-1][1]
 }
 
 // unknownKubelet returns a result if there is nothing to compare.
@@ -147,15 +139,6 @@ func checkKubeletEndpoint(_ context.Context, n *node) Result {
 	default:
 		return warning(cure, "The kubelet uses %s (%s), and not cridock's %s.", used, n.kubelet.source, n.Endpoint)
 	}
-}
-
-// socketPath returns the file of an endpoint; /var/run is a link to /run.
-func socketPath(endpoint string) string {
-	path := filepath.Clean(strings.TrimPrefix(endpoint, "unix://"))
-	if rest, ok := strings.CutPrefix(path, "/var/run/"); ok {
-		path = "/run/" + rest
-	}
-	return path
 }
 
 func checkKubeletCgroupDriver(_ context.Context, n *node) Result {

@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -20,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"golang.org/x/sys/unix"
 
+	"github.com/cridock/cridock/internal/nodeconf"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/translate"
@@ -152,35 +151,16 @@ func (n *node) cniConfig() network.Config {
 	return network.Config{ConfDir: n.path(n.CNIConfDir), BinDirs: dirs, CacheDir: n.path(n.CNICacheDir), NetNSDir: n.netnsDir()}
 }
 
-// path returns where a path of the node is.
-func (n *node) path(parts ...string) string {
-	return filepath.Join(append([]string{n.Root}, parts...)...)
-}
+// conf reads the node's files.
+func (n *node) conf() nodeconf.Root { return nodeconf.Root(n.Root) }
 
-// shown returns the node's name of a path made by n.path.
-func (n *node) shown(path string) string {
-	return "/" + strings.TrimPrefix(strings.TrimPrefix(path, filepath.Clean(n.Root)), "/")
-}
+func (n *node) path(parts ...string) string          { return n.conf().Path(parts...) }
+func (n *node) shown(path string) string             { return n.conf().Shown(path) }
+func (n *node) readFile(path string) (string, error) { return n.conf().ReadFile(path) }
+func (n *node) exists(path string) bool              { return n.conf().Exists(path) }
 
 func (n *node) netnsDir() string       { return n.path(n.RuntimeDir, "netns") }
 func (n *node) imageVolumeDir() string { return n.path(n.RuntimeDir, "image-volumes") }
-
-// maxFile bounds what is read of a file, in bytes.
-const maxFile = 1 << 20
-
-// readFile returns the content of a file.
-func (n *node) readFile(path string) (string, error) {
-	f, err := os.Open(n.path(path))
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return "", err
-	}
-	return string(b), nil
-}
 
 // read returns a file's content, "" if it cannot be read.
 func (n *node) read(path string) string {
@@ -203,11 +183,6 @@ func (n *node) number(path string) (int, error) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	return v, nil
-}
-
-func (n *node) exists(path string) bool {
-	_, err := os.Lstat(n.path(path))
-	return err == nil
 }
 
 // pods are the members of pods that Docker has.

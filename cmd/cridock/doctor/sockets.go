@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/cridock/cridock/internal/nodeconf"
 )
 
 // sockets are the unix sockets of interest on which processes listen. Nothing
@@ -29,7 +31,7 @@ func (l listener) running() bool { return l.cridock || l.other }
 // resolve returns the path that a path leads to if it is a link.
 func (n *node) resolve(path string) string {
 	for range 10 {
-		path = socketPath(path)
+		path = nodeconf.SocketPath(path)
 		target, err := os.Readlink(n.path(path))
 		if err != nil {
 			return path
@@ -141,7 +143,7 @@ func (n *node) servedPath() string {
 	if n.Endpoint == passedEndpoint {
 		return n.passedSocket()
 	}
-	return socketPath(n.Endpoint)
+	return nodeconf.SocketPath(n.Endpoint)
 }
 
 // passedEndpoint means that systemd passes the socket.
@@ -153,8 +155,8 @@ func (n *node) reaches(endpoint string) bool {
 	if n.socket == "" {
 		return false
 	}
-	path := socketPath(endpoint)
-	return n.resolve(path) == n.resolve(n.socket) || n.SocketLink != "" && path == socketPath(n.SocketLink)
+	path := nodeconf.SocketPath(endpoint)
+	return n.resolve(path) == n.resolve(n.socket) || n.SocketLink != "" && path == nodeconf.SocketPath(n.SocketLink)
 }
 
 // servedByCridock reports whether a cridock serves a path, or starts if a client

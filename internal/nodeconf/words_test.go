@@ -1,4 +1,4 @@
-package doctor
+package nodeconf
 
 import (
 	"testing"
@@ -15,7 +15,7 @@ func TestSplitWords(t *testing.T) {
 		`a\ b \"c\" '\''`:      {"a b", `"c"`, "'"},
 		`"open quote`:          {"open quote"},
 	} {
-		if diff := cmp.Diff(want, splitWords(line)); diff != "" {
+		if diff := cmp.Diff(want, SplitWords(line)); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", line, diff)
 		}
 	}

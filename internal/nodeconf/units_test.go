@@ -1,6 +1,9 @@
-package doctor
+package nodeconf
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,16 +35,17 @@ func TestServiceCommand(t *testing.T) {
 		}, []string{"/usr/bin/kubelet", "--one", "--two", "--three", "--four"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := newTree(t)
-			x.remove("/etc/systemd/system")
+			r := Root(t.TempDir())
 			for path, content := range tt.files {
-				x.write(path, content)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(r.Path(path)), 0o755), os.WriteFile(r.Path(path), []byte(content), 0o600)); err != nil {
+					t.Fatal(err)
+				}
 			}
-			u, err := x.readUnit("kubelet.service")
+			u, err := r.ReadUnit("kubelet.service")
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := x.serviceCommand(u)
+			got, err := r.ServiceCommand(u)
 			if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
 				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
