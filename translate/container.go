@@ -105,6 +105,7 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
+	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
 		return nil, err
 	}
@@ -161,7 +162,11 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	if err != nil {
 		return nil, err
 	}
-	resources, annotations, err := dockerResources("linux.resources", cfg.GetLinux().GetResources(), host)
+	const field = "linux.resources"
+	if why := host.seamUnmet(req.runtimeHandler()); why != "" && smallMemory(cfg.GetLinux().GetResources()) != nil {
+		return nil, unmet(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB), which needs %s; or set a higher limit", cfg.GetLinux().GetResources().GetMemoryLimitInBytes(), minMemory, why)
+	}
+	resources, annotations, err := dockerResources(field, cfg.GetLinux().GetResources(), host)
 	if err != nil {
 		return nil, err
 	}

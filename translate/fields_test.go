@@ -236,7 +236,7 @@ func (tc example) check(t *testing.T, path string) {
 var exampleHost = func() Host {
 	h := fullHost
 	h.Annotations, h.CDI, h.MountOptions, h.AppArmor, h.SELinux = true, true, true, true, true
-	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true, UserNamespaces: true}, "crun": {RecursiveReadOnly: true, UserNamespaces: true}, "cridock": {}}
+	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true, Seam: true}, "crun": {RecursiveReadOnly: true, Seam: true}, "cridock": {}}
 	h.SeamRuntime = "cridock"
 	return h
 }()

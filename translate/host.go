@@ -80,8 +80,8 @@ type RuntimeFeatures struct {
 	RecursiveReadOnly bool
 	// ShimGrouping: the containers of a pod share one containerd shim.
 	ShimGrouping bool
-	// UserNamespaces: cridock-runtime can execute it.
-	UserNamespaces bool
+	// Seam: cridock-runtime can execute it.
+	Seam bool
 }
 
 // dockerHandler is a name for the engine's default runtime, as in dockershim and

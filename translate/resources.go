@@ -44,8 +44,6 @@ func validateResources(field string, r *runtimeapi.LinuxContainerResources) erro
 		return invalid(field+".cpu_quota", "%d is below %d", r.GetCpuQuota(), minCPUQuota)
 	case r.GetCpuShares() < 0:
 		return invalid(field+".cpu_shares", "%d is negative", r.GetCpuShares())
-	case r.GetMemoryLimitInBytes() > 0 && r.GetMemoryLimitInBytes() < minMemory:
-		return invalid(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB)", r.GetMemoryLimitInBytes(), minMemory)
 	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
 		return invalid(field+".oom_score_adj", "%d is not in -1000..1000", r.GetOomScoreAdj())
 	}
@@ -97,7 +95,8 @@ func refusedInCgroupFile(r rune) bool {
 }
 
 // dockerResources returns the limits of a container to create, and annotations
-// for the OCI runtime with those that only systemd can set.
+// for the OCI runtime with those that only systemd can set. A memory limit below
+// Docker's minimum is raised to it; see [SeamResources].
 func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host Host) (container.Resources, map[string]string, error) {
 	if err := validateResources(field, r); err != nil {
 		return container.Resources{}, nil, err
@@ -117,7 +116,7 @@ func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host H
 	if err != nil {
 		return container.Resources{}, nil, err
 	}
-	out.MemorySwap = swap
+	out.Memory, out.MemorySwap = inDocker(out.Memory, swap)
 	annotations, err := applyUnified(field, &out, r.GetUnified(), host)
 	return out, annotations, err
 }
@@ -246,6 +245,31 @@ func cgroupLimit(value string) (int64, error) {
 	return n, nil
 }
 
+// inDocker returns the limits of memory, and of memory and swap together, that Docker
+// accepts.
+func inDocker(memory, swap int64) (int64, int64) {
+	if memory > 0 {
+		memory = max(memory, minMemory)
+	}
+	if swap > 0 {
+		swap = max(swap, minMemory)
+	}
+	return memory, swap
+}
+
+// CgroupFilesToSave returns the files, without values, of limits that [DockerRevert]
+// can't restore: those of memory and swap below Docker's minimum.
+func CgroupFilesToSave(had *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	switch {
+	case smallMemory(had) == nil:
+		return nil
+	case host.CgroupV2:
+		return []CgroupFile{{Name: "memory.max"}}
+	}
+	// In the order in which they can be lowered.
+	return []CgroupFile{{Name: "memory.limit_in_bytes"}, {Name: "memory.memsw.limit_in_bytes"}}
+}
+
 // CgroupFiles lists the limits of r that neither Docker nor, through runc,
 // systemd can set when the container is created: hugepages and the rest of
 // unified. The caller writes them right after the start, in this order. r may be
@@ -354,9 +378,16 @@ func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, 
 		return update, nil
 	}
 	has := current.Resources
-	resources, _, err := dockerResources(field, withMemory(want, has), host)
+	merged := withMemory(want, has)
+	resources, _, err := dockerResources(field, merged, host)
 	if err != nil {
 		return update, err
+	}
+	if small := smallMemory(merged); small != nil {
+		if small.Limit != has.GetMemoryLimitInBytes() || small.Swap != has.GetMemorySwapLimitInBytes() {
+			return update, invalid(field+".memory_limit_in_bytes", "a limit of %d, below Docker's minimum of %d (6 MiB), can only be set when the container is created", small.Limit, minMemory)
+		}
+		resources.Memory, resources.MemorySwap = 0, 0
 	}
 	if want.GetMemoryLimitInBytes() == 0 && want.GetMemorySwapLimitInBytes() == 0 && !hasSwap(want) {
 		resources.Memory, resources.MemorySwap = 0, 0
@@ -445,8 +476,9 @@ func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerR
 	restore(&back.CPUPeriod, update.CPUPeriod, had.GetCpuPeriod(), defaultCPUPeriod)
 	restore(&back.CPUQuota, update.CPUQuota, had.GetCpuQuota(), unlimited)
 	restore(&back.CPUShares, update.CPUShares, had.GetCpuShares(), defaultCPUShares)
-	restore(&back.Memory, update.Memory, had.GetMemoryLimitInBytes(), 0)
-	restore(&back.MemorySwap, update.MemorySwap, had.GetMemorySwapLimitInBytes(), unlimited)
+	memory, swap := inDocker(had.GetMemoryLimitInBytes(), had.GetMemorySwapLimitInBytes())
+	restore(&back.Memory, update.Memory, memory, 0)
+	restore(&back.MemorySwap, update.MemorySwap, swap, unlimited)
 	if update.CpusetCpus != "" {
 		back.CpusetCpus = had.GetCpusetCpus()
 	}
@@ -502,5 +534,12 @@ func currentResources(requested *runtimeapi.LinuxContainerResources, hc *contain
 	out.MemorySwapLimitInBytes = hc.MemorySwap
 	out.CpusetCpus = hc.CpusetCpus
 	out.CpusetMems = hc.CpusetMems
+	if small := smallMemory(requested); small != nil && hc.Memory == minMemory {
+		// cridock-runtime has set these; see dockerResources.
+		out.MemoryLimitInBytes = small.Limit
+		if hc.MemorySwap > 0 { // otherwise Docker found no swap accounting
+			out.MemorySwapLimitInBytes = small.Swap
+		}
+	}
 	return out
 }

@@ -31,8 +31,8 @@ type Create struct {
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
-	// UserNamespace is nil unless HostConfig.Runtime is cridock-runtime.
-	UserNamespace *UserNamespace `json:",omitempty"`
+	// Seam is nil unless HostConfig.Runtime is cridock-runtime.
+	Seam *Seam `json:",omitempty"`
 }
 
 // SandboxRequest is a RunPodSandbox request with what the caller looked up.

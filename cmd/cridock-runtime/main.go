@@ -1,5 +1,5 @@
 // Command cridock-runtime is an OCI runtime for what Docker's API cannot ask for,
-// such as a user namespace per pod. Docker executes it for the containers that
+// such as a user namespace per pod or a very low memory limit. Docker executes it for the containers that
 // cridock creates with it. For "create" it changes the container's bundle as cridock's
 // record says, prepares mounts, and executes the real runtime in its own place; for
 // "exec" it gives the standard streams to the container's root. For everything else
@@ -64,7 +64,7 @@ func (c *call) run() error {
 		err = giveStreams(record)
 	case "run", "restore":
 		// Both would start a container from an unchanged bundle.
-		err = fmt.Errorf("%s is not supported for containers with a user namespace of their own", c.command)
+		err = fmt.Errorf("%s is not supported for containers that cridock-runtime changes", c.command)
 	}
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package userns does cridock's side of user namespaces per pod: it writes the
-// records that cridock-runtime reads, finds out whether engine, kernel and file system
+// Package userns does cridock's side of what cridock-runtime changes, above all user
+// namespaces per pod: it writes the records that cridock-runtime reads, finds out whether engine, kernel and file system
 // are up to it, and checks that a started container is where it should be. It makes no
 // mounts itself and knows neither Docker's API nor the CRI's.
 package userns
@@ -26,9 +26,10 @@ func New(runtimeDir string) *Records { return &Records{dir: beneath.Root(runtime
 
 // Write writes a container's record, replacing an earlier one. For a container that
 // joins its sandbox's user namespace, sandboxPID is the sandbox's process, else 0; it
-// is an error if that process is not in a namespace with the record's mappings.
+// is an error if that process is not in a namespace with the record's mappings. Without
+// a user namespace in the record it is not used.
 func (r *Records) Write(record seam.Record, sandboxPID int) error {
-	if sandboxPID != 0 {
+	if sandboxPID != 0 && record.UserNamespace != nil {
 		p, err := idmap.Describe(sandboxPID)
 		if err == nil {
 			err = record.UserNamespace.CheckProcess(sandboxPID)
@@ -52,6 +53,20 @@ func (r *Records) Write(record seam.Record, sandboxPID int) error {
 	}
 	return nil
 }
+
+// SetResources replaces the limits in a container's record. A missing record is
+// fs.ErrNotExist.
+func (r *Records) SetResources(id string, limits *seam.Resources) error {
+	record, err := seam.Dir(r.dir).Read(id)
+	if err != nil {
+		return fmt.Errorf("record for cridock-runtime: %w", err)
+	}
+	record.Resources = limits
+	return r.Write(*record, 0)
+}
+
+// Available reports whether there is a directory for records.
+func (r *Records) Available() bool { return r.dir != "" }
 
 // Remove removes a container's record. A missing one is success.
 func (r *Records) Remove(id string) error {

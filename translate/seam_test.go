@@ -1,0 +1,98 @@
+package translate
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/google/go-cmp/cmp"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
+)
+
+// limitedRequest is a request for a container with these limits in a pod of crun.
+func limitedRequest(t *testing.T, r *resources) ContainerRequest {
+	t.Helper()
+	req := containerRequest(t)
+	req.Config = proto.CloneOf(req.Config)
+	req.Config.Linux = &runtimeapi.LinuxContainerConfig{Resources: r}
+	return req
+}
+
+// readCreated returns a created container as read from Docker.
+func readCreated(t *testing.T, c *Create, change func(*container.InspectResponse)) *Container {
+	t.Helper()
+	in := inspect(c, containerID)
+	if change != nil {
+		change(&in)
+	}
+	out, err := ReadContainer(in, nil, exampleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestSmallMemory(t *testing.T) {
+	created, err := DockerContainer(limitedRequest(t, &resources{MemoryLimitInBytes: 4 * mib, MemorySwapLimitInBytes: 5 * mib}), exampleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Seam{RealRuntime: "crun", Record: seam.Record{Resources: &seam.Resources{Memory: &seam.Memory{Limit: 4 * mib, Swap: 5 * mib}}}}
+	if diff := cmp.Diff(want, created.Seam); diff != "" || created.HostConfig.Runtime != "cridock" {
+		t.Errorf("runtime %q: %s", created.HostConfig.Runtime, diff)
+	}
+	if r := created.HostConfig.Resources; r.Memory != 6*mib || r.MemorySwap != 6*mib {
+		t.Errorf("Docker gets %+v", r)
+	}
+	for name, tc := range map[string]struct {
+		change       func(*container.InspectResponse)
+		memory, swap int64
+	}{
+		"as created":        {nil, 4 * mib, 5 * mib},
+		"no swap accounted": {func(in *container.InspectResponse) { in.HostConfig.MemorySwap = -1 }, 4 * mib, -1},
+		"updated": {func(in *container.InspectResponse) {
+			in.HostConfig.Memory, in.HostConfig.MemorySwap = 8*mib, 9*mib
+		}, 8 * mib, 9 * mib},
+	} {
+		c := readCreated(t, created, tc.change)
+		if r := c.Resources; r.MemoryLimitInBytes != tc.memory || r.MemorySwapLimitInBytes != tc.swap || !c.Seam || c.RuntimeHandler != "crun" {
+			t.Errorf("%s: %v, seam %t, handler %q", name, r, c.Seam, c.RuntimeHandler)
+		}
+	}
+}
+
+// TestNoSeam: a container that does not need cridock-runtime does not use it.
+func TestNoSeam(t *testing.T) {
+	for name, r := range map[string]*resources{
+		"no limits": nil,
+		"memory":    {MemoryLimitInBytes: 6 * mib, CpuShares: 3, CpuQuota: 5000, CpusetCpus: "0"},
+	} {
+		created, err := DockerContainer(limitedRequest(t, r), exampleHost)
+		if err != nil || created.Seam != nil || created.HostConfig.Runtime != "crun" {
+			t.Errorf("%s: %+v, %v", name, created, err)
+		}
+	}
+}
+
+// TestSmallMemoryUnmet: without cridock-runtime, such a limit is refused.
+func TestSmallMemoryUnmet(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*Host)
+		want   string
+	}{
+		"no cridock-runtime":       {func(h *Host) { h.SeamRuntime = "" }, "cridock runtime install"},
+		"a runtime without a path": {func(h *Host) { h.Runtimes = map[string]RuntimeFeatures{"crun": {}} }, `"crun"`},
+	} {
+		host := exampleHost
+		tc.change(&host)
+		_, err := DockerContainer(limitedRequest(t, &resources{MemoryLimitInBytes: 4 * mib}), host)
+		if !errdefs.IsFailedPrecondition(err) || !strings.HasPrefix(err.Error(), "linux.resources.memory_limit_in_bytes: ") || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
