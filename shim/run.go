@@ -55,7 +55,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 // created after them, through functions that are not called before Run.
 func (s *Service) addParts(cni *network.CNI) {
 	s.state = state.New(s.cfg.RootDir)
-	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine}
+	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine, host: s.Host}
 	s.logs = podlogs.New(podlogs.Options{
 		Dir: s.cfg.PodLogsDir, Symlinks: s.cfg.SymlinkLogs, MaxSize: s.cfg.LogMaxSize, Engine: s.engine,
 		Containers: func(ctx context.Context) ([]*translate.Container, error) { return s.index.Containers(ctx) },

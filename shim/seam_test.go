@@ -35,18 +35,23 @@ func TestLimitRecords(t *testing.T) {
 	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig("web"), RuntimeHandler: "crun"})
 	n.must(err)
 	pod := r.PodSandboxId
-	id := n.createLimited(pod, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 4 << 20})
-	want := &seam.Resources{Memory: &seam.Memory{Limit: 4 << 20, Swap: 4 << 20}}
+	id := n.createLimited(pod, &runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 4 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 << 20}},
+	})
+	pages := []seam.Hugepages{{PageSize: "2MB", Limit: 2 << 20}}
+	want := &seam.Resources{Memory: &seam.Memory{Limit: 4 << 20, Swap: 4 << 20}, Hugepages: pages}
 	if diff := cmp.Diff(want, n.recordedLimits(id)); diff != "" {
 		t.Error(diff)
 	}
 	if got := n.status(id).Resources.Linux.MemoryLimitInBytes; got != 4<<20 {
 		t.Errorf("the status has the limit %d", got)
 	}
-	_, err = n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 6 << 20}})
+	_, err = n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 6 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
+	}})
 	n.must(err)
 	n.startContainer(id)
-	if diff := cmp.Diff(&seam.Resources{}, n.recordedLimits(id)); diff != "" {
+	if diff := cmp.Diff(&seam.Resources{Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 4 << 20}}}, n.recordedLimits(id)); diff != "" {
 		t.Errorf("after an update before the start: %s", diff)
 	}
 	if got := n.status(id).Resources.Linux.MemoryLimitInBytes; got != 6<<20 {

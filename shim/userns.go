@@ -25,6 +25,7 @@ type userNamespaces struct {
 	engine  Engine
 	index   *index.Index
 	stops   *stopper
+	host    func() translate.Host
 }
 
 // recordSandbox leaves what Docker could not be told of a created sandbox for
@@ -74,7 +75,7 @@ func (n *userNamespaces) updateRecord(c, updated *translate.Container) error {
 	if !c.Seam || updated == c {
 		return nil
 	}
-	return n.records.SetResources(c.ID, translate.SeamResources(updated.Resources))
+	return n.records.SetResources(c.ID, translate.SeamResources(updated.Resources, n.host()))
 }
 
 // forget removes a removed container's record. It only logs errors: nobody

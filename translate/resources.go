@@ -11,6 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 const (
@@ -63,35 +65,20 @@ func ValidateCgroupFiles(field string, r *runtimeapi.LinuxContainerResources) er
 
 func validateHugepages(field string, limits []*runtimeapi.HugepageLimit) error {
 	for i, limit := range limits {
-		size := limit.GetPageSize()
-		digits := strings.TrimRight(size, "KMGB")
-		n, err := strconv.ParseUint(digits, 10, 32)
-		if unit := size[len(digits):]; err != nil || n == 0 || (unit != "KB" && unit != "MB" && unit != "GB") {
-			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%q is not a page size such as 2MB", size)
+		if err := seam.ValidatePageSize(limit.GetPageSize()); err != nil {
+			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%v", err)
 		}
 	}
 	return nil
 }
-
-// unifiedControllers are the controllers whose files a request may set. The
-// cgroup's own files (cgroup.kill, cgroup.procs …) are not resources.
-var unifiedControllers = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"}
 
 func validateUnified(field string, unified map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
-		controller, file, ok := strings.Cut(key, ".")
-		if !ok || file == "" || strings.ContainsFunc(file, refusedInCgroupFile) || !slices.Contains(unifiedControllers, controller) {
-			return invalid(field+".unified", "%q is not a file of one of the controllers %q", key, unifiedControllers)
-		}
-		if strings.ContainsRune(unified[key], 0) {
-			return invalid(field+".unified", "value of %q contains a NUL", key)
+		if err := seam.ValidateUnified(key, unified[key]); err != nil {
+			return invalid(field+".unified", "%v", err)
 		}
 	}
 	return nil
-}
-
-func refusedInCgroupFile(r rune) bool {
-	return refusedInName(r) && r != '_'
 }
 
 // dockerResources returns the limits of a container to create, and annotations
@@ -272,8 +259,8 @@ func CgroupFilesToSave(had *runtimeapi.LinuxContainerResources, host Host) []Cgr
 
 // CgroupFiles lists the limits of r that neither Docker nor, through runc,
 // systemd can set when the container is created: hugepages and the rest of
-// unified. The caller writes them right after the start, in this order. r may be
-// nil. The values were checked when the container was created.
+// unified. The caller writes them right after the start, in this order, also if
+// cridock-runtime has set some of them before (see [SeamResources]). r may be nil. The values were checked when the container was created.
 func CgroupFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	return cgroupFiles(r, host, false)
 }
@@ -321,6 +308,14 @@ func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 }
 
 func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
+	files := unifiedFiles(r, host, update)
+	for _, limit := range r.GetHugepageLimits() {
+		files = append(files, hugepageFiles(limit, host)...)
+	}
+	return files
+}
+
+func unifiedFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
 	var files []CgroupFile
 	for _, key := range slices.Sorted(maps.Keys(r.GetUnified())) {
 		switch key {
@@ -337,9 +332,6 @@ func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) 
 			continue
 		}
 		files = append(files, CgroupFile{Name: key, Value: value, Optional: atDefault})
-	}
-	for _, limit := range r.GetHugepageLimits() {
-		files = append(files, hugepageFiles(limit, host)...)
 	}
 	return files
 }

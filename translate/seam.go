@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -40,21 +41,45 @@ func (h Host) seamUnmet(handler string) string {
 	return ""
 }
 
-// limitBeforeStart has cridock-runtime set limits that Docker has no field for. A
-// container that does not need them before its first instruction gets them after its
-// start, see [CgroupFiles].
+// limitBeforeStart has cridock-runtime set limits that Docker has no field for, so that
+// they hold from the container's first instruction on. If that is impossible, or the
+// container has no such limits, all it has is set after the start, see [CgroupFiles].
 func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler string, host Host) {
-	limits := SeamResources(r)
-	if limits.Memory == nil {
-		return
+	limits := SeamResources(r, host)
+	if limitsAnything(limits) && host.seamUnmet(handler) == "" {
+		c.useSeam(handler, host).Resources = limits
 	}
-	c.useSeam(handler, host).Resources = limits
 }
 
-// SeamResources returns the limits that cridock-runtime sets; it is not nil. r was
-// validated and may be nil.
-func SeamResources(r *runtimeapi.LinuxContainerResources) *seam.Resources {
-	return &seam.Resources{Memory: smallMemory(r)}
+// oomGroup is in most requests of the kubelet on cgroup v2. It limits nothing, so it
+// need not be set before the start.
+const oomGroup = "memory.oom.group"
+
+func limitsAnything(r *seam.Resources) bool {
+	_, group := r.Unified[oomGroup]
+	return r.Memory != nil || len(r.Hugepages) > 0 || len(r.Unified) > 1 || len(r.Unified) == 1 && !group
+}
+
+// SeamResources returns the limits that cridock-runtime sets; it is not nil. They are
+// the memory limits that Docker refuses, and those of [CgroupFiles] without limits of
+// zero huge pages, which the kubelet sends for all sizes, and whose cgroup files may be
+// missing. r was validated and may be nil.
+func SeamResources(r *runtimeapi.LinuxContainerResources, host Host) *seam.Resources {
+	out := &seam.Resources{Memory: smallMemory(r)}
+	for _, file := range unifiedFiles(r, host, false) {
+		if out.Unified == nil {
+			out.Unified = map[string]string{}
+		}
+		out.Unified[file.Name] = file.Value
+	}
+	for _, limit := range r.GetHugepageLimits() {
+		// Of limits for one size the last one wins.
+		out.Hugepages = slices.DeleteFunc(out.Hugepages, func(h seam.Hugepages) bool { return h.PageSize == limit.GetPageSize() })
+		if limit.GetLimit() > 0 {
+			out.Hugepages = append(out.Hugepages, seam.Hugepages{PageSize: limit.GetPageSize(), Limit: limit.GetLimit()})
+		}
+	}
+	return out
 }
 
 // AmbiguousMemory reports whether the memory limit is one for which Docker has its

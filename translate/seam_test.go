@@ -70,11 +70,56 @@ func TestSmallMemory(t *testing.T) {
 func TestNoSeam(t *testing.T) {
 	for name, r := range map[string]*resources{
 		"no limits": nil,
-		"memory":    {MemoryLimitInBytes: 6 * mib, CpuShares: 3, CpuQuota: 5000, CpusetCpus: "0"},
+		"Docker's":  {MemoryLimitInBytes: 6 * mib, CpuShares: 3, CpuQuota: 5000, CpusetCpus: "0", Unified: map[string]string{"pids.max": "5", "memory.swap.max": "0"}},
+		"defaults":  {Unified: map[string]string{"memory.high": "max", "memory.oom.group": "1"}, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}, {PageSize: "1GB"}}},
 	} {
 		created, err := DockerContainer(limitedRequest(t, r), exampleHost)
 		if err != nil || created.Seam != nil || created.HostConfig.Runtime != "crun" {
 			t.Errorf("%s: %+v, %v", name, created, err)
+		}
+	}
+}
+
+// TestLimitsBeforeStart: limits that Docker has no field for hold from the first
+// instruction on if cridock-runtime is there.
+func TestLimitsBeforeStart(t *testing.T) {
+	type unified = map[string]string
+	systemd := exampleHost
+	systemd.CgroupDriver = "systemd"
+	v1 := exampleHost
+	v1.CgroupV2 = false
+	without := exampleHost
+	without.SeamRuntime = ""
+	for name, tc := range map[string]struct {
+		in   *resources
+		host Host
+		want *seam.Resources
+	}{
+		"unified": {&resources{Unified: unified{"memory.high": "1000", "memory.low": "0", "memory.oom.group": "1", "pids.max": "5"}}, exampleHost,
+			&seam.Resources{Unified: unified{"memory.high": "1000", "memory.oom.group": "1"}}},
+		"huge pages": {&resources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 1}, {PageSize: "2MB", Limit: 4}, {PageSize: "1GB"}}}, v1,
+			&seam.Resources{Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 4}}}},
+		"systemd's":          {&resources{Unified: unified{"memory.high": "1000"}}, systemd, nil},
+		"not systemd's":      {&resources{Unified: unified{"memory.high": "1000", "cpu.weight": "5"}}, systemd, &seam.Resources{Unified: unified{"cpu.weight": "5"}}},
+		"no cridock-runtime": {&resources{Unified: unified{"memory.high": "1000"}}, without, nil},
+	} {
+		created, err := DockerContainer(limitedRequest(t, tc.in), tc.host)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got *seam.Resources
+		if created.Seam != nil {
+			got = created.Seam.Record.Resources
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" || (created.HostConfig.Runtime == "cridock") != (tc.want != nil) {
+			t.Errorf("%s, with runtime %q: %s", name, created.HostConfig.Runtime, diff)
+		}
+		if got != nil {
+			record := created.Seam.Record
+			record.ID, record.Runtime.Path = containerID, "crun"
+			if _, err := record.Encode(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 }

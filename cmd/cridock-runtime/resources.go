@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cridock/cridock/internal/seam"
 )
@@ -30,8 +31,50 @@ func (s spec) setResources(r *seam.Resources) error {
 		return err
 	}
 	if r.Memory != nil {
-		return setMemory(resources, r.Memory)
+		if err := setMemory(resources, r.Memory); err != nil {
+			return err
+		}
 	}
+	if len(r.Unified) > 0 {
+		if err := setUnified(resources, r.Unified); err != nil {
+			return err
+		}
+	}
+	if len(r.Hugepages) > 0 {
+		return setHugepages(resources, r.Hugepages)
+	}
+	return nil
+}
+
+// setUnified sets files of the cgroup, in addition to those in the bundle.
+func setUnified(resources map[string]any, files map[string]string) error {
+	unified, err := makeObject(resources, "unified")
+	if err != nil {
+		return err
+	}
+	for key, value := range files {
+		unified[key] = value
+	}
+	return nil
+}
+
+// setHugepages sets limits of huge pages, in addition to those of other page sizes in
+// the bundle.
+func setHugepages(resources map[string]any, limits []seam.Hugepages) error {
+	have, err := objects(resources, "hugepageLimits")
+	if err != nil {
+		return err
+	}
+	list := []any{}
+	for _, h := range have {
+		if !slices.ContainsFunc(limits, func(l seam.Hugepages) bool { return h["pageSize"] == l.PageSize }) {
+			list = append(list, h)
+		}
+	}
+	for _, l := range limits {
+		list = append(list, map[string]any{"pageSize": l.PageSize, "limit": l.Limit})
+	}
+	resources["hugepageLimits"] = list
 	return nil
 }
 

@@ -34,6 +34,10 @@ func TestSetResources(t *testing.T) {
 		"unlimited swap":    {seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: -1}}, `{"memory": {"limit": 6, "swap": 6}}`, `{"memory": {"limit": 4}}`},
 		"no swap accounted": {seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: 4}}, `{"memory": {"limit": 6}}`, `{"memory": {"limit": 4}}`},
 		"none in Docker's":  {seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: 4}}, `null`, `{"memory": {"limit": 4}}`},
+		"unified":           {seam.Resources{Unified: map[string]string{"memory.high": "5", "io.max": "a"}}, `{"unified": {"memory.low": "1", "memory.high": "2"}}`, `{"unified": {"memory.low": "1", "memory.high": "5", "io.max": "a"}}`},
+		"first unified":     {seam.Resources{Unified: map[string]string{"memory.high": "5"}}, `{}`, `{"unified": {"memory.high": "5"}}`},
+		"huge pages": {seam.Resources{Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 18446744073709551615}}}, `{"hugepageLimits": [{"pageSize": "1GB", "limit": 0}, {"pageSize": "2MB", "limit": 1}]}`,
+			`{"hugepageLimits": [{"pageSize": "1GB", "limit": 0}, {"pageSize": "2MB", "limit": 18446744073709551615}]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, bundle := parseSpec(t, `{"linux": {"resources": `+tc.before+`, "future": 1}}`)
@@ -46,9 +50,11 @@ func TestSetResources(t *testing.T) {
 			}
 		})
 	}
-	for _, text := range []string{`{"linux": []}`, `{"linux": {"resources": 1}}`, `{"linux": {"resources": {"memory": "all"}}}`} {
+	for _, text := range []string{`{"linux": []}`, `{"linux": {"resources": 1}}`, `{"linux": {"resources": {"memory": "all"}}}`,
+		`{"linux": {"resources": {"unified": []}}}`, `{"linux": {"resources": {"hugepageLimits": {}}}}`} {
 		s, _ := parseSpec(t, text)
-		if err := s.setResources(&seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: 4}}); err == nil {
+		all := seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: 4}, Unified: map[string]string{"a.b": ""}, Hugepages: make([]seam.Hugepages, 1)}
+		if err := s.setResources(&all); err == nil {
 			t.Errorf("%s is accepted", text)
 		}
 	}

@@ -19,7 +19,7 @@ func example() Record {
 		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
 		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
-		Resources: &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}},
+		Resources: &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 	}
 }
 
@@ -52,11 +52,16 @@ func TestDecodeRefuses(t *testing.T) {
 		"no version":          {`"version":2,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"hooks":[],"id"`, "hooks"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`}}}`, `}}}{}`, "after top-level value"},
+		"more than a record":  {`]}}`, `]}}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
 		"no memory":           {`"limit":4194304`, `"limit":0`, "memory limit 0"},
+		"a file of no cgroup": {`"memory.high"`, `"memory./../high"`, "not a file"},
+		"the cgroup's own":    {`"memory.high"`, `"cgroup.kill"`, "not a file"},
+		"a NUL":               {`"9"`, `"\u0000"`, "NUL"},
+		"a page path":         {`"2MB"`, `"../2MB"`, "not a page size"},
+		"a page size twice":   {`"hugepages":[`, `"hugepages":[{"pageSize":"2MB","limit":1},`, "twice"},
 		"less with swap":      {`"swap":5242880`, `"swap":4194303`, "with swap 4194303"},
 		"an unknown resource": {`"limit"`, `"cpu":1,"limit"`, "cpu"},
 		"a relative runtime":  {"/usr/sbin/runc", "sbin/runc", "runtime"},
