@@ -176,7 +176,7 @@ func (s *Service) connected(ctx context.Context) error {
 			return err
 		}
 	}
-	s.host.Store(s.describeHost(caps))
+	s.host.Store(s.describeHost(ctx, caps))
 	klog.FromContext(ctx).Info("Connected to Docker", "engine", caps.EngineVersion, "api", caps.APIVersion,
 		"cgroupDriver", caps.CgroupDriver, "cgroupV2", caps.CgroupV2, "storage", caps.StorageDriver, "liveRestore", caps.LiveRestore)
 	for _, w := range caps.Warnings {
@@ -190,7 +190,7 @@ func (s *Service) connected(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
+func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *translate.Host {
 	h := &translate.Host{
 		EngineVersion: c.EngineVersion, APIVersion: c.APIVersion,
 		CgroupDriver: c.CgroupDriver, CgroupV2: c.CgroupV2,
@@ -220,7 +220,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
 		}
 	}
-	s.userns.describe(h, c)
+	s.userns.describe(ctx, h, c)
 	return h
 }
 

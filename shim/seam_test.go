@@ -1,8 +1,11 @@
 package shim_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
+	"github.com/docker/docker/api/types/system"
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -62,4 +65,40 @@ func TestLimitRecords(t *testing.T) {
 	if pod := n.runPod(n.podConfig("plain")); n.createLimited(pod, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 6 << 20}) != "" {
 		n.noRecords()
 	}
+}
+
+// TestMountOptionRecords: on an engine without CDI and recursive read-only mounts,
+// cridock-runtime makes them, if the runtime says that it knows them.
+func TestMountOptionRecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir = filepath.Join(n.dir, "run")
+		runtime := filepath.Join(n.dir, "knows-rro")
+		n.must(os.WriteFile(runtime, []byte("#!/bin/sh\necho '{\"mountOptions\": [\"rro\"]}'\n"), 0o755))
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+			i.Runtimes["new"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: runtime}}
+			i.Runtimes["old"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/bin/false"}}
+		})
+	})
+	s, err := n.runtime.Status(n.ctx, &runtimeapi.StatusRequest{})
+	n.must(err)
+	for _, h := range s.RuntimeHandlers {
+		if want, known := map[string]bool{"new": true, "old": false}[h.Name]; known && h.Features.RecursiveReadOnlyMounts != want {
+			t.Errorf("handler %q advertises recursive read-only mounts: %t", h.Name, !want)
+		}
+	}
+	if !s.Features.MountOptions {
+		t.Error("mount_options are not offered")
+	}
+	cfg := containerConfig("main", "pause")
+	cfg.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/data", Readonly: true, RecursiveReadOnly: true, MountOptions: []string{"noexec"}}}
+	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig("web"), RuntimeHandler: "new"})
+	n.must(err)
+	record, err := n.record(n.create(r.PodSandboxId, cfg))
+	n.must(err)
+	if diff := cmp.Diff(map[string][]string{"/data": {"noexec", "rro"}}, record.MountOptions); diff != "" {
+		t.Error(diff)
+	}
+	n.must(n.removePod(r.PodSandboxId))
+	n.noRecords()
 }

@@ -143,14 +143,18 @@ func (n *userNamespaces) checkContainer(ctx context.Context, id string, sb *tran
 }
 
 // describe sets what the engine and the node can do through cridock-runtime.
-func (n *userNamespaces) describe(h *translate.Host, c *engine.Capabilities) {
+func (n *userNamespaces) describe(ctx context.Context, h *translate.Host, c *engine.Capabilities) {
 	if c.Runtimes[seam.RuntimeName].Path == "" {
 		return
 	}
 	h.SeamRuntime = seam.RuntimeName
 	h.UserNamespacesUnmet = n.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
 	for name, features := range h.Runtimes {
-		features.Seam = name != h.SeamRuntime && c.Runtimes[name].Path != "" && n.records.Available()
+		r := c.Runtimes[name]
+		features.Seam = name != h.SeamRuntime && r.Path != "" && n.records.Available()
+		if features.Seam && !features.RecursiveReadOnly {
+			features.SeamRecursiveReadOnly = userns.RecursiveReadOnly(ctx, r.Path, r.Args)
+		}
 		h.Runtimes[name] = features
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // CDIMount returns the CDI form of a mount with mount_options, which Docker's own
-// mounts cannot have; nil if m has none. source is m's with links followed,
+// mounts cannot have; nil if m has none, or if only cridock-runtime can make it. source is m's with links followed,
 // handler the pod's runtime handler; field names m in errors.
 func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Host) (*cdi.Mount, error) {
 	switch {
@@ -20,6 +20,8 @@ func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Ho
 		return nil, nil
 	case m.GetImage().GetImage() != "":
 		return nil, unmet(field+".mount_options", "Docker can't combine them with an image")
+	case host.seamUnmet(handler) == "" && needsSeam(m, handler, host):
+		return nil, nil
 	case m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 		// Docker ensures only for its own mounts that the mount around the source is shared.
 		return nil, unmet(field+".mount_options", "Docker can't combine them with propagation BIDIRECTIONAL")

@@ -105,6 +105,7 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
+	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
 	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -49,6 +50,45 @@ func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler
 	if limitsAnything(limits) && host.seamUnmet(handler) == "" {
 		c.useSeam(handler, host).Resources = limits
 	}
+}
+
+// addMountOptions has cridock-runtime add options to mounts that Docker can't make with
+// them. resolved are those of mounts; [dockerMounts] has refused what is impossible.
+func (c *Create) addMountOptions(mounts []*runtimeapi.Mount, resolved []ResolvedMount, handler string, host Host) {
+	options := map[string][]string{}
+	for i, m := range mounts {
+		target := path.Clean(m.GetContainerPath())
+		// Of mounts on the same path the last one wins.
+		delete(options, target)
+		if add := seamMountOptions(m, handler, host); len(add) > 0 && resolved[i].CDIDevice == "" {
+			options[target] = add
+		}
+	}
+	if len(options) > 0 {
+		c.useSeam(handler, host).MountOptions = options
+	}
+}
+
+// seamMountOptions returns the options that Docker's own mounts can't have.
+func seamMountOptions(m *runtimeapi.Mount, handler string, host Host) []string {
+	var options []string
+	for _, option := range m.GetMountOptions() {
+		if !slices.Contains(options, option) {
+			options = append(options, option)
+		}
+	}
+	if m.GetRecursiveReadOnly() && m.GetImage().GetImage() == "" && !engineRecursiveReadOnly(handler, host) {
+		options = append(options, seam.RecursiveReadOnly)
+	}
+	return options
+}
+
+// needsSeam reports whether a mount with mount_options is impossible with CDI. Docker
+// ensures only for its own mounts that the mount around the source of a BIDIRECTIONAL
+// one is shared, and checks only for them that the runtime supports rro.
+func needsSeam(m *runtimeapi.Mount, handler string, host Host) bool {
+	return m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL ||
+		m.GetRecursiveReadOnly() && !engineRecursiveReadOnly(handler, host)
 }
 
 // oomGroup is in most requests of the kubelet on cgroup v2. It limits nothing, so it

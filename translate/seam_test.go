@@ -141,3 +141,101 @@ func TestSmallMemoryUnmet(t *testing.T) {
 		}
 	}
 }
+
+// TestSeamMountOptions: what Docker's own mounts can't have goes through
+// cridock-runtime, unless the engine's CDI makes the mount.
+func TestSeamMountOptions(t *testing.T) {
+	private, both := runtimeapi.MountPropagation_PROPAGATION_PRIVATE, runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+	old := exampleHost
+	old.CDI, old.MountOptions, old.ReadOnlyNonRecursive = false, false, false
+	old.Runtimes = map[string]RuntimeFeatures{"runc": {Seam: true}, "crun": {Seam: true, SeamRecursiveReadOnly: true}, "cridock": {}}
+	bind := func(propagation runtimeapi.MountPropagation, recursive bool, options ...string) *runtimeapi.Mount {
+		return &runtimeapi.Mount{HostPath: "/host", ContainerPath: "/in/", Readonly: recursive, RecursiveReadOnly: recursive, Propagation: propagation, MountOptions: options}
+	}
+	type options = map[string][]string
+	for name, tc := range map[string]struct {
+		mounts []*runtimeapi.Mount
+		host   Host
+		want   options
+	}{
+		"plain":                    {[]*runtimeapi.Mount{bind(private, false)}, old, nil},
+		"options":                  {[]*runtimeapi.Mount{bind(private, false, "noexec", "noexec")}, old, options{"/in": {"noexec"}}},
+		"options, both directions": {[]*runtimeapi.Mount{bind(both, false, "noexec")}, old, options{"/in": {"noexec"}}},
+		"recursive read-only":      {[]*runtimeapi.Mount{bind(private, true, "nodev")}, old, options{"/in": {"nodev", "rro"}}},
+		"the last one wins":        {[]*runtimeapi.Mount{bind(private, true), bind(private, false)}, old, nil},
+		"the engine's own rro":     {[]*runtimeapi.Mount{bind(private, true)}, exampleHost, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := containerRequest(t)
+			req.Config = proto.CloneOf(req.Config)
+			req.Config.Linux, req.Config.Mounts, req.Mounts = nil, tc.mounts, make([]ResolvedMount, len(tc.mounts))
+			created, err := DockerContainer(req, tc.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got options
+			if created.Seam != nil {
+				got = created.Seam.Record.MountOptions
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" || (created.HostConfig.Runtime == "cridock") != (tc.want != nil) {
+				t.Errorf("with runtime %q: %s", created.HostConfig.Runtime, diff)
+			}
+			if m := created.HostConfig.Mounts; len(m) != 1 || m[0].Target != "/in" || tc.want != nil && m[0].BindOptions.ReadOnlyForceRecursive {
+				t.Errorf("Docker's mounts: %+v", m)
+			}
+		})
+	}
+	// A mount that CDI can make needs no cridock-runtime; one that it can't has no device.
+	host := exampleHost
+	if got, err := CDIMount("m", bind(private, true, "noexec"), "/host", "crun", host); got == nil || err != nil {
+		t.Errorf("with CDI: %v, %v", got, err)
+	}
+	host.Runtimes = old.Runtimes
+	for _, m := range []*runtimeapi.Mount{bind(both, false, "noexec"), bind(private, true, "noexec")} {
+		if got, err := CDIMount("m", m, "/host", "crun", host); got != nil || err != nil {
+			t.Errorf("%v: %v, %v", m, got, err)
+		}
+	}
+}
+
+// TestSeamMountOptionsUnmet: what neither can do is refused.
+func TestSeamMountOptionsUnmet(t *testing.T) {
+	host := exampleHost
+	host.CDI, host.MountOptions, host.ReadOnlyNonRecursive, host.DockerRootDir = false, false, false, "/var/lib/docker"
+	without := host
+	without.SeamRuntime = ""
+	host.Runtimes = map[string]RuntimeFeatures{"runc": {Seam: true, SeamRecursiveReadOnly: true}, "crun": {Seam: true}, "cridock": {}}
+	readOnly := &runtimeapi.Mount{HostPath: "/a", ContainerPath: "/a", Readonly: true, RecursiveReadOnly: true}
+	for name, tc := range map[string]struct {
+		mount *runtimeapi.Mount
+		host  Host
+		want  string
+	}{
+		"options without cridock-runtime":   {&runtimeapi.Mount{HostPath: "/a", ContainerPath: "/a", MountOptions: []string{"noexec"}}, without, "cridock runtime install"},
+		"read-only without cridock-runtime": {readOnly, without, "cridock runtime install"},
+		"an old runtime":                    {readOnly, host, "runc 1.1"},
+		"an image":                          {&runtimeapi.Mount{Image: &runtimeapi.ImageSpec{Image: "a"}, ContainerPath: "/a", Readonly: true, MountOptions: []string{"noexec"}}, host, "image"},
+	} {
+		req := containerRequest(t)
+		req.Config = proto.CloneOf(req.Config)
+		req.Config.Mounts, req.Mounts = []*runtimeapi.Mount{tc.mount}, make([]ResolvedMount, 1)
+		if created, err := DockerContainer(req, tc.host); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %+v, %v", name, created, err)
+		}
+	}
+	// Mounts that appear later on the host would be writable.
+	host.Runtimes = map[string]RuntimeFeatures{"crun": {Seam: true, SeamRecursiveReadOnly: true}, "cridock": {}}
+	if _, err := bindMount("m", readOnly, "/var", "crun", host); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "data directory") {
+		t.Errorf("Docker's own directory: %v", err)
+	}
+	features := CRIRuntimeFeatures(host)
+	for _, h := range CRIRuntimeHandlers(host) {
+		if h.Features.RecursiveReadOnlyMounts != (h.Name == "crun") {
+			t.Errorf("handler %q advertises recursive read-only mounts: %t", h.Name, h.Features.RecursiveReadOnlyMounts)
+		}
+	}
+	host.Runtimes = map[string]RuntimeFeatures{"runc": {Seam: true}, "cridock": {}}
+	if features.MountOptions || !CRIRuntimeFeatures(host).MountOptions || CRIRuntimeFeatures(without).MountOptions {
+		t.Error("mount_options are not offered as they are possible")
+	}
+}

@@ -29,6 +29,11 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if len(r.MountOptions) > 0 {
+		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
+			return err
+		}
+	}
 	if r.UserNamespace != nil {
 		if err := enterUserNamespace(s, dir, bundle, r); err != nil {
 			return err

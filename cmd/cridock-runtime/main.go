@@ -59,7 +59,9 @@ func (c *call) run() error {
 	}
 	switch c.command {
 	case "create":
-		err = change(c.dir, c.bundle, record)
+		if err = checkMountOptions(record, path); err == nil {
+			err = change(c.dir, c.bundle, record)
+		}
 	case "exec":
 		err = giveStreams(record)
 	case "run", "restore":

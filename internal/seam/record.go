@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -18,7 +20,7 @@ const Version = 2
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
-	limitsVersion = 2 // resources
+	limitsVersion = 2 // resources, mount options
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -45,7 +47,18 @@ type Record struct {
 	// limits it is still something to change: a container that was updated before its
 	// start may need no more.
 	Resources *Resources `json:"resources,omitempty"`
+	// MountOptions maps destinations of bind mounts, which must be in the bundle, to
+	// options of [MountOptions] to add.
+	MountOptions map[string][]string `json:"mountOptions,omitempty"`
 }
+
+// RecursiveReadOnly is the mount option that makes a mount and all mounts below it
+// read-only. It replaces "ro". A runtime that does not know it leaves the mount
+// writable.
+const RecursiveReadOnly = "rro"
+
+// MountOptions are the options that a record can add to a mount.
+var MountOptions = []string{"noexec", "nodev", "nosuid", RecursiveReadOnly}
 
 // Runtime is an OCI runtime as in Docker's configuration.
 type Runtime struct {
@@ -89,7 +102,7 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if r.Resources != nil {
+	if r.Resources != nil || len(r.MountOptions) > 0 {
 		return limitsVersion
 	}
 	return usernsVersion
@@ -150,7 +163,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate())
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions))
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -159,7 +172,9 @@ func (r *Record) Validate() error {
 }
 
 // changes reports whether there is anything to change.
-func (r *Record) changes() bool { return r.UserNamespace != nil || r.Resources != nil }
+func (r *Record) changes() bool {
+	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions) > 0
+}
 
 func (r Runtime) validate() error {
 	name := !strings.Contains(r.Path, "/") && r.Path != "" && r.Path != "." && r.Path != ".."
@@ -241,6 +256,24 @@ func validateDestinations(lists ...[]string) error {
 				return fmt.Errorf("mount destination %q is listed twice", d)
 			}
 			seen[d] = true
+		}
+	}
+	return nil
+}
+
+func validateMountOptions(mounts map[string][]string) error {
+	destinations := slices.Sorted(maps.Keys(mounts))
+	if err := validateDestinations(destinations); err != nil {
+		return err
+	}
+	for _, d := range destinations {
+		if len(mounts[d]) == 0 {
+			return fmt.Errorf("mount on %q has no options to add", d)
+		}
+		for i, option := range mounts[d] {
+			if !slices.Contains(MountOptions, option) || slices.Contains(mounts[d][:i], option) {
+				return fmt.Errorf("option %q of the mount on %q is listed twice or not one of %q", option, d, MountOptions)
+			}
 		}
 	}
 	return nil

@@ -19,7 +19,8 @@ func example() Record {
 		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
 		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
-		Resources: &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
+		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
+		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 	}
 }
 
@@ -56,6 +57,10 @@ func TestDecodeRefuses(t *testing.T) {
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
+		"options of the root": {`"/run"`, `"/"`, "destination"},
+		"another option":      {`"noexec"`, `"exec"`, "not one of"},
+		"an option twice":     {`"noexec"`, `"rro"`, "listed twice"},
+		"no options":          {`["noexec","rro"]`, `[]`, "no options"},
 		"no memory":           {`"limit":4194304`, `"limit":0`, "memory limit 0"},
 		"a file of no cgroup": {`"memory.high"`, `"memory./../high"`, "not a file"},
 		"the cgroup's own":    {`"memory.high"`, `"cgroup.kill"`, "not a file"},
@@ -102,7 +107,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Resources = nil
+	r.Resources, r.MountOptions = nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
 		t.Errorf("a record for earlier releases: %s", text)
@@ -198,7 +203,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions) == 0 {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping

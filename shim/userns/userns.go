@@ -5,15 +5,22 @@
 package userns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/internal/idmap"
+	"github.com/cridock/cridock/internal/ocifeatures"
 	"github.com/cridock/cridock/internal/seam"
 )
 
@@ -117,6 +124,26 @@ func Check(u *seam.UserNamespace, pid int) (gone bool, err error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// featuresTimeout bounds the wait for what a runtime supports.
+const featuresTimeout = 10 * time.Second
+
+// RecursiveReadOnly reports whether a runtime, named as in Docker's configuration, and
+// the kernel can make a mount and all mounts below it read-only. It starts the runtime.
+func RecursiveReadOnly(ctx context.Context, path string, args []string) bool {
+	// Only a kernel without the call does not look at the file descriptor.
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); errors.Is(err, unix.ENOSYS) {
+		return false
+	}
+	path, err := exec.LookPath(path)
+	if err != nil {
+		return false // Docker's PATH may have it, but that is not known
+	}
+	ctx, cancel := context.WithTimeout(ctx, featuresTimeout)
+	defer cancel()
+	options, err := ocifeatures.MountOptions(ctx, path, args)
+	return err == nil && slices.Contains(options, seam.RecursiveReadOnly)
 }
 
 // Engine is what [Unmet] needs to know of the engine.

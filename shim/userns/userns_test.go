@@ -136,3 +136,28 @@ func TestUnmet(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestRecursiveReadOnly(t *testing.T) {
+	for name, tc := range map[string]struct {
+		script string
+		want   bool
+	}{
+		"a new runtime":       {`echo '{"mountOptions": ["ro", "rro"]}'`, true},
+		"one without":         {`echo '{"mountOptions": ["ro"]}'`, false},
+		"one that can't tell": {"exit 1", false},
+	} {
+		bin := t.TempDir()
+		if err := os.WriteFile(filepath.Join(bin, "runtime"), []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		for _, path := range []string{"runtime", filepath.Join(bin, "runtime")} {
+			if got := RecursiveReadOnly(t.Context(), path, nil); got != tc.want {
+				t.Errorf("%s as %s: %t", name, path, got)
+			}
+		}
+	}
+	if RecursiveReadOnly(t.Context(), "/nowhere/runtime", nil) {
+		t.Error("a missing runtime has it")
+	}
+}
