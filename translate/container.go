@@ -16,6 +16,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 const (
@@ -51,6 +53,8 @@ type CDIEdits struct {
 	Env     []string
 	Devices []container.DeviceMapping
 	Mounts  []mount.Mount
+	// Hooks need cridock-runtime.
+	Hooks []seam.Hook
 }
 
 // runtimeHandler returns the sandbox's: a container always runs with its pod's.
@@ -104,6 +108,9 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
 	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
 		return nil, err
+	}
+	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
+		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
 	}
 	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
 	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
@@ -363,6 +370,9 @@ func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []stri
 		return err
 	}
 	if req.CDI != nil && !host.CDI {
+		if why := host.seamUnmet(req.runtimeHandler()); why != "" && len(req.CDI.Hooks) > 0 {
+			return unmet("CDI_devices", "one of %q has hooks, which need Docker 28.2, or 25.0 with features.cdi, or %s", names, why)
+		}
 		hc.Devices = append(hc.Devices, req.CDI.Devices...)
 		hc.Mounts = append(hc.Mounts, req.CDI.Mounts...)
 		names = nil

@@ -239,3 +239,29 @@ func TestSeamMountOptionsUnmet(t *testing.T) {
 		t.Error("mount_options are not offered as they are possible")
 	}
 }
+
+// TestCDIHooks: hooks of CDI devices need an engine with CDI or cridock-runtime.
+func TestCDIHooks(t *testing.T) {
+	hooks := []seam.Hook{{Name: "createRuntime", Path: "/bin/hook"}}
+	create := func(change func(*Host)) (*Create, error) {
+		host := exampleHost
+		change(&host)
+		req := containerRequest(t)
+		req.Config = proto.CloneOf(req.Config)
+		req.Config.Linux, req.Config.CDIDevices, req.CDI = nil, []*runtimeapi.CDIDevice{{Name: "v.io/c=1"}}, &CDIEdits{Hooks: hooks}
+		return DockerContainer(req, host)
+	}
+	created, err := create(func(h *Host) { h.CDI = false })
+	if err != nil || created.Seam == nil || created.HostConfig.Runtime != "cridock" {
+		t.Fatalf("without CDI: %+v, %v", created, err)
+	}
+	if diff := cmp.Diff(hooks, created.Seam.Record.Hooks); diff != "" {
+		t.Error(diff)
+	}
+	if created, err := create(func(*Host) {}); err != nil || created.Seam != nil {
+		t.Errorf("with CDI: %+v, %v", created, err)
+	}
+	if created, err := create(func(h *Host) { h.CDI, h.SeamRuntime = false, "" }); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "v.io/c=1") || !strings.Contains(err.Error(), "cridock runtime install") {
+		t.Errorf("with neither: %+v, %v", created, err)
+	}
+}

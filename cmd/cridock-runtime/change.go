@@ -29,6 +29,11 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if len(r.Hooks) > 0 {
+		if err := s.addHooks(r.Hooks); err != nil {
+			return err
+		}
+	}
 	if len(r.MountOptions) > 0 {
 		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
 			return err

@@ -20,7 +20,7 @@ const Version = 2
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
-	limitsVersion = 2 // resources, mount options
+	limitsVersion = 2 // resources, mount options, hooks
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -50,6 +50,8 @@ type Record struct {
 	// MountOptions maps destinations of bind mounts, which must be in the bundle, to
 	// options of [MountOptions] to add.
 	MountOptions map[string][]string `json:"mountOptions,omitempty"`
+	// Hooks are executed after those in the bundle.
+	Hooks []Hook `json:"hooks,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -102,7 +104,7 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if r.Resources != nil || len(r.MountOptions) > 0 {
+	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
 		return limitsVersion
 	}
 	return usernsVersion
@@ -163,7 +165,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -173,7 +175,7 @@ func (r *Record) Validate() error {
 
 // changes reports whether there is anything to change.
 func (r *Record) changes() bool {
-	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions) > 0
+	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
 }
 
 func (r Runtime) validate() error {

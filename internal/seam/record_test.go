@@ -21,6 +21,7 @@ func example() Record {
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
+		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
 	}
 }
 
@@ -51,12 +52,16 @@ func TestDecodeRefuses(t *testing.T) {
 		"a later version":     {`"version":2`, `"version":3`, "version 3"},
 		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
 		"no version":          {`"version":2,`, ``, "version 0"},
-		"an unknown field":    {`"id"`, `"hooks":[],"id"`, "hooks"},
+		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`]}}`, `]}}{}`, "after top-level value"},
+		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
+		"an unknown hook":     {`"createRuntime"`, `"create"`, "not one of"},
+		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
+		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
+		"a negative timeout":  {`"timeout":5`, `"timeout":-5`, "negative"},
 		"options of the root": {`"/run"`, `"/"`, "destination"},
 		"another option":      {`"noexec"`, `"exec"`, "not one of"},
 		"an option twice":     {`"noexec"`, `"rro"`, "listed twice"},
@@ -107,7 +112,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Resources, r.MountOptions = nil, nil
+	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
 		t.Errorf("a record for earlier releases: %s", text)
@@ -203,7 +208,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions) == 0 {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping
