@@ -206,6 +206,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
+		Ulimits:              s.cfg.Ulimits,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
 		PodAnnotations:       s.cfg.PodAnnotations,

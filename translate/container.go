@@ -180,6 +180,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	}
 	hc := baseHostConfig(host)
 	hc.Resources = resources
+	hc.Ulimits = slices.Clone(host.Ulimits)
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)

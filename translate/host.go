@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -59,6 +60,9 @@ type Host struct {
 	// MinOOMScoreAdj is the lowest oom_score_adj the node lets the engine set:
 	// -1000 if nothing limits it. Lower requests are raised to it.
 	MinOOMScoreAdj int
+
+	// Ulimits are those of all containers; the engine's defaults have the rest.
+	Ulimits []*container.Ulimit
 
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string

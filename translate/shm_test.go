@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -43,5 +45,18 @@ func TestShmSize(t *testing.T) {
 	cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_NODE}
 	if err := ValidateSandboxConfig(cfg); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("the host's: %v", err)
+	}
+}
+
+// TestUlimits: all containers have the operator's limits.
+func TestUlimits(t *testing.T) {
+	host := exampleHost
+	host.Ulimits = []*container.Ulimit{{Name: "nofile", Soft: 5, Hard: 6}}
+	created, err := DockerContainer(containerRequest(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(host.Ulimits, created.HostConfig.Ulimits); diff != "" {
+		t.Error(diff)
 	}
 }
