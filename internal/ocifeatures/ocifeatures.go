@@ -18,8 +18,7 @@ import (
 const waitDelay = time.Second
 
 // MountOptions returns the mount options that the runtime at path knows. args precede
-// the command. A runtime that cannot say so is an error: runc before 1.1, crun before
-// 1.9.
+// the command. A runtime that cannot say so, such as runc before 1.1, is an error.
 func MountOptions(ctx context.Context, path string, args []string) ([]string, error) {
 	cmd := exec.CommandContext(ctx, path, append(slices.Clone(args), "features")...)
 	cmd.WaitDelay = waitDelay

@@ -68,6 +68,9 @@ func (r *Records) SetResources(id string, limits *seam.Resources) error {
 	if err != nil {
 		return fmt.Errorf("record for cridock-runtime: %w", err)
 	}
+	if record.Resources == nil && limits.Memory == nil && len(limits.Unified)+len(limits.Hugepages) == 0 {
+		return nil
+	}
 	record.Resources = limits
 	return r.Write(*record, 0)
 }

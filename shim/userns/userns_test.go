@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/seam"
 )
@@ -159,5 +161,37 @@ func TestRecursiveReadOnly(t *testing.T) {
 	}
 	if RecursiveReadOnly(t.Context(), "/nowhere/runtime", nil) {
 		t.Error("a missing runtime has it")
+	}
+}
+
+func TestSetResources(t *testing.T) {
+	r := New(t.TempDir())
+	if err := r.SetResources(id, &seam.Resources{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing record: %v", err)
+	}
+	first := record(id)
+	first.UserNamespace.Join = &seam.Process{PID: 42, Inode: 7}
+	if err := r.Write(first, 0); err != nil {
+		t.Fatal(err)
+	}
+	high := map[string]string{"memory.high": "1"}
+	for _, step := range []struct {
+		limits *seam.Resources
+		want   *seam.Resources
+	}{
+		{&seam.Resources{}, nil}, // an earlier cridock-runtime can still read it
+		{&seam.Resources{Unified: high}, &seam.Resources{Unified: high}},
+		{&seam.Resources{}, &seam.Resources{}},
+	} {
+		if err := r.SetResources(id, step.limits); err != nil {
+			t.Fatal(err)
+		}
+		got, err := seam.Dir(r.dir).Read(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.want, got.Resources); diff != "" || got.UserNamespace.Join == nil || got.UserNamespace.Join.PID != 42 {
+			t.Errorf("%+v: %s", got.UserNamespace, diff)
+		}
 	}
 }
