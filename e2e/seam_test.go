@@ -15,7 +15,7 @@ import (
 // namespaces, through cridock-runtime.
 func TestOCISeam(t *testing.T) {
 	t.Parallel()
-	u := newUsernsTest(t, "--cdi-spec-dirs=/etc/cdi-of-test", "--default-ulimits=nofile=1000:2000")
+	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000")
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func limited(r *runtimeapi.LinuxContainerResources) ctrOption {
 
 // ownMemoryLimit prints a container's limit as its kernel has it, on either cgroup
 // version.
-const ownMemoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"
+const ownMemoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true"
 
 // littleMemory: a limit that Docker refuses holds, exactly, and survives updates of
 // other resources.
@@ -85,14 +85,14 @@ func (u *usernsTest) littleMemory(t *testing.T) {
 // unifiedBeforeStart: the first instruction finds the limits set.
 func (u *usernsTest) unifiedBeforeStart(t *testing.T) {
 	p := u.runPod(t)
-	with := limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.swap.high": "12288", "memory.high": "33554432"}})
+	with := limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.low": "4096", "memory.high": "33554432"}})
 	if !u.cgroupV2() {
 		_, err := p.tryCreate(p.ctrConfig("main", "true", with))
 		wantCode(t, err, codes.FailedPrecondition, "cgroup v1")
 		return
 	}
 	for i := range 5 {
-		if got := p.output(fmt.Sprint("main", i), "cat /sys/fs/cgroup/memory.swap.high /sys/fs/cgroup/memory.high", with); got != "12288\n33554432\n" {
+		if got := p.output(fmt.Sprint("main", i), "cat /sys/fs/cgroup/memory.low /sys/fs/cgroup/memory.high", with); got != "4096\n33554432\n" {
 			t.Errorf("at its start a container has %q", got)
 		}
 	}
@@ -139,10 +139,9 @@ func (u *usernsTest) seamMounts(t *testing.T) {
 func (u *usernsTest) cdiHooks(t *testing.T) {
 	var info struct{ CDISpecDirs []string }
 	u.docker.must(t, "GET", "/info", nil, &info)
-	dirs := append(info.CDISpecDirs, "/etc/cdi-of-test")
 	hook, ran := filepath.Join(u.node.dir, "hook"), filepath.Join(u.node.dir, "hook-ran")
 	spec := fmt.Sprintf(`{"cdiVersion":"0.5.0","kind":"e2e.test/hook","devices":[{"name":"one","containerEdits":{"hooks":[{"hookName":"createRuntime","path":%q,"args":["hook","arg"],"env":["WHO=cdi"]}]}}]}`, hook)
-	u.run(t, "sh", "-ec", `mkdir -p `+dirs[0]+`; printf '#!/bin/sh\necho "$1 $WHO $(id -u)" >`+ran+`\n' >`+hook+`; chmod 755 `+hook+`; echo "$0" >`+dirs[0]+`/hook.tmp; mv `+dirs[0]+`/hook.tmp `+dirs[0]+`/hook.json`, spec)
+	u.run(t, "sh", "-ec", `mkdir -p /var/run/cdi; printf '#!/bin/sh\necho "$1 $WHO $(id -u)" >`+ran+`\n' >`+hook+`; chmod 755 `+hook+`; echo "$0" >/var/run/cdi/hook.tmp; mv /var/run/cdi/hook.tmp /var/run/cdi/hook.json`, spec)
 	with := func(cfg *runtimeapi.ContainerConfig) {
 		cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "e2e.test/hook=one"}}
 	}
