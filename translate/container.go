@@ -172,7 +172,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	}
 	const field = "linux.resources"
 	if why := host.seamUnmet(req.runtimeHandler()); why != "" && smallMemory(cfg.GetLinux().GetResources()) != nil {
-		return nil, unmet(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB), which needs %s; or set a higher limit", cfg.GetLinux().GetResources().GetMemoryLimitInBytes(), minMemory, why)
+		return nil, invalid(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB), which needs %s; or set a higher limit", cfg.GetLinux().GetResources().GetMemoryLimitInBytes(), minMemory, why)
 	}
 	resources, annotations, err := dockerResources(field, cfg.GetLinux().GetResources(), host)
 	if err != nil {

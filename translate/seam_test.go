@@ -136,7 +136,7 @@ func TestSmallMemoryUnmet(t *testing.T) {
 		host := exampleHost
 		tc.change(&host)
 		_, err := DockerContainer(limitedRequest(t, &resources{MemoryLimitInBytes: 4 * mib}), host)
-		if !errdefs.IsFailedPrecondition(err) || !strings.HasPrefix(err.Error(), "linux.resources.memory_limit_in_bytes: ") || !strings.Contains(err.Error(), tc.want) {
+		if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), "linux.resources.memory_limit_in_bytes: ") || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
