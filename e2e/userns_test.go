@@ -59,11 +59,12 @@ type usernsTest struct {
 	runtimeBinary string
 }
 
-func newUsernsTest(t *testing.T) *usernsTest {
+func newUsernsTest(t *testing.T, flags ...string) *usernsTest {
 	t.Helper()
 	needEngine(t)
 	n := newNode(t)
-	c := installCridock(t, n, "cni", "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock")
+	flags = append(flags, "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock")
+	c := installCridock(t, n, "cni", flags...)
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", n.pid)
 	return &usernsTest{c, buildRuntime(t, n)}
 }

@@ -41,6 +41,9 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 	if err := s.logs.Follow(c); err != nil {
 		return fmt.Errorf("log of container %s: %w", c.ID, err)
 	}
+	if err := s.userns.updateRecord(c, s.limits.Effective(c)); err != nil {
+		return err
+	}
 	if err := s.engine.ContainerStart(ctx, c.ID); err != nil {
 		return s.startFailed(ctx, c, err)
 	}

@@ -90,7 +90,7 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "it is the lowest", under(module))
 		case name == module+"/cmd/cridock-runtime":
 			forbid(p, p.Deps, "every start of a container loads it", func(d string) bool {
-				return under(module)(d) && d != module+"/internal/seam" && d != module+"/internal/idmap"
+				return under(module)(d) && !is(module+"/internal/seam", module+"/internal/idmap", module+"/internal/ocifeatures")(d)
 			})
 		case name == module+"/cmd/cridock/doctor":
 			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })

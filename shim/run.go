@@ -59,7 +59,7 @@ func New(cfg Config, e Engine, cni *network.CNI, m *Metrics) (*Service, error) {
 // created after them, through functions that are not called before Run.
 func (s *Service) addParts(cni *network.CNI) {
 	s.state = state.New(s.cfg.RootDir)
-	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine}
+	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine, host: s.Host}
 	s.logs = podlogs.New(podlogs.Options{
 		Dir: s.cfg.PodLogsDir, Symlinks: s.cfg.SymlinkLogs, MaxSize: s.cfg.LogMaxSize, Engine: s.engine,
 		Containers: func(ctx context.Context) ([]*translate.Container, error) { return s.index.Containers(ctx) },
@@ -180,7 +180,7 @@ func (s *Service) connected(ctx context.Context) error {
 			return err
 		}
 	}
-	s.host.Store(s.describeHost(caps))
+	s.host.Store(s.describeHost(ctx, caps))
 	klog.FromContext(ctx).Info("Connected to Docker", "engine", caps.EngineVersion, "api", caps.APIVersion,
 		"cgroupDriver", caps.CgroupDriver, "cgroupV2", caps.CgroupV2, "storage", caps.StorageDriver, "liveRestore", caps.LiveRestore)
 	for _, w := range caps.Warnings {
@@ -194,7 +194,7 @@ func (s *Service) connected(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
+func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *translate.Host {
 	h := &translate.Host{
 		EngineVersion: c.EngineVersion, APIVersion: c.APIVersion,
 		CgroupDriver: c.CgroupDriver, CgroupV2: c.CgroupV2,
@@ -210,6 +210,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,
+		Ulimits:              s.cfg.Ulimits,
 		LogMaxSize:           s.cfg.LogMaxSize,
 		LogMaxFile:           s.cfg.LogMaxFile,
 		PodAnnotations:       s.cfg.PodAnnotations,
@@ -224,7 +225,7 @@ func (s *Service) describeHost(c *engine.Capabilities) *translate.Host {
 			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
 		}
 	}
-	s.userns.describe(h, c)
+	s.userns.describe(ctx, h, c)
 	return h
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/keylock"
@@ -75,6 +76,9 @@ type Config struct {
 	DockerNetwork string
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
+	// Ulimits are the resource limits of the processes of all containers; the engine's
+	// defaults have those that are not listed.
+	Ulimits []*container.Ulimit
 	// LogMaxSize and LogMaxFile bound Docker's own log of each container, in the
 	// format of its json-file driver ("100m", 3).
 	LogMaxSize string

@@ -18,28 +18,34 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// userNamespaces gives pods user namespaces of their own, through cridock-runtime.
+// userNamespaces gives pods user namespaces of their own, and containers what else
+// Docker's API cannot ask for, through cridock-runtime.
 type userNamespaces struct {
 	records *userns.Records
 	engine  Engine
 	index   *index.Index
 	stops   *stopper
+	host    func() translate.Host
 }
 
 // recordSandbox leaves what Docker could not be told of a created sandbox for
-// cridock-runtime. Without a user namespace there is nothing to leave.
+// cridock-runtime, if anything.
 func (n *userNamespaces) recordSandbox(create *translate.Create, id string) error {
-	if create.UserNamespace == nil {
+	if create.Seam == nil {
 		return nil
 	}
-	return n.records.Write(n.newRecord(create.UserNamespace, id), 0)
+	return n.records.Write(n.newRecord(create.Seam, id), 0)
 }
 
 // recordContainer is recordSandbox for a container that the index has and
 // that has not been started.
 func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.Create, id string, sandbox *translate.Sandbox) error {
-	if create.UserNamespace == nil {
+	if create.Seam == nil {
 		return nil
+	}
+	record := n.newRecord(create.Seam, id)
+	if record.UserNamespace == nil {
+		return n.records.Write(record, 0)
 	}
 	if !sandbox.Running || sandbox.Pid == 0 {
 		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
@@ -48,22 +54,28 @@ func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.
 	if err != nil {
 		return err
 	}
-	record := n.newRecord(create.UserNamespace, id)
 	// They have the owners that the image gave their files.
 	record.MappedMounts = append(slices.Clone(record.MappedMounts), c.Volumes...)
 	return n.records.Write(record, sandbox.Pid)
 }
 
-func (n *userNamespaces) newRecord(u *translate.UserNamespace, id string) seam.Record {
+func (n *userNamespaces) newRecord(s *translate.Seam, id string) seam.Record {
 	var real engine.Runtime
 	if caps := n.engine.Capabilities(); caps != nil {
-		real = caps.Runtimes[u.Runtime]
+		real = caps.Runtimes[s.RealRuntime]
 	}
-	return seam.Record{
-		ID: id, Runtime: seam.Runtime{Path: real.Path, Args: real.Args},
-		UserNamespace: &seam.UserNamespace{UIDs: u.UIDs, GIDs: u.GIDs},
-		MappedMounts:  u.MappedMounts, MappedFiles: u.MappedFiles,
+	record := s.Record
+	record.ID, record.Runtime = id, seam.Runtime{Path: real.Path, Args: real.Args}
+	return record
+}
+
+// updateRecord gives cridock-runtime the limits of a container that was updated before
+// its start. updated has them; c is the container as it was created.
+func (n *userNamespaces) updateRecord(c, updated *translate.Container) error {
+	if !c.Seam || updated == c {
+		return nil
 	}
+	return n.records.SetResources(c.ID, translate.SeamResources(updated.Resources, n.host()))
 }
 
 // forget removes a removed container's record. It only logs errors: nobody
@@ -130,15 +142,19 @@ func (n *userNamespaces) checkContainer(ctx context.Context, id string, sb *tran
 	return errors.Join(fmt.Errorf("user namespace of container %s: %w", id, err), n.stops.stop(ctx, c, 0))
 }
 
-// describe sets what the engine and the node can do for user namespaces.
-func (n *userNamespaces) describe(h *translate.Host, c *engine.Capabilities) {
+// describe sets what the engine and the node can do through cridock-runtime.
+func (n *userNamespaces) describe(ctx context.Context, h *translate.Host, c *engine.Capabilities) {
 	if c.Runtimes[seam.RuntimeName].Path == "" {
 		return
 	}
 	h.SeamRuntime = seam.RuntimeName
 	h.UserNamespacesUnmet = n.records.Unmet(userns.Engine{RootDir: c.RootDir, UsernsRemap: c.UsernsRemap, Rootless: c.Rootless})
 	for name, features := range h.Runtimes {
-		features.UserNamespaces = name != h.SeamRuntime && c.Runtimes[name].Path != ""
+		r := c.Runtimes[name]
+		features.Seam = name != h.SeamRuntime && r.Path != "" && n.records.Available()
+		if features.Seam && !features.RecursiveReadOnly {
+			features.SeamRecursiveReadOnly = userns.RecursiveReadOnly(ctx, r.Path, r.Args)
+		}
 		h.Runtimes[name] = features
 	}
 }

@@ -9,10 +9,12 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	cdi "tags.cncf.io/container-device-interface/specs-go"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 // CDIMount returns the CDI form of a mount with mount_options, which Docker's own
-// mounts cannot have; nil if m has none. source is m's with links followed,
+// mounts cannot have; nil if m has none, or if only cridock-runtime can make it. source is m's with links followed,
 // handler the pod's runtime handler; field names m in errors.
 func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Host) (*cdi.Mount, error) {
 	switch {
@@ -20,6 +22,8 @@ func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Ho
 		return nil, nil
 	case m.GetImage().GetImage() != "":
 		return nil, unmet(field+".mount_options", "Docker can't combine them with an image")
+	case host.seamUnmet(handler) == "" && needsSeam(m, handler, host):
+		return nil, nil
 	case m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 		// Docker ensures only for its own mounts that the mount around the source is shared.
 		return nil, unmet(field+".mount_options", "Docker can't combine them with propagation BIDIRECTIONAL")
@@ -39,19 +43,24 @@ func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Ho
 }
 
 // Append adds the edits of a CDI device, for an engine without CDI. What such an
-// engine cannot do is ErrFailedPrecondition: hooks, network devices, resource
-// classes, additional groups, and device nodes that differ from the node's.
+// engine cannot do is ErrFailedPrecondition: network devices, resource classes,
+// additional groups, and device nodes that differ from the node's. Hooks are for
+// [DockerContainer] to refuse.
 //
 // Append returns the mount options that Docker does not have (nosuid, nodev,
 // noexec). They only guard against files that the specification's author put
 // there, so a mount without them is better than none.
 func (e *CDIEdits) Append(device string, in *cdi.ContainerEdits) (without []string, err error) {
 	field := "CDI device " + device
-	switch {
-	case len(in.Hooks) > 0:
-		return nil, unmet(field, "has hooks, which need Docker 28.2, or 25.0 with features.cdi")
-	case len(in.NetDevices) > 0, in.IntelRdt != nil, len(in.AdditionalGIDs) > 0:
+	if len(in.NetDevices) > 0 || in.IntelRdt != nil || len(in.AdditionalGIDs) > 0 {
 		return nil, unmet(field, "has network devices, Intel RDT or additional groups, which need an engine with CDI")
+	}
+	for _, h := range in.Hooks {
+		hook := seam.Hook{Name: h.HookName, Path: h.Path, Args: h.Args, Env: h.Env}
+		if h.Timeout != nil {
+			hook.Timeout = *h.Timeout
+		}
+		e.Hooks = append(e.Hooks, hook)
 	}
 	e.Env = append(e.Env, in.Env...)
 	for _, n := range in.DeviceNodes {

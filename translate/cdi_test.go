@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	cdi "tags.cncf.io/container-device-interface/specs-go"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 func TestCDIMount(t *testing.T) {
@@ -62,8 +64,10 @@ func TestCDIMount(t *testing.T) {
 
 func TestCDIEdits(t *testing.T) {
 	var got CDIEdits
+	timeout := 5
 	without, err := got.Append("v.io/c=1", &cdi.ContainerEdits{
 		Env:         []string{"A=1"},
+		Hooks:       []*cdi.Hook{{HookName: "createRuntime", Path: "/bin/a", Args: []string{"a"}, Env: []string{"X=1"}, Timeout: &timeout}, {HookName: "poststop", Path: "/bin/b"}},
 		DeviceNodes: []*cdi.DeviceNode{{Path: "/dev/a"}, {Path: "/dev/b", HostPath: "/dev/host", Permissions: "r"}},
 		Mounts: []*cdi.Mount{
 			{HostPath: "/lib/x", ContainerPath: "/lib/y", Options: []string{"ro", "nosuid", "nodev", "bind"}},
@@ -80,7 +84,8 @@ func TestCDIEdits(t *testing.T) {
 		t.Errorf("options that are missing:\n%s", diff)
 	}
 	want := CDIEdits{
-		Env: []string{"A=1", "B=2"},
+		Env:   []string{"A=1", "B=2"},
+		Hooks: []seam.Hook{{Name: "createRuntime", Path: "/bin/a", Args: []string{"a"}, Env: []string{"X=1"}, Timeout: 5}, {Name: "poststop", Path: "/bin/b"}},
 		Devices: []container.DeviceMapping{
 			{PathOnHost: "/dev/a", PathInContainer: "/dev/a", CgroupPermissions: "rwm"},
 			{PathOnHost: "/dev/host", PathInContainer: "/dev/b", CgroupPermissions: "r"},
@@ -98,7 +103,6 @@ func TestCDIEdits(t *testing.T) {
 func TestCDIEditsRefused(t *testing.T) {
 	mode, id := os.FileMode(0o600), uint32(1)
 	for name, edits := range map[string]*cdi.ContainerEdits{
-		"a hook":                {Hooks: []*cdi.Hook{{HookName: "createRuntime", Path: "/bin/true"}}},
 		"a network device":      {NetDevices: []*cdi.LinuxNetDevice{{HostInterfaceName: "eth1", Name: "eth1"}}},
 		"a resource class":      {IntelRdt: &cdi.IntelRdt{}},
 		"a further group":       {AdditionalGIDs: []uint32{1}},

@@ -16,6 +16,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 const (
@@ -51,6 +53,8 @@ type CDIEdits struct {
 	Env     []string
 	Devices []container.DeviceMapping
 	Mounts  []mount.Mount
+	// Hooks need cridock-runtime.
+	Hooks []seam.Hook
 }
 
 // runtimeHandler returns the sandbox's: a container always runs with its pod's.
@@ -105,6 +109,11 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
+	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
+		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
+	}
+	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
+	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
 		return nil, err
 	}
@@ -161,12 +170,17 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	if err != nil {
 		return nil, err
 	}
-	resources, annotations, err := dockerResources("linux.resources", cfg.GetLinux().GetResources(), host)
+	const field = "linux.resources"
+	if why := host.seamUnmet(req.runtimeHandler()); why != "" && smallMemory(cfg.GetLinux().GetResources()) != nil {
+		return nil, invalid(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB), which needs %s; or set a higher limit", cfg.GetLinux().GetResources().GetMemoryLimitInBytes(), minMemory, why)
+	}
+	resources, annotations, err := dockerResources(field, cfg.GetLinux().GetResources(), host)
 	if err != nil {
 		return nil, err
 	}
 	hc := baseHostConfig(host)
 	hc.Resources = resources
+	hc.Ulimits = slices.Clone(host.Ulimits)
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)
@@ -357,6 +371,9 @@ func addDevices(hc *container.HostConfig, req ContainerRequest, cdiMounts []stri
 		return err
 	}
 	if req.CDI != nil && !host.CDI {
+		if why := host.seamUnmet(req.runtimeHandler()); why != "" && len(req.CDI.Hooks) > 0 {
+			return unmet("CDI_devices", "one of %q has hooks, which need Docker 28.2, or 25.0 with features.cdi, or %s", names, why)
+		}
 		hc.Devices = append(hc.Devices, req.CDI.Devices...)
 		hc.Mounts = append(hc.Mounts, req.CDI.Mounts...)
 		names = nil

@@ -61,7 +61,7 @@ func sandboxFields() map[string]string {
 		"dns_config.servers": "ResolvConf, CNI dns", "dns_config.searches": "ResolvConf, CNI dns", "dns_config.options": "ResolvConf, CNI dns",
 		"port_mappings.protocol": "CNI portMappings, PortBindings", "port_mappings.container_port": "CNI portMappings, PortBindings",
 		"port_mappings.host_port": "CNI portMappings, PortBindings", "port_mappings.host_ip": "CNI portMappings, PortBindings",
-		"labels": "Labels, record", "annotations": "Labels, record, CNI bandwidth",
+		"labels": "Labels, record", "annotations": "Labels, record, CNI bandwidth, ShmSize",
 		"linux.cgroup_parent": "CgroupParent, CNI cgroupPath", "linux.sysctls": "Sysctls, InterfaceSysctls",
 		sc + "readonly_rootfs": "ReadonlyRootfs", sc + "supplemental_groups": "GroupAdd",
 		sc + "supplemental_groups_policy": "unused: the pause image has no groups to merge",
@@ -236,7 +236,7 @@ func (tc example) check(t *testing.T, path string) {
 var exampleHost = func() Host {
 	h := fullHost
 	h.Annotations, h.CDI, h.MountOptions, h.AppArmor, h.SELinux = true, true, true, true, true
-	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true, UserNamespaces: true}, "crun": {RecursiveReadOnly: true, UserNamespaces: true}, "cridock": {}}
+	h.Runtimes = map[string]RuntimeFeatures{"runc": {RecursiveReadOnly: true, Seam: true}, "crun": {RecursiveReadOnly: true, Seam: true}, "cridock": {}}
 	h.SeamRuntime = "cridock"
 	return h
 }()

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -60,6 +61,9 @@ type Host struct {
 	// -1000 if nothing limits it. Lower requests are raised to it.
 	MinOOMScoreAdj int
 
+	// Ulimits are those of all containers; the engine's defaults have the rest.
+	Ulimits []*container.Ulimit
+
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string
 	LogMaxFile int
@@ -80,8 +84,11 @@ type RuntimeFeatures struct {
 	RecursiveReadOnly bool
 	// ShimGrouping: the containers of a pod share one containerd shim.
 	ShimGrouping bool
-	// UserNamespaces: cridock-runtime can execute it.
-	UserNamespaces bool
+	// Seam: cridock-runtime can execute it.
+	Seam bool
+	// SeamRecursiveReadOnly is RecursiveReadOnly for mounts that cridock-runtime
+	// changes; engines before API 1.44 do not say what a runtime supports.
+	SeamRecursiveReadOnly bool
 }
 
 // dockerHandler is a name for the engine's default runtime, as in dockershim and
@@ -130,7 +137,7 @@ func handlerNames(host Host) []string {
 func CRIRuntimeFeatures(host Host) *runtimeapi.RuntimeFeatures {
 	return &runtimeapi.RuntimeFeatures{
 		SupplementalGroupsPolicy: true,
-		MountOptions:             host.CDI && host.MountOptions,
+		MountOptions:             host.CDI && host.MountOptions || host.seamUnmet("") == "",
 	}
 }
 
@@ -144,10 +151,20 @@ func criRuntimeHandler(name string, host Host) *runtimeapi.RuntimeHandler {
 	}
 }
 
-// recursiveReadOnly reports whether the runtime behind a CRI handler can make a
-// mount and everything below it read-only.
+// recursiveReadOnly reports whether containers of a CRI handler can have mounts that
+// are read-only with everything below them.
 func recursiveReadOnly(handler string, host Host) bool {
+	return engineRecursiveReadOnly(handler, host) || seamRecursiveReadOnly(handler, host)
+}
+
+// engineRecursiveReadOnly reports whether the engine makes such mounts itself.
+func engineRecursiveReadOnly(handler string, host Host) bool {
 	return host.ReadOnlyNonRecursive && runtimeFeatures(handler, host).RecursiveReadOnly
+}
+
+// seamRecursiveReadOnly reports whether cridock-runtime can have them made.
+func seamRecursiveReadOnly(handler string, host Host) bool {
+	return host.seamUnmet(handler) == "" && runtimeFeatures(handler, host).SeamRecursiveReadOnly
 }
 
 // shimGrouping reports whether the pods of a CRI handler have one shim each.

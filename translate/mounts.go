@@ -123,7 +123,12 @@ func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, err
 
 func dockerMount(field string, m *runtimeapi.Mount, resolved ResolvedMount, handler string, host Host) (mount.Mount, error) {
 	if len(m.GetMountOptions()) > 0 {
-		return mount.Mount{}, unmet(field+".mount_options", "needs the engine's CDI support (on by default from Docker 28.2); this engine is %s", orUnknown(host.EngineVersion))
+		if m.GetImage().GetImage() != "" {
+			return mount.Mount{}, unmet(field+".mount_options", "can't be combined with an image")
+		}
+		if why := host.seamUnmet(handler); why != "" {
+			return mount.Mount{}, unmet(field+".mount_options", "needs the engine's CDI support (on by default from Docker 28.2), which this engine (%s) does not have, or %s", orUnknown(host.EngineVersion), why)
+		}
 	}
 	if m.GetImage().GetImage() != "" {
 		return imageMount(field, m, resolved, host)
@@ -144,18 +149,16 @@ func bindMount(field string, m *runtimeapi.Mount, source, handler string, host H
 	}
 	switch {
 	case m.GetRecursiveReadOnly():
-		if !host.ReadOnlyNonRecursive {
-			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported, Err: host.tooOld(field+".recursive_read_only", "25.0", "1.44")}
-		}
-		if !recursiveReadOnly(handler, host) {
-			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported,
-				Err: unmet(field+".recursive_read_only", "runtime handler %q needs runc 1.1 and Linux 5.12", handler)}
+		if why := host.recursiveReadOnlyUnmet(field+".recursive_read_only", handler); why != nil {
+			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported, Err: why}
 		}
 		if options.Propagation != mount.PropagationRPrivate {
 			return mount.Mount{}, &ReasonError{Reason: ReasonRROUnsupported,
 				Err: unmet(field+".recursive_read_only", "Docker does not support it for paths in or above its data directory %s", host.DockerRootDir)}
 		}
-		options.ReadOnlyForceRecursive = true
+		// Otherwise cridock-runtime changes it.
+		options.ReadOnlyForceRecursive = engineRecursiveReadOnly(handler, host)
+		options.ReadOnlyNonRecursive = host.ReadOnlyNonRecursive && !options.ReadOnlyForceRecursive
 	case m.GetReadonly():
 		options.ReadOnlyNonRecursive = host.ReadOnlyNonRecursive
 	}
@@ -166,6 +169,18 @@ func bindMount(field string, m *runtimeapi.Mount, source, handler string, host H
 		ReadOnly:    m.GetReadonly(),
 		BindOptions: options,
 	}, nil
+}
+
+// recursiveReadOnlyUnmet returns why a mount can't be recursively read-only; nil if it
+// can.
+func (h Host) recursiveReadOnlyUnmet(field, handler string) error {
+	switch {
+	case recursiveReadOnly(handler, h):
+		return nil
+	case h.seamUnmet(handler) == "" || h.ReadOnlyNonRecursive:
+		return unmet(field, "runtime handler %q needs runc 1.1 and Linux 5.12", handler)
+	}
+	return fmt.Errorf("%w, or %s", h.tooOld(field, "25.0", "1.44"), h.seamUnmet(handler))
 }
 
 // privatePropagation returns Docker's form of PRIVATE. It is explicit, as Docker

@@ -11,6 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 const (
@@ -44,8 +46,6 @@ func validateResources(field string, r *runtimeapi.LinuxContainerResources) erro
 		return invalid(field+".cpu_quota", "%d is below %d", r.GetCpuQuota(), minCPUQuota)
 	case r.GetCpuShares() < 0:
 		return invalid(field+".cpu_shares", "%d is negative", r.GetCpuShares())
-	case r.GetMemoryLimitInBytes() > 0 && r.GetMemoryLimitInBytes() < minMemory:
-		return invalid(field+".memory_limit_in_bytes", "%d is below Docker's minimum of %d (6 MiB)", r.GetMemoryLimitInBytes(), minMemory)
 	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
 		return invalid(field+".oom_score_adj", "%d is not in -1000..1000", r.GetOomScoreAdj())
 	}
@@ -65,39 +65,25 @@ func ValidateCgroupFiles(field string, r *runtimeapi.LinuxContainerResources) er
 
 func validateHugepages(field string, limits []*runtimeapi.HugepageLimit) error {
 	for i, limit := range limits {
-		size := limit.GetPageSize()
-		digits := strings.TrimRight(size, "KMGB")
-		n, err := strconv.ParseUint(digits, 10, 32)
-		if unit := size[len(digits):]; err != nil || n == 0 || (unit != "KB" && unit != "MB" && unit != "GB") {
-			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%q is not a page size such as 2MB", size)
+		if err := seam.ValidatePageSize(limit.GetPageSize()); err != nil {
+			return invalid(fmt.Sprintf("%s.hugepage_limits[%d].page_size", field, i), "%v", err)
 		}
 	}
 	return nil
 }
-
-// unifiedControllers are the controllers whose files a request may set. The
-// cgroup's own files (cgroup.kill, cgroup.procs …) are not resources.
-var unifiedControllers = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"}
 
 func validateUnified(field string, unified map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
-		controller, file, ok := strings.Cut(key, ".")
-		if !ok || file == "" || strings.ContainsFunc(file, refusedInCgroupFile) || !slices.Contains(unifiedControllers, controller) {
-			return invalid(field+".unified", "%q is not a file of one of the controllers %q", key, unifiedControllers)
-		}
-		if strings.ContainsRune(unified[key], 0) {
-			return invalid(field+".unified", "value of %q contains a NUL", key)
+		if err := seam.ValidateUnified(key, unified[key]); err != nil {
+			return invalid(field+".unified", "%v", err)
 		}
 	}
 	return nil
 }
 
-func refusedInCgroupFile(r rune) bool {
-	return refusedInName(r) && r != '_'
-}
-
 // dockerResources returns the limits of a container to create, and annotations
-// for the OCI runtime with those that only systemd can set.
+// for the OCI runtime with those that only systemd can set. A memory limit below
+// Docker's minimum is raised to it; see [SeamResources].
 func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host Host) (container.Resources, map[string]string, error) {
 	if err := validateResources(field, r); err != nil {
 		return container.Resources{}, nil, err
@@ -117,7 +103,7 @@ func dockerResources(field string, r *runtimeapi.LinuxContainerResources, host H
 	if err != nil {
 		return container.Resources{}, nil, err
 	}
-	out.MemorySwap = swap
+	out.Memory, out.MemorySwap = inDocker(out.Memory, swap)
 	annotations, err := applyUnified(field, &out, r.GetUnified(), host)
 	return out, annotations, err
 }
@@ -246,10 +232,35 @@ func cgroupLimit(value string) (int64, error) {
 	return n, nil
 }
 
+// inDocker returns the limits of memory, and of memory and swap together, that Docker
+// accepts.
+func inDocker(memory, swap int64) (int64, int64) {
+	if memory > 0 {
+		memory = max(memory, minMemory)
+	}
+	if swap > 0 {
+		swap = max(swap, minMemory)
+	}
+	return memory, swap
+}
+
+// CgroupFilesToSave returns the files, without values, of limits that [DockerRevert]
+// can't restore: those of memory and swap below Docker's minimum.
+func CgroupFilesToSave(had *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
+	switch {
+	case smallMemory(had) == nil:
+		return nil
+	case host.CgroupV2:
+		return []CgroupFile{{Name: "memory.max"}}
+	}
+	// In the order in which they can be lowered.
+	return []CgroupFile{{Name: "memory.limit_in_bytes"}, {Name: "memory.memsw.limit_in_bytes"}}
+}
+
 // CgroupFiles lists the limits of r that neither Docker nor, through runc,
 // systemd can set when the container is created: hugepages and the rest of
-// unified. The caller writes them right after the start, in this order. r may be
-// nil. The values were checked when the container was created.
+// unified. The caller writes them right after the start, in this order, also if
+// cridock-runtime has set some of them before (see [SeamResources]). r may be nil. The values were checked when the container was created.
 func CgroupFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 	return cgroupFiles(r, host, false)
 }
@@ -297,6 +308,14 @@ func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 }
 
 func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
+	files := unifiedFiles(r, host, update)
+	for _, limit := range r.GetHugepageLimits() {
+		files = append(files, hugepageFiles(limit, host)...)
+	}
+	return files
+}
+
+func unifiedFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
 	var files []CgroupFile
 	for _, key := range slices.Sorted(maps.Keys(r.GetUnified())) {
 		switch key {
@@ -313,9 +332,6 @@ func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) 
 			continue
 		}
 		files = append(files, CgroupFile{Name: key, Value: value, Optional: atDefault})
-	}
-	for _, limit := range r.GetHugepageLimits() {
-		files = append(files, hugepageFiles(limit, host)...)
 	}
 	return files
 }
@@ -354,9 +370,16 @@ func DockerUpdate(want *runtimeapi.LinuxContainerResources, current *Container, 
 		return update, nil
 	}
 	has := current.Resources
-	resources, _, err := dockerResources(field, withMemory(want, has), host)
+	merged := withMemory(want, has)
+	resources, _, err := dockerResources(field, merged, host)
 	if err != nil {
 		return update, err
+	}
+	if small := smallMemory(merged); small != nil {
+		if small.Limit != has.GetMemoryLimitInBytes() || small.Swap != has.GetMemorySwapLimitInBytes() {
+			return update, invalid(field+".memory_limit_in_bytes", "a limit of %d, below Docker's minimum of %d (6 MiB), can only be set when the container is created", small.Limit, minMemory)
+		}
+		resources.Memory, resources.MemorySwap = 0, 0
 	}
 	if want.GetMemoryLimitInBytes() == 0 && want.GetMemorySwapLimitInBytes() == 0 && !hasSwap(want) {
 		resources.Memory, resources.MemorySwap = 0, 0
@@ -445,8 +468,9 @@ func DockerRevert(update container.UpdateConfig, had *runtimeapi.LinuxContainerR
 	restore(&back.CPUPeriod, update.CPUPeriod, had.GetCpuPeriod(), defaultCPUPeriod)
 	restore(&back.CPUQuota, update.CPUQuota, had.GetCpuQuota(), unlimited)
 	restore(&back.CPUShares, update.CPUShares, had.GetCpuShares(), defaultCPUShares)
-	restore(&back.Memory, update.Memory, had.GetMemoryLimitInBytes(), 0)
-	restore(&back.MemorySwap, update.MemorySwap, had.GetMemorySwapLimitInBytes(), unlimited)
+	memory, swap := inDocker(had.GetMemoryLimitInBytes(), had.GetMemorySwapLimitInBytes())
+	restore(&back.Memory, update.Memory, memory, 0)
+	restore(&back.MemorySwap, update.MemorySwap, swap, unlimited)
 	if update.CpusetCpus != "" {
 		back.CpusetCpus = had.GetCpusetCpus()
 	}
@@ -502,5 +526,12 @@ func currentResources(requested *runtimeapi.LinuxContainerResources, hc *contain
 	out.MemorySwapLimitInBytes = hc.MemorySwap
 	out.CpusetCpus = hc.CpusetCpus
 	out.CpusetMems = hc.CpusetMems
+	if small := smallMemory(requested); small != nil && hc.Memory == minMemory {
+		// cridock-runtime has set these; see dockerResources.
+		out.MemoryLimitInBytes = small.Limit
+		if hc.MemorySwap > 0 { // otherwise Docker found no swap accounting
+			out.MemorySwapLimitInBytes = small.Swap
+		}
+	}
 	return out
 }

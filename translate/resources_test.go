@@ -53,20 +53,22 @@ func TestDockerResources(t *testing.T) {
 			annotations: map[string]string{"org.systemd.property.MemoryHigh": "uint64 1000000", "org.systemd.property.MemoryMin": "uint64 7"}},
 		"pids.max and cpuset have fields": {in: &resources{Unified: map[string]string{"pids.max": "5", "cpuset.cpus": "1", "cpuset.mems": "0"}}, host: v2Host,
 			want: container.Resources{PidsLimit: &five, CpusetCpus: "1", CpusetMems: "0"}},
-		"a negative quota is none":              {in: &resources{CpuQuota: -7}, want: container.Resources{CPUQuota: -1}},
-		"unified on cgroup v1":                  {in: swap(64*mib, 0, "0"), host: v1Host, refused: errdefs.IsFailedPrecondition},
-		"a swap limit below memory":             {in: swap(64*mib, mib, ""), refused: errdefs.IsInvalidArgument},
-		"a swap limit without memory":           {in: swap(0, mib, ""), refused: errdefs.IsInvalidArgument},
-		"a memory limit below Docker's minimum": {in: &resources{MemoryLimitInBytes: 1}, refused: errdefs.IsInvalidArgument},
-		"a cpu period out of range":             {in: &resources{CpuPeriod: 1}, refused: errdefs.IsInvalidArgument},
-		"a cpu quota too small":                 {in: &resources{CpuQuota: 1}, refused: errdefs.IsInvalidArgument},
-		"negative cpu shares":                   {in: &resources{CpuShares: -1}, refused: errdefs.IsInvalidArgument},
-		"an oom score out of range":             {in: &resources{OomScoreAdj: 1001}, refused: errdefs.IsInvalidArgument},
-		"a unified key that climbs":             {in: &resources{Unified: map[string]string{"cpu./../../x": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
-		"a unified key with a slash":            {in: &resources{Unified: map[string]string{"memory/../x.y": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
-		"a unified key of cgroup itself":        {in: &resources{Unified: map[string]string{"cgroup.kill": "1"}}, host: v2Host, refused: errdefs.IsInvalidArgument},
-		"a unified value that is no number":     {in: &resources{Unified: map[string]string{"pids.max": "x"}}, host: v2Host, refused: errdefs.IsInvalidArgument},
-		"a page size with a path":               {in: &resources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../2MB"}}}, refused: errdefs.IsInvalidArgument},
+		"a negative quota is none":           {in: &resources{CpuQuota: -7}, want: container.Resources{CPUQuota: -1}},
+		"unified on cgroup v1":               {in: swap(64*mib, 0, "0"), host: v1Host, refused: errdefs.IsFailedPrecondition},
+		"a swap limit below memory":          {in: swap(64*mib, mib, ""), refused: errdefs.IsInvalidArgument},
+		"a swap limit without memory":        {in: swap(0, mib, ""), refused: errdefs.IsInvalidArgument},
+		"memory below Docker's minimum":      {in: swap(4*mib, 5*mib, ""), want: container.Resources{Memory: 6 * mib, MemorySwap: 6 * mib}},
+		"only the memory below it":           {in: swap(4*mib, 9*mib, ""), want: container.Resources{Memory: 6 * mib, MemorySwap: 9 * mib}},
+		"memory below it and unlimited swap": {in: swap(4*mib, -1, ""), want: container.Resources{Memory: 6 * mib, MemorySwap: -1}},
+		"a cpu period out of range":          {in: &resources{CpuPeriod: 1}, refused: errdefs.IsInvalidArgument},
+		"a cpu quota too small":              {in: &resources{CpuQuota: 1}, refused: errdefs.IsInvalidArgument},
+		"negative cpu shares":                {in: &resources{CpuShares: -1}, refused: errdefs.IsInvalidArgument},
+		"an oom score out of range":          {in: &resources{OomScoreAdj: 1001}, refused: errdefs.IsInvalidArgument},
+		"a unified key that climbs":          {in: &resources{Unified: map[string]string{"cpu./../../x": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
+		"a unified key with a slash":         {in: &resources{Unified: map[string]string{"memory/../x.y": ""}}, host: v2Host, refused: errdefs.IsInvalidArgument},
+		"a unified key of cgroup itself":     {in: &resources{Unified: map[string]string{"cgroup.kill": "1"}}, host: v2Host, refused: errdefs.IsInvalidArgument},
+		"a unified value that is no number":  {in: &resources{Unified: map[string]string{"pids.max": "x"}}, host: v2Host, refused: errdefs.IsInvalidArgument},
+		"a page size with a path":            {in: &resources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../2MB"}}}, refused: errdefs.IsInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, annotations, err := dockerResources("linux.resources", tc.in, tc.host)
@@ -153,6 +155,7 @@ func TestDockerUpdate(t *testing.T) {
 		return &Container{ID: "c", State: runtimeapi.ContainerState_CONTAINER_RUNNING, Resources: r}
 	}
 	limited := running(&resources{MemoryLimitInBytes: 64 * mib, MemorySwapLimitInBytes: 64 * mib, CpuShares: 512})
+	small := running(&resources{MemoryLimitInBytes: 4 * mib, MemorySwapLimitInBytes: 5 * mib})
 	for name, tc := range map[string]struct {
 		want    *resources
 		current *Container
@@ -175,7 +178,12 @@ func TestDockerUpdate(t *testing.T) {
 			update: container.Resources{Memory: 64 * mib, MemorySwap: 64 * mib}},
 		"a quota is lifted by -1": {want: &resources{CpuQuota: -1}, current: running(&resources{CpuQuota: 5000}),
 			update: container.Resources{CPUQuota: -1}},
-		"a memory limit can't be lifted": {want: &resources{MemoryLimitInBytes: -1}, current: limited, refused: errdefs.IsInvalidArgument},
+		"a limit below Docker's minimum stays": {want: &resources{MemoryLimitInBytes: 4 * mib, CpuShares: 3}, current: small, update: container.Resources{CPUShares: 3}},
+		"it is raised":                         {want: &resources{MemoryLimitInBytes: 6 * mib}, current: small, update: container.Resources{Memory: 6 * mib, MemorySwap: 7 * mib}},
+		"it is lowered":                        {want: &resources{MemoryLimitInBytes: 3 * mib}, current: small, refused: errdefs.IsInvalidArgument},
+		"its swap limit is raised":             {want: &resources{MemorySwapLimitInBytes: 9 * mib}, current: small, refused: errdefs.IsInvalidArgument},
+		"a limit is lowered below the minimum": {want: &resources{MemoryLimitInBytes: 4 * mib}, current: limited, refused: errdefs.IsInvalidArgument},
+		"a memory limit can't be lifted":       {want: &resources{MemoryLimitInBytes: -1}, current: limited, refused: errdefs.IsInvalidArgument},
 		"an exited container is not updated": {want: &resources{CpuShares: 3},
 			current: &Container{State: runtimeapi.ContainerState_CONTAINER_EXITED}, refused: errdefs.IsFailedPrecondition},
 	} {

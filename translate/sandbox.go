@@ -21,7 +21,8 @@ const (
 	sandboxOOMScoreAdj = -998
 	// sandboxCPUShares is the kernel's minimum: a pause process sleeps.
 	sandboxCPUShares = 2
-	// shmSize is Docker's default size of /dev/shm, whatever the daemon's setting.
+	// shmSize is Docker's default size of /dev/shm, whatever the daemon's setting, for
+	// pods that request none.
 	shmSize = 64 << 20
 )
 
@@ -31,8 +32,8 @@ type Create struct {
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
-	// UserNamespace is nil unless HostConfig.Runtime is cridock-runtime.
-	UserNamespace *UserNamespace `json:",omitempty"`
+	// Seam is nil unless HostConfig.Runtime is cridock-runtime.
+	Seam *Seam `json:",omitempty"`
 }
 
 // SandboxRequest is a RunPodSandbox request with what the caller looked up.
@@ -123,6 +124,7 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	hc := baseHostConfig(host)
 	hc.LogConfig = container.LogConfig{Type: "none"}
 	hc.NetworkMode = sandboxNetworkMode(req)
+	hc.ShmSize, _ = podShmSize(req.Config) // was validated
 	hc.IpcMode = container.IPCModeShareable
 	if isHost(sc.GetNamespaceOptions().GetIpc()) {
 		hc.IpcMode = container.IPCModeHost

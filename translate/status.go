@@ -12,6 +12,8 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/go-connections/nat"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 // Reasons of containers that have exited.
@@ -121,9 +123,11 @@ type Container struct {
 	// arguments; nil for adopted containers.
 	Config         *runtimeapi.ContainerConfig
 	RuntimeHandler string
-	CgroupParent   string
-	Privileged     bool
-	PidMode        string
+	// Seam: cridock-runtime changes it.
+	Seam         bool
+	CgroupParent string
+	Privileged   bool
+	PidMode      string
 	// Driver is the graph driver, or the snapshotter.
 	Driver string
 	// UpperDir is the directory of the writable layer; "" if Docker does not report
@@ -275,6 +279,7 @@ func ReadContainer(in container.InspectResponse, image *Image, host Host) (*Cont
 		StopSignal:    in.Config.StopSignal,
 		ImageID:       in.Image,
 		CgroupParent:  hc.CgroupParent,
+		Seam:          hc.Runtime == seam.RuntimeName,
 		Privileged:    hc.Privileged,
 		PidMode:       string(hc.PidMode),
 		Driver:        in.Driver,

@@ -10,17 +10,6 @@ import (
 	"github.com/cridock/cridock/internal/seam"
 )
 
-// UserNamespace is what Docker's API cannot be told of a container in its pod's user
-// namespace. The caller leaves it to cridock-runtime in a [seam.Record].
-type UserNamespace struct {
-	UIDs, GIDs []seam.Mapping
-	// Runtime is the name of the Docker runtime that the container would have without
-	// a user namespace.
-	Runtime string
-	// MappedMounts and MappedFiles are those of [seam.Record].
-	MappedMounts, MappedFiles []string
-}
-
 // engineFiles are the files that Docker mounts on its own. They belong to the host's
 // root, and to the container's as well.
 var engineFiles = []string{"/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
@@ -149,37 +138,34 @@ func (c *Create) enterUserNamespace(ns *runtimeapi.NamespaceOption, mounts []*ru
 	if why := host.userNamespacesUnmet(handler); why != "" {
 		return unmet("linux.security_context.namespace_options.userns_options.mode", "%s; or set hostUsers: true (mode NODE)", why)
 	}
-	u := &UserNamespace{UIDs: seamMappings(o.GetUids()), GIDs: seamMappings(o.GetGids()), Runtime: runtimeName(handler, host)}
+	r := c.useSeam(handler, host)
+	r.UserNamespace = &seam.UserNamespace{UIDs: seamMappings(o.GetUids()), GIDs: seamMappings(o.GetGids())}
 	requested := map[string]bool{}
 	for _, m := range mounts {
 		target := path.Clean(m.GetContainerPath())
 		// Of mounts on the same path the last one wins.
-		u.MappedMounts = slices.DeleteFunc(u.MappedMounts, func(d string) bool { return d == target })
+		r.MappedMounts = slices.DeleteFunc(r.MappedMounts, func(d string) bool { return d == target })
 		if len(m.GetUidMappings()) > 0 {
-			u.MappedMounts = append(u.MappedMounts, target)
+			r.MappedMounts = append(r.MappedMounts, target)
 		}
 		requested[target] = true
 	}
 	for _, file := range engineFiles {
 		if !requested[file] {
-			u.MappedFiles = append(u.MappedFiles, file)
+			r.MappedFiles = append(r.MappedFiles, file)
 		}
 	}
-	c.UserNamespace = u
-	c.HostConfig.Runtime = host.SeamRuntime
 	return nil
 }
 
 // userNamespacesUnmet says what pods of a CRI handler lack to have user namespaces; ""
 // if nothing.
 func (h Host) userNamespacesUnmet(handler string) string {
-	switch {
-	case h.SeamRuntime == "":
-		return fmt.Sprintf("user namespaces need the OCI runtime %q, which this engine does not have: run \"cridock runtime install\"", seam.RuntimeName)
-	case h.UserNamespacesUnmet != "":
+	if h.SeamRuntime != "" && h.UserNamespacesUnmet != "" {
 		return "user namespaces: " + h.UserNamespacesUnmet
-	case !runtimeFeatures(handler, h).UserNamespaces:
-		return fmt.Sprintf("user namespaces need a runtime that the engine knows by its path; runtime %q has none", runtimeName(handler, h))
+	}
+	if why := h.seamUnmet(handler); why != "" {
+		return "user namespaces need " + why
 	}
 	return ""
 }

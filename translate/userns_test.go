@@ -110,22 +110,24 @@ func createInUserNamespace(t *testing.T) (*Create, *Container) {
 func TestUserNamespace(t *testing.T) {
 	m := []seam.Mapping{{HostID: 100000, Size: 65536}}
 	sandbox, s := sandboxInUserNamespace(t)
-	want := &UserNamespace{UIDs: m, GIDs: m, Runtime: "crun", MappedFiles: []string{"/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}}
-	if diff := cmp.Diff(want, sandbox.UserNamespace); diff != "" || sandbox.HostConfig.Runtime != "cridock" {
+	want := &Seam{RealRuntime: "crun", Record: seam.Record{
+		UserNamespace: &seam.UserNamespace{UIDs: m, GIDs: m}, MappedFiles: []string{"/etc/resolv.conf", "/etc/hostname", "/etc/hosts"},
+	}}
+	if diff := cmp.Diff(want, sandbox.Seam); diff != "" || sandbox.HostConfig.Runtime != "cridock" {
 		t.Errorf("sandbox with runtime %q: %s", sandbox.HostConfig.Runtime, diff)
 	}
 	if s.RuntimeHandler != "crun" {
 		t.Errorf("the handler is %q", s.RuntimeHandler)
 	}
 	ctr, _ := createInUserNamespace(t)
-	want.MappedMounts, want.MappedFiles = []string{"/etc/hosts", "/data"}, []string{"/etc/resolv.conf", "/etc/hostname"}
-	if diff := cmp.Diff(want, ctr.UserNamespace); diff != "" || ctr.HostConfig.Runtime != "cridock" {
+	want.Record.MappedMounts, want.Record.MappedFiles = []string{"/etc/hosts", "/data"}, []string{"/etc/resolv.conf", "/etc/hostname"}
+	if diff := cmp.Diff(want, ctr.Seam); diff != "" || ctr.HostConfig.Runtime != "cridock" {
 		t.Errorf("container with runtime %q: %s", ctr.HostConfig.Runtime, diff)
 	}
 	// A container is in its pod's user namespace even if it does not ask for that.
 	req := inUserNamespaceRequest(t)
 	req.Config.Linux.SecurityContext.NamespaceOptions, req.Config.Mounts, req.Mounts = nil, nil, nil
-	if plain, err := DockerContainer(req, exampleHost); err != nil || plain.UserNamespace == nil || plain.HostConfig.Runtime != "cridock" {
+	if plain, err := DockerContainer(req, exampleHost); err != nil || plain.Seam == nil || plain.HostConfig.Runtime != "cridock" {
 		t.Errorf("%+v, %v", plain, err)
 	}
 	// The hash of the request depends on the mappings.

@@ -49,6 +49,9 @@ func ValidateSandboxConfig(cfg *runtimeapi.PodSandboxConfig) error {
 			return err
 		}
 	}
+	if _, err := podShmSize(cfg); err != nil {
+		return err
+	}
 	return validateLinuxSandbox(cfg.GetLinux())
 }
 

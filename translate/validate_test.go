@@ -134,7 +134,6 @@ func TestValidateContainerConfig(t *testing.T) {
 		"a target without an ID":             {namespaces(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "web"}), "linux.security_context.namespace_options.target_id"},
 		"an ID without a target":             {namespaces(&runtimeapi.NamespaceOption{TargetId: containerID}), "linux.security_context.namespace_options.target_id"},
 		"a user namespace":                   {namespaces(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}), "linux.security_context.namespace_options.userns_options.uids"},
-		"little memory":                      {func(c *cc) { c.Linux.Resources = &resources{MemoryLimitInBytes: 1} }, "linux.resources.memory_limit_in_bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := proto.CloneOf(containerConfig)

@@ -13,8 +13,8 @@ import (
 	"github.com/cridock/cridock/internal/seam"
 )
 
-// change makes the mounts that a container needs, in a mount namespace of this
-// process's own, and changes its bundle to use them.
+// change changes a container's bundle as its record says. It replaces the bundle's
+// configuration only once everything else has succeeded.
 func change(dir seam.Dir, bundle string, r *seam.Record) error {
 	bundle, err := filepath.Abs(bundle)
 	if err != nil {
@@ -24,6 +24,32 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 	if err != nil {
 		return err
 	}
+	if r.Resources != nil {
+		if err := s.setResources(r.Resources); err != nil {
+			return err
+		}
+	}
+	if len(r.Hooks) > 0 {
+		if err := s.addHooks(r.Hooks); err != nil {
+			return err
+		}
+	}
+	if len(r.MountOptions) > 0 {
+		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
+			return err
+		}
+	}
+	if r.UserNamespace != nil {
+		if err := enterUserNamespace(s, dir, bundle, r); err != nil {
+			return err
+		}
+	}
+	return s.write(bundle)
+}
+
+// enterUserNamespace makes the mounts that a container in a user namespace needs, in a
+// mount namespace of this process's own, and changes s to use them.
+func enterUserNamespace(s spec, dir seam.Dir, bundle string, r *seam.Record) error {
 	// On the host only its path is used, by exec.
 	if err := os.MkdirAll(dir.RootFS(), 0o711); err != nil { //nolint:gosec // users that are mapped must get through
 		return err
@@ -54,10 +80,7 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 	if err := moveBinds(s, bundle, dir, userns, r); err != nil {
 		return err
 	}
-	if err := giveStreams(r); err != nil {
-		return err
-	}
-	return s.write(bundle)
+	return giveStreams(r)
 }
 
 // openUserNamespace returns the sandbox's user namespace or, for a sandbox, one with
@@ -126,9 +149,12 @@ func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Rec
 	return nil
 }
 
-// giveStreams makes the container's root the owner of the pipes among the standard
-// streams, so that processes can open /dev/stdout and the like.
+// giveStreams makes the root of a container in a user namespace the owner of the pipes
+// among the standard streams, so that processes can open /dev/stdout and the like.
 func giveStreams(r *seam.Record) error {
+	if r.UserNamespace == nil {
+		return nil
+	}
 	uid, gid := int(seam.Root(r.UserNamespace.UIDs)), int(seam.Root(r.UserNamespace.GIDs))
 	for fd := range 3 {
 		var st unix.Stat_t

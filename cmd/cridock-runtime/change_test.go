@@ -175,7 +175,15 @@ func TestCreateFails(t *testing.T) {
 	}{
 		"no record":      {func(*testing.T, *bundleTest) {}, "no record of container " + id},
 		"unknown fields": {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":1,"x":2}`, 0o600) }, "unknown field"},
-		"later version":  {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":2,"x":2}`, 0o600) }, "version 2"},
+		"later version":  {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":3,"x":2}`, 0o600) }, "version 3"},
+		"a later field": {func(t *testing.T, b *bundleTest) {
+			b.writeFile(t, b.dir.RecordPath(id), `{"version":1,"id":"`+id+`","runtime":{"path":"runc"},"resources":{}}`, 0o600)
+		}, "version 1, want 2"},
+		"limits of a bundle with something else": {func(t *testing.T, b *bundleTest) {
+			b.limitsOnly(&seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: 4}})
+			b.writeRecord(t)
+			b.writeFile(t, filepath.Join(b.bundle, specName), `{"linux": {"resources": []}}`, 0o644)
+		}, "not an object"},
 		"public record": {func(t *testing.T, b *bundleTest) {
 			b.writeRecord(t)
 			if err := os.Chmod(b.dir.RecordPath(id), 0o666); err != nil {

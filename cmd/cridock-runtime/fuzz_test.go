@@ -68,6 +68,41 @@ func FuzzSpec(f *testing.F) {
 	})
 }
 
+// FuzzChange: whatever Docker writes, a bundle that could be changed has what the
+// record says.
+func FuzzChange(f *testing.F) {
+	f.Add([]byte(docker))
+	f.Add([]byte(`{"mounts":[{"destination":"/data","type":"bind","source":"/x","options":null}],"linux":{"resources":{"memory":null,"unified":{"memory.high":"1"},"hugepageLimits":[{}]}},"hooks":{"poststop":[1]}}`))
+	f.Add([]byte(`{"mounts":{},"hooks":[],"linux":1}`))
+	f.Add([]byte(`null`))
+	r := seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: -1}, Unified: map[string]string{"memory.high": "5"}, Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 1}}}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := decodeSpec(text)
+		if err != nil || s.setResources(&r) != nil || s.addHooks([]seam.Hook{{Name: "poststop", Path: "/own"}}) != nil ||
+			s.addMountOptions("/bundle", map[string][]string{"/data": {"rro"}}) != nil {
+			return
+		}
+		resources := object(object(s, "linux"), "resources")
+		memory, unified, hooks := object(resources, "memory"), object(resources, "unified"), object(s, "hooks")["poststop"].([]any)
+		if memory["limit"] != int64(4) || memory["swap"] != nil || unified["memory.high"] != "5" || object(map[string]any{"last": hooks[len(hooks)-1]}, "last")["path"] != "/own" {
+			t.Fatalf("changed to %v", s)
+		}
+		binds, err := s.binds("/bundle")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range binds {
+			options, _ := b.mount["options"].([]any)
+			if b.destination == "/data" && (!slices.Contains(options, any("rro")) || slices.Contains(options, any("rw"))) {
+				t.Fatalf("the mount has the options %v", options)
+			}
+		}
+		if _, err := json.Marshal(s); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // FuzzParse: the real runtime gets all arguments but our own, and create has an ID.
 func FuzzParse(f *testing.F) {
 	f.Add("--root\n/r\n--log\n/l\n--log-format\njson\ncreate\n--bundle\n/b\n" + id)

@@ -1,9 +1,9 @@
 // Command cridock-runtime is an OCI runtime for what Docker's API cannot ask for,
-// such as a user namespace per pod. Docker executes it for the containers that
-// cridock creates with it. For "create" it changes the container's bundle as cridock's
-// record says, prepares mounts, and executes the real runtime in its own place; for
-// "exec" it gives the standard streams to the container's root. For everything else
-// it only executes the real runtime.
+// such as a user namespace per pod or a very low memory limit. Docker executes it for
+// the containers that cridock creates with it. For "create" it changes the container's
+// bundle as cridock's record says, prepares mounts, and executes the real runtime in
+// its own place; for "exec" it gives the standard streams to the container's root. For
+// everything else it only executes the real runtime.
 //
 //	cridock-runtime [--cridock-dir=DIR] ARGUMENTS OF THE REAL RUNTIME...
 //
@@ -59,12 +59,14 @@ func (c *call) run() error {
 	}
 	switch c.command {
 	case "create":
-		err = change(c.dir, c.bundle, record)
+		if err = checkMountOptions(record, path); err == nil {
+			err = change(c.dir, c.bundle, record)
+		}
 	case "exec":
 		err = giveStreams(record)
 	case "run", "restore":
 		// Both would start a container from an unchanged bundle.
-		err = fmt.Errorf("%s is not supported for containers with a user namespace of their own", c.command)
+		err = fmt.Errorf("%s is not supported for containers that cridock-runtime changes", c.command)
 	}
 	if err != nil {
 		return err

@@ -36,6 +36,9 @@ func decodeSpec(text []byte) (spec, error) {
 	if err := d.Decode(&s); err != nil {
 		return nil, fmt.Errorf("%s: %w", specName, err)
 	}
+	if s == nil {
+		return nil, fmt.Errorf("%s: no object", specName)
+	}
 	return s, nil
 }
 

@@ -6,34 +6,61 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 )
 
-// Version is the version of records that this package writes and reads. A later one
-// must still read this one: containers outlive an upgrade.
-const Version = 1
+// Version is the latest version of records that this package writes, and it reads
+// all earlier ones: containers outlive an upgrade. A record has the lowest version that
+// has its fields, so that an earlier cridock-runtime reads what it can apply and
+// refuses the rest.
+const Version = 2
+
+const (
+	usernsVersion = 1 // user namespaces and id-mapped mounts
+	limitsVersion = 2 // resources, mount options, hooks
+)
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
 const RuntimeName = "cridock"
 
 // Record says how to change one container's OCI bundle.
 type Record struct {
-	// Version is [Version]; [Record.Encode] sets it.
+	// Version is at most [Version]; [Record.Encode] sets it.
 	Version int `json:"version"`
 	// ID is the container's full Docker ID, and the record's file name.
 	ID string `json:"id"`
 	// Runtime is the runtime to execute with the changed bundle.
 	Runtime Runtime `json:"runtime"`
-	// UserNamespace is the container's user namespace. Required.
-	UserNamespace *UserNamespace `json:"userNamespace"`
+	// UserNamespace is the container's own or its pod's user namespace; nil for the one
+	// that the bundle has.
+	UserNamespace *UserNamespace `json:"userNamespace,omitempty"`
 	// MappedMounts are the destinations of bind mounts to id-map with the mappings of
 	// UserNamespace, so that files keep their owners inside. Each must be in the bundle.
 	MappedMounts []string `json:"mappedMounts,omitempty"`
 	// MappedFiles are the same for files that the engine may add by itself, such as
 	// /etc/hosts. They need not be in the bundle.
 	MappedFiles []string `json:"mappedFiles,omitempty"`
+	// Resources are limits that replace those in the bundle; nil for none. Without
+	// limits it is still something to change: a container that was updated before its
+	// start may need no more.
+	Resources *Resources `json:"resources,omitempty"`
+	// MountOptions maps destinations of bind mounts, which must be in the bundle, to
+	// options of [MountOptions] to add.
+	MountOptions map[string][]string `json:"mountOptions,omitempty"`
+	// Hooks are executed after those in the bundle.
+	Hooks []Hook `json:"hooks,omitempty"`
 }
+
+// RecursiveReadOnly is the mount option that makes a mount and all mounts below it
+// read-only. It replaces "ro". A runtime that does not know it leaves the mount
+// writable.
+const RecursiveReadOnly = "rro"
+
+// MountOptions are the options that a record can add to a mount.
+var MountOptions = []string{"noexec", "nodev", "nosuid", RecursiveReadOnly}
 
 // Runtime is an OCI runtime as in Docker's configuration.
 type Runtime struct {
@@ -75,9 +102,18 @@ const (
 	maxMappings = 340
 )
 
-// Encode validates r and returns its text, with the current [Version].
+// needs returns the lowest version that has the fields of r.
+func (r *Record) needs() int {
+	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
+		return limitsVersion
+	}
+	return usernsVersion
+}
+
+// Encode validates r and returns its text, with the lowest version that has its
+// fields.
 func (r Record) Encode() ([]byte, error) {
-	r.Version = Version
+	r.Version = r.needs()
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
@@ -88,8 +124,8 @@ func (r Record) Encode() ([]byte, error) {
 	return b, err
 }
 
-// Decode reads the text of a record. Another version, an unknown field, anything
-// after the record and invalid content are errors.
+// Decode reads the text of a record. A later version, a field that is unknown or later
+// than the version, anything after the record and invalid content are errors.
 func Decode(b []byte) (*Record, error) {
 	if len(b) > maxRecord {
 		return nil, fmt.Errorf("record: %d bytes long; the limit is %d", len(b), maxRecord)
@@ -101,8 +137,8 @@ func Decode(b []byte) (*Record, error) {
 	if err := json.Unmarshal(b, &head); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	if head.Version != Version {
-		return nil, fmt.Errorf("record: version %d; this cridock-runtime reads version %d: install cridock and cridock-runtime of the same release", head.Version, Version)
+	if head.Version < usernsVersion || head.Version > Version {
+		return nil, fmt.Errorf("record: version %d; this cridock-runtime reads up to version %d: install cridock and cridock-runtime of the same release", head.Version, Version)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -120,19 +156,26 @@ func Decode(b []byte) (*Record, error) {
 func (r *Record) Validate() error {
 	var err error
 	switch {
-	case r.Version != Version:
-		err = fmt.Errorf("version %d, want %d", r.Version, Version)
+	case r.Version < r.needs() || r.Version > Version:
+		err = fmt.Errorf("version %d, want %d to %d", r.Version, r.needs(), Version)
 	case !IsID(r.ID):
 		err = fmt.Errorf("%q is not a container ID", r.ID)
-	case r.UserNamespace == nil:
+	case !r.changes():
 		err = errors.New("nothing to change")
+	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
+		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
 	}
 	return nil
+}
+
+// changes reports whether there is anything to change.
+func (r *Record) changes() bool {
+	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
 }
 
 func (r Runtime) validate() error {
@@ -149,6 +192,9 @@ func (r Runtime) validate() error {
 }
 
 func (u *UserNamespace) validate() error {
+	if u == nil {
+		return nil
+	}
 	if err := errors.Join(ValidateMappings(u.UIDs), ValidateMappings(u.GIDs)); err != nil {
 		return err
 	}
@@ -212,6 +258,24 @@ func validateDestinations(lists ...[]string) error {
 				return fmt.Errorf("mount destination %q is listed twice", d)
 			}
 			seen[d] = true
+		}
+	}
+	return nil
+}
+
+func validateMountOptions(mounts map[string][]string) error {
+	destinations := slices.Sorted(maps.Keys(mounts))
+	if err := validateDestinations(destinations); err != nil {
+		return err
+	}
+	for _, d := range destinations {
+		if len(mounts[d]) == 0 {
+			return fmt.Errorf("mount on %q has no options to add", d)
+		}
+		for i, option := range mounts[d] {
+			if !slices.Contains(MountOptions, option) || slices.Contains(mounts[d][:i], option) {
+				return fmt.Errorf("option %q of the mount on %q is listed twice or not one of %q", option, d, MountOptions)
+			}
 		}
 	}
 	return nil

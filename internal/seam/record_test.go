@@ -19,6 +19,9 @@ func example() Record {
 		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
 		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
+		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
+		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
+		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
 	}
 }
 
@@ -46,14 +49,31 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"another version":     {`"version":1`, `"version":2`, "version 2"},
-		"no version":          {`"version":1,`, ``, "version 0"},
-		"an unknown field":    {`"id"`, `"hooks":[],"id"`, "hooks"},
+		"a later version":     {`"version":2`, `"version":3`, "version 3"},
+		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
+		"no version":          {`"version":2,`, ``, "version 0"},
+		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"mappedFiles":["/etc/hosts"]}`, `"mappedFiles":["/etc/hosts"]}{}`, "after top-level value"},
+		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
-		"nothing to change":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "nothing to change"},
+		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
+		"an unknown hook":     {`"createRuntime"`, `"create"`, "not one of"},
+		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
+		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
+		"a negative timeout":  {`"timeout":5`, `"timeout":-5`, "negative"},
+		"options of the root": {`"/run"`, `"/"`, "destination"},
+		"another option":      {`"noexec"`, `"exec"`, "not one of"},
+		"an option twice":     {`"noexec"`, `"rro"`, "listed twice"},
+		"no options":          {`["noexec","rro"]`, `[]`, "no options"},
+		"no memory":           {`"limit":4194304`, `"limit":0`, "memory limit 0"},
+		"a file of no cgroup": {`"memory.high"`, `"memory./../high"`, "not a file"},
+		"the cgroup's own":    {`"memory.high"`, `"cgroup.kill"`, "not a file"},
+		"a NUL":               {`"9"`, `"\u0000"`, "NUL"},
+		"a page path":         {`"2MB"`, `"../2MB"`, "not a page size"},
+		"a page size twice":   {`"hugepages":[`, `"hugepages":[{"pageSize":"2MB","limit":1},`, "twice"},
+		"less with swap":      {`"swap":5242880`, `"swap":4194303`, "with swap 4194303"},
+		"an unknown resource": {`"limit"`, `"cpu":1,"limit"`, "cpu"},
 		"a relative runtime":  {"/usr/sbin/runc", "sbin/runc", "runtime"},
 		"an unclean runtime":  {"/usr/sbin/runc", "/usr/../sbin/runc", "runtime"},
 		"no runtime":          {"/usr/sbin/runc", "", "runtime"},
@@ -76,6 +96,32 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%v; want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestNothingToChange(t *testing.T) {
+	r := Record{ID: id, Runtime: Runtime{Path: "runc"}}
+	if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), "nothing to change") {
+		t.Error(err)
+	}
+	r.Resources = &Resources{}
+	encode(t, r)
+}
+
+// TestVersions: records have the lowest version that has their fields, and those of
+// earlier releases can be read.
+func TestVersions(t *testing.T) {
+	r := example()
+	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
+	text := string(encode(t, r))
+	if !strings.Contains(text, `"version":1,`) {
+		t.Errorf("a record for earlier releases: %s", text)
+	}
+	if got, err := Decode([]byte(text)); err != nil || got.Version != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := Decode([]byte(strings.Replace(text, `"version":1,`, `"version":2,`, 1))); err != nil || got.Version != 2 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -162,10 +208,14 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version != Version || !IsID(r.ID) || r.UserNamespace == nil {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
 			t.Fatalf("accepted %+v", r)
 		}
-		for _, m := range append(r.UserNamespace.UIDs, r.UserNamespace.GIDs...) {
+		var mappings []Mapping
+		if u := r.UserNamespace; u != nil {
+			mappings = append(u.UIDs, u.GIDs...)
+		}
+		for _, m := range mappings {
 			if m.HostID == 0 || m.HostID+m.Size < m.HostID || m.Size == 0 {
 				t.Fatalf("accepted mapping %v", m)
 			}

@@ -154,10 +154,15 @@ type fakeEngine struct {
 	updates []container.Resources
 	// errs are the results of the next calls; later calls succeed.
 	errs []error
+	// updated, if not nil, runs in each call.
+	updated func()
 }
 
 func (e *fakeEngine) ContainerUpdate(_ context.Context, _ string, u container.UpdateConfig) error {
 	e.updates = append(e.updates, u.Resources)
+	if e.updated != nil {
+		e.updated()
+	}
 	if len(e.errs) == 0 {
 		return nil
 	}

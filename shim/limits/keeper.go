@@ -136,7 +136,7 @@ func (k *Keeper) write(c *translate.Container, limits []translate.CgroupFile) er
 }
 
 // save reads the limits in a running container's cgroup and returns a function that
-// writes them back.
+// writes them back, in the order of limits.
 func (k *Keeper) save(c *translate.Container, limits []translate.CgroupFile) (restore func() error, err error) {
 	files, err := k.files(c, limits)
 	if err != nil {
@@ -150,9 +150,9 @@ func (k *Keeper) save(c *translate.Container, limits []translate.CgroupFile) (re
 	}
 	return func() error {
 		var err error
-		for file, value := range values {
+		for _, file := range files {
 			// The kernel takes one line at a time.
-			for line := range strings.Lines(value) {
+			for line := range strings.Lines(values[file]) {
 				if werr := file.Write(strings.TrimSpace(line)); werr != nil && !errors.Is(werr, fs.ErrNotExist) {
 					err = errors.Join(err, fmt.Errorf("restore: %w", werr))
 				}

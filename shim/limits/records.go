@@ -15,7 +15,8 @@ import (
 )
 
 // records holds the resources that updates have set and for which Docker has no
-// field: unified, hugepages and oom_score_adj. The store preserves them across
+// field: unified, hugepages and oom_score_adj. Of memory and swap it holds those that
+// Docker's fields leave open, see [translate.AmbiguousMemory]. The store preserves them across
 // restarts. Reads come from memory, as every status needs them.
 type records struct {
 	store Store
@@ -91,6 +92,9 @@ func (r *records) apply(c *translate.Container) *translate.Container {
 	}
 	now := proto.CloneOf(c.Resources)
 	now.Unified, now.HugepageLimits, now.OomScoreAdj = u.resources.Unified, u.resources.HugepageLimits, u.resources.OomScoreAdj
+	if translate.AmbiguousMemory(now) && u.resources.MemoryLimitInBytes != 0 {
+		now.MemoryLimitInBytes, now.MemorySwapLimitInBytes = u.resources.MemoryLimitInBytes, u.resources.MemorySwapLimitInBytes
+	}
 	after := c.WithResources(now)
 	u.last.Store(&applied{c, after})
 	return after
@@ -99,6 +103,9 @@ func (r *records) apply(c *translate.Container) *translate.Container {
 // keep stores the resources of an updated container.
 func (r *records) keep(containerID string, now *runtimeapi.LinuxContainerResources) error {
 	stored := &runtimeapi.LinuxContainerResources{Unified: now.GetUnified(), HugepageLimits: now.GetHugepageLimits(), OomScoreAdj: now.GetOomScoreAdj()}
+	if translate.AmbiguousMemory(now) {
+		stored.MemoryLimitInBytes, stored.MemorySwapLimitInBytes = now.GetMemoryLimitInBytes(), now.GetMemorySwapLimitInBytes()
+	}
 	b, err := protojson.Marshal(stored)
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ func (k *Keeper) Update(ctx context.Context, id string, want *runtimeapi.LinuxCo
 	running := c.State == runtimeapi.ContainerState_CONTAINER_RUNNING
 	if running {
 		// Restored last, see updateRunning.
-		restore, err := k.save(c, translate.CgroupFilesForUpdate(merged, k.opts.Host()))
+		restore, err := k.save(c, append(translate.CgroupFilesForUpdate(merged, k.opts.Host()), translate.CgroupFilesToSave(c.Resources, k.opts.Host())...))
 		if err != nil {
 			return err
 		}

@@ -191,6 +191,46 @@ func TestUpdateUndone(t *testing.T) {
 	}
 }
 
+// TestUpdateOfSmallMemory: Docker has its minimum for limits below it, of which the
+// last one set is in force.
+func TestUpdateOfSmallMemory(t *testing.T) {
+	small := func() *linuxResources {
+		return &linuxResources{MemoryLimitInBytes: 4 << 20, MemorySwapLimitInBytes: 4 << 20}
+	}
+	f := newFixture(t)
+	c := f.add("c", running, small(), map[string]string{"memory.max": "4194304", "memory.swap.max": "0"})
+	f.must(f.Update(t.Context(), "c", &linuxResources{CpuShares: 3, MemoryLimitInBytes: 4 << 20}))
+	f.must(f.Update(t.Context(), "c", &linuxResources{MemoryLimitInBytes: 6 << 20}))
+	want := []container.Resources{{CPUShares: 3}, {Memory: 6 << 20, MemorySwap: 6 << 20}}
+	if diff := cmp.Diff(want, f.engine.updates); diff != "" {
+		t.Errorf("updates of Docker (-want +got):\n%s", diff)
+	}
+	for what, k := range map[string]*Keeper{"this": f.Keeper, "the next": f.newKeeper()} {
+		if r := k.Effective(c).Resources; r.MemoryLimitInBytes != 6<<20 || r.MemorySwapLimitInBytes != 6<<20 {
+			t.Errorf("in %s process: %v", what, r)
+		}
+	}
+	// Docker has any higher limit.
+	f.must(f.Update(t.Context(), "c", &linuxResources{MemoryLimitInBytes: 8 << 20}))
+	higher := c.WithResources(&linuxResources{MemoryLimitInBytes: 8 << 20, MemorySwapLimitInBytes: 8 << 20})
+	if r := f.Effective(higher).Resources; r.MemoryLimitInBytes != 8<<20 {
+		t.Errorf("after another update: %v", r)
+	}
+
+	// What Docker cannot revert to is written.
+	f = newFixture(t)
+	c = f.add("c", running, small(), map[string]string{"memory.max": "4194304", "memory.swap.max": "0"})
+	f.engine.updated = func() { f.write(c, "memory.max", "6291456") }
+	f.store.write = errors.New("disk full")
+	if err := f.Update(t.Context(), "c", &linuxResources{MemoryLimitInBytes: 8 << 20}); err == nil {
+		t.Error("the failed update is no error")
+	}
+	f.check(c, map[string]string{"memory.max": "4194304"})
+	if n := len(f.engine.updates); n != 2 || f.engine.updates[1].Memory != 6<<20 {
+		t.Errorf("updates of Docker: %v", f.engine.updates)
+	}
+}
+
 func TestUpdateNotUndone(t *testing.T) {
 	f := newFixture(t)
 	f.add("c", running, &linuxResources{CpuShares: 512}, nil)

@@ -3,6 +3,7 @@ package mounts
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -10,6 +11,8 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	specs "tags.cncf.io/container-device-interface/specs-go"
 
+	"github.com/cridock/cridock/internal/seam"
+	"github.com/cridock/cridock/internal/trust"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -48,12 +51,32 @@ func (m *Preparer) cdiEdits(ctx context.Context, cfg *runtimeapi.ContainerConfig
 				edits.Env = append(edits.Env, part.Env...)
 				continue
 			}
+			if err := trustHooks(device.GetSpec().GetPath(), part.Hooks); err != nil {
+				return nil, fmt.Errorf("CDI device %s: %w: %w", name, errdefs.ErrFailedPrecondition, err)
+			}
 			if err := appendEdits(ctx, edits, name, part); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return edits, nil
+}
+
+// trustHooks returns an error if users other than root can change a hook, which runs as
+// root of the node, or the specification that has it.
+func trustHooks(spec string, hooks []*specs.Hook) error {
+	for _, h := range hooks {
+		paths := []string{spec}
+		if h.HookName != seam.HookInContainer {
+			paths = append(paths, h.Path)
+		}
+		for _, path := range paths {
+			if err := trust.Check(path, os.Geteuid()); err != nil {
+				return fmt.Errorf("hook %s of %s: %w", h.Path, spec, err)
+			}
+		}
+	}
+	return nil
 }
 
 // appendEdits adds part of a CDI device to edits, for an engine without CDI.

@@ -1,6 +1,7 @@
 package mounts_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/seam"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -54,10 +56,30 @@ func TestCDIDevices(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("edits (-want +got):\n%s", diff)
 	}
-	for _, name := range []string{"hooked", "missing"} {
-		if _, err := n.cdiDevices(name); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "vendor.io/null="+name) {
-			t.Errorf("%s: %v, want ErrFailedPrecondition with the device", name, err)
+	if _, err := n.cdiDevices("missing"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "vendor.io/null=missing") {
+		t.Errorf("%v, want ErrFailedPrecondition with the device", err)
+	}
+}
+
+// TestCDIHooks: hooks run as root of the node, so only root can choose them.
+func TestCDIHooks(t *testing.T) {
+	n := newNode(t)
+	spec, hook := n.write("own/vendor.yaml", strings.ReplaceAll(vendorSpec, "/bin/true", n.path("hook"))), n.write("hook", "#!/bin/sh\n")
+	n.options.CDISpecDirs = []string{n.path("own")}
+	n.restart()
+	got, err := n.cdiDevices("hooked")
+	n.must(err)
+	if diff := cmp.Diff([]seam.Hook{{Name: "createRuntime", Path: hook}}, got.Hooks); diff != "" {
+		t.Error(diff)
+	}
+	for _, path := range []string{spec, hook} {
+		n.must(os.Chmod(path, 0o666))
+		if _, err := n.cdiDevices("hooked"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "vendor.io/null=hooked") || !strings.Contains(err.Error(), path+" is writable") {
+			t.Errorf("%s is everybody's: %v", path, err)
 		}
+		_, err := n.cdiDevices("one") // has no hooks
+		n.must(err)
+		n.must(os.Chmod(path, 0o600))
 	}
 }
 

@@ -67,9 +67,9 @@ func (r Registration) Install(ctx context.Context) error {
 	return r.apply(ctx, r.want())
 }
 
-// Remove undoes Install. It is idempotent. While there are containers with a user
-// namespace it is errdefs.ErrFailedPrecondition, since Docker needs the runtime to
-// stop and remove them.
+// Remove undoes Install. It is idempotent. While there are containers that
+// cridock-runtime changes it is errdefs.ErrFailedPrecondition, since Docker needs the
+// runtime to stop and remove them.
 func (r Registration) Remove(ctx context.Context) error {
 	records, err := os.ReadDir(filepath.Join(r.RuntimeDir, seam.Records))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,19 +1,27 @@
-// Package userns does cridock's side of user namespaces per pod: it writes the
-// records that cridock-runtime reads, finds out whether engine, kernel and file system
-// are up to it, and checks that a started container is where it should be. It makes no
-// mounts itself and knows neither Docker's API nor the CRI's.
+// Package userns does cridock's side of what cridock-runtime changes, above all user
+// namespaces per pod: it writes the records that cridock-runtime reads, finds out
+// whether engine, kernel and file system are up to it, and checks that a started
+// container is where it should be. It makes no mounts itself and knows neither
+// Docker's API nor the CRI's.
 package userns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/internal/idmap"
+	"github.com/cridock/cridock/internal/ocifeatures"
 	"github.com/cridock/cridock/internal/seam"
 )
 
@@ -26,9 +34,10 @@ func New(runtimeDir string) *Records { return &Records{dir: beneath.Root(runtime
 
 // Write writes a container's record, replacing an earlier one. For a container that
 // joins its sandbox's user namespace, sandboxPID is the sandbox's process, else 0; it
-// is an error if that process is not in a namespace with the record's mappings.
+// is an error if that process is not in a namespace with the record's mappings. Without
+// a user namespace in the record it is not used.
 func (r *Records) Write(record seam.Record, sandboxPID int) error {
-	if sandboxPID != 0 {
+	if sandboxPID != 0 && record.UserNamespace != nil {
 		p, err := idmap.Describe(sandboxPID)
 		if err == nil {
 			err = record.UserNamespace.CheckProcess(sandboxPID)
@@ -52,6 +61,23 @@ func (r *Records) Write(record seam.Record, sandboxPID int) error {
 	}
 	return nil
 }
+
+// SetResources replaces the limits in a container's record. A missing record is
+// fs.ErrNotExist.
+func (r *Records) SetResources(id string, limits *seam.Resources) error {
+	record, err := seam.Dir(r.dir).Read(id)
+	if err != nil {
+		return fmt.Errorf("record for cridock-runtime: %w", err)
+	}
+	if record.Resources == nil && limits.Memory == nil && len(limits.Unified)+len(limits.Hugepages) == 0 {
+		return nil
+	}
+	record.Resources = limits
+	return r.Write(*record, 0)
+}
+
+// Available reports whether there is a directory for records.
+func (r *Records) Available() bool { return r.dir != "" }
 
 // Remove removes a container's record. A missing one is success.
 func (r *Records) Remove(id string) error {
@@ -102,6 +128,26 @@ func Check(u *seam.UserNamespace, pid int) (gone bool, err error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// featuresTimeout bounds the wait for what a runtime supports.
+const featuresTimeout = 10 * time.Second
+
+// RecursiveReadOnly reports whether a runtime, named as in Docker's configuration, and
+// the kernel can make a mount and all mounts below it read-only. It starts the runtime.
+func RecursiveReadOnly(ctx context.Context, path string, args []string) bool {
+	// Only a kernel without the call does not look at the file descriptor.
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); errors.Is(err, unix.ENOSYS) {
+		return false
+	}
+	path, err := exec.LookPath(path)
+	if err != nil {
+		return false // Docker's PATH may have it, but that is not known
+	}
+	ctx, cancel := context.WithTimeout(ctx, featuresTimeout)
+	defer cancel()
+	options, err := ocifeatures.MountOptions(ctx, path, args)
+	return err == nil && slices.Contains(options, seam.RecursiveReadOnly)
 }
 
 // Engine is what [Unmet] needs to know of the engine.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/seam"
 )
@@ -134,5 +136,62 @@ func TestUnmet(t *testing.T) {
 	needs.Root(t, "tries id-mapped mounts")
 	if got := r.Unmet(Engine{RootDir: t.TempDir()}); got != "" {
 		t.Error(got)
+	}
+}
+
+func TestRecursiveReadOnly(t *testing.T) {
+	for name, tc := range map[string]struct {
+		script string
+		want   bool
+	}{
+		"a new runtime":       {`echo '{"mountOptions": ["ro", "rro"]}'`, true},
+		"one without":         {`echo '{"mountOptions": ["ro"]}'`, false},
+		"one that can't tell": {"exit 1", false},
+	} {
+		bin := t.TempDir()
+		if err := os.WriteFile(filepath.Join(bin, "runtime"), []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		for _, path := range []string{"runtime", filepath.Join(bin, "runtime")} {
+			if got := RecursiveReadOnly(t.Context(), path, nil); got != tc.want {
+				t.Errorf("%s as %s: %t", name, path, got)
+			}
+		}
+	}
+	if RecursiveReadOnly(t.Context(), "/nowhere/runtime", nil) {
+		t.Error("a missing runtime has it")
+	}
+}
+
+func TestSetResources(t *testing.T) {
+	r := New(t.TempDir())
+	if err := r.SetResources(id, &seam.Resources{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing record: %v", err)
+	}
+	first := record(id)
+	first.UserNamespace.Join = &seam.Process{PID: 42, Inode: 7}
+	if err := r.Write(first, 0); err != nil {
+		t.Fatal(err)
+	}
+	high := map[string]string{"memory.high": "1"}
+	for _, step := range []struct {
+		limits *seam.Resources
+		want   *seam.Resources
+	}{
+		{&seam.Resources{}, nil}, // an earlier cridock-runtime can still read it
+		{&seam.Resources{Unified: high}, &seam.Resources{Unified: high}},
+		{&seam.Resources{}, &seam.Resources{}},
+	} {
+		if err := r.SetResources(id, step.limits); err != nil {
+			t.Fatal(err)
+		}
+		got, err := seam.Dir(r.dir).Read(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.want, got.Resources); diff != "" || got.UserNamespace.Join == nil || got.UserNamespace.Join.PID != 42 {
+			t.Errorf("%+v: %s", got.UserNamespace, diff)
+		}
 	}
 }

@@ -61,6 +61,7 @@ type Options struct {
 	PullProgressDeadline time.Duration // image-pull-progress-deadline; 0: never
 	RestrictOOMScoreAdj  string        // restrict-oom-score-adj: auto, true or false
 	ShimGrouping         string        // shim-grouping: auto, true or false
+	DefaultUlimits       []string      // default-ulimits: NAME=SOFT[:HARD]
 
 	CDISpecDirs                []string // cdi-spec-dirs
 	AbsentMountSourcesToReject []string // absent-mount-sources-to-reject
@@ -153,6 +154,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 
 	f.DurationVar(&o.PullProgressDeadline, "image-pull-progress-deadline", o.PullProgressDeadline, "cancel a pull that makes no progress in any phase for this long; 0 for never")
 	f.StringVar(&o.RestrictOOMScoreAdj, "restrict-oom-score-adj", o.RestrictOOMScoreAdj, "raise oom_score_adj to the minimum that the node allows: auto, true or false")
+
+	f.StringSliceVar(&o.DefaultUlimits, "default-ulimits", o.DefaultUlimits, "resource limits of all containers' processes, as NAME=SOFT:HARD or NAME=LIMIT, such as nofile=1024:524288; the engine's defaults have the rest")
 
 	f.StringVar(&o.ShimGrouping, "shim-grouping", o.ShimGrouping, "use one containerd shim per pod instead of one per container: auto, true or false; needs Docker 24 (API 1.43) and a runtime with runc's shim")
 

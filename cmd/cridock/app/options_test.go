@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/go-units"
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 )
@@ -64,6 +66,17 @@ cdi-spec-dirs: /cdi
 	}
 }
 
+func TestUlimits(t *testing.T) {
+	o, err := parse(t, "default-ulimits: [nofile=1024:524288, core=0, memlock=-1]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []*units.Ulimit{{Name: "nofile", Soft: 1024, Hard: 524288}, {Name: "core"}, {Name: "memlock", Soft: -1, Hard: -1}}
+	if diff := cmp.Diff(want, o.serviceConfig().Ulimits); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRefusedSettings(t *testing.T) {
 	for name, c := range map[string]struct {
 		file string
@@ -106,6 +119,11 @@ func TestRefusedSettings(t *testing.T) {
 		"profiling on no server": {args: []string{"--profiling"}, want: "metrics-bind-address"},
 		"oom score":              {args: []string{"--restrict-oom-score-adj=maybe"}, want: "restrict-oom-score-adj"},
 		"annotation pattern":     {args: []string{"--pod-annotations=a,kata=["}, want: "pod-annotations"},
+		"a limit without value":  {args: []string{"--default-ulimits=nofile"}, want: "default-ulimits"},
+		"an unknown limit":       {file: "default-ulimits: [files=5]", want: "default-ulimits"},
+		"a soft limit too high":  {args: []string{"--default-ulimits=core=0,nofile=6:5"}, want: "default-ulimits"},
+		"a negative limit":       {args: []string{"--default-ulimits=nofile=-2:-1"}, want: "default-ulimits"},
+		"a limit twice":          {args: []string{"--default-ulimits=nofile=5", "--default-ulimits=nofile=6"}, want: "default-ulimits"},
 		"shim grouping":          {args: []string{"--shim-grouping=maybe"}, want: "shim-grouping"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -126,6 +126,7 @@ func (o *Options) serviceConfig() shim.Config {
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
+		Ulimits:    o.ulimits(),
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
 		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.traces(),
 		Streaming: streaming.Config{

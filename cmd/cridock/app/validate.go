@@ -16,7 +16,10 @@ import (
 // Validate checks what can be checked without touching the system. The error names
 // each setting that is invalid.
 func (o *Options) Validate() error {
-	return errors.Join(o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(), o.validateMetrics(), o.validateTracing(), o.validateSwitches())
+	return errors.Join(
+		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateSwitches(),
+	)
 }
 
 func (o *Options) validateSocket() error {
@@ -55,6 +58,37 @@ func (o *Options) validateNetwork() error {
 	default:
 		return fmt.Errorf("network-plugin %q: want cni or docker", o.NetworkPlugin)
 	}
+}
+
+// validateUlimits accepts each limit once: of two, Docker would choose one.
+func (o *Options) validateUlimits() error {
+	var err error
+	seen := map[string]bool{}
+	for _, text := range o.DefaultUlimits {
+		limit, perr := units.ParseUlimit(text)
+		switch {
+		case perr != nil:
+			err = errors.Join(err, fmt.Errorf("default-ulimits %q: %w", text, perr))
+		case limit.Soft < -1 || limit.Hard < -1:
+			err = errors.Join(err, fmt.Errorf("default-ulimits %q: want -1 (unlimited) or more", text))
+		case seen[limit.Name]:
+			err = errors.Join(err, fmt.Errorf("default-ulimits %q: %s is listed twice", text, limit.Name))
+		default:
+			seen[limit.Name] = true
+		}
+	}
+	return err
+}
+
+// ulimits returns the default-ulimits, which were validated.
+func (o *Options) ulimits() []*units.Ulimit {
+	var out []*units.Ulimit
+	for _, text := range o.DefaultUlimits {
+		if limit, err := units.ParseUlimit(text); err == nil {
+			out = append(out, limit)
+		}
+	}
+	return out
 }
 
 func (o *Options) validateLogs() error {

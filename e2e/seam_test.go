@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestOCISeam runs containers with what Docker's API cannot ask for, besides user
+// namespaces, through cridock-runtime.
+func TestOCISeam(t *testing.T) {
+	t.Parallel()
+	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000")
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+	u.restart(t, nil)
+	for name, test := range map[string]func(*testing.T){
+		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,
+	} {
+		t.Run(name, test)
+	}
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("records left behind: %v", left)
+	}
+}
+
+func limited(r *runtimeapi.LinuxContainerResources) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) { cfg.Linux.Resources = r }
+}
+
+// ownMemoryLimit prints a container's limit as its kernel has it, on either cgroup
+// version.
+const ownMemoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true"
+
+// littleMemory: a limit that Docker refuses holds, exactly, and survives updates of
+// other resources.
+func (u *usernsTest) littleMemory(t *testing.T) {
+	const limit = 5 << 20
+	p := u.runPod(t)
+	c := p.start("main", ownMemoryLimit+"; sleep 1000", limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit}))
+	eventuallyLog(t, c, fmt.Sprint(limit))
+	check := func(when string, want int64) {
+		t.Helper()
+		if got := c.sh(ownMemoryLimit); got != fmt.Sprint(want) {
+			t.Errorf("%s the kernel has the limit %s, want %d", when, got, want)
+		}
+		if got := c.status().Resources.Linux.MemoryLimitInBytes; got != want {
+			t.Errorf("%s the status has the limit %d, want %d", when, got, want)
+		}
+	}
+	check("at first", limit)
+	update := func(r *runtimeapi.LinuxContainerResources) error {
+		_, err := try(u.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.id, Linux: r})
+		return err
+	}
+	if err := update(&runtimeapi.LinuxContainerResources{CpuShares: 256, MemoryLimitInBytes: limit}); err != nil {
+		t.Error(err)
+	}
+	check("after an update of the CPU", limit)
+	wantCode(t, update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit - 4096}), codes.InvalidArgument, "6 MiB")
+	for _, want := range []int64{6 << 20, 16 << 20} {
+		if err := update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: want}); err != nil {
+			t.Error(err)
+		}
+		check("after an update", want)
+	}
+	// The record has what was updated before the start.
+	early := p.create("early", ownMemoryLimit, limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit}))
+	rpc(t, u.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: early.id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 6 << 20}})
+	rpc(t, u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: early.id})
+	if early.exited(); strings.TrimSpace(early.logText()) != fmt.Sprint(6<<20) {
+		t.Errorf("updated before its start, a container has the limit %s", early.logText())
+	}
+}
+
+// unifiedBeforeStart: the first instruction finds the limits set.
+func (u *usernsTest) unifiedBeforeStart(t *testing.T) {
+	p := u.runPod(t)
+	with := limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.low": "4096", "memory.high": "33554432"}})
+	if !u.cgroupV2() {
+		_, err := p.tryCreate(p.ctrConfig("main", "true", with))
+		wantCode(t, err, codes.FailedPrecondition, "cgroup v1")
+		return
+	}
+	for i := range 5 {
+		if got := p.output(fmt.Sprint("main", i), "cat /sys/fs/cgroup/memory.low /sys/fs/cgroup/memory.high", with); got != "4096\n33554432\n" {
+			t.Errorf("at its start a container has %q", got)
+		}
+	}
+}
+
+// cgroupV2 reports whether this machine has cgroup v2 alone.
+func (u *usernsTest) cgroupV2() bool {
+	_, err := u.command("test", "-e", "/sys/fs/cgroup/cgroup.controllers").CombinedOutput()
+	return err == nil
+}
+
+// seamMounts: options and recursive read-only of bind mounts, on every engine whose
+// runtime knows them.
+func (u *usernsTest) seamMounts(t *testing.T) {
+	dir := filepath.Join(u.node.dir, "mounts")
+	u.run(t, "sh", "-ec", "mkdir -p "+dir+"/below; mount -t tmpfs none "+dir+"/below")
+	t.Cleanup(func() { u.run(t, "umount", dir+"/below") })
+	if !rpc(t, u.runtime.Status, &runtimeapi.StatusRequest{}).GetFeatures().GetMountOptions() || !u.handler(t, "").GetFeatures().GetRecursiveReadOnlyMounts() {
+		t.Fatal("mount_options and recursive read-only mounts are not offered")
+	}
+	p := u.runPod(t)
+	c := p.start("main", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Mounts = []*runtimeapi.Mount{
+			{HostPath: dir, ContainerPath: "/options", MountOptions: []string{"noexec", "nosuid"}},
+			{HostPath: dir, ContainerPath: "/rro", Readonly: true, RecursiveReadOnly: true, MountOptions: []string{"nodev"}},
+			{HostPath: dir, ContainerPath: "/ro", Readonly: true},
+		}
+	})
+	if got := c.sh("cp /bin/busybox /options/x && /options/x true 2>/dev/null || echo noexec; for d in ro rro; do touch /$d/y 2>/dev/null || echo $d; touch /$d/below/y 2>/dev/null || echo $d/below; done"); got != "noexec\nro\nrro\nrro/below" {
+		t.Errorf("%q", got)
+	}
+	for line := range strings.Lines(c.sh("cat /proc/mounts")) {
+		f := strings.Fields(line)
+		want := map[string][]string{"/options": {"rw", "noexec", "nosuid"}, "/rro": {"ro", "nodev"}}[f[1]]
+		for _, option := range want {
+			if !slices.Contains(strings.Split(f[3], ","), option) {
+				t.Errorf("%s is mounted with %s, want %v", f[1], f[3], want)
+			}
+		}
+	}
+}
+
+// cdiHooks: the hooks of a CDI device run as root of the node.
+func (u *usernsTest) cdiHooks(t *testing.T) {
+	var info struct{ CDISpecDirs []string }
+	u.docker.must(t, "GET", "/info", nil, &info)
+	hook, ran := filepath.Join(u.node.dir, "hook"), filepath.Join(u.node.dir, "hook-ran")
+	spec := fmt.Sprintf(`{"cdiVersion":"0.5.0","kind":"e2e.test/hook","devices":[{"name":"one","containerEdits":{"hooks":[{"hookName":"createRuntime","path":%q,"args":["hook","arg"],"env":["WHO=cdi"]}]}}]}`, hook)
+	u.run(t, "sh", "-ec", `mkdir -p /var/run/cdi; printf '#!/bin/sh\necho "$1 $WHO $(id -u)" >`+ran+`\n' >`+hook+`; chmod 755 `+hook+`; echo "$0" >/var/run/cdi/hook.tmp; mv /var/run/cdi/hook.tmp /var/run/cdi/hook.json`, spec)
+	with := func(cfg *runtimeapi.ContainerConfig) {
+		cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "e2e.test/hook=one"}}
+	}
+	p := u.runPod(t)
+	if got := p.output("main", "echo works", with); got != "works\n" {
+		t.Errorf("%q", got)
+	}
+	if got := strings.TrimSpace(u.run(t, "cat", ran)); got != "arg cdi 0" {
+		t.Errorf("the hook printed %q", got)
+	}
+	if len(info.CDISpecDirs) > 0 {
+		return // it is the engine's business
+	}
+	u.run(t, "chmod", "777", hook)
+	_, err := p.tryCreate(p.ctrConfig("writable", "true", with))
+	wantCode(t, err, codes.FailedPrecondition, hook+" is writable")
+}
+
+// notNeeded: other containers do without cridock-runtime, even with the settings and
+// annotations that Docker has a field for.
+func (u *usernsTest) notNeeded(t *testing.T) {
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"shm-size.crio.io": "8Mi"}
+	})
+	c := p.start("main", "sleep 1000", limited(&runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 6 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}},
+	}))
+	// Not those of the exec: runc raises its soft limit.
+	if got := c.sh("df -k /dev/shm | awk 'NR==2 {print $2}'; awk '/^Max open files/ {print $4, $5}' /proc/1/limits"); got != "8192\n1000 2000" {
+		t.Errorf("/dev/shm in KiB, and the limits of open files: %q", got)
+	}
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("there are the records %v", left)
+	}
+}

@@ -1,0 +1,38 @@
+// Package ocifeatures asks an OCI runtime what it supports. It starts the runtime for
+// that, and knows no container.
+package ocifeatures
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// waitDelay bounds the wait for a runtime that is killed, as what it has started may
+// hold its output open.
+const waitDelay = time.Second
+
+// MountOptions returns the mount options that the runtime at path knows. args precede
+// the command. A runtime that cannot say so, such as runc before 1.1, is an error.
+func MountOptions(ctx context.Context, path string, args []string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, path, append(slices.Clone(args), "features")...)
+	cmd.WaitDelay = waitDelay
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s features: %w: %s", path, err, strings.TrimSpace(stderr.String()))
+	}
+	var features struct {
+		MountOptions []string `json:"mountOptions"`
+	}
+	if err := json.Unmarshal(out, &features); err != nil {
+		return nil, fmt.Errorf("%s features: %w", path, err)
+	}
+	return features.MountOptions, nil
+}

@@ -1,0 +1,104 @@
+package shim_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/docker/docker/api/types/system"
+	"github.com/google/go-cmp/cmp"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/seam"
+)
+
+// createLimited creates a container with these limits.
+func (n *node) createLimited(pod string, r *runtimeapi.LinuxContainerResources) string {
+	n.t.Helper()
+	cfg := containerConfig("main", "pause")
+	cfg.Linux = &runtimeapi.LinuxContainerConfig{Resources: r}
+	return n.create(pod, cfg)
+}
+
+// recordedLimits returns the limits that cridock-runtime sets.
+func (n *node) recordedLimits(id string) *seam.Resources {
+	n.t.Helper()
+	record, err := n.record(id)
+	n.must(err)
+	if record.UserNamespace != nil || record.Runtime.Path != "/usr/bin/crun" {
+		n.t.Errorf("the record is %+v", record)
+	}
+	return record.Resources
+}
+
+// TestLimitRecords: cridock-runtime finds the limits in force when a container starts,
+// those of updates included; other containers have no record.
+func TestLimitRecords(t *testing.T) {
+	n := newUsernsNode(t)
+	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig("web"), RuntimeHandler: "crun"})
+	n.must(err)
+	pod := r.PodSandboxId
+	id := n.createLimited(pod, &runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 4 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 << 20}},
+	})
+	pages := []seam.Hugepages{{PageSize: "2MB", Limit: 2 << 20}}
+	want := &seam.Resources{Memory: &seam.Memory{Limit: 4 << 20, Swap: 4 << 20}, Hugepages: pages}
+	if diff := cmp.Diff(want, n.recordedLimits(id)); diff != "" {
+		t.Error(diff)
+	}
+	if got := n.status(id).Resources.Linux.MemoryLimitInBytes; got != 4<<20 {
+		t.Errorf("the status has the limit %d", got)
+	}
+	_, err = n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 6 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
+	}})
+	n.must(err)
+	n.startContainer(id)
+	if diff := cmp.Diff(&seam.Resources{Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 4 << 20}}}, n.recordedLimits(id)); diff != "" {
+		t.Errorf("after an update before the start: %s", diff)
+	}
+	if got := n.status(id).Resources.Linux.MemoryLimitInBytes; got != 6<<20 {
+		t.Errorf("after the update the status has the limit %d", got)
+	}
+	n.must(n.removePod(pod))
+	n.noRecords()
+	if pod := n.runPod(n.podConfig("plain")); n.createLimited(pod, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 6 << 20}) != "" {
+		n.noRecords()
+	}
+}
+
+// TestMountOptionRecords: on an engine without CDI and recursive read-only mounts,
+// cridock-runtime makes them, if the runtime says that it knows them.
+func TestMountOptionRecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir = filepath.Join(n.dir, "run")
+		runtime := filepath.Join(n.dir, "knows-rro")
+		n.must(os.WriteFile(runtime, []byte("#!/bin/sh\necho '{\"mountOptions\": [\"rro\"]}'\n"), 0o755))
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+			i.Runtimes["new"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: runtime}}
+			i.Runtimes["old"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/bin/false"}}
+		})
+	})
+	s, err := n.runtime.Status(n.ctx, &runtimeapi.StatusRequest{})
+	n.must(err)
+	for _, h := range s.RuntimeHandlers {
+		if want, known := map[string]bool{"new": true, "old": false}[h.Name]; known && h.Features.RecursiveReadOnlyMounts != want {
+			t.Errorf("handler %q advertises recursive read-only mounts: %t", h.Name, !want)
+		}
+	}
+	if !s.Features.MountOptions {
+		t.Error("mount_options are not offered")
+	}
+	cfg := containerConfig("main", "pause")
+	cfg.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/data", Readonly: true, RecursiveReadOnly: true, MountOptions: []string{"noexec"}}}
+	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig("web"), RuntimeHandler: "new"})
+	n.must(err)
+	record, err := n.record(n.create(r.PodSandboxId, cfg))
+	n.must(err)
+	if diff := cmp.Diff(map[string][]string{"/data": {"noexec", "rro"}}, record.MountOptions); diff != "" {
+		t.Error(diff)
+	}
+	n.must(n.removePod(r.PodSandboxId))
+	n.noRecords()
+}
