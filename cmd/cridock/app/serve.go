@@ -23,9 +23,10 @@ import (
 // directory or connect to the socket that systemd passed, and later if another cridock
 // serves the engine.
 //
-// Run changes what belongs to the whole process: the umask and, with
-// TracingEndpoint or OTEL_* variables, OpenTelemetry's global provider. It logs with klog, by the logger
-// in ctx. It never ends the process, and may be called again after it has returned.
+// Run changes what belongs to the whole process: the umask and, with TracingEndpoint
+// or OTEL_* variables, OpenTelemetry's global provider. It logs with klog, by the
+// logger in ctx. It never ends the process, and may be called again after it has
+// returned.
 func Run(ctx context.Context, o *Options) error {
 	if err := o.Validate(); err != nil {
 		return err
