@@ -14,8 +14,9 @@ import (
 )
 
 // CDIMount returns the CDI form of a mount with mount_options, which Docker's own
-// mounts cannot have; nil if m has none, or if only cridock-runtime can make it. source is m's with links followed,
-// handler the pod's runtime handler; field names m in errors.
+// mounts cannot have; nil if m has none, or if only cridock-runtime can make it. source
+// is m's with links followed, handler the pod's runtime handler; field names m in
+// errors.
 func CDIMount(field string, m *runtimeapi.Mount, source, handler string, host Host) (*cdi.Mount, error) {
 	switch {
 	case len(m.GetMountOptions()) == 0:

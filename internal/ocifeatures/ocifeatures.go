@@ -20,7 +20,7 @@ const waitDelay = time.Second
 // MountOptions returns the mount options that the runtime at path knows. args precede
 // the command. A runtime that cannot say so, such as runc before 1.1, is an error.
 func MountOptions(ctx context.Context, path string, args []string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, path, append(slices.Clone(args), "features")...)
+	cmd := exec.CommandContext(ctx, path, append(slices.Clone(args), "features")...) //nolint:gosec // root's configuration of Docker names it
 	cmd.WaitDelay = waitDelay
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -213,7 +214,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		var mappings []Mapping
 		if u := r.UserNamespace; u != nil {
-			mappings = append(u.UIDs, u.GIDs...)
+			mappings = slices.Concat(u.UIDs, u.GIDs)
 		}
 		for _, m := range mappings {
 			if m.HostID == 0 || m.HostID+m.Size < m.HostID || m.Size == 0 {

@@ -132,7 +132,7 @@ func (r *Runner) run(ctx context.Context, c *command) (int, error) {
 	// Whatever went wrong, no client is left to use the process. The class is that of
 	// the first error: the kubelet takes a timeout for a failed probe, and nothing else.
 	if kerr := r.kill(ctx, c.containerID, execID); kerr != nil {
-		err = fmt.Errorf("%w; then %v", err, kerr)
+		err = fmt.Errorf("%w; then %v", err, kerr) //nolint:errorlint // see above
 	}
 	return 0, err
 }

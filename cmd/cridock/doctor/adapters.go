@@ -103,7 +103,7 @@ func checkOtherSockets(_ context.Context, n *node) Result {
 		l, listens := n.listener(e.path)
 		switch {
 		case !n.exists(e.path):
-		case n.servedByCridock(e.path), n.reaches("unix://"+e.path) && !(l.other && !l.cridock):
+		case n.servedByCridock(e.path), n.reaches("unix://"+e.path) && (!l.other || l.cridock):
 			own = append(own, e.path)
 		case !listens:
 			stale = append(stale, e.path)
