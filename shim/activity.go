@@ -10,6 +10,10 @@ import (
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/shim/index"
+	"github.com/cridock/cridock/shim/logs"
+	"github.com/cridock/cridock/translate"
 )
 
 // The keys of documents in the info of a verbose StatusResponse.
@@ -96,7 +100,7 @@ type Operation struct {
 func (s *Service) activity(now time.Time) *Activity {
 	a := &Activity{
 		Version: s.cfg.Version, Time: now, Started: s.created,
-		Docker: s.dockerActivity(), Logs: s.logActivity(), Operations: s.operationsAt(now), Sessions: s.sessions.counts(),
+		Docker: dockerActivity(s.index.Link(), s.Host()), Logs: logActivity(s.logs.Stats()), Operations: s.operationsAt(now), Sessions: s.sessions.counts(),
 	}
 	sandboxes, containers := s.index.Known()
 	for _, sb := range sandboxes {
@@ -121,8 +125,7 @@ func (s *Service) activity(now time.Time) *Activity {
 	return a
 }
 
-func (s *Service) dockerActivity() DockerActivity {
-	link, host := s.index.Link(), s.Host()
+func dockerActivity(link index.Link, host translate.Host) DockerActivity {
 	d := DockerActivity{Connected: link.Connected, Since: link.Since, EngineVersion: host.EngineVersion, APIVersion: host.APIVersion}
 	if link.LastError != nil {
 		d.LastError, d.LastErrorTime = link.LastError.Error(), &link.LastAt
@@ -130,8 +133,7 @@ func (s *Service) dockerActivity() DockerActivity {
 	return d
 }
 
-func (s *Service) logActivity() LogActivity {
-	l := s.logs.Stats()
+func logActivity(l logs.Stats) LogActivity {
 	return LogActivity{
 		Followed: l.Containers, Troubled: l.Troubled, Streamed: l.Streamed,
 		LagBytes: l.LagBytes, MostBehind: l.MostBehind, MostBehindBytes: l.MostBehindBytes,
