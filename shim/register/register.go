@@ -95,13 +95,16 @@ func (r Registration) apply(ctx context.Context, e *entry) error {
 		if active, err := r.active(ctx, e); err != nil || active {
 			return err
 		}
+		if err := r.checkFlags(); err != nil {
+			return err
+		}
 		return r.reload(ctx, e)
 	}
 	content, err := f.with(e)
 	if err != nil {
 		return err
 	}
-	if err := r.validate(ctx, f, content); err != nil {
+	if err := errors.Join(r.checkFlags(), r.validate(ctx, f, content)); err != nil {
 		return err
 	}
 	if err := f.replace(content); err != nil {
@@ -181,21 +184,50 @@ func (r Registration) active(ctx context.Context, e *entry) (bool, error) {
 	return sameEntry(&entry{Path: have.Path, Args: have.Args}, e), nil
 }
 
+// checkFlags refuses a dockerd that has runtimes on its command line. Those in its
+// configuration replace them when it reads that again; Docker 20.10 then ends if its
+// default runtime was one of them.
+func (r Registration) checkFlags() error {
+	pid, err := r.pid()
+	if err != nil {
+		return err
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return err
+	}
+	for arg := range strings.SplitSeq(string(line), "\x00") {
+		if name, _, _ := strings.Cut(arg, "="); name == "--add-runtime" {
+			return fmt.Errorf("dockerd has --add-runtime on its command line, and would lose that runtime: %w: move it to runtimes in %s, and restart dockerd", errdefs.ErrFailedPrecondition, r.ConfigFile)
+		}
+	}
+	return nil
+}
+
 // signal sends SIGHUP to dockerd.
 func (r Registration) signal() error {
+	pid, err := r.pid()
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(pid, syscall.SIGHUP)
+}
+
+// pid returns dockerd's process.
+func (r Registration) pid() (int, error) {
 	text, err := os.ReadFile(r.PIDFile)
 	if err != nil {
-		return fmt.Errorf("dockerd's PID file: %w", err)
+		return 0, fmt.Errorf("dockerd's PID file: %w", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || pid <= 1 {
-		return fmt.Errorf("dockerd's PID file %s: %w: %q", r.PIDFile, errdefs.ErrInvalidArgument, text)
+		return 0, fmt.Errorf("dockerd's PID file %s: %w: %q", r.PIDFile, errdefs.ErrInvalidArgument, text)
 	}
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil || strings.TrimSpace(string(comm)) != "dockerd" {
-		return fmt.Errorf("process %d of %s is no dockerd: %w", pid, r.PIDFile, errdefs.ErrFailedPrecondition)
+		return 0, fmt.Errorf("process %d of %s is no dockerd: %w", pid, r.PIDFile, errdefs.ErrFailedPrecondition)
 	}
-	return syscall.Kill(pid, syscall.SIGHUP)
+	return pid, nil
 }
 
 // Status describes the registration.

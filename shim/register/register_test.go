@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -276,7 +277,18 @@ func TestInstallRefuses(t *testing.T) {
 		}, "other than root"},
 		"a shell's words": {"{}", func(_ *testing.T, d *daemon) { d.RuntimeDir = "/run/$(id)" }, "shell"},
 		"not dockerd":     {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, strconv.Itoa(os.Getppid()), 0o644) }, "no dockerd"},
-		"no PID":          {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, "-1", 0o644) }, "PID file"},
+		"runtimes as flags": {"{}", func(t *testing.T, d *daemon) {
+			path := filepath.Join(filepath.Dir(d.Binary), "dockerd")
+			write(t, path, "#!/bin/sh\nread line\n", 0o755)
+			cmd := exec.Command(path, "--add-runtime", "other=/bin/other")
+			stdin, err := cmd.StdinPipe()
+			if err := errors.Join(err, cmd.Start()); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _, _ = stdin.Close(), cmd.Wait() })
+			write(t, d.PIDFile, strconv.Itoa(cmd.Process.Pid), 0o644)
+		}, "--add-runtime"},
+		"no PID": {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, "-1", 0o644) }, "PID file"},
 		"refused by dockerd": {"{}", func(t *testing.T, d *daemon) {
 			d.Dockerd = filepath.Join(filepath.Dir(d.Binary), "dockerd")
 			write(t, d.Dockerd, "#!/bin/sh\n[ \"$1\" = --help ] && echo '  --validate' && exit\necho bad; exit 1\n", 0o755)
