@@ -1,5 +1,5 @@
-// Package unixsocket tells a unix socket that a process serves from one that a killed
-// process left behind.
+// Package unixsocket tells which process serves a unix socket, and a socket that is
+// served from one that a killed process left behind.
 package unixsocket
 
 import (
@@ -10,6 +10,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // dialTimeout bounds the attempt to connect.
@@ -34,4 +36,30 @@ func Served(ctx context.Context, path string) (bool, error) {
 	default:
 		return false, fmt.Errorf("cannot tell whether a process serves %s: %w", path, err)
 	}
+}
+
+// Peer returns the PID of the process that serves the stream socket at path: the one
+// that called listen, from the kernel (SO_PEERCRED, unix(7)). It is 0 for a process
+// outside this PID namespace, and 1 for a service manager that passes the socket on.
+func Peer(path string) (int, error) {
+	conn, err := net.DialTimeout("unix", path, dialTimeout)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	if err := raw.Control(func(fd uintptr) {
+		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if peerErr != nil {
+		return 0, fmt.Errorf("SO_PEERCRED of %s: %w", path, peerErr)
+	}
+	return int(peer.Pid), nil
 }

@@ -98,3 +98,14 @@ func TestServed(t *testing.T) {
 		t.Error("without an attempt, a socket counts as one that nobody serves")
 	}
 }
+
+func TestPeer(t *testing.T) {
+	path := filepath.Join(dir(t), "s")
+	if pid, err := Peer(path); err == nil {
+		t.Errorf("without a socket: %d, want an error", pid)
+	}
+	listen(t, path)
+	if pid, err := Peer(path); pid != os.Getpid() || err != nil {
+		t.Errorf("%d, %v; want this process, %d", pid, err, os.Getpid())
+	}
+}

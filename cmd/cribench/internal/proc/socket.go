@@ -2,44 +2,28 @@ package proc
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/cridock/cridock/internal/unixsocket"
 )
 
-// Peer returns the PID of the process that serves a unix socket: the one that called
-// listen, from the kernel (SO_PEERCRED, unix(7)). If that is the service manager,
-// which passes sockets on, it is another process that holds the socket.
+// Peer returns the PID of the process that serves a unix socket. If the one that
+// called listen is the service manager, which passes sockets on, it is another process
+// that holds the socket.
 func Peer(path string) (int, error) {
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
+	pid, err := unixsocket.Peer(path)
 	switch {
-	case credErr != nil:
-		return 0, fmt.Errorf("SO_PEERCRED of %s: %w", path, credErr)
-	case cred.Pid == 0:
+	case err != nil:
+		return 0, err
+	case pid == 0:
 		return 0, fmt.Errorf("%s is served from outside this PID namespace: run cribench in the host's", path)
-	case cred.Pid == 1:
+	case pid == 1:
 		return holder(path)
 	}
-	return int(cred.Pid), nil
+	return pid, nil
 }
 
 // holder returns the PID of a process, other than 1, that has a listening socket
