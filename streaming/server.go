@@ -1,13 +1,11 @@
 package streaming
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -238,7 +236,7 @@ func (s *Server) httpServer(ctx context.Context, handler http.Handler) *http.Ser
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
-		ErrorLog:          log.New(serverLog{klog.FromContext(ctx)}, "", 0),
+		ErrorLog:          tlsfiles.ErrorLog(klog.FromContext(ctx), "Streaming server logged a message"),
 		Protocols:         new(http.Protocols),
 	}
 	server.SetKeepAlivesEnabled(false)
@@ -249,20 +247,6 @@ func (s *Server) httpServer(ctx context.Context, handler http.Handler) *http.Ser
 
 // connKey is the key of a connection in its requests' contexts.
 type connKey struct{}
-
-// serverLog forwards the HTTP server's log. Messages about TLS handshakes, of which
-// any peer can cause any number, have a higher verbosity.
-type serverLog struct{ logger klog.Logger }
-
-// Write implements [io.Writer].
-func (l serverLog) Write(line []byte) (int, error) {
-	logger := l.logger
-	if bytes.Contains(line, []byte("TLS handshake error")) {
-		logger = logger.V(4)
-	}
-	logger.Info("Streaming server logged a message", "message", string(bytes.TrimSpace(line)))
-	return len(line), nil
-}
 
 // Exec returns a URL that runs the command once. It does not check whether the
 // container exists. Errors are errdefs.ErrInvalidArgument,

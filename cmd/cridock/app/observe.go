@@ -1,12 +1,10 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -219,7 +217,7 @@ func (m *metricsServer) serve(ctx context.Context, at metricsEndpoint, l net.Lis
 		l = tls.NewListener(l, at.tls.files().ServerConfig())
 	}
 	server := boundedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.paths.Load().ServeHTTP(w, r) }))
-	server.ErrorLog = log.New(serverLog{klog.FromContext(ctx)}, "", 0)
+	server.ErrorLog = tlsfiles.ErrorLog(klog.FromContext(ctx), "Metrics server logged a message")
 	stopped := make(chan struct{})
 	m.server, m.stopped = server, stopped
 	go func() {
@@ -231,20 +229,6 @@ func (m *metricsServer) serve(ctx context.Context, at metricsEndpoint, l net.Lis
 			}
 		}
 	}()
-}
-
-// serverLog forwards the HTTP server's log. Messages about TLS handshakes, of which
-// any peer can cause any number, have a higher verbosity.
-type serverLog struct{ logger klog.Logger }
-
-// Write implements [io.Writer].
-func (l serverLog) Write(line []byte) (int, error) {
-	logger := l.logger
-	if bytes.Contains(line, []byte("TLS handshake error")) {
-		logger = logger.V(4)
-	}
-	logger.Info("Metrics server logged a message", "message", string(bytes.TrimSpace(line)))
-	return len(line), nil
 }
 
 // stop ends the server; running requests have observeShutdown to finish. ctx may have
