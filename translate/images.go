@@ -77,25 +77,20 @@ func newImage(id string, tags, digests []string, size int64) Image {
 // normalizeTags drops entries that are not tags: "<none>:<none>" of engines before API
 // 1.43, and the digests the containerd image store lists among the tags.
 func normalizeTags(tags []string) []string {
-	return normalizeNames(tags, func(n reference.Named) bool {
-		_, tagged := n.(reference.Tagged)
-		_, digested := n.(reference.Digested)
-		return tagged && !digested
-	})
+	return normalizeNames(tags, func(ref ImageReference) bool { return ref.Digest == "" })
 }
 
+// normalizeDigests drops entries without a digest, such as "<none>@<none>", and the
+// tag of a name that has both.
 func normalizeDigests(digests []string) []string {
-	return normalizeNames(digests, func(n reference.Named) bool {
-		_, digested := n.(reference.Digested)
-		return digested
-	})
+	return normalizeNames(digests, func(ref ImageReference) bool { return ref.Digest != "" })
 }
 
-func normalizeNames(names []string, keep func(reference.Named) bool) []string {
+func normalizeNames(names []string, keep func(ImageReference) bool) []string {
 	var out []string
 	for _, name := range names {
-		if named, err := reference.ParseNormalizedNamed(name); err == nil && keep(named) {
-			out = append(out, named.String())
+		if ref, err := parseName(name); err == nil && keep(ref) {
+			out = append(out, ref.String())
 		}
 	}
 	slices.Sort(out)
@@ -186,14 +181,23 @@ func NormalizeImage(ref string) (ImageReference, error) {
 	if isFullID(hex) {
 		return ImageReference{ID: sha256Prefix + hex}, nil
 	}
-	named, err := reference.ParseNormalizedNamed(text)
+	out, err := parseName(text)
 	if err != nil {
 		return ImageReference{}, invalid("image.image", "%q: %v", ref, err)
 	}
-	out := ImageReference{Name: named.Name()}
 	if len(hex) >= minIDPrefix && len(hex) < 64 && isHex(hex) {
 		out.IDPrefix = hex
 	}
+	return out, nil
+}
+
+// parseName parses name[:tag][@digest].
+func parseName(name string) (ImageReference, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ImageReference{}, err
+	}
+	out := ImageReference{Name: named.Name()}
 	if digested, ok := named.(reference.Digested); ok {
 		out.Digest = digested.Digest().String()
 	}
