@@ -74,6 +74,9 @@ type Config struct {
 	DockerConfig string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
+	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,
+	// if the engine has it: they are connected while Docker starts the sandbox.
+	EarlyNetwork bool
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
 	// Ulimits are the resource limits of the processes of all containers; the engine's

@@ -49,6 +49,9 @@ type SandboxRequest struct {
 	Network string
 	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
+	// EarlyNetwork has cridock-runtime take care of the network namespace, if CNI
+	// connects the pod and cridock-runtime can execute its runtime.
+	EarlyNetwork bool
 }
 
 // DockerSandbox returns the request to create the container that holds a pod's
@@ -88,6 +91,7 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
 		return nil, err
 	}
+	create.networkEarly(req, host)
 	host.Seal.stamp(create)
 	return create, nil
 }

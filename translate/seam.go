@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/docker/docker/api/types/network"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
@@ -50,6 +51,23 @@ func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler
 	if limitsAnything(limits) && host.seamUnmet(handler) == "" {
 		c.useSeam(handler, host).Resources = limits
 	}
+}
+
+// EarlyNetwork reports whether cridock-runtime takes care of a sandbox's network
+// namespace, so that it can be connected before the sandbox runs.
+func (c *Create) EarlyNetwork() bool { return c.Seam != nil && c.Seam.Record.Network != nil }
+
+// networkEarly has cridock-runtime take care of a sandbox's network namespace, as
+// requested. A sandbox with a user namespace has Docker do it: its network namespace
+// must belong to the user namespace.
+func (c *Create) networkEarly(req SandboxRequest, host Host) {
+	if !req.EarlyNetwork || c.HostConfig.NetworkMode != network.NetworkNone || host.seamUnmet(req.RuntimeHandler) != "" {
+		return
+	}
+	if c.Seam != nil && c.Seam.Record.UserNamespace != nil {
+		return
+	}
+	c.useSeam(req.RuntimeHandler, host).Network = &seam.Network{}
 }
 
 // addMountOptions has cridock-runtime add options to mounts that Docker can't make with

@@ -39,6 +39,11 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if r.Network != nil {
+		if err := s.setNetwork(r.Network); err != nil {
+			return err
+		}
+	}
 	if r.UserNamespace != nil {
 		if err := enterUserNamespace(s, dir, bundle, r); err != nil {
 			return err

@@ -16,11 +16,12 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 2
+const Version = 3
 
 const (
-	usernsVersion = 1 // user namespaces and id-mapped mounts
-	limitsVersion = 2 // resources, mount options, hooks
+	usernsVersion  = 1 // user namespaces and id-mapped mounts
+	limitsVersion  = 2 // resources, mount options, hooks
+	networkVersion = 3 // network namespaces
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -52,6 +53,8 @@ type Record struct {
 	MountOptions map[string][]string `json:"mountOptions,omitempty"`
 	// Hooks are executed after those in the bundle.
 	Hooks []Hook `json:"hooks,omitempty"`
+	// Network is nil to leave the container's network namespace to the engine.
+	Network *Network `json:"network,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -104,7 +107,10 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
+	switch {
+	case r.Network != nil:
+		return networkVersion
+	case r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0:
 		return limitsVersion
 	}
 	return usernsVersion
@@ -162,10 +168,13 @@ func (r *Record) Validate() error {
 		err = fmt.Errorf("%q is not a container ID", r.ID)
 	case !r.changes():
 		err = errors.New("nothing to change")
+	case r.UserNamespace != nil && r.Network != nil && r.Network.Namespace != "":
+		// It would have to belong to the user namespace, which does not exist yet.
+		err = errors.New("a user namespace with an existing network namespace")
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), r.Network.validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -175,7 +184,7 @@ func (r *Record) Validate() error {
 
 // changes reports whether there is anything to change.
 func (r *Record) changes() bool {
-	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
+	return r.UserNamespace != nil || r.Resources != nil || r.Network != nil || len(r.MountOptions)+len(r.Hooks) > 0
 }
 
 func (r Runtime) validate() error {

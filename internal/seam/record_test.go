@@ -23,6 +23,7 @@ func example() Record {
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
+		Network:      &Network{},
 	}
 }
 
@@ -50,12 +51,13 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":2`, `"version":3`, "version 3"},
-		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
-		"no version":          {`"version":2,`, ``, "version 0"},
+		"a later version":     {`"version":3`, `"version":4`, "version 4"},
+		"too low a version":   {`"version":3`, `"version":1`, "version 1"},
+		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
+		"more than a record":  {`"network":{}}`, `"network":{}}{}`, "after top-level value"},
+		"a network for later": {`"network":{}`, `"network":{"namespace":"/run/netns/a"}`, "existing network namespace"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
@@ -113,7 +115,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
+	r.Resources, r.MountOptions, r.Hooks, r.Network = nil, nil, nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
 		t.Errorf("a record for earlier releases: %s", text)
@@ -123,6 +125,15 @@ func TestVersions(t *testing.T) {
 	}
 	if got, err := Decode([]byte(strings.Replace(text, `"version":1,`, `"version":2,`, 1))); err != nil || got.Version != 2 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestNetworkNamespace(t *testing.T) {
+	for path, ok := range map[string]bool{"": true, "/run/cridock/netns/a": true, "netns": false, "/run/../etc": false, "/run/": false, "/a\x00": false} {
+		r := Record{ID: id, Runtime: Runtime{Path: "runc"}, Network: &Network{Namespace: path}}
+		if _, err := r.Encode(); (err == nil) != ok {
+			t.Errorf("%q: %v", path, err)
+		}
 	}
 }
 
@@ -209,7 +220,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && r.Network == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping
