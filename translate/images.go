@@ -37,7 +37,7 @@ type Image struct {
 }
 
 // ReadImage reads GET /images/{name}/json. Fields that newer engines omit may be
-// missing.
+// missing. An image from a mirror has its own names, and not those of [MirrorName].
 func ReadImage(in image.InspectResponse) Image {
 	out := newImage(in.ID, in.RepoTags, in.RepoDigests, max(in.Size, in.VirtualSize))
 	if in.Config != nil {
@@ -93,7 +93,11 @@ func normalizeDigests(digests []string) []string {
 func normalizeNames(names []string, keep func(reference.Named) bool) []string {
 	var out []string
 	for _, name := range names {
-		if named, err := reference.ParseNormalizedNamed(name); err == nil && keep(named) {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil || !keep(named) {
+			continue
+		}
+		if named, ok := ownDigest(named); ok {
 			out = append(out, named.String())
 		}
 	}

@@ -31,7 +31,7 @@ var pullErrors = []struct {
 		"sign the image, or change the engine's content trust",
 	},
 	{
-		[]string{"pull access denied", "unauthorized", "authentication required", "no basic auth credentials", "incorrect username or password", "denied:"},
+		[]string{"pull access denied", "unauthorized", "authentication required", "no basic auth credentials", "incorrect username or password", "denied:", "403 forbidden"},
 		errdefs.ErrUnknown, "",
 		"check the image's name, the pod's imagePullSecrets and the node's docker-config",
 	},
@@ -51,7 +51,7 @@ var pullErrors = []struct {
 		"this is not an image that the engine can run: it may be an artifact",
 	},
 	{
-		[]string{"manifest unknown", "manifest for ", "name unknown", "repository name not known", ": not found"}, errdefs.ErrNotFound, "",
+		[]string{"manifest unknown", "404 not found", "manifest for ", "name unknown", "repository name not known", ": not found"}, errdefs.ErrNotFound, "",
 		"check the image's name and tag",
 	},
 	{
