@@ -44,7 +44,7 @@ func newImageParts(s *Service) imageParts {
 	p.puller = images.NewPuller(images.PullerOptions{
 		Engine: s.engine, Ready: s.index.Ready, Keychain: node, Namespaces: images.NamespaceKeychains(s.cfg.NamespacedAuthDir),
 		Mirrors: p.mirrors, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
-		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull,
+		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull, Received: s.metrics.observeLayers,
 		Waiting: func() func() { return s.metrics.waiting("pull") },
 	})
 	p.remover = images.NewRemover(s.engine, s.index, func(ctx context.Context, imageID string) error {

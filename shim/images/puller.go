@@ -46,8 +46,8 @@ type Policy interface {
 	Verify(ctx context.Context, name string, image ocispec.Descriptor) error
 }
 
-// PullerOptions configures a [Puller]. All fields but Keychain, Mirrors, Policy and
-// StallTimeout are required.
+// PullerOptions configures a [Puller]. All fields but Keychain, Namespaces, Mirrors,
+// Policy, StallTimeout and Received are required.
 type PullerOptions struct {
 	Engine PullEngine
 	// Ready waits until the engine can be used. A pull begins after it.
@@ -69,6 +69,9 @@ type PullerOptions struct {
 	Changed func(context.Context) error
 	// Observe records how long a pull took and its error.
 	Observe func(took time.Duration, err error)
+	// Received records bytes and layers as they arrive, by the image's registry; nil for
+	// no records.
+	Received func(registry string, bytes int64, layers int)
 	// Waiting counts a caller that waits for a pull until it calls done.
 	Waiting func() (done func())
 }
@@ -204,7 +207,7 @@ func (p *Puller) direct(ctx context.Context, ref translate.ImageReference, auth 
 	if p.opts.Policy != nil && p.opts.Policy.Enabled() {
 		return p.directVerified(ctx, ref, auth)
 	}
-	digest, err := p.transfer(ctx, pullName(ref), auth)
+	digest, err := p.transfer(ctx, ref, pullName(ref), auth)
 	if err != nil {
 		return "", translate.PullError(err)
 	}
@@ -245,7 +248,7 @@ func (p *Puller) verify(ctx context.Context, ref translate.ImageReference, image
 // byDigest pulls an image by its digest under the name of one of its sources, and
 // gives it the tag that was asked for.
 func (p *Puller) byDigest(ctx context.Context, ref translate.ImageReference, name string, auth registry.AuthConfig) (id string, err error) {
-	if _, err := p.transfer(ctx, name, auth); err != nil {
+	if _, err := p.transfer(ctx, ref, name, auth); err != nil {
 		return "", err
 	}
 	if id, err = p.pulledID(ctx, name); err != nil || ref.Digest != "" {
@@ -254,15 +257,18 @@ func (p *Puller) byDigest(ctx context.Context, ref translate.ImageReference, nam
 	return id, p.opts.Engine.ImageTag(ctx, id, pullName(ref))
 }
 
-// transfer has the engine pull an image, and returns the digest that it reports; "" if
+// transfer has the engine pull the image of ref by a name, and returns the digest that it reports; "" if
 // it reports none.
-func (p *Puller) transfer(ctx context.Context, name string, auth registry.AuthConfig) (digest string, err error) {
+func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, name string, auth registry.AuthConfig) (digest string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := p.opts.Engine.ImagePull(ctx, name, auth)
 	if err == nil {
 		defer func() { _ = stream.Close() }()
 		progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", name)}
+		if p.opts.Received != nil {
+			progress.received = func(bytes int64, layers int) { p.opts.Received(ref.Registry(), bytes, layers) }
+		}
 		digest, err = progress.follow(stream)
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
