@@ -235,6 +235,8 @@ func TestPullError(t *testing.T) {
 		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnknown, ReasonRegistryUnavailable, "firewall"},
 		"Get \"https://r.io/v2/\": net/http: TLS handshake timeout":                                       {errdefs.IsUnknown, ReasonRegistryUnavailable, "firewall"},
 		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnknown, ReasonRegistryUnavailable, "DNS"},
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io on 10.0.0.1:53: read: connection refused":        {errdefs.IsUnknown, ReasonRegistryUnavailable, "DNS"},
+		"failed to register layer: max depth exceeded":                                                    {errdefs.IsFailedPrecondition, "", "squash"},
 		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnknown, ReasonRegistryUnavailable, "later"},
 		"Error: remote trust data does not exist for docker.io/library/web: notary.docker.io has no data": {errdefs.IsUnknown, ReasonSignatureValidationFailed, "sign"},
 	} {

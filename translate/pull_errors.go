@@ -51,6 +51,10 @@ var pullErrors = []struct {
 		"this is not an image that the engine can run: it may be an artifact",
 	},
 	{
+		[]string{"max depth exceeded"}, errdefs.ErrFailedPrecondition, "",
+		"the engine's storage driver takes at most 125 layers: squash the image, or use Docker's containerd image store",
+	},
+	{
 		[]string{"manifest unknown", "404 not found", "manifest for ", "name unknown", "repository name not known", ": not found"}, errdefs.ErrNotFound, "",
 		"check the image's name and tag",
 	},
@@ -63,7 +67,7 @@ var pullErrors = []struct {
 		"the registry has no TLS: set it up, or list the registry in insecure-registries of Docker's daemon.json",
 	},
 	{
-		[]string{"no such host", "server misbehaving", "temporary failure in name resolution"}, errdefs.ErrUnknown, ReasonRegistryUnavailable,
+		[]string{"dial tcp: lookup ", "no such host", "server misbehaving", "temporary failure in name resolution"}, errdefs.ErrUnknown, ReasonRegistryUnavailable,
 		"check the registry's name and the node's DNS",
 	},
 	{

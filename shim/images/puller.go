@@ -265,7 +265,7 @@ func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, nam
 	stream, err := p.opts.Engine.ImagePull(ctx, name, auth)
 	if err == nil {
 		defer func() { _ = stream.Close() }()
-		progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", name)}
+		progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", ref.String(), "from", name)}
 		if p.opts.Received != nil {
 			progress.received = func(bytes int64, layers int) { p.opts.Received(ref.Registry(), bytes, layers) }
 		}
