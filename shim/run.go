@@ -115,6 +115,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return s.index.Run(gctx) })
+	g.Go(func() error { return s.images.mirrors.Run(gctx) })
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
 	g.Go(func() error { return s.process.Run(gctx) })

@@ -72,6 +72,17 @@ type Config struct {
 	// DockerConfig is the path of Docker's config.json, with credentials for pull
 	// requests without any; empty for none. It need not exist.
 	DockerConfig string
+	// NamespacedAuthDir has registry credentials for the pods of a Kubernetes namespace,
+	// as in CRI-O; empty for none.
+	NamespacedAuthDir string
+	// RegistryConfigDir has a hosts.toml for each registry with mirrors, as in
+	// containerd; empty for none. It need not exist, and is read for each pull.
+	RegistryConfigDir string
+	// ImageVerifierDir has the programs that are asked before an image is pulled, as in
+	// containerd; empty for none.
+	ImageVerifierDir string
+	// PinnedImages are patterns of images that the kubelet must keep.
+	PinnedImages []string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
 	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,

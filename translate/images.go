@@ -3,7 +3,6 @@ package translate
 import (
 	"cmp"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,7 +37,7 @@ type Image struct {
 }
 
 // ReadImage reads GET /images/{name}/json. Fields that newer engines omit may be
-// missing.
+// missing. An image from a mirror has its own names, and not those of [MirrorName].
 func ReadImage(in image.InspectResponse) Image {
 	out := newImage(in.ID, in.RepoTags, in.RepoDigests, max(in.Size, in.VirtualSize))
 	if in.Config != nil {
@@ -89,8 +88,12 @@ func normalizeDigests(digests []string) []string {
 func normalizeNames(names []string, keep func(ImageReference) bool) []string {
 	var out []string
 	for _, name := range names {
-		if ref, err := parseName(name); err == nil && keep(ref) {
-			out = append(out, ref.String())
+		ref, err := parseName(name)
+		if err != nil || !keep(ref) {
+			continue
+		}
+		if own, ok := ownName(ref); ok {
+			out = append(out, own.String())
 		}
 	}
 	slices.Sort(out)
@@ -372,96 +375,6 @@ func decodeAuth(auth string) (user, password string, err error) {
 		return "", "", invalid("auth.auth", "does not contain user:password")
 	}
 	return user, strings.TrimRight(password, "\x00"), nil
-}
-
-// pullErrors classifies pull failures by Docker's text, as its stream of progress
-// messages has nothing else. The first match wins. Seen on Docker 20.10 (API
-// 1.41), 26.1 (1.45), 28.5 (1.51) and 29 (1.52).
-//
-// Errors that the kubelet recognises by their reason are Unknown: with any other
-// code it sees "rpc error: code = ..." before the reason and misses it. A refusal
-// by the registry is Unknown in containerd too.
-var pullErrors = []struct {
-	text   string // in lower case
-	class  error
-	reason string
-}{
-	{"toomanyrequests", errdefs.ErrResourceExhausted, ""},
-	{"too many requests", errdefs.ErrResourceExhausted, ""},
-	{"remote trust data", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"content trust", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"signature verification failed", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"pull access denied", errdefs.ErrUnknown, ""},
-	{"unauthorized", errdefs.ErrUnknown, ""},
-	{"authentication required", errdefs.ErrUnknown, ""},
-	{"no basic auth credentials", errdefs.ErrUnknown, ""},
-	{"incorrect username or password", errdefs.ErrUnknown, ""},
-	{"denied:", errdefs.ErrUnknown, ""},
-	{"manifest unknown", errdefs.ErrNotFound, ""},
-	{"manifest for ", errdefs.ErrNotFound, ""},
-	{"name unknown", errdefs.ErrNotFound, ""},
-	{"no matching manifest", errdefs.ErrNotFound, ""},
-	{"repository name not known", errdefs.ErrNotFound, ""},
-	{": not found", errdefs.ErrNotFound, ""},
-	{"connection refused", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"connection reset", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"i/o timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"tls handshake timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"client.timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"request canceled while waiting for connection", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"context deadline exceeded", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"no such host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"server misbehaving", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"no route to host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"network is unreachable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"unexpected eof", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"500 internal server error", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"502 bad gateway", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"503 service unavailable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"504 gateway time", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-}
-
-// PullError classifies the failure of an image pull and keeps its text; nil
-// stays nil. It returns unchanged an error of the caller's own context, an
-// unavailable engine, a full disk, and an error that matches nothing.
-func PullError(err error) error {
-	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) {
-		return err
-	}
-	message := readRegistryAnswer(err.Error())
-	text := strings.ToLower(message)
-	for _, e := range pullErrors {
-		if !strings.Contains(text, e.text) {
-			continue
-		}
-		classified := fmt.Errorf("%s: %w", message, e.class)
-		if e.reason != "" {
-			return &ReasonError{Reason: e.reason, Err: classified}
-		}
-		return classified
-	}
-	return err
-}
-
-// readRegistryAnswer turns a registry's JSON at the end of a message into text.
-// Docker 26.1 and later pass it on unparsed if the registry did not declare it as
-// JSON.
-func readRegistryAnswer(message string) string {
-	i := strings.Index(message, `{"errors":`)
-	if i < 0 {
-		return message
-	}
-	var answer struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal([]byte(message[i:]), &answer) != nil || len(answer.Errors) == 0 {
-		return message
-	}
-	code := strings.ToLower(strings.ReplaceAll(answer.Errors[0].Code, "_", " "))
-	return strings.TrimSuffix(message[:i], "unknown: ") + code + ": " + answer.Errors[0].Message
 }
 
 // sortedKeys returns a map's keys in order.

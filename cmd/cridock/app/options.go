@@ -39,6 +39,11 @@ type Options struct {
 	PauseImage     string // pod-infra-container-image; empty: the built-in one
 	DockerConfig   string // docker-config; empty: none
 
+	RegistryConfigDir string   // registry-config-dir; empty: no mirrors
+	NamespacedAuthDir string   // namespaced-auth-dir; empty: none
+	ImageVerifierDir  string   // image-verifier-dir; empty: any image
+	PinnedImages      []string // pinned-images: patterns
+
 	NetworkPlugin   string   // network-plugin: cni or docker; empty: docker
 	DockerNetwork   string   // docker-network
 	CNIConfDir      string   // cni-conf-dir
@@ -98,6 +103,7 @@ func NewOptions() *Options {
 		RootDir:              "/var/lib/cridock",
 		RuntimeDir:           "/run/cridock",
 		DockerConfig:         defaultDockerConfig(),
+		RegistryConfigDir:    "/etc/cridock/certs.d",
 		NetworkPlugin:        "cni",
 		DockerNetwork:        "bridge",
 		CNIConfDir:           "/etc/cni/net.d",
@@ -133,6 +139,10 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.PauseImage, "pod-infra-container-image", o.PauseImage, "sandbox image (default: the one built into cridock)")
 
 	f.StringVar(&o.DockerConfig, "docker-config", o.DockerConfig, "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
+	f.StringVar(&o.RegistryConfigDir, "registry-config-dir", o.RegistryConfigDir, "directory of registries' mirrors, as HOST/hosts.toml in containerd's format; _default is for registries without a directory")
+	f.StringVar(&o.NamespacedAuthDir, "namespaced-auth-dir", o.NamespacedAuthDir, "directory of registry credentials for the pods of a namespace, as NAMESPACE-SHA256.json like CRI-O's; each is removed by the pull that uses it (default: none)")
+	f.StringVar(&o.ImageVerifierDir, "image-verifier-dir", o.ImageVerifierDir, "directory of executables, called as containerd calls its image verifiers, that must all accept an image before it is pulled (default: any image is)")
+	f.StringSliceVar(&o.PinnedImages, "pinned-images", o.PinnedImages, "images that the kubelet's garbage collection keeps, besides the sandbox image; * matches any text")
 
 	f.StringVar(&o.NetworkPlugin, "network-plugin", o.NetworkPlugin, "pod network: cni, or docker for one of Docker's own networks; empty or no-op mean docker, as in cri-dockerd")
 	f.StringVar(&o.DockerNetwork, "docker-network", o.DockerNetwork, "Docker network that pods join with --network-plugin=docker")

@@ -122,8 +122,9 @@ func (o *Options) serviceConfig() shim.Config {
 	addr, _ := o.streamingAddr() // Validate has checked it
 	c := shim.Config{
 		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
-		DockerConfig: o.DockerConfig,
-		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
+		DockerConfig: o.DockerConfig, RegistryConfigDir: o.RegistryConfigDir, NamespacedAuthDir: o.NamespacedAuthDir,
+		ImageVerifierDir: o.ImageVerifierDir, PinnedImages: o.PinnedImages,
+		CDISpecDirs: o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,
