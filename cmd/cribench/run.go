@@ -152,11 +152,11 @@ func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Write
 	return errors.Join(measured, o.write(doc, stdout))
 }
 
-func (o *runOptions) dockerSandbox() dockerSandbox {
+func (o *runOptions) dockerSandbox() target.DockerSandbox {
 	if o.sandboxImage != "" {
-		return dockerSandbox{image: o.sandboxImage}
+		return target.DockerSandbox{Image: o.sandboxImage}
 	}
-	return dockerSandbox{image: o.config.Image, command: o.config.Command}
+	return target.DockerSandbox{Image: o.config.Image, Command: o.config.Command}
 }
 
 // measure runs the workloads and always removes what is left of them.
