@@ -128,5 +128,5 @@ func WriteAll(dir string, d *result.Document, baseline string) (err error) {
 func standalone(p Plot) string {
 	open, rest, _ := strings.Cut(p.SVG, ">")
 	return open + "><title>" + template.HTMLEscapeString(p.Alt) + "</title><style>" + pageCSS +
-		"svg { background: var(--paper); }</style>" + rest
+		`</style><rect width="100%" height="100%"` + paint("fill", "paper") + "/>" + rest
 }

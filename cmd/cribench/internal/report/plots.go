@@ -14,8 +14,8 @@ import (
 type Plot struct {
 	// Name can be a file name; Alt is the text for readers who cannot see the plot.
 	Name, Alt string
-	// SVG takes its colours from the CSS variables --ink, --grid and --hue0 to
-	// --hue5.
+	// SVG has its colours as attributes, for viewers without CSS; classes such as
+	// fill-ink let a style sheet change them.
 	SVG string
 }
 

@@ -4,10 +4,12 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,7 +75,7 @@ func TestPlotsAreXMLWithoutStandInColours(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hex := regexp.MustCompile(`(fill|stroke):#[0-9A-Fa-f]{6}`)
+	colours := regexp.MustCompile(`(fill|stroke)="(#[0-9A-Fa-f]{6})"( class="[^"]*")?`)
 	for _, p := range plots {
 		for decoder := xml.NewDecoder(strings.NewReader(standalone(p))); ; {
 			if _, err := decoder.Token(); errors.Is(err, io.EOF) {
@@ -82,10 +84,16 @@ func TestPlotsAreXMLWithoutStandInColours(t *testing.T) {
 				t.Fatalf("%s: %v", p.Name, err)
 			}
 		}
-		if m := hex.FindString(p.SVG); m != "" {
-			t.Errorf("%s has a fixed colour, %s", p.Name, m)
+		// Without style sheets, attributes alone must show it.
+		if m := regexp.MustCompile(`\sstyle=|var\(`).FindString(p.SVG); m != "" {
+			t.Errorf("%s needs CSS: %s", p.Name, m)
 		}
-		for _, v := range []string{"var(--ink)", "var(--hue0)", "var(--hue1)"} {
+		for _, m := range colours.FindAllStringSubmatch(p.SVG, -1) {
+			if !slices.Contains(slices.Collect(maps.Values(light)), m[2]) {
+				t.Errorf("%s has a colour that is not the page's: %s", p.Name, m[0])
+			}
+		}
+		for _, v := range []string{light["ink"], light["hue0"], light["hue1"], `fill-hue0`, `stroke-ink`} {
 			if !strings.Contains(p.SVG, v) {
 				t.Errorf("%s lacks %s", p.Name, v)
 			}
