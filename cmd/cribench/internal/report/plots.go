@@ -17,11 +17,16 @@ type Plot struct {
 	// SVG has its colours as attributes, for viewers without CSS; classes such as
 	// fill-ink let a style sheet change them.
 	SVG string
+	// Wide is true for a plot that needs the page's whole width.
+	Wide bool
 }
 
 // Plots draws every plot for which the document has data.
 func Plots(d *result.Document) ([]Plot, error) {
 	b := &book{doc: d}
+	for _, t := range d.Timelines {
+		b.plots = append(b.plots, timelinePlot(t))
+	}
 	b.steps(bench.WorkloadStart, "Pod start, step by step")
 	b.steps(bench.WorkloadStop, "Pod stop and remove, step by step")
 	b.levels(bench.WorkloadStart, "sum", "Start of a pod among others", "pods at a time", false)
@@ -76,8 +81,13 @@ func (b *book) add(title string, svg string, err error) {
 		}
 		return
 	}
-	name := strings.Join(strings.FieldsFunc(strings.ToLower(title), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }), "-")
-	b.plots = append(b.plots, Plot{Name: name, Alt: title, SVG: svg})
+	b.plots = append(b.plots, Plot{Name: plotName(title), Alt: title, SVG: svg})
+}
+
+// plotName returns a title as the name of a file.
+func plotName(title string) string {
+	other := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }
+	return strings.Join(strings.FieldsFunc(strings.ToLower(title), other), "-")
 }
 
 // steps draws the distributions of a workload's steps, at the lowest number of pods

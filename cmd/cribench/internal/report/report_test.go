@@ -46,7 +46,19 @@ func document() *result.Document {
 	}
 	d.Fail("b", result.Key{Workload: bench.WorkloadExec, Step: "command", Unit: result.Seconds}, errors.New("no <way>"))
 	d.Note("a note")
+	d.SetTimeline(timeline())
 	return d
+}
+
+func timeline() result.Timeline {
+	const call = "RunPodSandbox"
+	return result.Timeline{Target: "a<b>", Pods: 30, Spans: []result.Span{
+		{Call: call, Kind: result.KindCall, Name: call, Pods: 30, Duration: 0.25, DurationP99: 0.4},
+		{Call: call, Kind: result.KindDocker, Name: "POST /containers/create", Pods: 30, Start: 0.004, Duration: 0.015},
+		{Call: call, Kind: result.KindDocker, Name: "POST /containers/…/start", Pods: 30, Start: 0.02, Duration: 0.18},
+		{Call: call, Kind: result.KindEvent, Name: "Docker: start <sandbox>", Pods: 30, Start: 0.19},
+		{Call: call, Kind: result.KindCNI, Name: "CNI ADD", Pods: 30, Start: 0.205, Duration: 0.04},
+	}, Shares: []result.Share{{Call: call, Total: 0.25, Docker: 0.195, CNI: 0.04, Rest: 0.015}}}
 }
 
 func TestPageIsWholeAndSelfContained(t *testing.T) {
@@ -93,6 +105,9 @@ func TestPlotsAreXMLWithoutStandInColours(t *testing.T) {
 				t.Errorf("%s has a colour that is not the page's: %s", p.Name, m[0])
 			}
 		}
+		if p.Wide {
+			continue // its colours are those of kinds, not targets
+		}
 		for _, v := range []string{light["ink"], light["hue0"], light["hue1"], `fill-hue0`, `stroke-ink`} {
 			if !strings.Contains(p.SVG, v) {
 				t.Errorf("%s lacks %s", p.Name, v)
@@ -115,6 +130,35 @@ func TestPlotsOfLittle(t *testing.T) {
 	var b strings.Builder
 	if err := HTML(&b, &result.Document{Targets: d.Targets}, "a"); err != nil {
 		t.Errorf("a page of nothing: %v", err)
+	}
+}
+
+func TestTimeline(t *testing.T) {
+	svg := timelinePlot(timeline()).SVG
+	for _, want := range []string{
+		"Start of a pod on a&lt;b&gt;: medians of 30", "205 ms + 40.0 ms", "at 190 ms", "Docker: start &lt;sandbox&gt;",
+		"250 ms: Docker 195 ms, CNI 40.0 ms, neither of them 15.0 ms",
+		// From 205 to 245 ms of 250.
+		`<rect x="565.3" y="133" width="66.4" height="10" fill="` + light["hue1"] + `" class="fill-hue1"/>`,
+	} {
+		if !strings.Contains(svg, want) {
+			t.Errorf("the drawing lacks %s:\n%s", want, svg)
+		}
+	}
+	var b strings.Builder
+	if err := TimelineTable(&b, timeline()); err != nil {
+		t.Fatal(err)
+	}
+	if want := regexp.MustCompile(`(?m)^  CNI ADD +CNI +205 ms +40\.0 ms`); !want.MatchString(b.String()) {
+		t.Errorf("the table lacks %s:\n%s", want, b.String())
+	}
+}
+
+func TestTickStep(t *testing.T) {
+	for length, want := range map[float64]float64{8: 1, 95: 10, 101: 20, 380: 50, 999: 100, 1000: 100} {
+		if got := tickStep(length); got != want {
+			t.Errorf("step of %g: %g, want %g", length, got, want)
+		}
 	}
 }
 

@@ -33,6 +33,8 @@ type Document struct {
 	Settings map[string]string `json:"settings"`
 	Targets  []Target          `json:"targets"`
 	Series   []*Series         `json:"series"`
+	// Timelines are of targets whose pod starts were traced.
+	Timelines []Timeline `json:"timelines,omitempty"`
 	// Notes tell readers what they must know about the numbers.
 	Notes []string `json:"notes,omitempty"`
 
