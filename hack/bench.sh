@@ -1,7 +1,8 @@
 #!/bin/bash
 # Measures cridock and other runtimes on this machine, in one run.
 #
-#   sudo hack/bench.sh [cribench run flags]      for example --rounds 5 --containers 10,50
+#   sudo hack/bench.sh [cribench run flags]   for example --rounds 5 --containers 10,50
+#   sudo hack/bench.sh build                  only build the peers and print their paths
 #
 # It measures, on one private engine, cridock and Docker's own calls; containerd's CRI
 # plugin with its own configuration, root, socket and network; and cri-dockerd, on a
@@ -100,6 +101,11 @@ none) cri_dockerd= ;;
 	;;
 *) [ -x "$cri_dockerd" ] || die "CRI_DOCKERD: $cri_dockerd is not executable" ;;
 esac
+
+if [ "${1-}" = build ]; then
+	printf '%s\n' "$containerd_dir" ${cri_dockerd:+"$cri_dockerd"}
+	exit
+fi
 
 log "building bin/cridock and bin/cribench"
 version=$(git describe --always --dirty 2>/dev/null || echo dev)

@@ -65,7 +65,7 @@ func (o *traceOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Wri
 	if o.pods < 1 {
 		return fmt.Errorf("pods: want 1 or more")
 	}
-	o.config.Rounds, o.config.Reads, o.config.Lines, o.config.ContainersPerPod = 1, 1, 1, 1
+	o.config.Rounds, o.config.Execs, o.config.Reads, o.config.Lines, o.config.ContainersPerPod = 1, 1, 1, 1, 1
 	if err := o.complete(); err != nil {
 		return err
 	}

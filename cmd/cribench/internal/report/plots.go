@@ -41,6 +41,9 @@ func Plots(d *result.Document) ([]Plot, error) {
 	}
 	b.levels(bench.WorkloadMemory, bench.StepTotal, "Memory of the runtime's processes", "containers", false)
 	b.levels(bench.WorkloadMemory, bench.StepPerPod, "Memory per pod", "containers", false)
+	b.processes(bench.WorkloadMemory, "", "Memory by process, with the most containers")
+	b.processes(bench.WorkloadNode, "CPU: ", "CPU time of a node with probes, by process")
+	b.node(bench.StepProbe, "Probes of a node (ExecSync)")
 	b.levels(bench.WorkloadCPU, bench.StepRest, "CPU time at rest", "containers", false)
 	for _, read := range target.Reads {
 		b.levels(bench.WorkloadCPU, string(read), "CPU time of: "+string(read), "containers", true)
@@ -121,6 +124,38 @@ func sumLast(k result.Key) int {
 // single draws the distribution of a workload of one step.
 func (b *book) single(workload, title string) {
 	keys := b.keys(func(k result.Key) bool { return k.Workload == workload })
+	if len(keys) == 0 {
+		return
+	}
+	svg, err := boxes(title, keys[0].Unit, []string{describe(keys[0])}, b.doc.Names(), b.samples(keys[:1]))
+	b.add(title, svg, err)
+}
+
+// processes draws a workload's steps that have a prefix and then the name of a
+// process, at the highest level.
+func (b *book) processes(workload, prefix, title string) {
+	keys := b.keys(func(k result.Key) bool {
+		return k.Workload == workload && strings.HasPrefix(k.Step, prefix) && k.Step != bench.StepPerPod
+	})
+	if len(keys) == 0 {
+		return
+	}
+	highest := 0
+	for _, k := range keys {
+		highest = max(highest, k.Level)
+	}
+	keys = slices.DeleteFunc(keys, func(k result.Key) bool { return k.Level != highest })
+	groups := make([]string, len(keys))
+	for i, k := range keys {
+		groups[i] = strings.NewReplacer("-", "-\n", " ", "\n").Replace(strings.TrimPrefix(k.Step, prefix))
+	}
+	svg, err := boxes(title, keys[0].Unit, groups, b.doc.Names(), b.samples(keys))
+	b.add(title, svg, err)
+}
+
+// node draws the distribution of one step of a node's load.
+func (b *book) node(step, title string) {
+	keys := b.keys(func(k result.Key) bool { return k.Workload == bench.WorkloadNode && k.Step == step })
 	if len(keys) == 0 {
 		return
 	}
