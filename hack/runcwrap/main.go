@@ -18,13 +18,11 @@ import (
 )
 
 func main() {
-	if err := run(os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "runcwrap:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "runcwrap:", run(os.Args))
+	os.Exit(1)
 }
 
-// run replaces the process with runc. It returns only errors.
+// run replaces the process with runc, and returns why it cannot.
 func run(args []string) error {
 	if dir, creates := bundle(args[1:]); creates {
 		if err := raiseOOMScore(filepath.Join(dir, "config.json")); err != nil {

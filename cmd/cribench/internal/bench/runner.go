@@ -40,7 +40,8 @@ func (r *Runner) Run(ctx context.Context) error {
 		{Pull, r.pull}, {Churn, r.churn}, {Scale, r.scale},
 	} {
 		// A node is a scale at its last level.
-		if !r.config.has(step.workload) && !(step.workload == Scale && r.config.has(Node)) {
+		wanted := r.config.has(step.workload) || step.workload == Scale && r.config.has(Node)
+		if !wanted {
 			continue
 		}
 		if err := step.run(ctx); err != nil {
