@@ -279,7 +279,6 @@ fi
 # notes prints what the targets do not report themselves, as flags.
 notes() {
 	printf '%s\n' --note "containers run by $(runc --version | head -n 1)${wrapper:+ through hack/runcwrap, for all targets}"
-	printf '%s\n' --note "$("$containerd_dir/containerd" --version)"
 	printf '%s\n' --note "cridock $version, pods on $([ "$network" = cni ] && echo "CNI bridges" || echo "Docker's bridge, containerd's on a CNI bridge")"
 	[ -z "$cri_dockerd" ] || printf '%s\n' --note "cri-dockerd: $("$cri_dockerd" --version 2>&1 | tail -n 1)"
 }
