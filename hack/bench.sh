@@ -290,7 +290,7 @@ measure() { # ARG...
 	measuring=$!
 	wait "$measuring"
 }
-trap 'kill -TERM "$measuring" 2>/dev/null; wait "$measuring" || true; exit 130' INT TERM
+trap 'kill -TERM "${measuring-}" 2>/dev/null; wait "${measuring-}" || true; exit 130' INT TERM
 
 log "measuring"
 mkdir -p "$dir/logs" "$out"
