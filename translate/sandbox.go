@@ -88,6 +88,7 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
 		return nil, err
 	}
+	create.annotate(req.runtimeAnnotations(host), req.RuntimeHandler, host)
 	host.Seal.stamp(create)
 	return create, nil
 }

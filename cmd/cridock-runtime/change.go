@@ -34,6 +34,9 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if err := s.annotate(r.Annotations); err != nil {
+		return err
+	}
 	if len(r.MountOptions) > 0 {
 		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
 			return err

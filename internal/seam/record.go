@@ -16,11 +16,12 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 2
+const Version = 3
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
+	fieldsVersion = 3 // annotations
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -52,6 +53,8 @@ type Record struct {
 	MountOptions map[string][]string `json:"mountOptions,omitempty"`
 	// Hooks are executed after those in the bundle.
 	Hooks []Hook `json:"hooks,omitempty"`
+	// Annotations are added to those in the bundle, and replace them.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -104,6 +107,9 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
+	if len(r.Annotations) > 0 {
+		return fieldsVersion
+	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
 		return limitsVersion
 	}
@@ -165,7 +171,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), validateAnnotations(r.Annotations))
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -175,7 +181,7 @@ func (r *Record) Validate() error {
 
 // changes reports whether there is anything to change.
 func (r *Record) changes() bool {
-	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
+	return r.UserNamespace != nil || r.needs() > usernsVersion
 }
 
 func (r Runtime) validate() error {
@@ -277,6 +283,13 @@ func validateMountOptions(mounts map[string][]string) error {
 				return fmt.Errorf("option %q of the mount on %q is listed twice or not one of %q", option, d, MountOptions)
 			}
 		}
+	}
+	return nil
+}
+
+func validateAnnotations(annotations map[string]string) error {
+	if _, ok := annotations[""]; ok {
+		return errors.New("an annotation has no name")
 	}
 	return nil
 }

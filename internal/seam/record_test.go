@@ -23,6 +23,7 @@ func example() Record {
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
+		Annotations:  map[string]string{"a.test/b": "c"},
 	}
 }
 
@@ -50,18 +51,20 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":2`, `"version":3`, "version 3"},
-		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
-		"no version":          {`"version":2,`, ``, "version 0"},
+		"a later version":     {`"version":3`, `"version":4`, "version 4"},
+		"too low a version":   {`"version":3`, `"version":1`, "version 1"},
+		"a version before":    {`"version":3`, `"version":2`, "version 2"},
+		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
+		"more than a record":  {`"a.test/b":"c"}}`, `"a.test/b":"c"}}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
 		"an unknown hook":     {`"createRuntime"`, `"create"`, "not one of"},
 		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
 		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
+		"a nameless one":      {`"a.test/b"`, `""`, "no name"},
 		"a negative timeout":  {`"timeout":5`, `"timeout":-5`, "negative"},
 		"options of the root": {`"/run"`, `"/"`, "destination"},
 		"another option":      {`"noexec"`, `"exec"`, "not one of"},
@@ -113,6 +116,10 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
+	r.Annotations = nil
+	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
+		t.Errorf("a record for the release before: %s", text)
+	}
 	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
@@ -209,7 +216,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || !r.changes() {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping
