@@ -67,6 +67,8 @@ type Config struct {
 	// [translate.Host].
 	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
 	CRIAnnotations                       []string
+	// Settings are those that need cridock-runtime.
+	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is the path of Docker's config.json, with credentials for pull

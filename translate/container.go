@@ -112,6 +112,9 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
 		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
 	}
+	if err := create.applySeamSettings(req, host); err != nil {
+		return nil, err
+	}
 	create.annotate(req.runtimeAnnotations(host), req.runtimeHandler(), host)
 	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
 	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)

@@ -52,6 +52,9 @@ type Host struct {
 	// annotations that other CRI runtimes use.
 	CRIAnnotations []string
 
+	// Settings need cridock-runtime.
+	Settings SeamSettings
+
 	// DefaultRuntime is the Docker runtime used if none is requested.
 	DefaultRuntime string
 	// Runtimes are the engine's runtimes by Docker name.

@@ -121,6 +121,7 @@ func TestUserNamespace(t *testing.T) {
 	}
 	ctr, _ := createInUserNamespace(t)
 	want.Record.MappedMounts, want.Record.MappedFiles = []string{"/etc/hosts", "/data"}, []string{"/etc/resolv.conf", "/etc/hostname"}
+	want.SharedUTS = true
 	if diff := cmp.Diff(want, ctr.Seam); diff != "" || ctr.HostConfig.Runtime != "cridock" {
 		t.Errorf("container with runtime %q: %s", ctr.HostConfig.Runtime, diff)
 	}

@@ -34,7 +34,7 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
-	if err := s.annotate(r.Annotations); err != nil {
+	if err := s.setFields(r); err != nil {
 		return err
 	}
 	if len(r.MountOptions) > 0 {
@@ -48,6 +48,27 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 		}
 	}
 	return s.write(bundle)
+}
+
+// setFields makes the changes that need no mounts.
+func (s spec) setFields(r *seam.Record) error {
+	if err := s.annotate(r.Annotations); err != nil {
+		return err
+	}
+	if r.Devices != nil {
+		if err := s.setDevices(r.Devices); err != nil {
+			return err
+		}
+	}
+	if r.WritableCgroups {
+		if err := s.makeCgroupsWritable(); err != nil {
+			return err
+		}
+	}
+	if r.UTS != nil {
+		return s.joinUTS(r.UTS)
+	}
+	return nil
 }
 
 // enterUserNamespace makes the mounts that a container in a user namespace needs, in a

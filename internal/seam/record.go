@@ -21,7 +21,7 @@ const Version = 3
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
-	fieldsVersion = 3 // annotations
+	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -55,6 +55,13 @@ type Record struct {
 	Hooks []Hook `json:"hooks,omitempty"`
 	// Annotations are added to those in the bundle, and replace them.
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Devices is nil for those in the bundle.
+	Devices *Devices `json:"devices,omitempty"`
+	// WritableCgroups makes the container's cgroup file system writable. The container
+	// must have a cgroup namespace of its own.
+	WritableCgroups bool `json:"writableCgroups,omitempty"`
+	// UTS is a process, with its UTS namespace, to share that with; nil for the bundle's.
+	UTS *Process `json:"uts,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -81,10 +88,10 @@ type UserNamespace struct {
 	Join *Process `json:"join,omitempty"`
 }
 
-// Process is a process in the user namespace of a sandbox.
+// Process is a sandbox's process in a namespace to join.
 type Process struct {
 	PID int `json:"pid"`
-	// Device and Inode identify its user namespace, since PIDs are reused.
+	// Device and Inode identify the namespace, since PIDs are reused.
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
 }
@@ -107,7 +114,7 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if len(r.Annotations) > 0 {
+	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil {
 		return fieldsVersion
 	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
@@ -171,7 +178,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), validateAnnotations(r.Annotations))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -204,8 +211,12 @@ func (u *UserNamespace) validate() error {
 	if err := errors.Join(ValidateMappings(u.UIDs), ValidateMappings(u.GIDs)); err != nil {
 		return err
 	}
-	if j := u.Join; j != nil && (j.PID <= 1 || j.Inode == 0) {
-		return fmt.Errorf("process %d cannot be a sandbox's, or its user namespace is unknown", j.PID)
+	return u.Join.validate()
+}
+
+func (p *Process) validate() error {
+	if p != nil && (p.PID <= 1 || p.Inode == 0) {
+		return fmt.Errorf("process %d cannot be a sandbox's, or its namespace is unknown", p.PID)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ func example() Record {
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
 		Annotations:  map[string]string{"a.test/b": "c"},
+		Devices:      &Devices{Exclusive: true, Nodes: []DeviceNode{{Path: "/dev/x", UID: new(uint32), Access: "rw"}}},
+		UTS:          &Process{PID: 43, Device: 4, Inode: 4026531838}, WritableCgroups: true,
 	}
 }
 
@@ -57,7 +59,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"a.test/b":"c"}}`, `"a.test/b":"c"}}{}`, "after top-level value"},
+		"more than a record":  {`"uts":{"pid":43,"device":4,"inode":4026531838}}`, `"uts":{"pid":43,"device":4,"inode":4026531838}}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
@@ -65,6 +67,11 @@ func TestDecodeRefuses(t *testing.T) {
 		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
 		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
 		"a nameless one":      {`"a.test/b"`, `""`, "no name"},
+		"no device":           {`"exclusive":true,"nodes":[{"path":"/dev/x","uid":0,"access":"rw"}]`, ``, "no devices"},
+		"a relative device":   {`"/dev/x"`, `"x"`, "destination"},
+		"no access":           {`"access":"rw"`, `"access":""`, "access"},
+		"unknown access":      {`"access":"rw"`, `"access":"rx"`, "access"},
+		"no UTS namespace":    {`4026531838`, `0`, "cannot be a sandbox's"},
 		"a negative timeout":  {`"timeout":5`, `"timeout":-5`, "negative"},
 		"options of the root": {`"/run"`, `"/"`, "destination"},
 		"another option":      {`"noexec"`, `"exec"`, "not one of"},
@@ -116,7 +123,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Annotations = nil
+	r.Annotations, r.Devices, r.WritableCgroups, r.UTS = nil, nil, false, nil
 	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
 		t.Errorf("a record for the release before: %s", text)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cridock/cridock/shim"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/streaming"
+	"github.com/cridock/cridock/translate"
 )
 
 // Run validates the settings and serves the CRI until ctx ends; then it waits for
@@ -125,6 +126,10 @@ func (o *Options) serviceConfig() shim.Config {
 		DockerConfig: o.DockerConfig,
 		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
+		Settings: translate.SeamSettings{
+			SharedUTS: o.SharedUTS, DeviceOwnership: o.DeviceOwnership,
+			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups,
+		},
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
 		Ulimits:    o.ulimits(),
