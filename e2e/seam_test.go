@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,12 @@ import (
 // namespaces, through cridock-runtime.
 func TestOCISeam(t *testing.T) {
 	t.Parallel()
-	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000")
+	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000", "--pod-annotations=e2e.test.*", "--device-ownership-from-security-context",
+		"--privileged-without-host-devices=bounded", "--writable-cgroups=bounded")
+	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
+	if err := os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -25,9 +31,13 @@ func TestOCISeam(t *testing.T) {
 	u.restart(t, nil)
 	for name, test := range map[string]func(*testing.T){
 		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,
+		"annotations": u.seamAnnotations, "device owners": u.deviceOwners, "privileged": u.withoutHostDevices, "cgroups": u.writableCgroups,
 	} {
 		t.Run(name, test)
 	}
+	u.flags = append(u.flags, "--shared-uts-namespace")
+	u.restart(t, nil)
+	t.Run("host name", u.sharedHostName)
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("records left behind: %v", left)
 	}
@@ -175,5 +185,99 @@ func (u *usernsTest) notNeeded(t *testing.T) {
 	}
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("there are the records %v", left)
+	}
+}
+
+// seamAnnotations: the runtime gets those of the pod that the settings select, on every
+// engine.
+func (u *usernsTest) seamAnnotations(t *testing.T) {
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"e2e.test.a": "selected", "other": "not"}
+	})
+	for who, info := range map[string]runtimeInfo{"sandbox": p.info(), "container": p.start("main", "sleep 1000").info()} {
+		if info.RuntimeSpec == nil || info.RuntimeSpec.Annotations["e2e.test.a"] != "selected" || info.RuntimeSpec.Annotations["other"] != "" {
+			t.Errorf("the runtime of the %s has %+v", who, info.RuntimeSpec)
+		}
+	}
+}
+
+func runAs(uid, gid int64) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.SecurityContext.RunAsUser, cfg.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: uid}, &runtimeapi.Int64Value{Value: gid}
+	}
+}
+
+func withDevice(host, path, permissions string) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Devices = append(cfg.Devices, &runtimeapi.Device{HostPath: host, ContainerPath: path, Permissions: permissions})
+	}
+}
+
+// deviceOwners: the container's user owns the devices that it requests.
+func (u *usernsTest) deviceOwners(t *testing.T) {
+	p := u.runPod(t)
+	node := filepath.Join(u.node.dir, "device")
+	u.run(t, "mknod", "-m", "600", node, "c", "1", "5")
+	if got := p.output("main", "stat -c %u:%g /dev/own /dev/full | xargs; head -c1 /dev/own | wc -c", runAs(1000, 2000), withDevice(node, "/dev/own", "r")); got != "1000:2000 0:0\n1\n" {
+		t.Errorf("%q", got)
+	}
+	if got := p.output("root", "stat -c %u:%g /dev/own", withDevice(node, "/dev/own", "r")); got != "0:0\n" {
+		t.Errorf("without a user: %q", got)
+	}
+	if got := u.onHost(t, "%u", node); got != "0" {
+		t.Errorf("on the node it belongs to %s", got)
+	}
+}
+
+// withoutHostDevices: a privileged container has the devices that it requests, and can
+// use no others.
+func (u *usernsTest) withoutHostDevices(t *testing.T) {
+	p := u.runPodWith(t, "bounded", privilegedPod)
+	const script = "ls /dev | grep -c -e loop-control -e kmsg; mknod /tmp/zero c 1 5 && head -c1 /tmp/zero | wc -c; mknod /tmp/loop c 10 237 && : </tmp/loop 2>/dev/null || echo denied; ls /dev/asked 2>/dev/null; mount -t tmpfs none /mnt && echo privileged"
+	if got := p.output("none", "mkdir -p /mnt; "+script, privileged); got != "0\n1\ndenied\nprivileged\n" {
+		t.Errorf("without devices: %q", got)
+	}
+	if got := p.output("asked", "mkdir -p /mnt; : </dev/asked && "+script, privileged, withDevice("/dev/loop-control", "/dev/asked", "r")); got != "0\n1\n/dev/asked\nprivileged\n" {
+		t.Errorf("with a device: %q", got)
+	}
+	// Another handler's have all.
+	if got := u.run(t, "sh", "-c", "ls -d /run/cridock/oci/* | wc -l"); strings.TrimSpace(got) != "2" {
+		t.Errorf("there are %s records", got)
+	}
+}
+
+// writableCgroups: a container can limit its own processes, with cgroup v2.
+func (u *usernsTest) writableCgroups(t *testing.T) {
+	p := u.runPodWith(t, "bounded")
+	if !u.cgroupV2() {
+		_, err := p.tryCreate(p.ctrConfig("main", "true"))
+		wantCode(t, err, codes.FailedPrecondition, "cgroup v2")
+		return
+	}
+	if got := p.output("main", "mkdir /sys/fs/cgroup/own && echo $$ >/sys/fs/cgroup/own/cgroup.procs && cat /proc/self/cgroup; ls -d /sys/fs/cgroup/../cgroup/docker 2>/dev/null"); got != "0::/own\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// sharedHostName: with the setting, the containers of a pod without a user namespace
+// share its host name, too.
+func (u *usernsTest) sharedHostName(t *testing.T) {
+	p := u.runPod(t)
+	first, admin := p.start("first", "sleep 1000"), p.start("admin", "sleep 1000", capability("SYS_ADMIN"))
+	if got := admin.sh("hostname changed; hostname"); got != "changed" {
+		t.Errorf("where it was changed it is %q", got)
+	}
+	later := p.start("later", "sleep 1000")
+	for _, c := range []*ctr{first, later} {
+		if got := c.sh("hostname"); got != "changed" {
+			t.Errorf("in %s it is %q", c.cfg.Metadata.Name, got)
+		}
+	}
+	if got := u.run(t, "hostname"); strings.TrimSpace(got) == "changed" {
+		t.Error("the node has it")
+	}
+	host := u.runPod(t, hostNetwork)
+	if got := host.output("host", "hostname"); got != u.run(t, "hostname") {
+		t.Errorf("a pod with the host's network has the name %q", got)
 	}
 }

@@ -106,9 +106,10 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		StopSignal:  containerStopSignal(cfg.GetStopSignal(), req.Image.StopSignal),
 	}
 	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
-	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
+	if err := create.enterUserNamespace(req.Sandbox.Namespaces, req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
+	create.mapMounts(cfg.GetMounts(), req.Mounts)
 	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
 		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
 	}

@@ -85,7 +85,7 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	}
 	publishPorts(req, config, hostConfig)
 	create := &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}
-	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
+	if err := create.enterUserNamespace(sandboxNamespaces(cfg), req.RuntimeHandler, host); err != nil {
 		return nil, err
 	}
 	create.annotate(req.runtimeAnnotations(host), req.RuntimeHandler, host)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -160,12 +161,17 @@ func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Rec
 		return err
 	}
 	for i, b := range binds {
-		with := userns
-		if !toMap[b.destination] {
-			with = nil
-		}
 		source := filepath.Join(dir.Mounts(), "v"+strconv.Itoa(i))
-		if err := idmap.Clone(b.source, source, b.recursive, with); err != nil {
+		image := slices.IndexFunc(r.Images, func(m seam.Image) bool { return m.Destination == b.destination })
+		switch {
+		case image >= 0:
+			err = idmap.MountImage(b.source, source, r.Images[image].Layers, userns, r.UserNamespace)
+		case toMap[b.destination]:
+			err = idmap.Clone(b.source, source, b.recursive, userns)
+		default:
+			err = idmap.Clone(b.source, source, b.recursive, nil)
+		}
+		if err != nil {
 			return fmt.Errorf("mount on %s: %w", b.destination, err)
 		}
 		b.mount["source"] = source

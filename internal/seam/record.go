@@ -21,7 +21,7 @@ const Version = 3
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
-	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace
+	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -44,6 +44,8 @@ type Record struct {
 	// MappedFiles are the same for files that the engine may add by itself, such as
 	// /etc/hosts. They need not be in the bundle.
 	MappedFiles []string `json:"mappedFiles,omitempty"`
+	// Images are mounts of MappedMounts that show an image.
+	Images []Image `json:"images,omitempty"`
 	// Resources are limits that replace those in the bundle; nil for none. Without
 	// limits it is still something to change: a container that was updated before its
 	// start may need no more.
@@ -80,6 +82,15 @@ type Runtime struct {
 	Args []string `json:"args,omitempty"`
 }
 
+// Image is a mount of an image, whose layers are id-mapped: an overlay can't be.
+type Image struct {
+	// Destination is one of the record's MappedMounts.
+	Destination string `json:"destination"`
+	// Layers are the directories of the image's layers, the uppermost first; empty if the
+	// mount itself says where they are.
+	Layers []string `json:"layers,omitempty"`
+}
+
 // UserNamespace is a user namespace to create or to join.
 type UserNamespace struct {
 	UIDs []Mapping `json:"uids"`
@@ -114,7 +125,7 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil {
+	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil || len(r.Images) > 0 {
 		return fieldsVersion
 	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
@@ -178,7 +189,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate())
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts))
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -303,6 +314,22 @@ func validateAnnotations(annotations map[string]string) error {
 		return errors.New("an annotation has no name")
 	}
 	return nil
+}
+
+func validateImages(images []Image, mapped []string) error {
+	destinations := make([]string, len(images))
+	for i, m := range images {
+		destinations[i] = m.Destination
+		if !slices.Contains(mapped, m.Destination) {
+			return fmt.Errorf("image on %q: not a mount to id-map", m.Destination)
+		}
+		for _, layer := range m.Layers {
+			if !path.IsAbs(layer) || path.Clean(layer) != layer || layer == "/" || strings.ContainsRune(layer, 0) {
+				return fmt.Errorf("image on %q: layer %q: want a clean absolute path", m.Destination, layer)
+			}
+		}
+	}
+	return validateDestinations(destinations)
 }
 
 // IsID reports whether s is a full Docker container ID.

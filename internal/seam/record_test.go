@@ -20,6 +20,7 @@ func example() Record {
 		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
 		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
+		Images:       []Image{{Destination: "/data", Layers: []string{"/layers/top"}}},
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
@@ -67,6 +68,9 @@ func TestDecodeRefuses(t *testing.T) {
 		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
 		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
 		"a nameless one":      {`"a.test/b"`, `""`, "no name"},
+		"another image mount": {`"destination":"/data"`, `"destination":"/etc"`, "not a mount to id-map"},
+		"a relative layer":    {`"/layers/top"`, `"top"`, "clean absolute path"},
+		"an unclean layer":    {`"/layers/top"`, `"/layers/../etc"`, "clean absolute path"},
 		"no device":           {`"exclusive":true,"nodes":[{"path":"/dev/x","uid":0,"access":"rw"}]`, ``, "no devices"},
 		"a relative device":   {`"/dev/x"`, `"x"`, "destination"},
 		"no access":           {`"access":"rw"`, `"access":""`, "access"},
@@ -93,10 +97,10 @@ func TestDecodeRefuses(t *testing.T) {
 		"an empty mapping":    {`"size":65536`, `"size":0`, "empty"},
 		"too many IDs":        {`"size":65536`, `"size":4294967295`, "exceeds"},
 		"PID 1":               {`"pid":42`, `"pid":1`, "cannot be a sandbox's"},
-		"the root as mount":   {`"/data"`, `"/"`, "destination"},
-		"a relative mount":    {`"/data"`, `"data"`, "destination"},
-		"an unclean mount":    {`"/data"`, `"/data/../etc"`, "destination"},
-		"a mount twice":       {`"/data"`, `"/etc/hosts"`, "twice"},
+		"the root as mount":   {`"/etc/hosts"`, `"/"`, "destination"},
+		"a relative mount":    {`"/etc/hosts"`, `"data"`, "destination"},
+		"an unclean mount":    {`"/etc/hosts"`, `"/data/../etc"`, "destination"},
+		"a mount twice":       {`"/etc/hosts"`, `"/data"`, "twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := strings.ReplaceAll(text, tc.old, tc.new)
@@ -123,7 +127,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Annotations, r.Devices, r.WritableCgroups, r.UTS = nil, nil, false, nil
+	r.Annotations, r.Devices, r.WritableCgroups, r.UTS, r.Images = nil, nil, false, nil, nil
 	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
 		t.Errorf("a record for the release before: %s", text)
 	}
