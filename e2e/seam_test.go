@@ -35,9 +35,10 @@ func TestOCISeam(t *testing.T) {
 	} {
 		t.Run(name, test)
 	}
-	u.flags = append(u.flags, "--shared-uts-namespace")
+	u.flags = append(u.flags, "--shared-uts-namespace", "--base-runtime-spec="+u.writeBaseSpec(t))
 	u.restart(t, nil)
 	t.Run("host name", u.sharedHostName)
+	t.Run("base", u.baseSpec)
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("records left behind: %v", left)
 	}
@@ -279,5 +280,35 @@ func (u *usernsTest) sharedHostName(t *testing.T) {
 	host := u.runPod(t, hostNetwork)
 	if got := host.output("host", "hostname"); got != u.run(t, "hostname") {
 		t.Errorf("a pod with the host's network has the name %q", got)
+	}
+}
+
+// writeBaseSpec writes a base specification with a hook that records its containers.
+func (u *usernsTest) writeBaseSpec(t *testing.T) string {
+	t.Helper()
+	hook, file := filepath.Join(u.node.dir, "base-hook"), filepath.Join(u.node.dir, "base.json")
+	text := fmt.Sprintf(`{"process": {"env": ["BASE=set", "PATH=/nowhere"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}]},
+		"linux": {"sysctl": {"net.core.somaxconn": "99"}}, "hooks": {"createRuntime": [{"path": %q}]}}`, hook)
+	u.run(t, "sh", "-ec", "printf '#!/bin/sh\\ncat >>"+hook+".log\\n' >"+hook+"; chmod 755 "+hook)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// baseSpec: all containers have what the operator adds, besides what they and their
+// images ask for.
+func (u *usernsTest) baseSpec(t *testing.T) {
+	p := u.runPod(t)
+	c := p.start("main", "echo $BASE; cat /proc/sys/net/core/somaxconn; awk '/^Max core/ {print $5, $6}' /proc/self/limits; sleep 1000")
+	eventuallyLog(t, c, "4096 8192")
+	if got := c.logText(); got != "set\n99\n4096 8192\n" {
+		t.Errorf("%q", got)
+	}
+	log := u.run(t, "cat", filepath.Join(u.node.dir, "base-hook.log"))
+	for _, id := range []string{p.id, c.id} {
+		if !strings.Contains(log, id) {
+			t.Errorf("the hook was not executed for %s", id)
+		}
 	}
 }

@@ -216,6 +216,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		PodAnnotations:       s.cfg.PodAnnotations,
 		ContainerAnnotations: s.cfg.ContainerAnnotations,
 		CRIAnnotations:       s.cfg.CRIAnnotations,
+		Base:                 s.cfg.Base,
 		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,

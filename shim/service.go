@@ -67,6 +67,8 @@ type Config struct {
 	// [translate.Host].
 	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
 	CRIAnnotations                       []string
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *translate.BaseSpec
 	// Settings are those that need cridock-runtime.
 	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.

@@ -96,7 +96,7 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		Tty:         cfg.GetTty(),
 		OpenStdin:   cfg.GetStdin(),
 		StdinOnce:   cfg.GetStdinOnce(),
-		Env:         environment(cfg.GetEnvs(), req.CDI),
+		Env:         host.addBaseEnv(environment(cfg.GetEnvs(), req.CDI), req.Image),
 		Entrypoint:  words(cfg.GetCommand()),
 		Cmd:         words(cfg.GetArgs()),
 		Healthcheck: noHealthcheck(),
@@ -112,6 +112,9 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	create.mapMounts(cfg.GetMounts(), req.Mounts)
 	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
 		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
+	}
+	if err := create.addBaseHooks(req.runtimeHandler(), host); err != nil {
+		return nil, err
 	}
 	if err := create.applySeamSettings(req, host); err != nil {
 		return nil, err
@@ -185,7 +188,7 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	}
 	hc := baseHostConfig(host)
 	hc.Resources = resources
-	hc.Ulimits = slices.Clone(host.Ulimits)
+	hc.Ulimits = host.ulimits()
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)

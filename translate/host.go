@@ -52,6 +52,8 @@ type Host struct {
 	// annotations that other CRI runtimes use.
 	CRIAnnotations []string
 
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *BaseSpec
 	// Settings need cridock-runtime.
 	Settings SeamSettings
 

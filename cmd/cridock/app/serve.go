@@ -76,6 +76,9 @@ func Run(ctx context.Context, o *Options) error {
 	cfg := o.serviceConfig()
 	cfg.ClaimEngine = data.claim
 	cfg.Seal = seal
+	if cfg.Base, err = o.baseSpec(); err != nil {
+		return err
+	}
 	service, err := shim.New(cfg, docker, cni, metrics)
 	if err != nil {
 		return err
