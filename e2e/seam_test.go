@@ -287,7 +287,7 @@ func (u *usernsTest) sharedHostName(t *testing.T) {
 func (u *usernsTest) writeBaseSpec(t *testing.T) string {
 	t.Helper()
 	hook, file := filepath.Join(u.node.dir, "base-hook"), filepath.Join(u.node.dir, "base.json")
-	text := fmt.Sprintf(`{"process": {"env": ["BASE=set", "PATH=/nowhere"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}]},
+	text := fmt.Sprintf(`{"process": {"env": ["BASE=set"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}]},
 		"linux": {"sysctl": {"net.core.somaxconn": "99"}}, "hooks": {"createRuntime": [{"path": %q}]}}`, hook)
 	u.run(t, "sh", "-ec", "printf '#!/bin/sh\\ncat >>"+hook+".log\\n' >"+hook+"; chmod 755 "+hook)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
