@@ -131,7 +131,7 @@ func TestUserNamespaces(t *testing.T) {
 		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
 	}
 	for name, test := range map[string]func(*testing.T){
-		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "an image as a volume": u.imageAsVolume, "host name": u.hostName, "streams": u.streams,
+		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "an image as a volume": u.imageAsVolume, "host name": u.hostName, "devices": u.devices, "streams": u.streams,
 		"refused": u.refused, "missing record": u.missingRecord,
 	} {
 		t.Run(name, test)
@@ -255,6 +255,20 @@ func (u *usernsTest) imageAsVolume(t *testing.T) {
 		if got := c.sh("cd " + dir + " && stat -c %u . root user | xargs; cat root; touch new 2>/dev/null || echo read-only"); got != "0 0 1000\ncontent\nnew\nread-only" {
 			t.Errorf("%s: %q", dir, got)
 		}
+	}
+}
+
+// devices: a container has the requested device, whatever the node has on its path.
+func (u *usernsTest) devices(t *testing.T) {
+	node := filepath.Join(u.node.dir, "zero")
+	u.run(t, "sh", "-ec", "mknod -m 640 "+node+" c 1 5; chown 0:2000 "+node)
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.start("main", "sleep 1000", withDevice(node, "/dev/asked", "rw"), withDevice(node, "/dev/kmsg", "r"), withDevice("/dev/full", "/dev/full", "rw"))
+	if got := c.sh("for d in asked kmsg; do stat -c '%t:%T %u:%g %a' /dev/$d; head -c2 /dev/$d | wc -c; done; stat -c '%t:%T' /dev/full"); got != strings.Repeat("1:5 0:2000 640\n2\n", 2)+"1:7" {
+		t.Errorf("%q", got)
+	}
+	if got := u.onHost(t, "%u:%g", node); got != "0:2000" {
+		t.Errorf("on the node it belongs to %s", got)
 	}
 }
 

@@ -65,8 +65,6 @@ func (c *Create) changeDevices(req ContainerRequest, host Host) error {
 		return err
 	case exclusive && host.CDI && len(names) > 0:
 		return unmet("CDI_devices", "%q can't be told from the host's devices: privileged-without-host-devices is set for runtime %q", names, runtimeName(handler, host))
-	case owned && podUserns(req.Sandbox.Namespaces) != nil:
-		return unmet("devices", "device-ownership-from-security-context is set, but in a user namespace devices keep the host's owner")
 	case !owned:
 		uid, gid = nil, nil
 	}

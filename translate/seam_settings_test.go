@@ -104,10 +104,6 @@ func TestSeamSettingsUnmet(t *testing.T) {
 		"the engine's CDI": {SeamSettings{PrivilegedWithoutHostDevices: []string{"crun"}}, func(r *ContainerRequest, _ *Host) {
 			r.Config.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v.io/c=1"}}
 		}, "v.io/c=1"},
-		"a user namespace": {SeamSettings{DeviceOwnership: true}, func(r *ContainerRequest, _ *Host) {
-			_, r.Sandbox = sandboxInUserNamespace(t)
-			r.Config.Linux.SecurityContext.Privileged, r.Config.Mounts, r.Mounts = false, nil, nil
-		}, "user namespace"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, req := exampleHost, settingsRequest(t, &sc{Privileged: true, RunAsUser: id(1000)}, device)

@@ -105,6 +105,9 @@ func enterUserNamespace(s spec, dir seam.Dir, bundle string, r *seam.Record) err
 	if err := moveBinds(s, bundle, dir, userns, r); err != nil {
 		return err
 	}
+	if err := moveDevices(s, dir, r.UserNamespace, r.Devices); err != nil {
+		return err
+	}
 	return giveStreams(r)
 }
 

@@ -1,7 +1,9 @@
 package seam
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,12 +27,17 @@ type DeviceNode struct {
 	Access string `json:"access,omitempty"`
 }
 
+// Owned reports whether a device has another owner than in the bundle. d may be nil.
+func (d *Devices) Owned(path string) bool {
+	return d != nil && slices.ContainsFunc(d.Nodes, func(n DeviceNode) bool { return n.Path == path && (n.UID != nil || n.GID != nil) })
+}
+
 func (d *Devices) validate() error {
 	if d == nil {
 		return nil
 	}
 	if !d.Exclusive && len(d.Nodes) == 0 {
-		return fmt.Errorf("no devices to change")
+		return errors.New("no devices to change")
 	}
 	paths := make([]string, len(d.Nodes))
 	for i, n := range d.Nodes {
