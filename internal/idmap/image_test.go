@@ -93,6 +93,18 @@ func TestMountImageRefuses(t *testing.T) {
 	})
 }
 
+// FuzzFindMount: a mount that is found shows the path.
+func FuzzFindMount(f *testing.F) {
+	f.Add("1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 /of /a\\040b rw - overlay b rw\n", "/a b/c")
+	f.Add("1 0 0:1 / /a rw shared:1 - tmpfs - rw\n", "/a")
+	f.Fuzz(func(t *testing.T, mountinfo, path string) {
+		m, err := findMount(mountinfo, path)
+		if err == nil && (m.kind == "" || m.point == "" || !strings.HasPrefix(path+"/", strings.TrimSuffix(m.point, "/")+"/")) {
+			t.Fatalf("%q is on %+v", path, m)
+		}
+	})
+}
+
 func TestFindMount(t *testing.T) {
 	const info = "1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 /of /a rw - overlay b rw\n3 1 0:3 / /a\\040b rw - xfs c rw\n4 2 0:4 / /a/c rw - tmpfs d rw\n5 1 0:5 / /a rw - btrfs e rw\n"
 	for path, want := range map[string]foundMount{
