@@ -18,6 +18,7 @@ func TestOCISeam(t *testing.T) {
 	t.Parallel()
 	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000", "--pod-annotations=e2e.test.*", "--device-ownership-from-security-context",
 		"--privileged-without-host-devices=bounded", "--writable-cgroups=bounded")
+	disk := u.useBlockIO(t)
 	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
 	if err := os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
 		t.Fatal(err)
@@ -35,6 +36,7 @@ func TestOCISeam(t *testing.T) {
 	} {
 		t.Run(name, test)
 	}
+	t.Run("block I/O", func(t *testing.T) { u.blockIO(t, disk) })
 	u.flags = append(u.flags, "--shared-uts-namespace", "--base-runtime-spec="+u.writeBaseSpec(t))
 	u.restart(t, nil)
 	t.Run("host name", u.sharedHostName)
@@ -310,5 +312,43 @@ func (u *usernsTest) baseSpec(t *testing.T) {
 		if !strings.Contains(log, id) {
 			t.Errorf("the hook was not executed for %s", id)
 		}
+	}
+}
+
+// useBlockIO configures a class of block I/O that limits one of the machine's disks,
+// and returns the disk's number; "" without disks.
+func (u *usernsTest) useBlockIO(t *testing.T) string {
+	t.Helper()
+	disks, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(disks) == 0 {
+		return ""
+	}
+	number := strings.TrimSpace(read(t, disks[len(disks)-1]))
+	major, minor, _ := strings.Cut(number, ":")
+	node, file := filepath.Join(u.node.dir, "disk"), filepath.Join(u.node.dir, "blockio.yaml")
+	u.run(t, "mknod", node, "b", major, minor)
+	if err := os.WriteFile(file, fmt.Appendf(nil, "Classes: {low: [{Devices: [%s], ThrottleReadBps: 1M}]}\n", node), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.flags = append(u.flags, "--blockio-config-file="+file)
+	return number
+}
+
+// blockIO: the class that an annotation of the pod names limits the container.
+func (u *usernsTest) blockIO(t *testing.T, disk string) {
+	if disk == "" {
+		t.Skip("the machine has no disk")
+	}
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"blockio.resources.beta.kubernetes.io/container.main": "low", "blockio.resources.beta.kubernetes.io/pod": "unknown"}
+	})
+	got := p.output("main", "cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device /sys/fs/cgroup/io.max 2>/dev/null")
+	if !strings.Contains(got, disk+" 1000000\n") && !strings.Contains(got, disk+" rbps=1000000 ") {
+		t.Errorf("%q; want 1000000 for %s", got, disk)
+	}
+	_, err := p.tryCreate(p.ctrConfig("other", "true"))
+	wantCode(t, err, codes.InvalidArgument, "unknown class")
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("there are the records %v", left)
 	}
 }

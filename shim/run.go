@@ -217,6 +217,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		ContainerAnnotations: s.cfg.ContainerAnnotations,
 		CRIAnnotations:       s.cfg.CRIAnnotations,
 		Base:                 s.cfg.Base,
+		BlockIOClasses:       s.cfg.BlockIOClasses,
 		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,

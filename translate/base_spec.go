@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -58,7 +57,7 @@ func ParseBaseSpec(text []byte) (*BaseSpec, error) {
 	if err := d.Decode(&in); err != nil {
 		return nil, fmt.Errorf("%w; only process.env, process.rlimits, linux.sysctl and hooks can be set", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if !json.Valid(text) {
 		return nil, errors.New("something follows the JSON object")
 	}
 	out := &BaseSpec{Env: in.Process.Env, Sysctls: in.Linux.Sysctl}

@@ -188,6 +188,9 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	}
 	hc := baseHostConfig(host)
 	hc.Resources = resources
+	if err := limitBlockIO(&hc.Resources, req, host); err != nil {
+		return nil, err
+	}
 	hc.Ulimits = host.ulimits()
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's

@@ -69,6 +69,9 @@ type Host struct {
 	// Ulimits are those of all containers; the engine's defaults have the rest.
 	Ulimits []*container.Ulimit
 
+	// BlockIOClasses are the classes of block I/O by name; nil without a configuration.
+	BlockIOClasses map[string]*BlockIOClass
+
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string
 	LogMaxFile int

@@ -76,6 +76,9 @@ func Run(ctx context.Context, o *Options) error {
 	cfg := o.serviceConfig()
 	cfg.ClaimEngine = data.claim
 	cfg.Seal = seal
+	if cfg.BlockIOClasses, err = o.blockIOClasses(); err != nil {
+		return err
+	}
 	if cfg.Base, err = o.baseSpec(); err != nil {
 		return err
 	}
