@@ -67,6 +67,12 @@ type Config struct {
 	// [translate.Host].
 	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
 	CRIAnnotations                       []string
+	// BlockIOClasses are as in [translate.Host].
+	BlockIOClasses map[string]*translate.BlockIOClass
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *translate.BaseSpec
+	// Settings are those that need cridock-runtime.
+	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is the path of Docker's config.json, with credentials for pull

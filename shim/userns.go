@@ -49,11 +49,20 @@ func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.
 		return nil
 	}
 	record := n.newRecord(create.Seam, id)
-	if record.UserNamespace == nil {
+	if record.UserNamespace == nil && !create.Seam.SharedUTS {
 		return n.records.Write(record, 0)
 	}
 	if !sandbox.Running || sandbox.Pid == 0 {
 		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
+	}
+	if create.Seam.SharedUTS {
+		var err error
+		if record.UTS, err = userns.UTS(sandbox.Pid); err != nil {
+			return fmt.Errorf("sandbox %s: %w", sandbox.ID, err)
+		}
+	}
+	if record.UserNamespace == nil {
+		return n.records.Write(record, 0)
 	}
 	c, err := n.index.Container(ctx, id)
 	if err != nil {

@@ -32,6 +32,8 @@ type Image struct {
 	// Entrypoint and Cmd are the image's default process.
 	Entrypoint []string
 	Cmd        []string
+	// EnvNames are the variables that the image sets.
+	EnvNames []string
 	// Volumes are the paths the image declares as volumes, sorted.
 	Volumes []string
 }
@@ -46,6 +48,10 @@ func ReadImage(in image.InspectResponse) Image {
 		out.Labels = maps.Clone(in.Config.Labels)
 		out.Entrypoint = slices.Clone(in.Config.Entrypoint)
 		out.Cmd = slices.Clone(in.Config.Cmd)
+		for _, env := range in.Config.Env {
+			name, _, _ := strings.Cut(env, "=")
+			out.EnvNames = append(out.EnvNames, name)
+		}
 		out.Volumes = sortedKeys(in.Config.Volumes)
 	}
 	return out

@@ -88,9 +88,13 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	}
 	publishPorts(req, config, hostConfig)
 	create := &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}
-	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
+	if err := create.enterUserNamespace(sandboxNamespaces(cfg), req.RuntimeHandler, host); err != nil {
 		return nil, err
 	}
+	if err := create.addBaseHooks(req.RuntimeHandler, host); err != nil {
+		return nil, err
+	}
+	create.annotate(req.runtimeAnnotations(host), req.RuntimeHandler, host)
 	create.networkEarly(req, host)
 	host.Seal.stamp(create)
 	return create, nil
@@ -140,7 +144,7 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	hc.GroupAdd = groups
 	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
 	hc.SecurityOpt = opts
-	hc.Sysctls = sysctls
+	hc.Sysctls = host.addBaseSysctls(sysctls, req)
 	hc.Runtime = runtime
 	hc.OomScoreAdj = max(sandboxOOMScoreAdj, host.MinOOMScoreAdj)
 	hc.CPUShares = sandboxCPUShares

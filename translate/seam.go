@@ -19,6 +19,8 @@ type Seam struct {
 	RealRuntime string
 	// Record has all but the container's ID and the runtime.
 	Record seam.Record
+	// SharedUTS: the caller adds the UTS namespace of the sandbox's process.
+	SharedUTS bool `json:",omitempty"`
 }
 
 // useSeam has cridock-runtime run a container, and returns the record to complete. The
