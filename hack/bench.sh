@@ -5,8 +5,9 @@
 #   sudo hack/bench.sh build                  only build the peers and print their paths
 #
 # It measures, on one private engine, cridock and Docker's own calls; containerd's CRI
-# plugin with its own configuration, root, socket and network; and cri-dockerd, on a
-# second engine: two adapters on one engine would list each other's pods. All pull
+# plugin with its own configuration, root, socket and network; and cri-dockerd, and
+# cridock with early-network and cridock-runtime ("cridock-early"), on engines of their
+# own: two adapters on one engine would list each other's pods. All pull
 # from registries on loopback and run the same images, including the sandbox's, with
 # the runc in PATH. The engine is the dockerd in PATH.
 #
@@ -109,14 +110,14 @@ fi
 
 log "building bin/cridock and bin/cribench"
 version=$(git describe --always --dirty 2>/dev/null || echo dev)
-for program in cridock cribench; do
+for program in cridock cridock-runtime cribench; do
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o "bin/$program" "./cmd/$program"
 done
 
 dir=$(mktemp -d /var/tmp/cribench.XXXXXX)
-a=$dir/${dir##*.}-a b=$dir/${dir##*.}-b
+a=$dir/${dir##*.}-a b=$dir/${dir##*.}-b c=$dir/${dir##*.}-c
 # shellcheck disable=SC2154 # the trap sets status
-trap 'status=$?; engine_remove "$b" || status=1; engine_remove "$a" || status=1; rm -rf --one-file-system -- "$dir"; exit "$status"' EXIT
+trap 'status=$?; engine_remove "$c" || status=1; engine_remove "$b" || status=1; engine_remove "$a" || status=1; rm -rf --one-file-system -- "$dir"; exit "$status"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -274,6 +275,14 @@ if [ -n "$cri_dockerd" ]; then
 		log "cri-dockerd does not start on this engine, leaving it out"
 		engine_remove "$b"
 	fi
+fi
+if [ "$network" = cni ]; then
+	log "starting cridock with early-network, on a third engine"
+	peer=$(engine_start "$c" "${runtime[@]}" --add-runtime "cridock=$PWD/bin/cridock-runtime")
+	cp -a "$a/registry" "$c/registry"
+	registry_start "$c" "${registry##*:}" >/dev/null
+	start_cridock "$c" --early-network --runtime-directory /run/cridock || die "cridock did not start" # cridock-runtime's default
+	targets+=(--target "cridock-early=unix://$c/cridock.sock" --backend "cridock-early=unix://$peer")
 fi
 
 # notes prints what the targets do not report themselves, as flags.
