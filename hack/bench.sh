@@ -23,9 +23,9 @@
 # cannot, it uses Debian's containerd, and no cri-dockerd. The versions are in the
 # report.
 #
-# CRI-O is not measured: it needs cgo with libseccomp, gpgme and their headers, its
-# own conmon and pinns, and the module proxy does not have its current releases. A
-# build without libseccomp would run containers without a filter, which is no peer.
+# CRI-O is not measured: it cannot be built from the module proxy alone. It needs cgo
+# with libseccomp, its own C program pinns, and conmon. A build without libseccomp would
+# run containers without a filter, which is no peer.
 #
 # On a machine where processes cannot lower their oom_score_adj, sandboxes of
 # cri-dockerd would fail: there, Docker and containerd both run runc through the same

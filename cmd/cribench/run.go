@@ -205,20 +205,26 @@ func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
 	return errors.Join(errs...)
 }
 
+// write prints the table of a document and saves it.
 func (o *runOptions) write(doc *result.Document, stdout io.Writer) error {
+	if err := o.save(doc, stdout); err != nil {
+		return err
+	}
+	return report.Table(stdout, doc, o.baseline)
+}
+
+// save writes a document and its report, and prints where they are.
+func (o *runOptions) save(doc *result.Document, stdout io.Writer) error {
 	if err := os.MkdirAll(o.output, 0o755); err != nil {
 		return err
 	}
 	if err := doc.Write(filepath.Join(o.output, "results.json")); err != nil {
 		return err
 	}
-	if err := report.Table(stdout, doc, o.baseline); err != nil {
-		return err
-	}
 	if err := report.WriteAll(o.output, doc, o.baseline); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "\nreport: %s\n", filepath.Join(o.output, "index.html"))
+	fmt.Fprintf(stdout, "report: %s\n\n", filepath.Join(o.output, "index.html"))
 	return nil
 }
 
