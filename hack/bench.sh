@@ -8,7 +8,10 @@
 # plugin with its own configuration, root, socket and network; and cri-dockerd, on a
 # second engine: two adapters on one engine would list each other's pods. All pull
 # from registries on loopback and run the same images, including the sandbox's, with
-# the runc in PATH. The engine is the dockerd in PATH.
+# the runc in PATH. The engine is the dockerd in PATH, for example one that
+# hack/matrix.sh has unpacked:
+#
+#   sudo env PATH="$HOME/.cache/cridock/engines/sid/programs:$PATH" hack/bench.sh
 #
 #   OUT=DIR                directory for the report (default bin/bench)
 #   NETWORK=docker         use Docker's bridge for cridock, cri-dockerd and the raw
