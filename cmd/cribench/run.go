@@ -76,6 +76,7 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.Reads, "reads", 50, "number of reads of each list and status at each number of containers")
 	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long to measure CPU time at rest")
 	fs.DurationVar(&c.Load, "load", 30*time.Second, "how long to load each target as a node with probes")
+	fs.DurationVar(&c.Relist, "relist", time.Second, "period of both lists on that node: the kubelet's is 1s, or 5m with an evented PLEG")
 	fs.IntVar(&c.Probes, "probes", 3, "number of exec probes in each pod of that node")
 	fs.DurationVar(&c.ProbePeriod, "probe-period", 10*time.Second, "period of each probe")
 	fs.IntVar(&c.Lines, "log-lines", 100000, "number of lines for log throughput")
