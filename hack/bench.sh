@@ -19,6 +19,7 @@
 #   CONTAINERD=DIR         directory with containerd and containerd-shim-runc-v2
 #                          (default: built, see below)
 #   CRI_DOCKERD=PATH|none  cri-dockerd's binary (default: built), or none at all
+#   PULL=MIB               size of the image to pull (default 16)
 #   TRACE=PODS             pods for the timeline of a pod start (default 30; 0: none)
 #
 # The first run builds containerd and cri-dockerd from the Go module proxy, in
@@ -246,7 +247,7 @@ fill_registry() { # ENGINE
 	push "$1" "$(curl -sS --unix-socket "$(engine_socket "$1")" http://docker/images/json | jq -r '.[].RepoTags[]? | select(startswith("cridock.internal/pause:"))' | head -n 1)" "$pause"
 	tree=$(mktemp -d)
 	busybox_tree "$tree"
-	head -c 16M /dev/urandom >"$tree/data"
+	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
 	push "$1" "$(import_tree "$(engine_socket "$1")" "$pull" "$tree")" "$pull"
 	rm -rf "$tree"
 }
