@@ -9,7 +9,10 @@
 # cridock with early-network and cridock-runtime ("cridock-early"), on engines of their
 # own: two adapters on one engine would list each other's pods. All pull
 # from registries on loopback and run the same images, including the sandbox's, with
-# the runc in PATH. The engine is the dockerd in PATH.
+# the runc in PATH. The engine is the dockerd in PATH, for example one that
+# hack/matrix.sh has unpacked:
+#
+#   sudo env PATH="$HOME/.cache/cridock/engines/sid/programs:$PATH" hack/bench.sh
 #
 #   OUT=DIR                directory for the report (default bin/bench)
 #   NETWORK=docker         use Docker's bridge for cridock, cri-dockerd and the raw
@@ -17,6 +20,7 @@
 #   CONTAINERD=DIR         directory with containerd and containerd-shim-runc-v2
 #                          (default: built, see below)
 #   CRI_DOCKERD=PATH|none  cri-dockerd's binary (default: built), or none at all
+#   PULL=MIB               size of the image to pull (default 16)
 #   TRACE=PODS             pods for the timeline of a pod start (default 30; 0: none)
 #
 # The first run builds containerd and cri-dockerd from the Go module proxy, in
@@ -24,9 +28,9 @@
 # cannot, it uses Debian's containerd, and no cri-dockerd. The versions are in the
 # report.
 #
-# CRI-O is not measured: it needs cgo with libseccomp, gpgme and their headers, its
-# own conmon and pinns, and the module proxy does not have its current releases. A
-# build without libseccomp would run containers without a filter, which is no peer.
+# CRI-O is not measured: it cannot be built from the module proxy alone. It needs cgo
+# with libseccomp, its own C program pinns, and conmon. A build without libseccomp would
+# run containers without a filter, which is no peer.
 #
 # On a machine where processes cannot lower their oom_score_adj, sandboxes of
 # cri-dockerd would fail: there, Docker and containerd both run runc through the same
@@ -244,7 +248,7 @@ fill_registry() { # ENGINE
 	push "$1" "$(curl -sS --unix-socket "$(engine_socket "$1")" http://docker/images/json | jq -r '.[].RepoTags[]? | select(startswith("cridock.internal/pause:"))' | head -n 1)" "$pause"
 	tree=$(mktemp -d)
 	busybox_tree "$tree"
-	head -c 16M /dev/urandom >"$tree/data"
+	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
 	push "$1" "$(import_tree "$(engine_socket "$1")" "$pull" "$tree")" "$pull"
 	rm -rf "$tree"
 }

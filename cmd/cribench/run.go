@@ -76,6 +76,7 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.Reads, "reads", 50, "number of reads of each list and status at each number of containers")
 	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long to measure CPU time at rest")
 	fs.DurationVar(&c.Load, "load", 30*time.Second, "how long to load each target as a node with probes")
+	fs.DurationVar(&c.Relist, "relist", time.Second, "period of both lists on that node: the kubelet's is 1s, or 5m with an evented PLEG")
 	fs.IntVar(&c.Probes, "probes", 3, "number of exec probes in each pod of that node")
 	fs.DurationVar(&c.ProbePeriod, "probe-period", 10*time.Second, "period of each probe")
 	fs.IntVar(&c.Lines, "log-lines", 100000, "number of lines for log throughput")
@@ -205,20 +206,26 @@ func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
 	return errors.Join(errs...)
 }
 
+// write prints the table of a document and saves it.
 func (o *runOptions) write(doc *result.Document, stdout io.Writer) error {
+	if err := o.save(doc, stdout); err != nil {
+		return err
+	}
+	return report.Table(stdout, doc, o.baseline)
+}
+
+// save writes a document and its report, and prints where they are.
+func (o *runOptions) save(doc *result.Document, stdout io.Writer) error {
 	if err := os.MkdirAll(o.output, 0o755); err != nil {
 		return err
 	}
 	if err := doc.Write(filepath.Join(o.output, "results.json")); err != nil {
 		return err
 	}
-	if err := report.Table(stdout, doc, o.baseline); err != nil {
-		return err
-	}
 	if err := report.WriteAll(o.output, doc, o.baseline); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "\nreport: %s\n", filepath.Join(o.output, "index.html"))
+	fmt.Fprintf(stdout, "report: %s\n\n", filepath.Join(o.output, "index.html"))
 	return nil
 }
 

@@ -93,10 +93,10 @@ func (o *traceOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Wri
 		return err
 	}
 	doc.SetTimeline(traced)
-	if err := report.TimelineTable(stdout, traced); err != nil {
+	if err := o.save(doc, stdout); err != nil {
 		return err
 	}
-	return o.write(doc, stdout)
+	return report.TimelineTable(stdout, traced)
 }
 
 // document returns that of an earlier run in the output directory, or a new one.

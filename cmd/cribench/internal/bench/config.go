@@ -49,6 +49,8 @@ type Config struct {
 	Burst time.Duration
 	// Load is how long [Node] loads each target.
 	Load time.Duration
+	// Relist is how often that load makes both lists.
+	Relist time.Duration
 	// Probes is the number of exec probes in each pod, each with ProbePeriod.
 	Probes      int
 	ProbePeriod time.Duration
@@ -90,8 +92,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("no image: set one that has a shell")
 	case c.Rounds < 1 || c.Execs < 1 || c.Reads < 1 || c.Lines < 1 || c.ContainersPerPod < 1:
 		return fmt.Errorf("rounds, execs, reads, lines and containers per pod: want 1 or more")
-	case c.has(Node) && (c.Probes < 1 || c.ProbePeriod <= 0 || c.Load <= 0):
-		return fmt.Errorf("probes, their period and the time of the load: want more than 0")
+	case c.has(Node) && (c.Probes < 1 || c.ProbePeriod <= 0 || c.Relist <= 0 || c.Load <= 0):
+		return fmt.Errorf("probes, their period, the lists' and the time of the load: want more than 0")
 	case slices.ContainsFunc(c.Parallel, func(n int) bool { return n < 1 }):
 		return fmt.Errorf("parallel %v: want 1 or more", c.Parallel)
 	case slices.ContainsFunc(c.Levels, func(n int) bool { return n < 1 }) || !slices.IsSorted(c.Levels):

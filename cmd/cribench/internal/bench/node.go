@@ -30,15 +30,11 @@ const (
 	StepLate = "late probes"
 )
 
-// Periods of the kubelet's own reads: its generic PLEG lists every second, and its
-// summary of stats is read every ten.
-const (
-	relistPeriod = time.Second
-	statsPeriod  = 10 * time.Second
-)
+// statsPeriod is how often the kubelet reads all stats.
+const statsPeriod = 10 * time.Second
 
 // node loads each target in turn as a kubelet does on a full node: exec probes of each
-// container, both lists every second, and all stats every ten. It measures the CPU
+// container, both lists every [Config.Relist], and all stats every ten seconds. It measures the CPU
 // time of the target's processes, those that have come and gone included.
 func (r *Runner) node(ctx context.Context, all []*filled, level int) error {
 	r.progress.Stage(fmt.Sprintf("node of %d", level), len(all))
@@ -91,13 +87,16 @@ func (r *Runner) nodeLoad(ctx context.Context, f *filled, level int) error {
 	end := began.Add(r.config.Load)
 	record := r.record(f.Subject, WorkloadNode, level)
 	load, ctx := errgroup.WithContext(ctx)
-	for period, reads := range map[time.Duration][]target.Read{
-		relistPeriod: {target.ListSandboxes, target.ListContainers},
-		statsPeriod:  {target.ContainerStats, target.SandboxStats},
+	for _, poll := range []struct {
+		period time.Duration
+		reads  []target.Read
+	}{
+		{r.config.Relist, []target.Read{target.ListSandboxes, target.ListContainers}},
+		{statsPeriod, []target.Read{target.ContainerStats, target.SandboxStats}},
 	} {
 		load.Go(func() error {
-			_, err := every(ctx, period, began, end, func(ctx context.Context) error {
-				for _, read := range reads {
+			_, err := every(ctx, poll.period, began, end, func(ctx context.Context) error {
+				for _, read := range poll.reads {
 					err := timed(record, "list: "+string(read), func() error { return f.read(ctx, read) })
 					if err != nil && !errors.Is(err, target.ErrUnsupported) {
 						return err

@@ -21,7 +21,7 @@ import (
 
 func config(t *testing.T) Config {
 	return Config{
-		Workloads: Workloads, Rounds: 3, Execs: 4, Load: 50 * time.Millisecond, Probes: 3, ProbePeriod: 10 * time.Millisecond, Parallel: []int{1, 2}, Levels: []int{2, 5}, ContainersPerPod: 2, Reads: 2,
+		Workloads: Workloads, Rounds: 3, Execs: 4, Load: 50 * time.Millisecond, Relist: 20 * time.Millisecond, Probes: 3, ProbePeriod: 10 * time.Millisecond, Parallel: []int{1, 2}, Levels: []int{2, 5}, ContainersPerPod: 2, Reads: 2,
 		Rest: time.Millisecond, Burst: 20 * time.Millisecond, Lines: 7, Command: []string{"idle"}, Shell: []string{"sh", "-c"}, Image: "busybox",
 		PullImage: "pull", LogRoot: t.TempDir(), Run: "r", Timeout: time.Minute,
 	}
@@ -206,6 +206,9 @@ func TestValidate(t *testing.T) {
 		"rounds":   func(c *Config) { c.Rounds = 0 },
 		"parallel": func(c *Config) { c.Parallel = []int{0} },
 		"levels":   func(c *Config) { c.Levels = []int{5, 2} },
+		"execs":    func(c *Config) { c.Execs = 0 },
+		"probes":   func(c *Config) { c.Probes = 0 },
+		"relist":   func(c *Config) { c.Relist = 0 },
 	} {
 		c := config(t)
 		change(&c)

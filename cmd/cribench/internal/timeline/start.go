@@ -120,7 +120,7 @@ func (s *Start) callAt(at time.Time) string {
 
 func kind(s span) string {
 	switch {
-	case s.kind == tracepb.Span_SPAN_KIND_CLIENT:
+	case s.kind == tracepb.Span_SPAN_KIND_CLIENT && strings.Contains(s.name, " /"): // "METHOD /path"
 		return result.KindDocker
 	case strings.HasPrefix(s.name, "CNI "):
 		return result.KindCNI

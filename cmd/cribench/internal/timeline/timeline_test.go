@@ -136,6 +136,37 @@ func TestAggregateOfARuntimeThatSendsNothing(t *testing.T) {
 	}
 }
 
+func TestKind(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kind tracepb.Span_SpanKind
+		want string
+	}{
+		{"POST /v1.41/containers/create", tracepb.Span_SPAN_KIND_CLIENT, result.KindDocker},
+		{"containerd.services.tasks.v1.Tasks/Start", tracepb.Span_SPAN_KIND_CLIENT, result.KindStep},
+		{"CNI ADD", tracepb.Span_SPAN_KIND_INTERNAL, result.KindCNI},
+		{"other", tracepb.Span_SPAN_KIND_INTERNAL, result.KindStep},
+	} {
+		if got := kind(span{name: c.name, kind: c.kind}); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestShort(t *testing.T) {
+	for name, want := range map[string]string{
+		"POST /v1.41/containers/create":         "POST /containers/create",
+		"GET /v1.47/images/a.b:5000/c/d:e/json": "GET /images/…/json",
+		"POST /v1.47/containers/0123abcd/start": "POST /containers/…/start",
+		"GET /v1.47/containers/json":            "GET /containers/json",
+		"CNI ADD":                               "CNI ADD",
+	} {
+		if got := short(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestSpansAreMediansOfThoseInHalfOfThePods(t *testing.T) {
 	pods := make([][]part, 4)
 	for i := range pods {
