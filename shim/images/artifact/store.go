@@ -62,9 +62,8 @@ type Store struct {
 	source  Source
 	pulling keylock.Lock // one pull at a time, as they share the bound
 
-	mu     sync.Mutex
-	known  map[string]*stored // by hash; nil until the directory has been read
-	failed error              // of reading it
+	mu    sync.Mutex
+	known map[string]*stored // by hash; nil until the directory has been read
 }
 
 // stored is an artifact on the disk.
@@ -77,7 +76,7 @@ type stored struct {
 // limit bytes; zero refuses all artifacts. It does not touch the disk.
 func New(dir string, limit int64, s Source) *Store { return &Store{dir: dir, max: limit, source: s} }
 
-// load reads the directory once and removes what is incomplete. The caller holds mu.
+// loadLocked reads the directory once and removes what is incomplete.
 func (s *Store) loadLocked(ctx context.Context) error {
 	if s.known != nil {
 		return nil
