@@ -235,17 +235,7 @@ func TestPullErrorClasses(t *testing.T) {
 	registry := n.needRegistry(t)
 	c.pushed(t, registry+"/e2e/errors", "", "1")
 	private := authRegistry(t, n, "robot", "secret")
-	n.run(t, "ip", "address", "add", "192.0.2.1/32", "dev", "lo") // Docker takes no address of 127.0.0.0/8 for remote
-	remote := func() net.Listener {
-		var l net.Listener
-		if err := n.inNetNS(func() (err error) {
-			l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "192.0.2.1:0")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return l
-	}
+	remote := remoteListener(t, n)
 	store := newContent(t)
 	empty := store.blob(ocispec.MediaTypeEmptyJSON, []byte("{}"))
 	artifact := ocispec.Manifest{
@@ -295,6 +285,22 @@ func TestPullErrorClasses(t *testing.T) {
 				t.Errorf("want %v with the reason %q and the cure %q", tc.code, tc.reason, tc.cure)
 			}
 		})
+	}
+}
+
+// remoteListener returns a function that listens on an address of the node outside of
+// 127.0.0.0/8, which Docker takes for remote.
+func remoteListener(t *testing.T, n *node) (listen func() net.Listener) {
+	t.Helper()
+	n.run(t, "ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+	return func() (l net.Listener) {
+		if err := n.inNetNS(func() (err error) {
+			l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "192.0.2.1:0")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
 }
 

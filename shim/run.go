@@ -217,6 +217,9 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		PodAnnotations:       s.cfg.PodAnnotations,
 		ContainerAnnotations: s.cfg.ContainerAnnotations,
 		CRIAnnotations:       s.cfg.CRIAnnotations,
+		Base:                 s.cfg.Base,
+		BlockIOClasses:       s.cfg.BlockIOClasses,
+		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,
 	}

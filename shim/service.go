@@ -67,6 +67,12 @@ type Config struct {
 	// [translate.Host].
 	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
 	CRIAnnotations                       []string
+	// BlockIOClasses are as in [translate.Host].
+	BlockIOClasses map[string]*translate.BlockIOClass
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *translate.BaseSpec
+	// Settings are those that need cridock-runtime.
+	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is the path of Docker's config.json, with credentials for pull
@@ -88,6 +94,9 @@ type Config struct {
 	PinnedImages []string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
+	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,
+	// if the engine has it: they are connected while Docker starts the sandbox.
+	EarlyNetwork bool
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
 	// Ulimits are the resource limits of the processes of all containers; the engine's

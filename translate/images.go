@@ -32,6 +32,8 @@ type Image struct {
 	// Entrypoint and Cmd are the image's default process.
 	Entrypoint []string
 	Cmd        []string
+	// EnvNames are the variables that the image sets.
+	EnvNames []string
 	// Volumes are the paths the image declares as volumes, sorted.
 	Volumes []string
 }
@@ -46,6 +48,10 @@ func ReadImage(in image.InspectResponse) Image {
 		out.Labels = maps.Clone(in.Config.Labels)
 		out.Entrypoint = slices.Clone(in.Config.Entrypoint)
 		out.Cmd = slices.Clone(in.Config.Cmd)
+		for _, env := range in.Config.Env {
+			name, _, _ := strings.Cut(env, "=")
+			out.EnvNames = append(out.EnvNames, name)
+		}
 		out.Volumes = sortedKeys(in.Config.Volumes)
 	}
 	return out
@@ -76,29 +82,24 @@ func newImage(id string, tags, digests []string, size int64) Image {
 // normalizeTags drops entries that are not tags: "<none>:<none>" of engines before API
 // 1.43, and the digests the containerd image store lists among the tags.
 func normalizeTags(tags []string) []string {
-	return normalizeNames(tags, func(n reference.Named) bool {
-		_, tagged := n.(reference.Tagged)
-		_, digested := n.(reference.Digested)
-		return tagged && !digested
-	})
+	return normalizeNames(tags, func(ref ImageReference) bool { return ref.Digest == "" })
 }
 
+// normalizeDigests drops entries without a digest, such as "<none>@<none>", and the
+// tag of a name that has both.
 func normalizeDigests(digests []string) []string {
-	return normalizeNames(digests, func(n reference.Named) bool {
-		_, digested := n.(reference.Digested)
-		return digested
-	})
+	return normalizeNames(digests, func(ref ImageReference) bool { return ref.Digest != "" })
 }
 
-func normalizeNames(names []string, keep func(reference.Named) bool) []string {
+func normalizeNames(names []string, keep func(ImageReference) bool) []string {
 	var out []string
 	for _, name := range names {
-		named, err := reference.ParseNormalizedNamed(name)
-		if err != nil || !keep(named) {
+		ref, err := parseName(name)
+		if err != nil || !keep(ref) {
 			continue
 		}
-		if named, ok := ownDigest(named); ok {
-			out = append(out, named.String())
+		if own, ok := ownName(ref); ok {
+			out = append(out, own.String())
 		}
 	}
 	slices.Sort(out)
@@ -189,14 +190,23 @@ func NormalizeImage(ref string) (ImageReference, error) {
 	if isFullID(hex) {
 		return ImageReference{ID: sha256Prefix + hex}, nil
 	}
-	named, err := reference.ParseNormalizedNamed(text)
+	out, err := parseName(text)
 	if err != nil {
 		return ImageReference{}, invalid("image.image", "%q: %v", ref, err)
 	}
-	out := ImageReference{Name: named.Name()}
 	if len(hex) >= minIDPrefix && len(hex) < 64 && isHex(hex) {
 		out.IDPrefix = hex
 	}
+	return out, nil
+}
+
+// parseName parses name[:tag][@digest].
+func parseName(name string) (ImageReference, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ImageReference{}, err
+	}
+	out := ImageReference{Name: named.Name()}
 	if digested, ok := named.(reference.Digested); ok {
 		out.Digest = digested.Digest().String()
 	}

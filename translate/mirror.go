@@ -39,22 +39,18 @@ func IsMirrorName(repository string) bool {
 	return err == nil && addr.IsLoopback() && strings.HasPrefix(path, mirrorPath)
 }
 
-// ownDigest replaces the name that an image by digest has at cridock's loopback
-// address with its own; ok is false if the name is malformed.
-func ownDigest(named reference.Named) (own reference.Named, ok bool) {
-	if !IsMirrorName(named.Name()) {
-		return named, true
+// ownName replaces the name that an image by digest has at cridock's loopback address
+// with its own; ok is false if that name is malformed.
+func ownName(ref ImageReference) (own ImageReference, ok bool) {
+	if !IsMirrorName(ref.Name) {
+		return ref, true
 	}
-	digested, ok := named.(reference.Digested)
-	if !ok {
-		return nil, false
+	if ref.Digest == "" {
+		return ref, false
 	}
-	_, name, _ := strings.Cut(named.Name(), "/"+mirrorPath)
+	_, name, _ := strings.Cut(ref.Name, "/"+mirrorPath)
 	host, path, _ := strings.Cut(name, "/")
-	own, err := reference.WithName(strings.Replace(host, mirrorPort, ":", 1) + "/" + path)
-	if err != nil {
-		return nil, false
-	}
-	own, err = reference.WithDigest(own, digested.Digest())
-	return own, err == nil
+	own = ImageReference{Name: strings.Replace(host, mirrorPort, ":", 1) + "/" + path, Digest: ref.Digest}
+	normal, err := parseName(own.String())
+	return own, err == nil && normal.Name == own.Name
 }
