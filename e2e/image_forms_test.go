@@ -204,7 +204,7 @@ func TestImageForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	repo := store.serve(l) + "/e2e/forms"
-	old := c.docker.apiBefore(t, 1, 42)
+	old := c.docker.apiMinor(t) < 42
 	for _, tag := range []string{"plain", "index", "zstd", "layers-125", "layers-127"} {
 		r, err := try(c.images.PullImage, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":" + tag}})
 		if err != nil {
@@ -227,20 +227,6 @@ func TestImageForms(t *testing.T) {
 	}
 }
 
-// apiBefore reports whether the engine's API is older than a version.
-func (d *docker) apiBefore(t *testing.T, major, minor int) bool {
-	t.Helper()
-	var v struct {
-		APIVersion string `json:"ApiVersion"`
-	}
-	d.must(t, http.MethodGet, "/version", nil, &v)
-	var a, b int
-	if _, err := fmt.Sscanf(v.APIVersion, "%d.%d", &a, &b); err != nil {
-		t.Fatal(err)
-	}
-	return a < major || a == major && b < minor
-}
-
 // TestPullErrorClasses has a real engine fail in each way that pulls fail, and checks
 // the code, the reason that the kubelet reads, and the cure.
 func TestPullErrorClasses(t *testing.T) {
@@ -249,23 +235,14 @@ func TestPullErrorClasses(t *testing.T) {
 	registry := n.needRegistry(t)
 	c.pushed(t, registry+"/e2e/errors", "", "1")
 	private := authRegistry(t, n, "robot", "secret")
-	n.run(t, "ip", "address", "add", "192.0.2.1/32", "dev", "lo") // Docker takes no address of 127.0.0.0/8 for remote
-	remote := func() net.Listener {
-		var l net.Listener
-		if err := n.inNetNS(func() (err error) {
-			l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "192.0.2.1:0")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return l
-	}
+	remote := remoteListener(t, n)
 	store := newContent(t)
 	empty := store.blob(ocispec.MediaTypeEmptyJSON, []byte("{}"))
 	artifact := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.test",
 		Config: empty, Layers: []ocispec.Descriptor{store.blob("text/plain", []byte("hello"))},
 	}
+	artifact.Layers[0].Annotations = map[string]string{ocispec.AnnotationTitle: "../../escaped"}
 	store.manifest(ocispec.MediaTypeImageManifest, "artifact", artifact)
 	image := store.image("", ocispec.MediaTypeImageLayerGzip, gzipped, fileArchive(t, "file", []byte("x")))
 	image.Platform = &ocispec.Platform{OS: "linux", Architecture: "none"}
@@ -295,11 +272,11 @@ func TestPullErrorClasses(t *testing.T) {
 		{"TLS", tlsContent(t, store, remote()) + "/e2e/a:1", codes.Unknown, unavailable, "certs.d"},
 		{"no TLS", store.serve(remote()) + "/e2e/a:1", codes.Unknown, unavailable, "insecure-registries"},
 		{"platform", other + "platform", codes.NotFound, "", "platform"},
-		{"artifact", other + "artifact", codes.FailedPrecondition, "", "artifact"},
+		{"hostile artifact", other + "artifact", codes.FailedPrecondition, "", "want a file's name"},
 		{"schema 1", other + "schema1", codes.FailedPrecondition, "", "schema 1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if tc.name == "schema 1" && n.docker.apiBefore(t, 1, 45) {
+			if tc.name == "schema 1" && n.docker.apiMinor(t) < 45 {
 				t.Skip("this engine still reads schema 1")
 			}
 			_, err := try(c.images.PullImage, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: tc.ref}})
@@ -308,6 +285,22 @@ func TestPullErrorClasses(t *testing.T) {
 				t.Errorf("want %v with the reason %q and the cure %q", tc.code, tc.reason, tc.cure)
 			}
 		})
+	}
+}
+
+// remoteListener returns a function that listens on an address of the node outside of
+// 127.0.0.0/8, which Docker takes for remote.
+func remoteListener(t *testing.T, n *node) (listen func() net.Listener) {
+	t.Helper()
+	n.run(t, "ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+	return func() (l net.Listener) {
+		if err := n.inNetNS(func() (err error) {
+			l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", "192.0.2.1:0")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
 }
 
@@ -322,4 +315,52 @@ func tlsContent(t *testing.T, c *content, l net.Listener) (address string) {
 	address = l.Addr().String()
 	c.serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}}))
 	return address
+}
+
+// TestArtifactVolume mounts an OCI artifact, which Docker cannot hold.
+func TestArtifactVolume(t *testing.T) {
+	c := newCridock(t, newNode(t), "docker")
+	store := newContent(t)
+	file := func(title, text string) ocispec.Descriptor {
+		d := store.blob("text/plain", []byte(text))
+		d.Annotations = map[string]string{ocispec.AnnotationTitle: title}
+		return d
+	}
+	d := store.manifest(ocispec.MediaTypeImageManifest, "1", ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.test",
+		Config: store.blob(ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{file("model.bin", "weights"), file("README.md", "read me")},
+	})
+	l, err := c.node.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo := store.serve(l) + "/e2e/artifact"
+	id := c.pull(t, repo+":1")
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{repo + ":1", repo + "@" + d.Digest.String(), id} {
+		if i := c.imageStatus(t, ref); i.GetId() != id || id != d.Digest.String() || i.GetSize() != uint64(len("weightsread me")) || strings.Join(i.GetRepoTags(), " ") != repo+":1" {
+			t.Errorf("%s is %v", ref, i)
+		}
+	}
+	listed := rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: repo + ":1"}}}).Images
+	if len(listed) != 1 || listed[0].GetId() != id {
+		t.Errorf("listed %v", listed)
+	}
+	p := c.runPod(t)
+	main := p.start("main", "sleep 1000", imageVolume(repo+":1", ""))
+	if got := main.sh("cd /volume && ls && cat model.bin README.md; touch x 2>/dev/null || echo read-only"); got != "README.md\nmodel.bin\nweightsread meread-only\n" {
+		t.Errorf("the container sees %q", got)
+	}
+	_, err = try(c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}})
+	wantCode(t, err, codes.FailedPrecondition, "volume")
+	p.remove()
+	rpc(t, c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":1"}})
+	if i := c.imageStatus(t, id); i != nil {
+		t.Errorf("after the removal there is %v", i)
+	}
 }

@@ -79,7 +79,7 @@ func (s *Service) addParts(cni *network.CNI) {
 		ImageVolumeDir: s.cfg.ImageVolumeDir, CDISpecDirs: s.cfg.CDISpecDirs,
 		AbsentSourcesToReject: s.cfg.AbsentMountSourcesToReject, Instance: s.cfg.RootDir,
 		Engine: s.engine, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
-		Image: s.image, LookInto: s.images.probes.Look,
+		Image: s.images.volume, Artifact: s.images.artifacts.Files, LookInto: s.images.probes.Look,
 	})
 	s.usage.index, s.usage.networks, s.usage.collector = s.index, s.networks, s.stats
 	s.limits, s.podLimits = newLimits(s)

@@ -87,6 +87,9 @@ type Config struct {
 	// ImageVerifierDir has the programs that are asked before an image is pulled, as in
 	// containerd; empty for none.
 	ImageVerifierDir string
+	// MaxArtifacts bounds, in bytes, the OCI artifacts that are kept below RootDir for
+	// image volumes; zero for none.
+	MaxArtifacts int64
 	// PinnedImages are patterns of images that the kubelet must keep.
 	PinnedImages []string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.

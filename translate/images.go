@@ -387,3 +387,9 @@ func decodeAuth(auth string) (user, password string, err error) {
 func sortedKeys[M ~map[K]V, K cmp.Ordered, V any](m M) []K {
 	return slices.Sorted(maps.Keys(m))
 }
+
+// ArtifactImage returns an OCI artifact as an image: its names are normalised, size is
+// that of its files.
+func ArtifactImage(id string, names []string, size int64) Image {
+	return newImage(id, names, names, size)
+}

@@ -2,12 +2,20 @@ package translate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 )
+
+// errArtifact is the class of the engine's errors for what is not an image.
+var errArtifact = fmt.Errorf("not an image: %w", errdefs.ErrFailedPrecondition)
+
+// IsArtifactError reports whether [PullError] has found that the engine cannot hold
+// what the reference names, which may be an artifact.
+func IsArtifactError(err error) bool { return errors.Is(err, errArtifact) }
 
 // pullErrors classifies pull failures by Docker's text, as its stream of progress
 // messages has nothing else, and says what helps. The first match wins. Seen on
@@ -47,7 +55,7 @@ var pullErrors = []struct {
 		[]string{
 			"unsupported media type", "invalid rootfs in image configuration", "encountered remote", "mediatype in manifest", "unsupported config mediatype",
 			"unexpected media type",
-		}, errdefs.ErrFailedPrecondition, "",
+		}, errArtifact, "",
 		"this is not an image that the engine can run: it may be an artifact",
 	},
 	{

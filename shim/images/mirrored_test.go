@@ -152,3 +152,59 @@ func TestPolicy(t *testing.T) {
 		}
 	}
 }
+
+// artifacts keeps everything, or nothing.
+type artifacts struct {
+	asked []string
+	err   error
+}
+
+func (a *artifacts) Pull(ctx context.Context, ref translate.ImageReference, _ registry.AuthConfig, accept func(context.Context, ocispec.Descriptor) error) (string, error) {
+	a.asked = append(a.asked, ref.String())
+	if err := accept(ctx, ocispec.Descriptor{Digest: testDigest}); err != nil {
+		return "", err
+	}
+	return testDigest, a.err
+}
+
+// TestPullArtifact: what the engine refuses as not an image is pulled as an artifact,
+// also from a mirror, and under the same policy.
+func TestPullArtifact(t *testing.T) {
+	const notAnImage = "unsupported media type application/vnd.oci.empty.v1+json"
+	for name, tc := range map[string]struct {
+		engine  string // its error
+		m       *mirrors
+		refusal error // the policy's
+		err     error // of the artifact's pull
+		asked   bool
+		want    func(error) bool
+	}{
+		"from the registry":     {notAnImage, offered(), nil, nil, true, nil},
+		"from a mirror":         {notAnImage, offered("a", "b"), nil, nil, true, nil},
+		"no such tag":           {"manifest unknown", offered(), nil, nil, false, errdefs.IsNotFound},
+		"refused by the policy": {notAnImage, offered("a"), errors.New("no signature"), nil, false, errdefs.IsUnknown},
+		"a hostile one":         {notAnImage, offered(), nil, errdefs.ErrFailedPrecondition, true, errdefs.IsFailedPrecondition},
+		"too large":             {notAnImage, offered(), nil, errdefs.ErrResourceExhausted, true, errdefs.IsResourceExhausted},
+		"the registry is down":  {notAnImage, offered(), nil, errors.New("connection refused"), true, errdefs.IsUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &artifacts{err: tc.err}
+			f := newPuller(func(o *PullerOptions) {
+				o.Mirrors, o.Artifacts, o.Policy = tc.m, a, &policy{err: tc.refusal}
+			})
+			f.engine.descriptor.Digest = testDigest
+			pulls := 0
+			f.engine.pull = func(context.Context, string, registry.AuthConfig) (string, error) {
+				pulls++
+				return `{"error":"` + tc.engine + `"}`, nil
+			}
+			id, err := f.Pull(t.Context(), "registry.test/app:1", nil)
+			if tc.want == nil {
+				tc.want = func(err error) bool { return err == nil && id == testDigest }
+			}
+			if !tc.want(err) || (len(a.asked) == 1) != tc.asked || pulls > 1 {
+				t.Errorf("Pull = %q, %v, after %d pulls; the store was asked for %q", id, err, pulls, a.asked)
+			}
+		})
+	}
+}

@@ -46,8 +46,13 @@ type Policy interface {
 	Verify(ctx context.Context, name string, image ocispec.Descriptor) error
 }
 
+// Artifacts keeps what the engine cannot hold; see package artifact.
+type Artifacts interface {
+	Pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, accept func(context.Context, ocispec.Descriptor) error) (id string, err error)
+}
+
 // PullerOptions configures a [Puller]. All fields but Keychain, Namespaces, Mirrors,
-// Policy, StallTimeout and Received are required.
+// Policy, Artifacts, StallTimeout and Received are required.
 type PullerOptions struct {
 	Engine PullEngine
 	// Ready waits until the engine can be used. A pull begins after it.
@@ -60,6 +65,8 @@ type PullerOptions struct {
 	Mirrors Mirrors
 	// Policy is asked about each image; nil for all images.
 	Policy Policy
+	// Artifacts pulls what the engine refuses as not an image; nil for nothing.
+	Artifacts Artifacts
 	// StallTimeout cancels a pull without progress for this long; zero for never.
 	StallTimeout time.Duration
 	// Start runs op in the background and then done with its error; a panic in op is
@@ -152,6 +159,9 @@ func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth reg
 	start := time.Now()
 	defer func() { p.opts.Observe(time.Since(start), err) }()
 	id, err = p.pull(ctx, ref, auth)
+	if translate.IsArtifactError(err) && p.opts.Artifacts != nil {
+		id, err = p.artifact(ctx, ref, auth)
+	}
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
 	}
@@ -176,8 +186,8 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 		if err == nil {
 			return id, nil
 		}
-		if ctx.Err() != nil || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) {
-			return "", translate.PullError(err) // it is not the mirror's fault
+		if pullErr := translate.PullError(err); ctx.Err() != nil || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) || translate.IsArtifactError(pullErr) {
+			return "", pullErr // it is not the mirror's fault
 		}
 		klog.FromContext(ctx).Error(err, "Cannot pull from mirror", "image", ref.String(), "mirror", source.Host)
 		attempts.Fail(source.Host, err)
@@ -191,6 +201,16 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 		err = fmt.Errorf("%w; and its mirrors: %w", err, oneLine(attempts.Failed))
 	}
 	return id, err
+}
+
+// artifact pulls what the engine has refused as not an image.
+func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	id, err = p.opts.Artifacts.Pull(ctx, ref, auth, func(ctx context.Context, found ocispec.Descriptor) error { return p.verify(ctx, ref, found) })
+	var reason *translate.ReasonError
+	if errdefs.IsFailedPrecondition(err) || errdefs.IsResourceExhausted(err) || errors.As(err, &reason) {
+		return "", err
+	}
+	return id, translate.PullError(err)
 }
 
 // oneLine joins the texts of errors, whose classes must not count.

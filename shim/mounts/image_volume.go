@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -42,6 +43,13 @@ func (v *volumes) resolve(ctx context.Context, m *runtimeapi.Mount, owner string
 		return translate.ResolvedMount{}, err
 	}
 	resolved := translate.ResolvedMount{ImageID: image.ID}
+	if dir, ok, err := v.Artifact(ctx, image.ID); err != nil || ok {
+		resolved.Source = dir
+		if sub := m.GetImageSubPath(); err == nil && sub != "" && path.Clean(sub) != "." {
+			err = fmt.Errorf("image_sub_path %q: %w: %s is an artifact, which has no directories", sub, errdefs.ErrFailedPrecondition, image.ID)
+		}
+		return resolved, err
+	}
 	if !v.Host().ImageMounts {
 		if resolved.Layers, err = v.layers(ctx, image.ID); err == nil {
 			resolved.Source, err = v.mount(ctx, image.ID, m.GetImageSubPath(), resolved.Layers, owner)

@@ -43,6 +43,7 @@ type Options struct {
 	NamespacedAuthDir string   // namespaced-auth-dir; empty: none
 	ImageVerifierDir  string   // image-verifier-dir; empty: any image
 	PinnedImages      []string // pinned-images: patterns
+	ArtifactStoreSize string   // artifact-store-size, as Docker writes sizes; 0: no artifacts
 
 	NetworkPlugin   string   // network-plugin: cni or docker; empty: docker
 	DockerNetwork   string   // docker-network
@@ -111,6 +112,7 @@ func NewOptions() *Options {
 		RuntimeDir:           "/run/cridock",
 		DockerConfig:         defaultDockerConfig(),
 		RegistryConfigDir:    "/etc/cridock/certs.d",
+		ArtifactStoreSize:    "10g",
 		NetworkPlugin:        "cni",
 		DockerNetwork:        "bridge",
 		CNIConfDir:           "/etc/cni/net.d",
@@ -145,11 +147,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.RuntimeDir, "runtime-directory", o.RuntimeDir, "state until the next reboot, such as pinned network namespaces")
 	f.StringVar(&o.PauseImage, "pod-infra-container-image", o.PauseImage, "sandbox image (default: the one built into cridock)")
 
-	f.StringVar(&o.DockerConfig, "docker-config", o.DockerConfig, "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
-	f.StringVar(&o.RegistryConfigDir, "registry-config-dir", o.RegistryConfigDir, "directory of registries' mirrors, as HOST/hosts.toml in containerd's format; _default is for registries without a directory")
-	f.StringVar(&o.NamespacedAuthDir, "namespaced-auth-dir", o.NamespacedAuthDir, "directory of registry credentials for the pods of a namespace, as NAMESPACE-SHA256.json like CRI-O's; each is removed by the pull that uses it (default: none)")
-	f.StringVar(&o.ImageVerifierDir, "image-verifier-dir", o.ImageVerifierDir, "directory of executables, called as containerd calls its image verifiers, that must all accept an image before it is pulled (default: any image is)")
-	f.StringSliceVar(&o.PinnedImages, "pinned-images", o.PinnedImages, "images that the kubelet's garbage collection keeps, besides the sandbox image; * matches any text")
+	o.addImageFlags(f)
 
 	f.StringVar(&o.NetworkPlugin, "network-plugin", o.NetworkPlugin, "pod network: cni, or docker for one of Docker's own networks; empty or no-op mean docker, as in cri-dockerd")
 	f.StringVar(&o.DockerNetwork, "docker-network", o.DockerNetwork, "Docker network that pods join with --network-plugin=docker")
@@ -203,6 +201,16 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 
 	o.addCompatibilityFlags(f)
 	addLogFlags(f)
+}
+
+// addImageFlags adds the flags about images and registries.
+func (o *Options) addImageFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.DockerConfig, "docker-config", o.DockerConfig, "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
+	f.StringVar(&o.RegistryConfigDir, "registry-config-dir", o.RegistryConfigDir, "directory of registries' mirrors, as HOST/hosts.toml in containerd's format; _default is for registries without a directory")
+	f.StringVar(&o.NamespacedAuthDir, "namespaced-auth-dir", o.NamespacedAuthDir, "directory of registry credentials for the pods of a namespace, as NAMESPACE-SHA256.json like CRI-O's; each is removed by the pull that uses it (default: none)")
+	f.StringVar(&o.ImageVerifierDir, "image-verifier-dir", o.ImageVerifierDir, "directory of executables, called as containerd calls its image verifiers, that must all accept an image before it is pulled (default: any image is)")
+	f.StringVar(&o.ArtifactStoreSize, "artifact-store-size", o.ArtifactStoreSize, "how much disk the OCI artifacts that pods mount as image volumes may use, below root-directory; 0 for no artifacts")
+	f.StringSliceVar(&o.PinnedImages, "pinned-images", o.PinnedImages, "images that the kubelet's garbage collection keeps, besides the sandbox image; * matches any text")
 }
 
 func addLogFlags(f *pflag.FlagSet) {

@@ -180,5 +180,14 @@ func (o *Options) validateImages() error {
 			errs = append(errs, fmt.Errorf("%s %q: want an absolute path", s.name, s.dir))
 		}
 	}
+	if size, err := units.FromHumanSize(o.ArtifactStoreSize); err != nil || size < 0 {
+		errs = append(errs, fmt.Errorf("artifact-store-size %q: want a size, such as 10g", o.ArtifactStoreSize))
+	}
 	return errors.Join(errs...)
+}
+
+// maxArtifacts returns artifact-store-size, which was validated, in bytes.
+func (o *Options) maxArtifacts() int64 {
+	size, _ := units.FromHumanSize(o.ArtifactStoreSize)
+	return size
 }

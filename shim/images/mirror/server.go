@@ -3,13 +3,12 @@ package mirror
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -288,7 +287,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // refuse sends an error in the format of the distribution API.
 func refuse(w http.ResponseWriter, status int, code, message string) {
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, `{"errors":[{"code":`+strconv.Quote(code)+`,"message":`+strconv.Quote(message)+`}]}`)
+	_ = json.NewEncoder(w).Encode(map[string][]item{"errors": {{code, message}}})
 }
