@@ -110,7 +110,7 @@ dummy() { # NEW.deb
 content() {
 	local path
 	for path in /usr/bin/cridock{,-runtime} /etc/cridock/cridock.yaml /usr/lib/systemd/system/{cridock,cri-docker}.{service,socket} \
-		/usr/share/man/man8/cridock{,-serve,-doctor}.8.gz /usr/share/bash-completion/completions/cridock \
+		/usr/share/man/man8/cridock{,-serve,-doctor,-migrate}.8.gz /usr/share/bash-completion/completions/cridock \
 		/usr/share/fish/vendor_completions.d/cridock.fish /usr/share/doc/cridock/copyright \
 		/usr/share/doc/cridock/examples/kubelet-10-cridock.conf; do
 		exists "$path"
@@ -127,6 +127,7 @@ deb_install() {
 	ok dpkg --install /tmp/cridock.deb
 	called
 	says "systemctl enable --now cridock.service"
+	says "cridock migrate --from dockershim"
 	content
 	[ "$(chroot "$root" dpkg-query --show --showformat '${Conffiles}' cridock | awk '{print $1}')" = /etc/cridock/cridock.yaml ] ||
 		fail "/etc/cridock/cridock.yaml is not a configuration file"
@@ -263,6 +264,7 @@ deb_beside_cri_dockerd_in_etc() {
 	ok dpkg --install /tmp/cridock.deb
 	called
 	says "cri-dockerd is running"
+	says "cridock migrate --from cri-dockerd"
 	[ "$(cat "$root$units/cri-docker.service")" = "[Service]" ] || fail "the unit of cri-dockerd changed"
 	exists "$units"/{multi-user.target.wants/cri-docker.service,sockets.target.wants/cri-docker.socket}
 	ok dpkg --purge cridock
@@ -319,6 +321,7 @@ rpm_install() {
 	ok rpm --install --nodeps /tmp/cridock.rpm
 	called
 	says "systemctl enable --now cridock.service"
+	says "cridock migrate --from dockershim"
 	content
 	[ "$(chroot "$root" rpm --query --configfiles cridock)" = /etc/cridock/cridock.yaml ] || fail "/etc/cridock/cridock.yaml is not a configuration file"
 }
