@@ -35,9 +35,11 @@ make_machine() {
 	mount -t tmpfs tmpfs "$work/layer"
 	mkdir "$work/layer"/{upper,work,root}
 	mount -t overlay overlay -o "lowerdir=/,upperdir=$work/layer/upper,workdir=$work/layer/work" "$root"
-	# What the engine and the kubelet write; an overlay cannot be below another.
 	for path in /var/lib/{docker,containerd,kubelet,cni,cridock,cri-dockerd,dockershim} /var/log /etc/{cni,docker,cridock,kubernetes}; do
-		rm -rf "$work/data$path" "${root:?}$path"
+		rm -rf "${root:?}$path"
+	done
+	# Docker cannot have its overlays below another one.
+	for path in /var/lib/{docker,containerd,kubelet} /var/log; do
 		mkdir -p "$work/data$path" "$root$path"
 		mount --bind "$work/data$path" "$root$path"
 	done
@@ -48,6 +50,7 @@ make_machine() {
 	rm -rf "$root/opt/cni/bin"
 	ln -s /usr/lib/cni "$root/opt/cni/bin"
 	make_engine
+	echo machine >"$root/etc/hostname"
 	install -m755 /bin/busybox "$root/usr/bin/busybox"
 	mkdir "$root/share"
 	mount --bind "$work/share" "$root/share"
@@ -118,9 +121,8 @@ make_engine() {
 }
 
 # boot makes this process the first of the machine: systemd.
-boot() { # ROOT
+boot() { # ROOT CONSOLE
 	local device file setting path
-	hostname machine
 	cd "$1"
 	mount -t proc proc proc
 	mount -t sysfs -o ro sysfs sys
@@ -131,13 +133,15 @@ boot() { # ROOT
 		touch "dev/$device"
 		mount --bind "/dev/$device" "dev/$device"
 	done
+	touch dev/console # systemd's own messages go there
+	mount --bind "$2" dev/console
 	ln -s /proc/self/fd dev/fd
 	mkdir dev/pts dev/shm
 	mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 	ln -s pts/ptmx dev/ptmx
 	mount -t tmpfs tmpfs dev/shm
 	mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup
-	awk '$3 == "cgroup" {print $2}' /proc/self/mounts | while read -r path; do
+	awk '$3 == "cgroup" && $2 ~ "^/sys/fs/cgroup/" {print $2}' /proc/self/mounts | while read -r path; do
 		file=sys/fs/cgroup/${path##*/}
 		mkdir "$file"
 		case $path in
@@ -164,7 +168,7 @@ boot() { # ROOT
 	mount --make-rprivate /
 	pivot_root . run/outside
 	umount -l /run/outside
-	exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin /lib/systemd/systemd --unit=multi-user.target --log-target=journal --show-status=0
+	exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin /lib/systemd/systemd --unit=multi-user.target --log-target=console --show-status=0
 }
 
 # cgroups prints the machine's cgroup in each hierarchy.
@@ -187,15 +191,16 @@ enter_cgroups() {
 
 start_machine() {
 	make_machine
+	: >"$work/console.log"
 	(
 		enter_cgroups
 		exec unshare --mount --net --pid --uts --ipc --cgroup --fork --propagation private "$BASH" -c \
-			'set -euo pipefail; eval "$2"; boot "$1"' _ "$root" "$(declare -f boot)"
+			'set -euo pipefail; eval "$3"; boot "$1" "$2"' _ "$root" "$work/console.log" "$(declare -f boot)"
 	) </dev/null >"$work/boot.log" 2>&1 &
 	unshared=$!
-	wait_for 10 pgrep -P "$unshared" || die "no first process: $(cat "$work/boot.log")"
-	first=$(pgrep -P "$unshared")
-	wait_for 90 in_machine systemctl is-active docker.service || { failed "Docker does not start"; }
+	wait_for 20 pgrep -P "$unshared" -x systemd || die "systemd does not start: $(cat "$work/boot.log")"
+	first=$(pgrep -P "$unshared" -x systemd)
+	wait_for 90 in_machine systemctl is-active docker.service || failed "Docker does not start"
 	import_busybox_inside
 }
 
@@ -207,19 +212,20 @@ stop_machine() {
 }
 
 in_machine() {
-	nsenter --target "$first" --mount --net --pid --uts --ipc --cgroup --wd=/ -- "$@"
+	nsenter --target "$first" --mount --net --pid --uts --ipc --cgroup --wd -- "$@"
 }
 
 import_busybox_inside() {
 	local tree=$work/share/busybox
 	[ -e "$tree" ] || { mkdir "$tree" && busybox_tree "$tree"; }
 	in_machine sh -c 'tar -C /share/busybox -c . | docker import --change "CMD [\"sh\"]" - busybox:test' >/dev/null
-	in_machine sh -c 'printf "FROM busybox:test\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"1000000\"]\n" | docker build -q -t pause:test -' >/dev/null
+	in_machine sh -c 'printf "FROM busybox:test\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"1000000\"]\n" | docker build -q -t pause:test - 2>&1' >/dev/null
 }
 
 failed() {
 	printf '%s\n' "error: ${FUNCNAME[1]}: $*" >&2
 	cat "$work/output" >&2 2>/dev/null || true
+	tail -n 20 "$work/console.log" >&2
 	in_machine journalctl --no-pager -n 60 -u cridock -u cri-docker -u docker -o cat >&2 || true
 	in_machine journalctl --no-pager -n 25 -u kubelet -o cat >&2 || true
 	if [ -n "${LOGS-}" ]; then
