@@ -429,6 +429,8 @@ scenario_cri-dockerd() {
 	remember
 	ok dpkg --install /share/cridock.deb
 	says "cri-dockerd is running"
+	! in_machine cridock doctor --config /etc/cridock/cridock.yaml >"$work/output" 2>&1 || failed "doctor finds nothing wrong"
+	says "cridock migrate --from cri-dockerd"
 	active cri-docker.service
 	inactive cridock.service
 	unchanged logger 18092
