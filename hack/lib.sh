@@ -92,6 +92,60 @@ tool() { # NAME VERSION PACKAGE
 	echo "$bin/$1"
 }
 
+# foreign_program prints where a command of a module that this one does not depend on
+# is kept.
+foreign_program() { # NAME VERSION
+	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"
+}
+
+# build_foreign builds such a command, unless it is already built, and prints its
+# path. The module's own go.mod selects the dependencies. "go install" would refuse it:
+# it replaces modules. Kubernetes replaces its k8s.io modules by directories that only
+# its repository has, so the released modules are used instead.
+build_foreign() { # NAME VERSION MODULE PACKAGE LDFLAGS
+	set -e # a command substitution does not inherit it
+	local binary source work module
+	binary=$(foreign_program "$1" "$2")
+	if [ ! -x "$binary" ]; then
+		log "building $1 $2: some minutes the first time"
+		source=$(go mod download -json "$3@$2" | jq -er .Dir) || die "cannot download $3@$2"
+		mkdir -p "${binary%/*}"
+		work=$(mktemp -d)
+		install -m644 "$source"/go.{mod,sum} "$work"
+		for module in $(go mod edit -json "$work/go.mod" | jq -r '.Replace[]? | select(.New.Path | startswith("./staging/")).Old.Path'); do
+			go mod edit -replace "$module=$module@v0.${2#v*.}" "$work/go.mod"
+		done
+		# Use another name until the build is complete.
+		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
+			-modfile "$work/go.mod" -ldflags "-s -w $5" -o "$binary.$$" "$4") || die "cannot build $1 $2"
+		rm -r "$work"
+		mv "$binary.$$" "$binary"
+	fi
+	echo "$binary"
+}
+
+# built reports whether a script's programs are built.
+built() { # SCRIPT
+	local status=0
+	"$1" built >/dev/null || status=$?
+	case $status in
+	0) return 0 ;;
+	3) return 1 ;;
+	*) die "\"$1 built\" failed with status $status" ;;
+	esac
+}
+
+# not_built prints what is not run. Call it before the tests: their summary must come
+# last.
+not_built() { # WHAT COMMAND
+	cat >&2 <<-EOF
+		==================================================================
+		LEFT OUT: $1. Its programs are not built.
+		Run "$2" first, and keep its cache.
+		==================================================================
+	EOF
+}
+
 # wait_for runs a command every tenth of a second until it succeeds or time is up.
 wait_for() { # SECONDS COMMAND...
 	local end=$((SECONDS + $1))

@@ -110,7 +110,7 @@ dummy() { # NEW.deb
 content() {
 	local path
 	for path in /usr/bin/cridock{,-runtime} /etc/cridock/cridock.yaml /usr/lib/systemd/system/{cridock,cri-docker}.{service,socket} \
-		/usr/share/man/man8/cridock{,-serve,-doctor}.8.gz /usr/share/bash-completion/completions/cridock \
+		/usr/share/man/man8/cridock{,-serve,-doctor,-migrate}.8.gz /usr/share/bash-completion/completions/cridock \
 		/usr/share/fish/vendor_completions.d/cridock.fish /usr/share/doc/cridock/copyright \
 		/usr/share/doc/cridock/examples/kubelet-10-cridock.conf; do
 		exists "$path"
@@ -127,6 +127,7 @@ deb_install() {
 	ok dpkg --install /tmp/cridock.deb
 	called
 	says "systemctl enable --now cridock.service"
+	says "cridock migrate --from dockershim"
 	content
 	[ "$(chroot "$root" dpkg-query --show --showformat '${Conffiles}' cridock | awk '{print $1}')" = /etc/cridock/cridock.yaml ] ||
 		fail "/etc/cridock/cridock.yaml is not a configuration file"
@@ -235,6 +236,20 @@ deb_purge() {
 	! grep -q "$root/run/cridock" /proc/self/mountinfo || fail "a mount is left"
 }
 
+# The directory may be a mount: it cannot be removed, and the package can.
+deb_purge_of_a_mounted_directory() {
+	ok dpkg --install /tmp/cridock.deb
+	mkdir -p "$root/var/lib/cridock"
+	mount -t tmpfs tmpfs "$root/var/lib/cridock"
+	touch "$root/var/lib/cridock/seal.key"
+	ok dpkg --purge cridock
+	says "Remove what is left of /var/lib/cridock"
+	exists /var/lib/cridock
+	gone /var/lib/cridock/seal.key
+	umount "$root/var/lib/cridock"
+	forget
+}
+
 # enabled makes the links of enabled units.
 enabled() { # DIRECTORY-OF-UNITS
 	mkdir -p "$root"/etc/systemd/system/{multi-user,sockets}.target.wants
@@ -263,6 +278,7 @@ deb_beside_cri_dockerd_in_etc() {
 	ok dpkg --install /tmp/cridock.deb
 	called
 	says "cri-dockerd is running"
+	says "cridock migrate --from cri-dockerd"
 	[ "$(cat "$root$units/cri-docker.service")" = "[Service]" ] || fail "the unit of cri-dockerd changed"
 	exists "$units"/{multi-user.target.wants/cri-docker.service,sockets.target.wants/cri-docker.socket}
 	ok dpkg --purge cridock
@@ -319,6 +335,7 @@ rpm_install() {
 	ok rpm --install --nodeps /tmp/cridock.rpm
 	called
 	says "systemctl enable --now cridock.service"
+	says "cridock migrate --from dockershim"
 	content
 	[ "$(chroot "$root" rpm --query --configfiles cridock)" = /etc/cridock/cridock.yaml ] || fail "/etc/cridock/cridock.yaml is not a configuration file"
 }
@@ -402,7 +419,7 @@ later=${later%-1}
 dummy "$root/tmp/cri-dockerd.deb"
 
 for test in deb_install deb_upgrade deb_upgrade_with_a_broken_configuration deb_keeps_a_registered_runtime deb_remove \
-	deb_purge_with_pods deb_purge_with_pods_of_another_engine deb_purge_without_docker deb_purge \
+	deb_purge_with_pods deb_purge_with_pods_of_another_engine deb_purge_without_docker deb_purge deb_purge_of_a_mounted_directory \
 	deb_replaces_cri_dockerd deb_beside_cri_dockerd_in_etc deb_refuses_to_overwrite \
 	deb_without_systemd deb_without_systemctl deb_with_a_failing_systemctl \
 	rpm_install rpm_upgrade rpm_keeps_a_registered_runtime rpm_erase rpm_refuses_to_overwrite; do

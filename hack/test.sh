@@ -15,8 +15,11 @@
 #   CRIDOCK_E2E_IMAGE      a busybox image that the engine has
 #   CRIDOCK_CI=1           all tools are installed: fail, do not skip
 #
-# With CRIDOCK_E2E_CRI_DOCKERD=PATH, a cri-dockerd that supports the engine's API
-# version, the tests also migrate pods between it and cridock.
+#   CRIDOCK_E2E_CRI_DOCKERD  a cri-dockerd: the tests also migrate pods between it and
+#                          cridock
+#
+# cri-dockerd is the one that "hack/cri-dockerd.sh build" has built, unless the
+# variable is set. Without one, these tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -28,6 +31,12 @@ find_go
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq crun systemd \
 	gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf \
 	gcc-powerpc64le-linux-gnu gcc-s390x-linux-gnu gcc-riscv64-linux-gnu
+
+cri_dockerd=${CRIDOCK_E2E_CRI_DOCKERD-}
+if [ -z "$cri_dockerd" ] && built hack/cri-dockerd.sh; then
+	cri_dockerd=$(hack/cri-dockerd.sh built)
+fi
+[ "$cri_dockerd" ] || not_built "migration from a real cri-dockerd" "hack/cri-dockerd.sh build"
 
 # Do everything that needs the network first: there is none inside.
 log "go mod download"
@@ -49,6 +58,7 @@ socket=$(engine_start "$dir")
 registry=$(registry_start "$dir")
 image=$(import_busybox "$socket")
 export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image
+[ -z "$cri_dockerd" ] || export CRIDOCK_E2E_CRI_DOCKERD=$cri_dockerd
 export CRIDOCK_CI=1 CGO_ENABLED=1 GOPROXY=off GOTOOLCHAIN=local
 
 [ $# -gt 0 ] || set -- ./...

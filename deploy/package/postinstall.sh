@@ -52,9 +52,10 @@ fi
 
 # Nothing is started: a second adapter beside a running one would act on its pods.
 echo "cridock is installed and does not run."
-if systemctl is-active --quiet cri-docker.service; then
-	echo "cri-dockerd is running. Stop it first: systemctl disable --now cri-docker.socket cri-docker.service"
+echo "Edit $config, and check the node with \"cridock doctor --config $config\"."
+if systemctl is-active --quiet cri-docker.service || systemctl is-active --quiet cri-dockerd.service; then
+	echo "cri-dockerd is running. Replace it with \"cridock migrate --from cri-dockerd\": all pods keep running."
+	exit 0
 fi
-echo "Edit $config, check the node with \"cridock doctor --config $config\","
-echo "and run \"systemctl enable --now cridock.service\"."
+echo "Then run \"systemctl enable --now cridock.service\"; on a node with dockershim, \"cridock migrate --from dockershim\"."
 echo "The kubelet needs the endpoint unix:///run/cridock/cridock.sock: see /usr/share/doc/cridock/examples/kubelet-10-cridock.conf."

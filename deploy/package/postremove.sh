@@ -37,7 +37,8 @@ purge() {
 	[ -e "$root" ] || [ -e "$runtime" ] || return 0
 	if ! mounted && left=$(containers) && [ -z "$left" ]; then
 		unmount "$runtime"
-		rm -rf --one-file-system "$runtime" "$root"
+		# A directory may be a file system of its own: then only its content goes.
+		rm -rf --one-file-system "$runtime" "$root" || echo "cridock: Remove what is left of $root and $runtime."
 		return
 	fi
 	echo "cridock: $root and $runtime stay: there are pods that use them, or Docker does not answer."

@@ -126,7 +126,7 @@ func (e endpoint) served() Result {
 		return warning("Stop CRI-O (systemctl disable --now crio), or give kubeadm --cri-socket.",
 			"CRI-O serves %s: it does not touch Docker's pods, but kubeadm refuses to choose between two endpoints.", e.path)
 	}
-	return failure("Stop it: systemctl disable --now cri-docker.socket cri-docker.service; docs/migrating.md has all steps.",
+	return failure("Run cridock migrate --from "+e.server+"; docs/migrating.md has its steps, and how to do them by hand.",
 		"%s serves %s: it acts on the same pods as cridock, and kubeadm may choose it.", e.server, e.path)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -48,6 +49,15 @@ func TestReadSockets(t *testing.T) {
 	for _, path := range []string{"/run/link.sock", "/run/cridock/cridock.sock", "unix:///var/run/cridock/cridock.sock"} {
 		if l, listens := x.listener(path); !listens || l != (listener{cridock: true, other: true}) {
 			t.Errorf("%s: %+v, %v", path, l, listens)
+		}
+	}
+}
+
+// TestMigrateIsTheCure: a node with an old adapter is told the command that replaces it.
+func TestMigrateIsTheCure(t *testing.T) {
+	for _, server := range []string{"cri-dockerd", "dockershim"} {
+		if got := (endpoint{"/run/x.sock", server}).served(); !strings.Contains(got.Cure, "cridock migrate --from "+server+";") {
+			t.Errorf("%s: the cure is %q", server, got.Cure)
 		}
 	}
 }

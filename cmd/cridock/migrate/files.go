@@ -156,7 +156,9 @@ func draft(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".cridock-migrate")
 }
 
-// writeAtomically replaces a file. The file is on disk when it returns.
+// writeAtomically replaces a file. The file is on disk when it returns. It keeps owner
+// and mode, and its draft has a name that revert knows, so that no killed migration
+// leaves one: no other writer of atomic files does both.
 func writeAtomically(path string, content []byte, a attributes) error {
 	next := draft(path)
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {

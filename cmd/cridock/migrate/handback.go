@@ -41,6 +41,9 @@ func (m *migration) handBack(ctx context.Context, s step) error {
 		}
 		m.note("logs of running containers may be unreadable for the old adapter until these restart: %v", err)
 	}
+	if m.lenient {
+		m.noteHostPorts(ctx)
+	}
 	if err := m.systemctl(ctx, stopUnit, cridockService); err != nil {
 		return err
 	}
@@ -149,14 +152,38 @@ func (m *migration) refuseHostPorts(ctx context.Context) error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	var names, ids []string
-	for _, c := range list {
+	return fmt.Errorf("the old adapter would not release the host ports of pods that cridock has made: %s. Stop them, and go back before the kubelet makes new ones:\n"+
+		"  systemctl stop kubelet\n  crictl --runtime-endpoint %s stopp %s\n  cridock migrate --back\n  systemctl start kubelet\nNothing was changed",
+		podNames(list), m.settings.Endpoint, ids(list))
+}
+
+// noteHostPorts names such pods where a migration that has failed is undone: they keep
+// running, and nobody can be asked to stop them.
+func (m *migration) noteHostPorts(ctx context.Context) {
+	list, err := m.unreleasable(ctx)
+	switch {
+	case err != nil:
+		m.note("the old adapter may not release the host ports of pods that cridock has made; which pods these are is unknown: %v", err)
+	case len(list) > 0:
+		m.note("the old adapter does not release the host ports of these pods, which cridock has made and which keep running: %s (sandboxes %s). cridock does: migrate again before they are removed", podNames(list), ids(list))
+	}
+}
+
+// podNames lists the pods of sandboxes.
+func podNames(sandboxes []container.Summary) string {
+	var names []string
+	for _, c := range sandboxes {
 		if name, err := translate.ParseName(c.Names[0]); err == nil {
 			names = append(names, name.Namespace+"/"+name.Pod)
 		}
-		ids = append(ids, c.ID)
 	}
-	return fmt.Errorf("the old adapter would not release the host ports of pods that cridock has made: %s. Stop them, and go back before the kubelet makes new ones:\n"+
-		"  systemctl stop kubelet\n  crictl --runtime-endpoint %s stopp %s\n  cridock migrate --back\n  systemctl start kubelet\nNothing was changed",
-		strings.Join(names, ", "), m.settings.Endpoint, strings.Join(ids, " "))
+	return strings.Join(names, ", ")
+}
+
+func ids(sandboxes []container.Summary) string {
+	var all []string
+	for _, c := range sandboxes {
+		all = append(all, c.ID)
+	}
+	return strings.Join(all, " ")
 }

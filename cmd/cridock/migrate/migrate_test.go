@@ -522,11 +522,7 @@ func TestBackWithHostPorts(t *testing.T) {
 	if err := n.migrate(t.Context(), fromCRIDockerd); err != nil {
 		t.Fatal(err)
 	}
-	own := container.Summary{ID: "dd", Names: []string{"/k8s_POD_own_default_u2_0"}, State: "running", Labels: map[string]string{
-		translate.LabelType: "podsandbox", translate.LabelConfig: `{"portMappings":[{"hostPort":80}]}`, translate.LabelPodName: "own", translate.LabelPodNamespace: "default",
-	}}
-	own.HostConfig.NetworkMode = "none"
-	n.list = append(n.list, own)
+	n.list = append(n.list, ownWithHostPort())
 	before := n.state()
 	err := n.migrate(t.Context(), Request{Back: true})
 	if err == nil || !strings.Contains(err.Error(), "default/own") || !strings.Contains(err.Error(), "stopp dd") {
@@ -536,6 +532,51 @@ func TestBackWithHostPorts(t *testing.T) {
 	n.list[len(n.list)-1].State = "exited"
 	if err := n.migrate(t.Context(), Request{Back: true}); err == nil {
 		t.Error("cridock does not list the exited sandbox, and no error")
+	}
+}
+
+// ownWithHostPort is a sandbox that cridock has made.
+func ownWithHostPort() container.Summary {
+	own := container.Summary{ID: "dd", Names: []string{"/k8s_POD_own_default_u2_0"}, State: "running", Labels: map[string]string{
+		translate.LabelType: "podsandbox", translate.LabelConfig: `{"portMappings":[{"hostPort":80}]}`, translate.LabelPodName: "own", translate.LabelPodNamespace: "default",
+	}}
+	own.HostConfig.NetworkMode = "none"
+	return own
+}
+
+// TestUndoneWithHostPorts: a migration fails after the kubelet has had cridock make a pod
+// with host ports. It is undone all the same, and the pod is named.
+func TestUndoneWithHostPorts(t *testing.T) {
+	n := newNode(t)
+	n.kubeletDies = true
+	n.onCall("systemctl start kubelet.service", func() { n.list = append(n.list, ownWithHostPort()) })
+	err := n.migrate(t.Context(), fromCRIDockerd)
+	if err == nil || !strings.Contains(err.Error(), "All steps were undone") {
+		t.Fatalf("error is %v\n%s", err, n.out)
+	}
+	for _, want := range []string{"note: the old adapter does not release the host ports", "default/own (sandboxes dd)"} {
+		if !strings.Contains(n.out.String(), want) {
+			t.Errorf("the output lacks %q:\n%s", want, n.out)
+		}
+	}
+}
+
+// TestInterruptedBackWithHostPorts: an unfinished migration is undone whatever pods there
+// are; they are named, and nothing says that nothing was changed.
+func TestInterruptedBackWithHostPorts(t *testing.T) {
+	n := newNode(t)
+	if err := n.migrate(t.Context(), fromCRIDockerd); err != nil {
+		t.Fatal(err)
+	}
+	const journal = "/var/lib/cridock/migration/journal.json"
+	n.write(journal, strings.Replace(n.read(journal), `"state": "complete"`, `"state": "forward"`, 1))
+	n.list = append(n.list, ownWithHostPort())
+	n.out.Reset()
+	if err := n.migrate(t.Context(), Request{Back: true, Yes: true}); err != nil {
+		t.Fatalf("error is %v\n%s", err, n.out)
+	}
+	if out := n.out.String(); strings.Count(out, "default/own") != 1 || strings.Contains(out, "Nothing was changed") {
+		t.Errorf("the output is\n%s", out)
 	}
 }
 

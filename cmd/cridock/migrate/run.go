@@ -123,8 +123,10 @@ func (m *migration) back(ctx context.Context, r Request) error {
 	}
 	// An unfinished migration is undone to the end; a complete one can be done again.
 	m.lenient = was != complete
-	if err := m.tolerate(m.refuseHostPorts(ctx)); err != nil {
-		return err
+	if !m.lenient {
+		if err := m.refuseHostPorts(ctx); err != nil {
+			return err
+		}
 	}
 	m.printf("Back to %s, while all pods keep running:", m.journal.From)
 	m.showBack(m.journal)
