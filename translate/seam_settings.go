@@ -89,7 +89,7 @@ func owner(id *runtimeapi.Int64Value) *uint32 {
 	if id.GetValue() <= 0 {
 		return nil
 	}
-	return new(uint32(id.GetValue()))
+	return new(uint32(id.GetValue())) //nolint:gosec // was validated
 }
 
 // deviceNodes returns devices by their paths in the container. Of two on the same path
