@@ -210,13 +210,15 @@ func (u *usernsTest) inside(t *testing.T) {
 // volumes: files on id-mapped volumes keep their owners.
 func (u *usernsTest) volumes(t *testing.T) {
 	host := filepath.Join(u.node.dir, "volumes")
-	u.run(t, "sh", "-ec", "mkdir -p "+host+"/a "+host+"/b; cd "+host+"; touch a/root a/user b/root; chown 1000:1000 a/user; chmod 644 a/* b/*")
+	u.run(t, "sh", "-ec", "mkdir -p "+host+"/a "+host+"/b; cd "+host+"; touch a/root a/user b/root; chown 1000:1000 a/user; chmod 644 a/* b/*; mkdir locked; mount -t tmpfs -o nosuid,nodev,noexec none locked; touch locked/root")
+	t.Cleanup(func() { u.run(t, "umount", host+"/locked") })
 	p := u.runPod(t, inUserNamespace(100000))
 	c := p.start("main", "sleep 1000", mapped(100000, host+"/a", "/a"), func(cfg *runtimeapi.ContainerConfig) {
 		cfg.Mounts = append(cfg.Mounts, &runtimeapi.Mount{HostPath: host + "/b", ContainerPath: "/b"},
+			&runtimeapi.Mount{HostPath: host + "/locked", ContainerPath: "/locked", Readonly: true, UidMappings: cfg.Mounts[0].UidMappings, GidMappings: cfg.Mounts[0].GidMappings},
 			&runtimeapi.Mount{HostPath: host + "/a", ContainerPath: "/ro", Readonly: true, UidMappings: cfg.Mounts[0].UidMappings, GidMappings: cfg.Mounts[0].GidMappings})
 	})
-	if got := c.sh("stat -c %u /a/root /a/user /b/root /ro/user | xargs; echo w >/a/new; chown 1000 /a/root; echo w >/b/root || echo denied; echo w >/ro/root || echo read-only"); got != "0 1000 65534 1000\ndenied\nread-only" {
+	if got := c.sh("stat -c %u /a/root /a/user /b/root /ro/user /locked/root | xargs; echo w >/a/new; chown 1000 /a/root; echo w >/b/root || echo denied; echo w >/ro/root || echo read-only"); got != "0 1000 65534 1000 0\ndenied\nread-only" {
 		t.Errorf("inside: %q", got)
 	}
 	for file, want := range map[string]string{"a/new": "0", "a/root": "1000", "a/user": "1000", "b/root": "0"} {

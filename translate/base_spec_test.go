@@ -72,7 +72,7 @@ func TestBaseSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"A=base", "B=requested"}, []string(created.Config.Env)); diff != "" {
+	if diff := cmp.Diff([]string{"A=base", "B=requested"}, created.Config.Env); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]*container.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}, {Name: "core", Hard: -1}}, created.HostConfig.Ulimits); diff != "" {

@@ -89,7 +89,7 @@ func owner(id *runtimeapi.Int64Value) *uint32 {
 	if id.GetValue() <= 0 {
 		return nil
 	}
-	return new(uint32(id.GetValue()))
+	return new(uint32(id.GetValue())) //nolint:gosec // was validated
 }
 
 // deviceNodes returns devices by their paths in the container. Of two on the same path
@@ -114,6 +114,9 @@ func (c *Create) makeCgroupsWritable(req ContainerRequest, host Host) error {
 	}
 	if !host.CgroupV2 {
 		return unmet(field, "writable-cgroups is set for runtime %q, but needs cgroup v2: in v1 a container would see those of others", runtimeName(handler, host))
+	}
+	if podUserns(req.Sandbox.Namespaces) != nil {
+		return unmet(field, "writable-cgroups is set for runtime %q, but in a user namespace runc leaves the cgroup to the host's root", runtimeName(handler, host))
 	}
 	if why := host.seamUnmet(handler); why != "" {
 		return unmet(field, "writable-cgroups is set for runtime %q, and needs %s", runtimeName(handler, host), why)

@@ -101,6 +101,10 @@ func TestSeamSettingsUnmet(t *testing.T) {
 		"cgroup v1": {SeamSettings{WritableCgroups: []string{"crun"}}, func(r *ContainerRequest, h *Host) {
 			h.CgroupV2, r.Config.Linux.SecurityContext.Privileged = false, false
 		}, "cgroup v2"},
+		"cgroups in a user namespace": {SeamSettings{WritableCgroups: []string{"crun"}}, func(r *ContainerRequest, _ *Host) {
+			_, r.Sandbox = sandboxInUserNamespace(t)
+			r.Config.Linux.SecurityContext.Privileged, r.Config.Mounts, r.Mounts = false, nil, nil
+		}, "user namespace"},
 		"the engine's CDI": {SeamSettings{PrivilegedWithoutHostDevices: []string{"crun"}}, func(r *ContainerRequest, _ *Host) {
 			r.Config.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v.io/c=1"}}
 		}, "v.io/c=1"},

@@ -183,6 +183,13 @@ func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Rec
 			return fmt.Errorf("mount on %s: %w", b.destination, err)
 		}
 		b.mount["source"] = source
+		// The real runtime cannot drop these in a user namespace, and runc 1.1 fails if it
+		// mounts read-only and they are not among the options.
+		locked, err := idmap.LockedOptions(source)
+		if err != nil {
+			return fmt.Errorf("mount on %s: %w", b.destination, err)
+		}
+		b.addOptions(locked)
 	}
 	return nil
 }

@@ -43,7 +43,9 @@ func (b bind) addOptions(options []string) {
 		if option == seam.RecursiveReadOnly {
 			list = slices.DeleteFunc(list, func(o any) bool { return o == "ro" || o == "rw" })
 		}
-		list = append(list, option)
+		if !slices.Contains(list, any(option)) {
+			list = append(list, option)
+		}
 	}
 	b.mount["options"] = list
 }

@@ -66,7 +66,7 @@ func (s spec) joinUTS(p *seam.Process) error {
 	}
 	// It stays open in the real runtime, which takes this process's place and joins by
 	// this path the namespace that was checked, whatever becomes of the process.
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/uts", p.PID), unix.O_RDONLY, 0) //nolint:gosec // not closed by exec
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/uts", p.PID), unix.O_RDONLY, 0)
 	if err != nil {
 		return fmt.Errorf("UTS namespace of the sandbox: %w", err)
 	}

@@ -168,6 +168,22 @@ func TestClone(t *testing.T) {
 	})
 }
 
+func TestLockedOptions(t *testing.T) {
+	isolated(t, func(mounts string, _ *os.File) error {
+		dir := filepath.Join(mounts, "dir")
+		if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY|unix.MS_NOEXEC, "")); err != nil {
+			return err
+		}
+		for path, want := range map[string][]string{dir: {"ro", "noexec"}, mounts: {"nosuid", "nodev", "noexec"}} {
+			got, err := LockedOptions(path)
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%s: %v, %s", path, err, diff)
+			}
+		}
+		return nil
+	})
+}
+
 // TestOverlayMount mounts an overlay a second time on id-mapped layers, one of which
 // is named by a link.
 func TestOverlayMount(t *testing.T) {

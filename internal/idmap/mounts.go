@@ -65,6 +65,25 @@ func MountDevices(dir string) error {
 	return nil
 }
 
+// LockedOptions returns the options of the mount at path that a mount of it in a user
+// namespace must keep.
+func LockedOptions(path string) ([]string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	var out []string
+	for _, o := range []struct {
+		flag int64
+		name string
+	}{{unix.ST_RDONLY, "ro"}, {unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"}} {
+		if int64(st.Flags)&o.flag != 0 { //nolint:unconvert // its type depends on the architecture
+			out = append(out, o.name)
+		}
+	}
+	return out, nil
+}
+
 // makeTarget makes a mount point for a mount: a directory or a file.
 func makeTarget(tree int, target string) error {
 	var st unix.Stat_t

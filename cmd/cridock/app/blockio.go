@@ -71,7 +71,7 @@ func (p blockIOParameters) addTo(c *translate.BlockIOClass) error {
 		return err
 	}
 	if weight > 0 && len(p.Devices) == 0 {
-		c.Weight = uint16(min(weight, 1<<16-1)) //nolint:gosec // bounded
+		c.Weight = uint16(min(weight, 1<<16-1))
 	}
 	limitDevices(&c.Weights, devices, weight)
 	for _, t := range []struct {
