@@ -36,7 +36,7 @@ func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Co
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	_, err = withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
+	_, err = withPlugins(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
 		// The sandbox may have changed during the wait for the lock.
 		sb, err := s.index.Sandbox(ctx, sb.ID)
 		if err != nil {
@@ -51,6 +51,7 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 	if err := s.stopMembers(ctx, sb.ID); err != nil {
 		return err
 	}
+	s.plugins.podStopped(ctx, sb)
 	// Release the network after the containers, so that none sends from an address
 	// that another pod may have, and before the sandbox's process, as plugins may
 	// need its namespace.
@@ -64,7 +65,13 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 	var g errgroup.Group
 	for _, c := range s.index.ContainersOf(sandboxID) {
-		g.Go(func() error { return s.stops.stop(ctx, c, 0) })
+		g.Go(func() error {
+			err := s.stops.stop(ctx, c, 0)
+			if err == nil {
+				s.plugins.stopped(ctx, c)
+			}
+			return err
+		})
 	}
 	return g.Wait()
 }
@@ -95,6 +102,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	s.plugins.podRemoved(ctx, sb)
 	if err := s.names.remove(ctx, sb.ID); err != nil {
 		return err
 	}
@@ -112,6 +120,7 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
+	s.plugins.podRemoved(ctx, sb)
 	s.stats.Forget(sb.ID)
 	s.userns.forget(ctx, sb.ID)
 	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {

@@ -16,11 +16,12 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 2
+const Version = 3
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
+	specVersion   = 3 // other parts of a bundle's configuration
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -52,6 +53,8 @@ type Record struct {
 	MountOptions map[string][]string `json:"mountOptions,omitempty"`
 	// Hooks are executed after those in the bundle.
 	Hooks []Hook `json:"hooks,omitempty"`
+	// Spec is applied after all that; nil for none.
+	Spec *Spec `json:"spec,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -104,6 +107,9 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
+	if r.Spec != nil {
+		return specVersion
+	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
 		return limitsVersion
 	}
@@ -165,7 +171,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks), r.Spec.Validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -175,7 +181,7 @@ func (r *Record) Validate() error {
 
 // changes reports whether there is anything to change.
 func (r *Record) changes() bool {
-	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
+	return r.UserNamespace != nil || r.Resources != nil || r.Spec != nil || len(r.MountOptions)+len(r.Hooks) > 0
 }
 
 func (r Runtime) validate() error {
