@@ -236,7 +236,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 func (s *Service) adoptNetworks(ctx context.Context) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	for _, sb := range sandboxes {
-		err = errors.Join(err, s.withSandbox(ctx, sb.ID, s.networks.Pin))
+		err = errors.Join(err, s.withSandbox(ctx, sb.ID, withLock, s.networks.Pin))
 	}
 	return err
 }

@@ -18,7 +18,7 @@ import (
 // sandbox. It is idempotent; an unknown ID is success.
 func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
 	resp := &runtimeapi.StopPodSandboxResponse{}
-	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.stopSandbox)
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), withPlugins, s.stopSandbox)
 }
 
 // RemovePodSandbox stops a sandbox if necessary and removes it with all its
@@ -26,17 +26,20 @@ func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandb
 // are the kubelet's.
 func (s *Service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
 	resp := &runtimeapi.RemovePodSandboxResponse{}
-	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.removeSandbox)
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), withPlugins, s.removeSandbox)
 }
+
+// lockFunc is [withLock] or [withPlugins].
+type lockFunc func(ctx context.Context, s *Service, key string, op func(context.Context) (struct{}, error)) (struct{}, error)
 
 // withSandbox runs an operation on a sandbox under its pod's lock, detached
 // from the caller. A missing sandbox is success.
-func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Context, *translate.Sandbox) error) error {
+func (s *Service) withSandbox(ctx context.Context, id string, lock lockFunc, op func(context.Context, *translate.Sandbox) error) error {
 	sb, err := s.index.Sandbox(ctx, id)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	_, err = withPlugins(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
+	_, err = lock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
 		// The sandbox may have changed during the wait for the lock.
 		sb, err := s.index.Sandbox(ctx, sb.ID)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -23,6 +24,14 @@ func example() Record {
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
+		Spec: &Spec{
+			Annotations: map[string]string{"a": "b"}, RemoveAnnotations: []string{"c"},
+			Devices:    []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.CgroupNamespace}}, RemoveNamespaces: []specs.LinuxNamespaceType{specs.IPCNamespace},
+			Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}, IOPriority: &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_IDLE},
+			Scheduler: &specs.Scheduler{Policy: specs.SchedBatch}, NetDevices: map[string]specs.LinuxNetDevice{"eth1": {Name: "net1"}},
+			MemoryPolicy: &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}, IntelRdt: &specs.LinuxIntelRdt{ClosID: "gold"},
+		},
 	}
 }
 
@@ -50,12 +59,12 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":2`, `"version":3`, "version 3"},
-		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
-		"no version":          {`"version":2,`, ``, "version 0"},
+		"a later version":     {`"version":3`, `"version":4`, "version 4"},
+		"too low a version":   {`"version":3`, `"version":1`, "version 1"},
+		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
+		"more than a record":  {`"closID":"gold"}}}`, `"closID":"gold"}}}{}`, "after top-level value"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
@@ -113,7 +122,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
+	r.Resources, r.MountOptions, r.Hooks, r.Spec = nil, nil, nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
 		t.Errorf("a record for earlier releases: %s", text)
@@ -209,7 +218,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && r.Spec == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping

@@ -68,10 +68,9 @@ type Plugins struct {
 	connected atomic.Int32
 	adapter   atomic.Pointer[adaptation.Adaptation]
 	life      context.Context // of Run, set before adapter
-	links     links
-	started   chan struct{} // closed when the plugins to start have been started
-	begin     sync.Once     // closes it
-	order     keylock.Lock  // of the last events of one object
+	started   chan struct{}   // closed when the plugins to start have been started
+	begin     sync.Once       // closes it
+	order     keylock.Lock    // of the last events of one object
 
 	mu     sync.Mutex
 	work   sync.WaitGroup // updates and evictions in progress
@@ -116,24 +115,30 @@ func (p *Plugins) Run(ctx context.Context) error {
 	if err := a.Start(); err != nil {
 		return fmt.Errorf("NRI: %w", err)
 	}
-	if p.cfg.SocketPath != "" {
-		if err := os.Chmod(p.cfg.SocketPath, 0o600); err != nil {
-			a.Stop()
-			return fmt.Errorf("NRI: %w", err)
-		}
-	}
+	defer p.end(a)
 	p.Close()
-	<-ctx.Done()
+	if p.cfg.SocketPath == "" {
+		<-ctx.Done()
+		return nil
+	}
+	defer func() { _ = os.Remove(p.ownSocket()) }()
+	if err := os.Chmod(p.ownSocket(), 0o600); err != nil {
+		return fmt.Errorf("NRI: %w", err)
+	}
+	l, err := listen(p.cfg.SocketPath)
+	if err != nil {
+		return fmt.Errorf("NRI: %w", err)
+	}
+	return forward(ctx, l, p.ownSocket())
+}
+
+// end stops plugins, and waits for what they have caused.
+func (p *Plugins) end(a *adaptation.Adaptation) {
 	a.Stop()
-	p.links.closeAll()
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
 	p.work.Wait()
-	if p.cfg.SocketPath != "" {
-		_ = os.Remove(p.cfg.SocketPath)
-	}
-	return nil
 }
 
 func (p *Plugins) options() []adaptation.Option {
@@ -146,7 +151,7 @@ func (p *Plugins) options() []adaptation.Option {
 	if p.cfg.SocketPath == "" {
 		return append(o, adaptation.WithDisabledExternalConnections())
 	}
-	return append(o, adaptation.WithSocketPath(p.cfg.SocketPath))
+	return append(o, adaptation.WithSocketPath(p.ownSocket()))
 }
 
 // ownPlugin is the name of the built-in plugin that learns which plugin asked for
