@@ -3,6 +3,7 @@ package shim_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -356,5 +357,153 @@ func TestNRIRefused(t *testing.T) {
 	}
 	if count["CreateContainer"] != count["RemoveContainer"] || count["CreateContainer"] != count["StopContainer"] || count["PostCreateContainer"] != 0 {
 		t.Errorf("plugins were told %v", count)
+	}
+}
+
+// TestNRIFaults: plugins that conflict, leave or refuse fail at most the call that they
+// are asked about.
+func TestNRIFaults(t *testing.T) {
+	n := newNode(t, withNRI)
+	set := func(value string) func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		return func(c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+			a := &api.ContainerAdjustment{}
+			if c.GetName() == "conflict" {
+				a.AddEnv("SAME", value)
+			}
+			return a, nil, nil
+		}
+	}
+	leaves := &plugin{adjust: set("1")}
+	leaves.refuses = func(event, _ string) error {
+		if event == "CreateContainer" && len(leaves.of("leave")) > 0 {
+			go leaves.stub.Stop()
+			<-leaves.gone
+		}
+		return nil
+	}
+	n.connect(leaves, "10", "first")
+	stays := n.connect(&plugin{adjust: set("2")}, "20", "second")
+	pod := n.runPod(n.podConfig("web"))
+	before := n.remains()
+	_, err := n.tryCreate(pod, containerConfig("conflict", "pause"))
+	wantCode(t, err, codes.Aborted, "10-first", "20-second")
+	n.unchanged(t, before)
+
+	_ = leaves.note("note", &api.PodSandbox{Id: "leave"}, nil)
+	id := n.create(pod, containerConfig("main", "pause"))
+	stays.refuses = func(event, _ string) error {
+		if event == "StartContainer" {
+			return fmt.Errorf("not %s", strings.Repeat("now ", 10000))
+		}
+		return nil
+	}
+	if err = n.tryStart(id); err == nil || len(err.Error()) > 4096 {
+		t.Errorf("a start that a plugin refuses: %.200v", err)
+	}
+	wantCode(t, err, codes.Aborted, "not now")
+	if s := n.status(id).State; s != runtimeapi.ContainerState_CONTAINER_CREATED {
+		t.Errorf("the container is %s", s)
+	}
+	wantEvents(t, stays, id, "CreateContainer", "PostCreateContainer", "StartContainer", "StopContainer")
+	n.must(n.removeContainer(id))
+}
+
+// TestNRIRefusedPod: a pod that a plugin refuses leaves nothing.
+func TestNRIRefusedPod(t *testing.T) {
+	n := newNode(t, withNRI)
+	var refused string
+	p := &plugin{}
+	p.refuses = func(event, id string) error {
+		if event == "RunPodSandbox" && refused == "" {
+			refused = id
+			return fmt.Errorf("no")
+		}
+		return nil
+	}
+	n.connect(p, "10", "refuses")
+	_, err := n.tryRunPod(n.podConfig("web"))
+	wantCode(t, err, codes.Aborted, "no")
+	if list := n.sandboxes(); len(list) > 0 {
+		t.Errorf("there are %v", list)
+	}
+	wantEvents(t, p, refused, "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox")
+	n.runPod(n.podConfig("web"))
+}
+
+// TestNRIUpdates: plugins change what an update sets, update other containers, of the
+// same pod too, and evict.
+func TestNRIUpdates(t *testing.T) {
+	n := newNode(t, withNRI)
+	pod := n.runPod(n.podConfig("web"))
+	other := n.runContainer(pod, containerConfig("other", "pause"))
+	update := func(id string, shares uint64) *api.ContainerUpdate {
+		u := &api.ContainerUpdate{ContainerId: id}
+		u.SetLinuxCPUShares(shares)
+		return u
+	}
+	p := &plugin{
+		adjust: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+			return nil, []*api.ContainerUpdate{update(other, 111)}, nil
+		},
+		resize: func(c *api.Container, r *api.LinuxResources) ([]*api.ContainerUpdate, error) {
+			return []*api.ContainerUpdate{update(c.GetId(), r.GetCpu().GetShares().GetValue()+1), update(other, 222)}, nil
+		},
+	}
+	n.connect(p, "10", "updates")
+	wantEvents(t, p, other, "Synchronize")
+	shares := func(id string, want int64) {
+		t.Helper()
+		if got := n.status(id).Resources.Linux.CpuShares; got != want {
+			t.Errorf("container %s has %d shares, want %d", id, got, want)
+		}
+	}
+	id := n.create(pod, containerConfig("main", "pause"))
+	shares(other, 111)
+	_, err := n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &linuxResources{CpuShares: 500}})
+	n.must(err)
+	shares(id, 501)
+	shares(other, 222)
+	wrong := &api.ContainerUpdate{ContainerId: other}
+	wrong.SetLinuxPidLimits(5)
+	failed, err := p.stub.UpdateContainers([]*api.ContainerUpdate{update(other, 333), wrong, update(strings.Repeat("0", 64), 1)})
+	if err != nil || len(failed) != 1 || failed[0].GetLinux().GetResources().GetPids().GetLimit() != 5 {
+		t.Errorf("%v, %v", failed, err)
+	}
+	shares(other, 333)
+}
+
+// TestNRIInterrupted: a container that plugins were not asked about to the end is made
+// again.
+func TestNRIInterrupted(t *testing.T) {
+	n := newNode(t, withNRI)
+	p := n.connect(&plugin{}, "10", "notes")
+	pod := n.runPod(n.podConfig("web"))
+	id := n.create(pod, containerConfig("main", "pause"))
+	n.must(os.Remove(filepath.Join(n.cfg.RootDir, "containers", id, "nri.json")))
+	again := n.create(pod, containerConfig("main", "pause"))
+	if again == id {
+		t.Fatal("the container is kept")
+	}
+	wantEvents(t, p, again, "CreateContainer", "PostCreateContainer")
+	n.eventually("the plugin learns that it is gone", func() bool { return slices.Contains(p.of(id), "RemoveContainer") })
+}
+
+// TestNRISocketInUse: another runtime's socket is not taken.
+func TestNRISocketInUse(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "nri.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	p := nri.New(nri.Config{SocketPath: l.Addr().String(), PluginPath: dir, PluginConfigPath: dir}, nil)
+	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another process serves") {
+		t.Error(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "writable") {
+		t.Error(err)
 	}
 }
