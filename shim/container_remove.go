@@ -69,7 +69,7 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
-	s.plugins.removed(ctx, c)
+	s.plugins.blocked(ctx, func() { s.plugins.removed(ctx, c) })
 	s.logs.CompleteAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
 	s.userns.forget(ctx, c.ID)

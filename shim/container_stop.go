@@ -35,7 +35,7 @@ func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainer
 	if err := s.stops.stop(ctx, c, grace); err != nil {
 		return resp, err
 	}
-	s.plugins.stopped(ctx, c)
+	s.plugins.blocked(ctx, func() { s.plugins.stopped(ctx, c) })
 	return resp, nil
 }
 

@@ -340,7 +340,7 @@ func sameRequest(a, b *translate.Create) bool {
 func (h *pluginHost) node(sb *translate.Sandbox) nri.Node {
 	host := h.s.Host()
 	return nri.Node{
-		SeamUnmet: host.SeamUnmet(sb.RuntimeHandler), Annotations: host.Annotations, SystemdCgroup: h.systemd(),
+		SeamUnmet: host.SeamUnmet(sb.RuntimeHandler), Annotations: host.Annotations, SystemdCgroup: h.systemd(), CgroupV2: host.CgroupV2,
 		Device: nri.HostDevice, SpecVersion: func() string { return h.specVersion(sb.RuntimeHandler) },
 	}
 }
@@ -463,6 +463,21 @@ func (h *pluginHost) update(ctx context.Context, id string, want *runtimeapi.Lin
 	return nil
 }
 
+// blocked runs f, which tells plugins of what has happened without a call that keeps
+// new ones waiting.
+func (h *pluginHost) blocked(ctx context.Context, f func()) {
+	if !h.plugins.Active() {
+		f()
+		return
+	}
+	unblock, err := h.plugins.Block(ctx)
+	if err != nil {
+		return // shutting down
+	}
+	defer unblock()
+	f()
+}
+
 // stopped tells plugins that a container has stopped.
 func (h *pluginHost) stopped(ctx context.Context, c *translate.Container) {
 	if !h.plugins.Active() || !h.plugins.Knows(c.ID) {
@@ -490,8 +505,10 @@ func (h *pluginHost) drained(ctx context.Context, c *translate.Container) {
 	if h.plugins.Active() && h.plugins.Knows(c.ID) {
 		ctx := context.WithoutCancel(ctx)
 		_ = h.s.work.start(func() { // shutting down: they will be told at the next connect
-			pod, message := h.container(ctx, c)
-			h.plugins.Stop(ctx, pod, message)
+			h.blocked(ctx, func() {
+				pod, message := h.container(ctx, c)
+				h.plugins.Stop(ctx, pod, message)
+			})
 		})
 	}
 	h.s.logs.Complete(ctx, c)

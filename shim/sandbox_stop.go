@@ -123,7 +123,7 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
-	s.plugins.podRemoved(ctx, sb)
+	s.plugins.blocked(ctx, func() { s.plugins.podRemoved(ctx, sb) })
 	s.stats.Forget(sb.ID)
 	s.userns.forget(ctx, sb.ID)
 	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {

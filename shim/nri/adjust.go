@@ -25,6 +25,7 @@ type Node struct {
 	Annotations bool
 	// SystemdCgroup: parents of control groups are slices.
 	SystemdCgroup bool
+	CgroupV2      bool
 	// Device looks at a device node of the host; [HostDevice].
 	Device func(path string) (DeviceNode, error)
 	// SpecVersion returns the latest version of the OCI specification that the

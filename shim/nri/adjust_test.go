@@ -121,6 +121,7 @@ func TestAdjustRefuses(t *testing.T) {
 		"denied devices": {nil, func(a *api.ContainerAdjustment) {
 			a.Linux = &api.LinuxContainerAdjustment{Resources: &api.LinuxResources{Devices: []*api.LinuxDeviceCgroup{{Access: "r"}}}}
 		}, "only allow"},
+		"swappiness":         {func(n *Node) { n.CgroupV2 = true }, func(a *api.ContainerAdjustment) { a.SetLinuxMemorySwappiness(5) }, "cgroup v2 has no such"},
 		"kernel memory":      {nil, func(a *api.ContainerAdjustment) { a.SetLinuxMemoryKernel(1) }, "no longer"},
 		"a relative hook":    {nil, func(a *api.ContainerAdjustment) { a.AddHooks(&api.Hooks{Poststop: []*api.Hook{{Path: "x"}}}) }, "absolute path"},
 		"a CDI device":       {nil, func(a *api.ContainerAdjustment) { a.AddCDIDevice(&api.CDIDevice{Name: "x"}) }, "vendor/class=device"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -261,6 +262,8 @@ func (p *Plugins) synchronize(ctx context.Context, send adaptation.SyncCB) error
 		return err
 	}
 	p.mu.Lock()
+	// The exit of a container that plugins were told of may not be visible yet.
+	containers = slices.DeleteFunc(containers, func(c *api.Container) bool { return p.states[c.GetId()] == stopped })
 	for _, pod := range pods {
 		p.states[pod.GetId()] = max(p.states[pod.GetId()], created)
 	}
@@ -302,7 +305,11 @@ func (p *Plugins) update(ctx context.Context, updates []*api.ContainerUpdate) {
 	if !ok {
 		group = &sync.WaitGroup{}
 	}
-	for _, u := range updates[:min(len(updates), maxUpdates)] {
+	if len(updates) > maxUpdates {
+		klog.FromContext(ctx).Error(nil, "NRI plugins want too many updates at a time; the rest is left out", "updates", len(updates), "limit", maxUpdates)
+		updates = updates[:maxUpdates]
+	}
+	for _, u := range updates {
 		group.Add(1)
 		done := sync.OnceFunc(group.Done)
 		if !p.background(func() { defer done(); _ = p.updateOne(p.life, u) }) {
@@ -323,7 +330,11 @@ func (p *Plugins) updateOne(ctx context.Context, u *api.ContainerUpdate) error {
 }
 
 func (p *Plugins) evict(list []*api.ContainerEviction) {
-	for _, e := range list[:min(len(list), maxUpdates)] {
+	if len(list) > maxUpdates {
+		klog.FromContext(p.life).Error(nil, "An NRI plugin wants too many evictions at a time; the rest is left out", "evictions", len(list), "limit", maxUpdates)
+		list = list[:maxUpdates]
+	}
+	for _, e := range list {
 		p.background(func() {
 			log := klog.FromContext(p.life).WithValues("containerID", short(e.GetContainerId()), "reason", short(e.GetReason()))
 			log.Info("An NRI plugin evicts a container")

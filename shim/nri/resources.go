@@ -150,6 +150,15 @@ func (x *adjuster) memory() error {
 			}
 		}
 	}
+	if x.node.CgroupV2 {
+		// Docker would leave them out with a warning.
+		if m.Swappiness != nil {
+			return refuse(api.Field_MemSwappiness, "", "cgroup v2 has no such setting")
+		}
+		if m.GetDisableOomKiller().GetValue() {
+			return refuse(api.Field_MemDisableOomKiller, "", "cgroup v2 has no such setting")
+		}
+	}
 	if m.Reservation != nil {
 		x.out.Limits.MemoryReservation = m.Reservation.GetValue()
 	}
