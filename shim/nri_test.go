@@ -152,16 +152,14 @@ func withNRI(n *node) {
 func (n *node) connect(p *plugin, index, name string) *plugin {
 	n.t.Helper()
 	p.last, p.pods, p.gone = map[string]*api.Container{}, map[string]*api.PodSandbox{}, make(chan struct{})
-	n.eventually("the socket of plugins is served", func() bool {
-		_, err := os.Stat(n.cfg.NRI.SocketPath)
-		return err == nil
-	})
 	closed := sync.OnceFunc(func() { close(p.gone) })
-	s, err := stub.New(p, stub.WithPluginIdx(index), stub.WithPluginName(name), stub.WithSocketPath(n.cfg.NRI.SocketPath), stub.WithOnClose(closed))
-	n.must(err)
-	p.stub = s
-	n.must(s.Start(n.ctx))
-	n.t.Cleanup(s.Stop)
+	n.eventually("a plugin can connect", func() bool {
+		var err error
+		p.stub, err = stub.New(p, stub.WithPluginIdx(index), stub.WithPluginName(name), stub.WithSocketPath(n.cfg.NRI.SocketPath), stub.WithOnClose(closed))
+		n.must(err)
+		return p.stub.Start(n.ctx) == nil
+	})
+	n.t.Cleanup(p.stub.Stop)
 	n.eventually("the plugin is connected", func() bool {
 		return strings.Contains(n.logs.String(), fmt.Sprintf(`plugin \"%s-%s\" connected and synchronized`, index, name))
 	})
