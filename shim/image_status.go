@@ -23,9 +23,9 @@ func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesReques
 			return nil, err
 		}
 	}
-	resp, sandboxImage := &runtimeapi.ListImagesResponse{}, s.images.pause.ID(ctx)
+	resp, pinned := &runtimeapi.ListImagesResponse{}, s.images.pinned(ctx)
 	for _, image := range images {
-		resp.Images = append(resp.Images, translate.CRIImage(image, image.ID == sandboxImage))
+		resp.Images = append(resp.Images, translate.CRIImage(image, pinned(image)))
 	}
 	return resp, nil
 }
@@ -41,7 +41,7 @@ func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	if err != nil || !ok {
 		return &runtimeapi.ImageStatusResponse{}, err
 	}
-	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, image.ID == s.images.pause.ID(ctx))}
+	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, s.images.pinned(ctx)(image))}
 	if r.GetVerbose() {
 		resp.Info, err = imageInfo(ctx, s.engine, image.ID)
 	}

@@ -116,6 +116,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return s.index.Run(gctx) })
+	g.Go(func() error { return s.images.mirrors.Run(gctx) })
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
 	g.Go(func() error { return s.process.Run(gctx) })
@@ -218,6 +219,9 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		PodAnnotations:       s.cfg.PodAnnotations,
 		ContainerAnnotations: s.cfg.ContainerAnnotations,
 		CRIAnnotations:       s.cfg.CRIAnnotations,
+		Base:                 s.cfg.Base,
+		BlockIOClasses:       s.cfg.BlockIOClasses,
+		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,
 	}

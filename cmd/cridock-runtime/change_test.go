@@ -20,6 +20,7 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("CRIDOCK_RUNTIME_TEST") != "" {
 		main()
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

@@ -45,7 +45,8 @@ func (h Hook) Validate() error {
 	return nil
 }
 
-func validateHooks(hooks []Hook) error {
+// ValidateHooks reports the first hook that a record can't have.
+func ValidateHooks(hooks []Hook) error {
 	for _, h := range hooks {
 		if err := h.Validate(); err != nil {
 			return err

@@ -18,7 +18,7 @@ import (
 func (o *Options) Validate() error {
 	return errors.Join(
 		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
-		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateSwitches(), o.validateNRI(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
 	)
 }
 
@@ -166,6 +166,19 @@ func (o *Options) validateSwitches() error {
 	}
 	if _, err := strconv.ParseBool(o.ShimGrouping); err != nil && o.ShimGrouping != "auto" {
 		errs = append(errs, fmt.Errorf("shim-grouping %q: want auto, true or false", o.ShimGrouping))
+	}
+	return errors.Join(errs...)
+}
+
+// validateImages checks the directories of the settings for images.
+func (o *Options) validateImages() error {
+	var errs []error
+	for _, s := range []struct{ name, dir string }{
+		{"registry-config-dir", o.RegistryConfigDir}, {"namespaced-auth-dir", o.NamespacedAuthDir}, {"image-verifier-dir", o.ImageVerifierDir},
+	} {
+		if s.dir != "" && !filepath.IsAbs(s.dir) {
+			errs = append(errs, fmt.Errorf("%s %q: want an absolute path", s.name, s.dir))
+		}
 	}
 	return errors.Join(errs...)
 }
