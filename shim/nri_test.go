@@ -323,7 +323,7 @@ func TestNRIRefused(t *testing.T) {
 			a.AddDevice(&api.LinuxDevice{Path: "/dev/other", Type: "c", Major: 1, Minor: 3})
 		}, []string{"/dev/other", "cridock runtime install"}},
 		"a limit": {func(a *api.ContainerAdjustment) { a.AddRlimit("RLIMIT_AS", 1, 1) }, []string{"RLIMIT_AS"}},
-		"a class": {func(a *api.ContainerAdjustment) { a.SetLinuxBlockIOClass("gold") }, []string{"blockio class"}},
+		"a class": {func(a *api.ContainerAdjustment) { a.SetLinuxBlockIOClass("gold") }, []string{"gold", "blockio-config-file"}},
 		"a mount": {func(a *api.ContainerAdjustment) {
 			a.AddMount(&api.Mount{Type: "nfs", Source: "x:/y", Destination: "/data"})
 		}, []string{"nfs"}},

@@ -37,6 +37,9 @@ type Adjustment struct {
 	// CgroupParent is in Docker's form; "" for the sandbox's.
 	CgroupParent string
 	Limits       AdjustedLimits
+	// BlockIOClass replaces the class that annotations name; "" for none, nil for
+	// theirs.
+	BlockIOClass *string
 	// Hooks and Spec need cridock-runtime, see [Host.SeamUnmet].
 	Hooks []seam.Hook
 	Spec  *seam.Spec

@@ -189,8 +189,12 @@ func (x *adjuster) otherResources() error {
 		}
 		maps.Copy(r.Unified, in.GetUnified())
 	}
-	if in.GetBlockioClass() != nil {
-		return refuse(api.Field_BlockioClass, "", "cridock has no classes of block I/O: set io.* in unified instead")
+	if class := in.GetBlockioClass(); class != nil {
+		if err := x.onlyAtCreation(api.Field_BlockioClass); err != nil {
+			return err
+		}
+		name := class.GetValue()
+		x.out.BlockIOClass = &name
 	}
 	if p := in.GetPids(); p != nil {
 		if err := x.onlyAtCreation(api.Field_PidsLimit); err != nil {
