@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/undo"
+	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -21,7 +22,7 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err != nil {
 		return nil, err
 	}
-	id, err := withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (string, error) {
+	id, err := withPlugins(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (string, error) {
 		return s.createContainer(ctx, r, sb.ID)
 	})
 	if err != nil {
@@ -31,6 +32,7 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtimeapi.CreateConta
 }
 
 func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest, sandboxID string) (id string, err error) {
+	ctx = index.All(ctx)
 	sb, err := s.index.Sandbox(ctx, sandboxID)
 	if err != nil {
 		return "", err
@@ -39,42 +41,58 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 		return "", fmt.Errorf("sandbox %s is not ready: %w", sb.ID, errdefs.ErrFailedPrecondition)
 	}
 	undo := undo.Stack{}
+	// Nobody sees a container that is undone.
+	defer s.plugins.conceal(translate.ContainerName(r.GetConfig().GetMetadata(), sb.Metadata))()
 	defer undo.Run(ctx, &err)
-	create, err := s.containerSpec(ctx, r, sb, &undo)
+	job := &containerJob{request: r, sandbox: sb, undo: &undo}
+	create, err := s.containerSpec(ctx, job, r.GetConfig(), nil)
 	if err != nil {
 		return "", err
 	}
-	id, existing, err := s.names.create(ctx, create, s.names.settleContainer(create))
+	id, existing, err := s.names.create(ctx, create, s.plugins.settle(s.names.settleContainer(create)))
 	if err != nil {
 		return id, err
 	}
 	if existing {
+		if s.plugins.kept(id) {
+			return id, nil
+		}
 		// The call that created it may have been interrupted before this step.
 		return id, s.userns.recordContainer(ctx, create, id, sb)
 	}
-	created := id // a return sets id before the undo step below runs
-	undo.Push(func(ctx context.Context) error { return s.names.remove(ctx, created) })
+	made := &creation{id: id, create: create}
+	undo.Push(func(ctx context.Context) error {
+		s.plugins.gone(ctx, made)
+		return s.names.remove(ctx, made.id)
+	})
 	if err := s.index.Sync(ctx, id); err != nil {
 		return id, err
 	}
-	if err := s.userns.recordContainer(ctx, create, id, sb); err != nil {
+	if err := s.plugins.adjust(ctx, made, job); err != nil {
 		return id, err
 	}
-	return id, s.mounts.Relabel(ctx, id)
+	if err := s.userns.recordContainer(ctx, made.create, made.id, sb); err != nil {
+		return id, err
+	}
+	if err := s.mounts.Relabel(ctx, made.id); err != nil {
+		return id, err
+	}
+	return made.id, s.plugins.created(ctx, made)
 }
 
 // containerSpec gathers what the translation needs from the node and the engine,
-// creates what the container mounts, and translates the request.
-func (s *Service) containerSpec(ctx context.Context, r *runtimeapi.CreateContainerRequest, sb *translate.Sandbox, undo *undo.Stack) (*translate.Create, error) {
-	cfg := r.GetConfig()
+// creates what the container mounts, and translates the request, with its configuration
+// replaced by cfg, and adjusted.
+func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *runtimeapi.ContainerConfig, adjustment *translate.Adjustment) (*translate.Create, error) {
+	sb := job.sandbox
 	security := cfg.GetLinux().GetSecurityContext()
 	image, err := s.image(ctx, cfg.GetImage().GetImage())
 	if err != nil {
 		return nil, err
 	}
-	req := translate.ContainerRequest{Config: cfg, SandboxConfig: r.GetSandboxConfig(), Sandbox: sb, Image: image}
+	req := translate.ContainerRequest{Config: cfg, SandboxConfig: job.request.GetSandboxConfig(), Sandbox: sb, Image: image, Adjustment: adjustment}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
-	undo.Push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
+	job.undo.Push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
 	resolved, err := s.mounts.Resolve(ctx, cfg, sb.RuntimeHandler, name)
 	if err != nil {
 		return nil, err

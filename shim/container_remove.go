@@ -17,7 +17,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveConta
 	if err != nil {
 		return resp, ignoreNotFound(err)
 	}
-	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
+	_, err = withPlugins(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		c, err := s.index.Container(ctx, c.ID)
 		if err != nil {
 			return struct{}{}, ignoreNotFound(err)
@@ -32,6 +32,7 @@ func (s *Service) removeContainer(ctx context.Context, c *translate.Container) e
 	if err := s.stops.stop(ctx, c, 0); err != nil {
 		return err
 	}
+	s.plugins.removed(ctx, c)
 	// Docker's log goes with the container, and an exit may have been published
 	// before all of it was in the CRI log.
 	s.logs.CompleteAgain(ctx, c.ID)
@@ -68,6 +69,7 @@ func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
+	s.plugins.blocked(ctx, func() { s.plugins.removed(ctx, c) })
 	s.logs.CompleteAgain(ctx, c.ID)
 	s.stats.Forget(c.ID)
 	s.userns.forget(ctx, c.ID)

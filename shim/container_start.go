@@ -19,7 +19,7 @@ func (s *Service) StartContainer(ctx context.Context, r *runtimeapi.StartContain
 	if err != nil {
 		return nil, err
 	}
-	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
+	_, err = withPlugins(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.startContainer(ctx, c.ID)
 	})
 	return &runtimeapi.StartContainerResponse{}, err
@@ -37,6 +37,11 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 	if err != nil || !s.networks.Ready(sb) {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
+	return s.plugins.start(ctx, c, func() error { return s.startReady(ctx, c, sb) })
+}
+
+// startReady starts a container whose sandbox is ready.
+func (s *Service) startReady(ctx context.Context, c *translate.Container, sb *translate.Sandbox) error {
 	// The kubelet creates a link to the log right after the start.
 	if err := s.logs.Follow(c); err != nil {
 		return fmt.Errorf("log of container %s: %w", c.ID, err)

@@ -59,6 +59,9 @@ func (s *Service) containerInfo(ctx context.Context, c *translate.Container) (ma
 		"sandboxID": c.SandboxID, "pid": c.Pid, "runtimeType": inspect.HostConfig.Runtime, "snapshotter": inspect.Driver,
 		"privileged": c.Privileged, "config": c.Config, "docker": inspect,
 	}
+	if answer := s.plugins.stored(ctx, c.ID); answer != nil {
+		info["nriAdjustment"] = answer
+	}
 	describeSpec(info, c.ID, c.Pid, "", c.Resources)
 	return jsonInfo(map[string]any{"info": info})
 }

@@ -32,7 +32,11 @@ func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainer
 		return resp, ignoreNotFound(err)
 	}
 	grace := min(max(time.Duration(r.GetTimeout()), 0), maxGrace/time.Second) * time.Second
-	return resp, s.stops.stop(ctx, c, grace)
+	if err := s.stops.stop(ctx, c, grace); err != nil {
+		return resp, err
+	}
+	s.plugins.blocked(ctx, func() { s.plugins.stopped(ctx, c) })
+	return resp, nil
 }
 
 // stop kills a running container when the grace period is over; see StopContainer.

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -18,8 +17,8 @@ func (s *Service) UpdateContainerResources(ctx context.Context, r *runtimeapi.Up
 	if err != nil {
 		return nil, err
 	}
-	_, err = withLock(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.limits.Update(ctx, c.ID, r.GetLinux())
+	_, err = withPlugins(ctx, s, s.containerKey(ctx, c), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.plugins.update(ctx, c.ID, r.GetLinux())
 	})
 	return &runtimeapi.UpdateContainerResourcesResponse{}, err
 }
@@ -32,17 +31,16 @@ func (s *Service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.locks.Lock(ctx, podKey(sb.Metadata))
+	_, err = withPlugins(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
+		// The sandbox may have been removed during the wait for the lock.
+		sb, err := s.index.Sandbox(ctx, sb.ID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, s.plugins.updatePod(ctx, sb, r)
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer unlock()
-	// The sandbox may have been removed during the wait for the lock.
-	if sb, err = s.index.Sandbox(ctx, sb.ID); err != nil {
-		return nil, err
-	}
-	if err := s.podLimits.Update(sb, r); err != nil {
-		return nil, fmt.Errorf("resources of sandbox %s: %w", sb.ID, err)
 	}
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }

@@ -69,8 +69,9 @@ func (s *Service) addParts(cni *network.CNI) {
 	s.usage = &usage{engine: s.engine, layerRoot: func() string { return s.images.usage.Root() }, pauseImage: func() string { return s.images.pause.Name() }}
 	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.usage.ask, LayerRoot: s.usage.layerRoot})
 	s.process = process.New(s.engine)
+	s.plugins = newPluginHost(s)
 	s.index = index.New(s.engine, index.Options{
-		Host: s.Host, Connected: s.connected, Exited: s.logs.Complete, OOMKilled: s.oomKilled,
+		Host: s.Host, Connected: s.connected, Exited: s.plugins.drained, OOMKilled: s.oomKilled,
 		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: s.metrics.indexObserver(),
 	})
 	s.images = newImageParts(s)
@@ -101,7 +102,7 @@ func (s *Service) addParts(cni *network.CNI) {
 func (s *Service) Run(ctx context.Context) error {
 	// Operations in progress at shutdown need the background work, so it ends after
 	// them.
-	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	background, end := context.WithCancel(index.All(context.WithoutCancel(ctx)))
 	defer end()
 	g, gctx := errgroup.WithContext(background)
 	g.Go(func() error {
@@ -124,6 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.networks.Run(gctx) })
 	g.Go(func() error { return s.limits.Run(gctx) })
 	g.Go(func() error { return s.start(gctx) })
+	g.Go(func() error { return s.plugins.run(gctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
@@ -238,7 +240,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 func (s *Service) adoptNetworks(ctx context.Context) error {
 	sandboxes, err := s.index.Sandboxes(ctx)
 	for _, sb := range sandboxes {
-		err = errors.Join(err, s.withSandbox(ctx, sb.ID, s.networks.Pin))
+		err = errors.Join(err, s.withSandbox(ctx, sb.ID, withLock, s.networks.Pin))
 	}
 	return err
 }

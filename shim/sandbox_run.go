@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/undo"
+	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/state"
 	"github.com/cridock/cridock/translate"
 )
@@ -27,7 +28,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 	if err := s.index.Ready(ctx); err != nil {
 		return nil, err
 	}
-	id, err := withLock(ctx, s, podKey(r.GetConfig().GetMetadata()), func(ctx context.Context) (string, error) {
+	id, err := withPlugins(ctx, s, podKey(r.GetConfig().GetMetadata()), func(ctx context.Context) (string, error) {
 		return s.runSandbox(ctx, r)
 	})
 	if err != nil {
@@ -37,7 +38,10 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 }
 
 func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (id string, err error) {
+	ctx = index.All(ctx)
 	undo := undo.Stack{}
+	// Nobody sees a sandbox that is undone.
+	defer s.plugins.conceal(translate.SandboxName(r.GetConfig().GetMetadata()))()
 	defer undo.Run(ctx, &err)
 
 	create, err := s.sandboxSpec(ctx, r, &undo)
@@ -61,6 +65,9 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	}
 	if !s.networks.Ready(sb) {
 		return "", fmt.Errorf("sandbox %s exited during its setup: %w", id, errdefs.ErrAborted)
+	}
+	if err := s.plugins.runPod(ctx, sb); err != nil {
+		return "", err
 	}
 	s.index.Announce(id)
 	return id, nil

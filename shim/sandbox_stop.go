@@ -18,7 +18,7 @@ import (
 // sandbox. It is idempotent; an unknown ID is success.
 func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
 	resp := &runtimeapi.StopPodSandboxResponse{}
-	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.stopSandbox)
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), withPlugins, s.stopSandbox)
 }
 
 // RemovePodSandbox stops a sandbox if necessary and removes it with all its
@@ -26,17 +26,20 @@ func (s *Service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandb
 // are the kubelet's.
 func (s *Service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
 	resp := &runtimeapi.RemovePodSandboxResponse{}
-	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), s.removeSandbox)
+	return resp, s.withSandbox(ctx, r.GetPodSandboxId(), withPlugins, s.removeSandbox)
 }
+
+// lockFunc is [withLock] or [withPlugins].
+type lockFunc func(ctx context.Context, s *Service, key string, op func(context.Context) (struct{}, error)) (struct{}, error)
 
 // withSandbox runs an operation on a sandbox under its pod's lock, detached
 // from the caller. A missing sandbox is success.
-func (s *Service) withSandbox(ctx context.Context, id string, op func(context.Context, *translate.Sandbox) error) error {
+func (s *Service) withSandbox(ctx context.Context, id string, lock lockFunc, op func(context.Context, *translate.Sandbox) error) error {
 	sb, err := s.index.Sandbox(ctx, id)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	_, err = withLock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
+	_, err = lock(ctx, s, podKey(sb.Metadata), func(ctx context.Context) (struct{}, error) {
 		// The sandbox may have changed during the wait for the lock.
 		sb, err := s.index.Sandbox(ctx, sb.ID)
 		if err != nil {
@@ -51,6 +54,7 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 	if err := s.stopMembers(ctx, sb.ID); err != nil {
 		return err
 	}
+	s.plugins.podStopped(ctx, sb)
 	// Release the network after the containers, so that none sends from an address
 	// that another pod may have, and before the sandbox's process, as plugins may
 	// need its namespace.
@@ -64,7 +68,13 @@ func (s *Service) stopSandbox(ctx context.Context, sb *translate.Sandbox) error 
 func (s *Service) stopMembers(ctx context.Context, sandboxID string) error {
 	var g errgroup.Group
 	for _, c := range s.index.ContainersOf(sandboxID) {
-		g.Go(func() error { return s.stops.stop(ctx, c, 0) })
+		g.Go(func() error {
+			err := s.stops.stop(ctx, c, 0)
+			if err == nil {
+				s.plugins.stopped(ctx, c)
+			}
+			return err
+		})
 	}
 	return g.Wait()
 }
@@ -95,6 +105,7 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	s.plugins.podRemoved(ctx, sb)
 	if err := s.names.remove(ctx, sb.ID); err != nil {
 		return err
 	}
@@ -112,6 +123,7 @@ func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
 		return // shutting down; the next start collects it
 	}
 	defer unlock()
+	s.plugins.blocked(ctx, func() { s.plugins.podRemoved(ctx, sb) })
 	s.stats.Forget(sb.ID)
 	s.userns.forget(ctx, sb.ID)
 	if err := errors.Join(s.networks.Forget(ctx, sb), s.collectDir(ctx, sb)); err != nil {

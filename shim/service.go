@@ -13,6 +13,7 @@ import (
 	"github.com/cridock/cridock/shim/index"
 	"github.com/cridock/cridock/shim/limits"
 	"github.com/cridock/cridock/shim/mounts"
+	"github.com/cridock/cridock/shim/nri"
 	"github.com/cridock/cridock/shim/oom"
 	"github.com/cridock/cridock/shim/podlogs"
 	"github.com/cridock/cridock/shim/podnet"
@@ -123,6 +124,8 @@ type Config struct {
 	// ClaimEngine, if not nil, is called at every connect with the engine's data
 	// directory, before anything is read or changed. An error ends the attempt.
 	ClaimEngine func(ctx context.Context, dataDir string) error
+	// NRI has the settings of NRI plugins; nil for none.
+	NRI *nri.Config
 	// Tracing records spans of CRI calls. Without it calls are a sixth cheaper.
 	Tracing   bool
 	Streaming streaming.Config
@@ -154,6 +157,7 @@ type Service struct {
 	state       *state.Store
 	oom         *oom.Watcher
 	userns      *userNamespaces
+	plugins     *pluginHost
 
 	host      atomic.Pointer[translate.Host]
 	locks     keylock.Lock

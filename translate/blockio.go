@@ -54,6 +54,9 @@ func (c *BlockIOClass) Validate() error {
 // blockIOClass returns the name of the class that a container is to have, and the
 // annotation that says so; "" for none.
 func blockIOClass(req ContainerRequest) (field, class string) {
+	if a := req.Adjustment; a != nil && a.BlockIOClass != nil {
+		return "blockio_class", *a.BlockIOClass
+	}
 	own, pod := req.Config.GetAnnotations(), req.Sandbox.Annotations
 	for _, a := range []struct {
 		key  string

@@ -46,6 +46,8 @@ type ContainerRequest struct {
 	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
 	User           User
+	// Adjustment changes the request in the end; nil for none.
+	Adjustment *Adjustment
 }
 
 // CDIEdits holds what CDI devices add to a container.
@@ -122,8 +124,13 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	create.annotate(req.runtimeAnnotations(host), req.runtimeHandler(), host)
 	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
 	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
+	create.adjust(req.Adjustment, req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
 		return nil, err
+	}
+	if req.Adjustment != nil {
+		// A repeated request is recognised whatever the adjustment.
+		create.Config.Labels[LabelRequest] = req.Adjustment.Request
 	}
 	host.Seal.stamp(create)
 	return create, nil

@@ -53,6 +53,11 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if r.Spec != nil {
+		if err := s.extend(r.Spec); err != nil {
+			return err
+		}
+	}
 	return s.write(bundle)
 }
 

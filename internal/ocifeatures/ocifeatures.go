@@ -20,19 +20,35 @@ const waitDelay = time.Second
 // MountOptions returns the mount options that the runtime at path knows. args precede
 // the command. A runtime that cannot say so, such as runc before 1.1, is an error.
 func MountOptions(ctx context.Context, path string, args []string) ([]string, error) {
+	f, err := ask(ctx, path, args)
+	return f.MountOptions, err
+}
+
+// SpecVersion returns the latest version of the OCI specification that the runtime at
+// path says it knows, as [MountOptions] does.
+func SpecVersion(ctx context.Context, path string, args []string) (string, error) {
+	f, err := ask(ctx, path, args)
+	return f.SpecVersion, err
+}
+
+// features are what a runtime says of itself.
+type features struct {
+	MountOptions []string `json:"mountOptions"`
+	SpecVersion  string   `json:"ociVersionMax"`
+}
+
+func ask(ctx context.Context, path string, args []string) (features, error) {
+	var f features
 	cmd := exec.CommandContext(ctx, path, append(slices.Clone(args), "features")...) //nolint:gosec // root's configuration of Docker names it
 	cmd.WaitDelay = waitDelay
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s features: %w: %s", path, err, strings.TrimSpace(stderr.String()))
+		return f, fmt.Errorf("%s features: %w: %s", path, err, strings.TrimSpace(stderr.String()))
 	}
-	var features struct {
-		MountOptions []string `json:"mountOptions"`
+	if err := json.Unmarshal(out, &f); err != nil {
+		return features{}, fmt.Errorf("%s features: %w", path, err)
 	}
-	if err := json.Unmarshal(out, &features); err != nil {
-		return nil, fmt.Errorf("%s features: %w", path, err)
-	}
-	return features.MountOptions, nil
+	return f, nil
 }

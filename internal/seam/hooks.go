@@ -27,7 +27,8 @@ type Hook struct {
 	Timeout int `json:"timeout,omitempty"`
 }
 
-func (h Hook) validate() error {
+// Validate reports the first thing that cridock-runtime would refuse.
+func (h Hook) Validate() error {
 	switch {
 	case !slices.Contains(HookNames, h.Name):
 		return fmt.Errorf("hook %q is not one of %q", h.Name, HookNames)
@@ -47,7 +48,7 @@ func (h Hook) validate() error {
 // ValidateHooks reports the first hook that a record can't have.
 func ValidateHooks(hooks []Hook) error {
 	for _, h := range hooks {
-		if err := h.validate(); err != nil {
+		if err := h.Validate(); err != nil {
 			return err
 		}
 	}

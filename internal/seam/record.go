@@ -21,7 +21,7 @@ const Version = 3
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
-	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images, network namespaces
+	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images, network namespaces, other parts
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -66,6 +66,8 @@ type Record struct {
 	WritableCgroups bool `json:"writableCgroups,omitempty"`
 	// UTS is a process, with its UTS namespace, to share that with; nil for the bundle's.
 	UTS *Process `json:"uts,omitempty"`
+	// Spec is applied after all that; nil for none.
+	Spec *Spec `json:"spec,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -127,7 +129,7 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
-	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil || len(r.Images) > 0 || r.Network != nil {
+	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil || len(r.Images) > 0 || r.Network != nil || r.Spec != nil {
 		return fieldsVersion
 	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
@@ -194,7 +196,7 @@ func (r *Record) Validate() error {
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate())
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate(), r.Spec.Validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -28,6 +29,14 @@ func example() Record {
 		Devices:      &Devices{Exclusive: true, Nodes: []DeviceNode{{Path: "/dev/x", UID: new(uint32), Access: "rw"}}},
 		UTS:          &Process{PID: 43, Device: 4, Inode: 4026531838}, WritableCgroups: true,
 		Network: &Network{},
+		Spec: &Spec{
+			Annotations: map[string]string{"a": "b"}, RemoveAnnotations: []string{"c"},
+			Devices:    []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.CgroupNamespace}}, RemoveNamespaces: []specs.LinuxNamespaceType{specs.IPCNamespace},
+			Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}, IOPriority: &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_IDLE},
+			Scheduler: &specs.Scheduler{Policy: specs.SchedBatch}, NetDevices: map[string]specs.LinuxNetDevice{"eth1": {Name: "net1"}},
+			MemoryPolicy: &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}, IntelRdt: &specs.LinuxIntelRdt{ClosID: "gold"},
+		},
 	}
 }
 
@@ -61,7 +70,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"writableCgroups":true,"uts":{"pid":43,"device":4,"inode":4026531838}}`, `"writableCgroups":true,"uts":{"pid":43,"device":4,"inode":4026531838}}{}`, "after top-level value"},
+		"more than a record":  {`"closID":"gold"}}}`, `"closID":"gold"}}}{}`, "after top-level value"},
 		"a network for later": {`"network":{}`, `"network":{"namespace":"/run/netns/a"}`, "existing network namespace"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
@@ -129,7 +138,7 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
-	r.Annotations, r.Devices, r.WritableCgroups, r.UTS, r.Images, r.Network = nil, nil, false, nil, nil, nil
+	r.Annotations, r.Devices, r.WritableCgroups, r.UTS, r.Images, r.Network, r.Spec = nil, nil, false, nil, nil, nil, nil
 	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
 		t.Errorf("a record for the release before: %s", text)
 	}

@@ -117,8 +117,10 @@ type Index struct {
 	records  map[string]*record
 	watchers map[*Subscription]struct{}
 	announce bool // the first sync is done: changes are transitions
-	link     link
-	failure  failure // the last one; kept when the connection is back
+	// concealed counts calls of Conceal by name.
+	concealed map[string]int
+	link      link
+	failure   failure // the last one; kept when the connection is back
 
 	view   atomic.Pointer[view] // what readers see; nil after a change
 	images imageCache

@@ -28,6 +28,8 @@ type record struct {
 	// object is what readers see; nil before the first inspect, for containers that
 	// are not pod members, and after removal. last is its value before removal.
 	object, last object
+	// concealed: only [All] reads object.
+	concealed bool
 	// told is what subscribers know; nil if they have not been told of it.
 	told object
 	// status is Docker's status in the last applied inspect; "" before the first.

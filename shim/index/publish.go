@@ -102,6 +102,9 @@ func (ix *Index) lookForOOM(ctx context.Context, c *translate.Container) {
 
 // publishLocked makes an object visible and tells subscribers.
 func (ix *Index) publishLocked(r *record, now object) {
+	if r.object == nil {
+		r.concealed = ix.concealed[now.name()] > 0
+	}
 	r.object = now
 	ix.changedLocked(r)
 	ix.tellLocked(r, now)
@@ -166,6 +169,7 @@ func (ix *Index) goneLocked(o object) {
 // object is a sandbox or a member.
 type object interface {
 	id() string
+	name() string
 	exited() bool
 	running() bool
 	startedAt() int64

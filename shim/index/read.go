@@ -23,6 +23,8 @@ type view struct {
 	sandboxes  []*translate.Sandbox
 	containers []*translate.Container
 	members    map[string][]*translate.Container // by sandbox
+	// all also has concealed objects; nil if there are none.
+	all *view
 }
 
 // current returns the view, a new one if something has changed.
@@ -35,8 +37,24 @@ func (ix *Index) current() *view {
 	if v := ix.view.Load(); v != nil {
 		return v
 	}
-	v := &view{objects: make(map[string]object, len(ix.records)), members: map[string][]*translate.Container{}}
-	for id, r := range ix.records {
+	v := viewOf(ix.records, false)
+	for _, r := range ix.records {
+		if r.concealed {
+			v.all = viewOf(ix.records, true)
+			break
+		}
+	}
+	ix.view.Store(v)
+	return v
+}
+
+// viewOf returns a view of records, with those that are concealed or without.
+func viewOf(records map[string]*record, concealed bool) *view {
+	v := &view{objects: make(map[string]object, len(records)), members: map[string][]*translate.Container{}}
+	for id, r := range records {
+		if r.concealed && !concealed {
+			continue
+		}
 		switch o := r.object.(type) {
 		case sandbox:
 			v.objects[id], v.sandboxes = o, append(v.sandboxes, o.Sandbox)
@@ -53,7 +71,6 @@ func (ix *Index) current() *view {
 	for _, c := range v.containers {
 		v.members[c.SandboxID] = append(v.members[c.SandboxID], c)
 	}
-	ix.view.Store(v)
 	return v
 }
 
@@ -144,7 +161,7 @@ func (ix *Index) Sandboxes(ctx context.Context) ([]*translate.Sandbox, error) {
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
 	}
-	return slices.Clone(ix.current().sandboxes), nil
+	return slices.Clone(ix.seen(ctx).sandboxes), nil
 }
 
 // Containers returns all pod containers, including those whose sandbox is gone.
@@ -153,7 +170,7 @@ func (ix *Index) Containers(ctx context.Context) ([]*translate.Container, error)
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
 	}
-	return slices.Clone(ix.current().containers), nil
+	return slices.Clone(ix.seen(ctx).containers), nil
 }
 
 // ContainersOf returns the containers of a sandbox, given its full ID, as known
@@ -168,7 +185,7 @@ func (ix *Index) Sandbox(ctx context.Context, id string) (*translate.Sandbox, er
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
 	}
-	v := ix.current()
+	v := ix.seen(ctx)
 	if s, ok := v.objects[id].(sandbox); ok {
 		return s.Sandbox, nil
 	}
@@ -180,7 +197,7 @@ func (ix *Index) Container(ctx context.Context, id string) (*translate.Container
 	if err := ix.readable(ctx); err != nil {
 		return nil, err
 	}
-	v := ix.current()
+	v := ix.seen(ctx)
 	if c, ok := v.objects[id].(member); ok {
 		return c.Container, nil
 	}

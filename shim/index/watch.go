@@ -104,7 +104,7 @@ func (ix *Index) incomplete(o object) bool {
 // one. ix.mu keeps them in order.
 func (ix *Index) tellLocked(r *record, now object) {
 	before := r.told
-	if ix.incomplete(now) || before == nil && now == nil {
+	if ix.incomplete(now) || before == nil && (now == nil || r.concealed) {
 		return
 	}
 	r.told = now
@@ -186,7 +186,7 @@ func (ix *Index) transitionLocked(kind runtimeapi.ContainerEventType, o object) 
 		}
 	}
 	for _, r := range ix.records {
-		if c, ok := r.object.(member); ok && c.SandboxID == t.SandboxID {
+		if c, ok := r.object.(member); ok && c.SandboxID == t.SandboxID && !r.concealed {
 			t.Members = append(t.Members, c.Container)
 		}
 	}

@@ -19,6 +19,7 @@ const (
 	Resources   = "resources.json"
 	LogPosition = "log-position"
 	Checkpoint  = "checkpoint" // a directory
+	NRI         = "nri.json"   // what plugins wanted of a container, in the end
 )
 
 const (

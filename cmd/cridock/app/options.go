@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/cridock/cridock/shim/nri"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -69,6 +70,16 @@ type Options struct {
 	RestrictOOMScoreAdj  string        // restrict-oom-score-adj: auto, true or false
 	ShimGrouping         string        // shim-grouping: auto, true or false
 	DefaultUlimits       []string      // default-ulimits: NAME=SOFT[:HARD]
+
+	NRI                    bool          // nri
+	NRISocketPath          string        // nri-socket-path; empty: no connections
+	NRIPluginPath          string        // nri-plugin-path
+	NRIPluginConfigPath    string        // nri-plugin-config-path
+	NRIRegistrationTimeout time.Duration // nri-plugin-registration-timeout
+	NRIRequestTimeout      time.Duration // nri-plugin-request-timeout
+	NRIReject              []string      // nri-reject: kinds of adjustments
+	NRIRequiredPlugins     []string      // nri-required-plugins
+	NRITolerateAnnotation  string        // nri-tolerate-missing-plugins-annotation; empty: none
 
 	CDISpecDirs                []string // cdi-spec-dirs
 	AbsentMountSourcesToReject []string // absent-mount-sources-to-reject
@@ -127,8 +138,12 @@ func NewOptions() *Options {
 		PullProgressDeadline: 10 * time.Minute,
 		RestrictOOMScoreAdj:  "auto",
 		ShimGrouping:         "auto",
-		CDISpecDirs:          slices.Clone(cdi.DefaultSpecDirs),
-		configDir:            "/etc/cridock/conf.d",
+
+		NRISocketPath: nri.DefaultSocketPath, NRIPluginPath: nri.DefaultPluginPath, NRIPluginConfigPath: nri.DefaultPluginConfigPath,
+		NRIRegistrationTimeout: nri.DefaultRegistrationTimeout, NRIRequestTimeout: nri.DefaultRequestTimeout,
+
+		CDISpecDirs: slices.Clone(cdi.DefaultSpecDirs),
+		configDir:   "/etc/cridock/conf.d",
 	}
 }
 
@@ -199,6 +214,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.Profiling, "profiling", o.Profiling, "serve /debug/pprof on the metrics address")
 	f.StringVar(&o.TracingEndpoint, "tracing-endpoint", o.TracingEndpoint, "OTLP collector for traces, gRPC: https://host:port, or host:port without TLS; the standard OTEL_* environment variables set headers, TLS, sampling and more (default: off)")
 
+	o.addNRIFlags(f)
 	o.addCompatibilityFlags(f)
 	addLogFlags(f)
 }

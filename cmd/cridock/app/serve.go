@@ -141,6 +141,7 @@ func (o *Options) serviceConfig() shim.Config {
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,
 		Ulimits:    o.ulimits(),
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
+		NRI:                 o.nriConfig(),
 		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.traces(),
 		Streaming: streaming.Config{
 			Addr: addr, CertFile: o.StreamingTLSCert, KeyFile: o.StreamingTLSKey, ClientCAFile: o.StreamingTLSClientCA, IdleTimeout: o.StreamingIdleTimeout,

@@ -18,7 +18,7 @@ import (
 func (o *Options) Validate() error {
 	return errors.Join(
 		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
-		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
 	)
 }
 

@@ -1,0 +1,312 @@
+package nri
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
+)
+
+// PodDetails are what a [translate.Sandbox] does not have.
+type PodDetails struct {
+	// Config is the pod's configuration with updates; nil for the sandbox's own.
+	Config *runtimeapi.PodSandboxConfig
+	IPs    []string
+	// NetNS is the path of the pod's network namespace; "" for none, or the host's.
+	NetNS string
+	// SystemdCgroup: parents of control groups are slices.
+	SystemdCgroup bool
+}
+
+// Pod describes a sandbox to plugins.
+func Pod(sb *translate.Sandbox, d PodDetails) *api.PodSandbox {
+	cfg := d.Config
+	if cfg == nil {
+		cfg = sb.Config
+	}
+	linux := cfg.GetLinux()
+	return &api.PodSandbox{
+		Id: sb.ID, Name: sb.Metadata.GetName(), Uid: sb.Metadata.GetUid(), Namespace: sb.Metadata.GetNamespace(),
+		Labels: maps.Clone(sb.Labels), Annotations: maps.Clone(sb.Annotations), RuntimeHandler: sb.RuntimeHandler,
+		Pid: uint32(max(sb.Pid, 0)), Ips: slices.Clone(d.IPs), //nolint:gosec // a PID
+		Linux: &api.LinuxPodSandbox{
+			PodOverhead: FromCRI(linux.GetOverhead()), PodResources: FromCRI(linux.GetResources()),
+			CgroupParent: linux.GetCgroupParent(), CgroupsPath: cgroupsPath(sb.CgroupParent, sb.ID, d.SystemdCgroup),
+			Namespaces: podNamespaces(sb, d.NetNS),
+		},
+	}
+}
+
+// UnknownPod describes a pod of which only the ID is left.
+func UnknownPod(id string) *api.PodSandbox { return &api.PodSandbox{Id: id} }
+
+func podNamespaces(sb *translate.Sandbox, netns string) []*api.LinuxNamespace {
+	var out []*api.LinuxNamespace
+	add := func(kind, path string, host bool) {
+		if !host {
+			out = append(out, &api.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	isHost := func(m runtimeapi.NamespaceMode) bool { return m == runtimeapi.NamespaceMode_NODE }
+	add("mount", "", false)
+	add("pid", "", isHost(sb.Namespaces.GetPid()))
+	add("ipc", "", isHost(sb.Namespaces.GetIpc()))
+	add("uts", "", sb.HostNetwork)
+	add("network", netns, sb.HostNetwork || netns == "")
+	return out
+}
+
+// cgroupsPath returns the path in the form of the OCI specification.
+func cgroupsPath(parent, id string, systemd bool) string {
+	switch {
+	case systemd && parent == "":
+		return "system.slice:docker:" + id
+	case systemd:
+		return parent + ":docker:" + id
+	case parent == "":
+		return "/docker/" + id
+	}
+	return path.Join("/", parent, id)
+}
+
+// Container describes a container to plugins. sb is its sandbox, nil if that is gone; in
+// is Docker's description, nil if it is gone; answer is what plugins wanted at its
+// creation, nil for nothing.
+func Container(c *translate.Container, sb *translate.Sandbox, in *container.InspectResponse, answer *api.ContainerAdjustment, systemd bool) *api.Container {
+	out := &api.Container{
+		Id: c.ID, PodSandboxId: c.SandboxID, Name: c.Metadata.GetName(), State: stateOf(c),
+		Labels: maps.Clone(c.Labels), Annotations: annotationsOf(c), Pid: uint32(max(c.Pid, 0)), //nolint:gosec // a PID
+		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode,
+		StatusReason: c.Reason, StatusMessage: c.Message,
+		Image: &api.Image{Name: c.Image.GetImage(), Digest: c.ImageRef, ConfigDigest: c.ImageID},
+		Hooks: &api.Hooks{},
+		Linux: &api.LinuxContainer{
+			Resources: FromCRI(c.Resources), OomScoreAdj: oomScoreAdj(c), CgroupsPath: cgroupsPath(c.CgroupParent, c.ID, systemd),
+			Namespaces: namespacesOf(c, sb), SeccompProfile: seccompProfile(c.Config),
+		},
+	}
+	if u := c.User.GetLinux(); u != nil {
+		out.User = &api.User{Uid: uint32(u.GetUid()), Gid: uint32(u.GetGid())} //nolint:gosec // IDs
+		for _, g := range u.GetSupplementalGroups() {
+			out.User.AdditionalGids = append(out.User.AdditionalGids, uint32(g)) //nolint:gosec // an ID
+		}
+	}
+	if names, err := translate.CDIDevices(c.Config); err == nil {
+		for _, name := range names {
+			out.CDIDevices = append(out.CDIDevices, &api.CDIDevice{Name: name})
+		}
+	}
+	if in != nil && in.ContainerJSONBase != nil && in.Config != nil && in.HostConfig != nil {
+		addDocker(out, in)
+	}
+	addAnswer(out, answer)
+	return out
+}
+
+// addDocker adds what only Docker knows.
+func addDocker(out *api.Container, in *container.InspectResponse) {
+	hc := in.HostConfig
+	if in.Path != "" {
+		out.Args = append([]string{in.Path}, in.Args...)
+	}
+	for _, text := range in.Config.Env {
+		if strings.Contains(text, "=") {
+			out.Env = append(out.Env, text)
+		}
+	}
+	out.Mounts = append(ownMounts(), mountsOf(in)...)
+	for _, d := range hc.Devices {
+		if node, err := HostDevice(d.PathOnHost); err == nil {
+			out.Linux.Devices = append(out.Linux.Devices, &api.LinuxDevice{
+				Path: d.PathInContainer, Type: node.Type, Major: node.Major, Minor: node.Minor,
+				FileMode: api.FileMode(node.Mode), Uid: api.UInt32(node.UID), Gid: api.UInt32(node.GID),
+			})
+		}
+	}
+	for _, u := range hc.Ulimits {
+		out.Rlimits = append(out.Rlimits, &api.POSIXRlimit{Type: rlimitPrefix + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)}) //nolint:gosec // -1 is unlimited
+	}
+	if p := hc.PidsLimit; p != nil && *p > 0 {
+		out.Linux.Resources.Pids = &api.LinuxPids{Limit: *p}
+	}
+	if hc.MemoryReservation > 0 {
+		out.Linux.Resources.Memory.Reservation = api.Int64(hc.MemoryReservation)
+	}
+	out.Linux.Sysctl = maps.Clone(hc.Sysctls)
+	for key, value := range hc.Annotations {
+		if out.Annotations == nil {
+			out.Annotations = map[string]string{}
+		}
+		out.Annotations[key] = value
+	}
+}
+
+// ownMounts are those that Docker makes in every container.
+func ownMounts() []*api.Mount {
+	return []*api.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+	}
+}
+
+func mountsOf(in *container.InspectResponse) []*api.Mount {
+	var out []*api.Mount
+	for _, f := range []struct{ target, source string }{{"/etc/resolv.conf", in.ResolvConfPath}, {"/etc/hostname", in.HostnamePath}, {"/etc/hosts", in.HostsPath}} {
+		if f.source != "" && !slices.ContainsFunc(in.Mounts, func(m container.MountPoint) bool { return m.Destination == f.target }) {
+			out = append(out, &api.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate", "rw"}})
+		}
+	}
+	for _, m := range in.Mounts {
+		options := []string{"rbind"}
+		if m.Propagation != "" {
+			options = append(options, string(m.Propagation))
+		}
+		if m.RW {
+			options = append(options, "rw")
+		} else {
+			options = append(options, "ro")
+		}
+		out = append(out, &api.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: options})
+	}
+	for _, m := range in.HostConfig.Mounts {
+		if m.Type == mount.TypeTmpfs {
+			out = append(out, &api.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs"})
+		}
+	}
+	return out
+}
+
+// addAnswer adds what plugins wanted at the creation and Docker does not know.
+func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
+	if answer == nil {
+		return
+	}
+	if h := answer.GetHooks(); h != nil {
+		out.Hooks = proto.CloneOf(h)
+	}
+	for key, value := range answer.GetAnnotations() {
+		if name, removed := api.IsMarkedForRemoval(key); removed {
+			delete(out.Annotations, name)
+		} else {
+			if out.Annotations == nil {
+				out.Annotations = map[string]string{}
+			}
+			out.Annotations[key] = value
+		}
+	}
+	l, to := answer.GetLinux(), out.Linux
+	to.IoPriority, to.Scheduler, to.SeccompPolicy, to.Rdt, to.NetDevices = l.GetIoPriority(), l.GetScheduler(), l.GetSeccompPolicy(), l.GetRdt(), l.GetNetDevices()
+	for _, ns := range l.GetNamespaces() {
+		kind, removed := ns.IsMarkedForRemoval()
+		to.Namespaces = slices.DeleteFunc(to.Namespaces, func(n *api.LinuxNamespace) bool { return n.GetType() == kind })
+		if !removed {
+			to.Namespaces = append(to.Namespaces, ns)
+		}
+	}
+	for _, d := range l.GetDevices() {
+		if target, removed := d.IsMarkedForRemoval(); !removed && !slices.ContainsFunc(to.Devices, func(n *api.LinuxDevice) bool { return n.GetPath() == target }) {
+			to.Devices = append(to.Devices, d)
+		}
+	}
+}
+
+func stateOf(c *translate.Container) api.ContainerState {
+	switch {
+	case c.DockerStatus == container.StatePaused:
+		return api.ContainerState_CONTAINER_PAUSED
+	case c.State == runtimeapi.ContainerState_CONTAINER_CREATED:
+		return api.ContainerState_CONTAINER_CREATED
+	case c.State == runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return api.ContainerState_CONTAINER_RUNNING
+	case c.State == runtimeapi.ContainerState_CONTAINER_EXITED:
+		return api.ContainerState_CONTAINER_STOPPED
+	}
+	return api.ContainerState_CONTAINER_UNKNOWN
+}
+
+// annotationsOf returns the container's annotations and those by which other runtimes
+// tell what it is.
+func annotationsOf(c *translate.Container) map[string]string {
+	const prefix = "io.kubernetes.cri."
+	out := map[string]string{
+		prefix + "container-type": "container", prefix + "container-name": c.Metadata.GetName(), prefix + "image-name": c.Image.GetImage(),
+		prefix + "sandbox-id": c.SandboxID, prefix + "sandbox-name": c.SandboxMetadata.GetName(),
+		prefix + "sandbox-namespace": c.SandboxMetadata.GetNamespace(), prefix + "sandbox-uid": c.SandboxMetadata.GetUid(),
+	}
+	maps.Copy(out, c.Annotations)
+	return out
+}
+
+func oomScoreAdj(c *translate.Container) *api.OptionalInt {
+	return api.Int(c.Resources.GetOomScoreAdj())
+}
+
+// namespacesOf returns the namespaces that are not the host's, those of the pod with
+// their paths.
+func namespacesOf(c *translate.Container, sb *translate.Sandbox) []*api.LinuxNamespace {
+	out := []*api.LinuxNamespace{{Type: "mount"}}
+	add := func(kind, file string, shared bool) {
+		ns := &api.LinuxNamespace{Type: kind}
+		if shared && sb != nil && sb.Pid > 0 {
+			ns.Path = fmt.Sprintf("/proc/%d/ns/%s", sb.Pid, file)
+		}
+		out = append(out, ns)
+	}
+	host := sb != nil && sb.HostNetwork
+	if !host {
+		add("network", "net", true)
+		add("uts", "uts", true)
+	}
+	if sb == nil || sb.Namespaces.GetIpc() != runtimeapi.NamespaceMode_NODE {
+		add("ipc", "ipc", true)
+	}
+	if c.PidMode != "host" {
+		add("pid", "pid", strings.HasPrefix(c.PidMode, "container:"))
+	}
+	return out
+}
+
+func seccompProfile(cfg *runtimeapi.ContainerConfig) *api.SecurityProfile {
+	p := cfg.GetLinux().GetSecurityContext().GetSeccomp()
+	if p == nil {
+		return nil
+	}
+	return &api.SecurityProfile{ProfileType: api.SecurityProfile_ProfileType(p.GetProfileType()), LocalhostRef: p.GetLocalhostRef()}
+}
+
+// Encode returns an answer as it is stored; [Decode] reads it.
+func (a *Answer) Encode() ([]byte, error) { return protojson.Marshal(compact(a.adjust)) }
+
+// Decode returns the adjustment that was stored for a container.
+func Decode(document []byte) (*api.ContainerAdjustment, error) {
+	out := &api.ContainerAdjustment{}
+	return out, protojson.Unmarshal(document, out)
+}
+
+// Renamed returns first with the ID of now, and what depends on it; now if first is nil.
+func Renamed(first, now *api.Container) *api.Container {
+	if first == nil {
+		return now
+	}
+	out := proto.CloneOf(first)
+	out.Id, out.CreatedAt = now.GetId(), now.GetCreatedAt()
+	out.Linux.CgroupsPath = strings.ReplaceAll(out.Linux.CgroupsPath, first.GetId(), out.Id)
+	for _, m := range out.Mounts {
+		m.Source = strings.ReplaceAll(m.Source, first.GetId(), out.Id)
+	}
+	return out
+}
