@@ -128,7 +128,10 @@ func TestStopAfterRestart(t *testing.T) {
 // sandbox must be replaced by the retry, or be removable.
 func TestKilledInRunPodSandbox(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni")
+	newCridock(t, newNode(t), "cni").killedInRunPodSandbox(t)
+}
+
+func (c *cridock) killedInRunPodSandbox(t *testing.T) {
 	c.plugIn(t, "e2e-slow", "touch "+c.path("slow")+"; sleep 600")
 	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`))
 	for _, retry := range []bool{true, false} {

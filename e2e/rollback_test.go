@@ -68,7 +68,10 @@ func pluginTypes(t *testing.T, conf string) []string {
 // node. Nothing may be left, and the next pod must run.
 func TestRollback(t *testing.T) {
 	t.Parallel()
-	c := newCridock(t, newNode(t), "cni")
+	newCridock(t, newNode(t), "cni").rollsBack(t)
+}
+
+func (c *cridock) rollsBack(t *testing.T) {
 	if err := os.WriteFile(c.path("a-file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,13 @@ import (
 // namespaces, through cridock-runtime.
 func TestOCISeam(t *testing.T) {
 	t.Parallel()
-	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000")
+	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000", "--pod-annotations=e2e.test.*", "--device-ownership-from-security-context",
+		"--privileged-without-host-devices=bounded", "--writable-cgroups=bounded")
+	disk := u.useBlockIO(t)
+	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
+	if err := os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -25,9 +32,15 @@ func TestOCISeam(t *testing.T) {
 	u.restart(t, nil)
 	for name, test := range map[string]func(*testing.T){
 		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,
+		"annotations": u.seamAnnotations, "device owners": u.deviceOwners, "privileged": u.withoutHostDevices, "cgroups": u.writableCgroups,
 	} {
 		t.Run(name, test)
 	}
+	t.Run("block I/O", func(t *testing.T) { u.blockIO(t, disk) })
+	u.flags = append(u.flags, "--shared-uts-namespace", "--base-runtime-spec="+u.writeBaseSpec(t))
+	u.restart(t, nil)
+	t.Run("host name", u.sharedHostName)
+	t.Run("base", u.baseSpec)
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("records left behind: %v", left)
 	}
@@ -173,6 +186,168 @@ func (u *usernsTest) notNeeded(t *testing.T) {
 	if got := c.sh("df -k /dev/shm | awk 'NR==2 {print $2}'; awk '/^Max open files/ {print $4, $5}' /proc/1/limits"); got != "8192\n1000 2000" {
 		t.Errorf("/dev/shm in KiB, and the limits of open files: %q", got)
 	}
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("there are the records %v", left)
+	}
+}
+
+// seamAnnotations: the runtime gets those of the pod that the settings select, on every
+// engine.
+func (u *usernsTest) seamAnnotations(t *testing.T) {
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"e2e.test.a": "selected", "other": "not"}
+	})
+	for who, info := range map[string]runtimeInfo{"sandbox": p.info(), "container": p.start("main", "sleep 1000").info()} {
+		if info.RuntimeSpec == nil || info.RuntimeSpec.Annotations["e2e.test.a"] != "selected" || info.RuntimeSpec.Annotations["other"] != "" {
+			t.Errorf("the runtime of the %s has %+v", who, info.RuntimeSpec)
+		}
+	}
+}
+
+func runAs(uid, gid int64) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.SecurityContext.RunAsUser, cfg.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: uid}, &runtimeapi.Int64Value{Value: gid}
+	}
+}
+
+func withDevice(host, path, permissions string) ctrOption {
+	return func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Devices = append(cfg.Devices, &runtimeapi.Device{HostPath: host, ContainerPath: path, Permissions: permissions})
+	}
+}
+
+// deviceOwners: the container's user owns the devices that it requests.
+func (u *usernsTest) deviceOwners(t *testing.T) {
+	p := u.runPod(t)
+	node := filepath.Join(u.node.dir, "device")
+	u.run(t, "mknod", "-m", "600", node, "c", "1", "5")
+	if got := p.output("main", "stat -c %u:%g /dev/own /dev/full | xargs; head -c1 /dev/own | wc -c", runAs(1000, 2000), withDevice(node, "/dev/own", "r")); got != "1000:2000 0:0\n1\n" {
+		t.Errorf("%q", got)
+	}
+	if got := p.output("root", "stat -c %u:%g /dev/own", withDevice(node, "/dev/own", "r")); got != "0:0\n" {
+		t.Errorf("without a user: %q", got)
+	}
+	if got := u.onHost(t, "%u", node); got != "0" {
+		t.Errorf("on the node it belongs to %s", got)
+	}
+}
+
+// withoutHostDevices: a privileged container has the devices that it requests, and can
+// use no others.
+func (u *usernsTest) withoutHostDevices(t *testing.T) {
+	p := u.runPodWith(t, "bounded", privilegedPod)
+	const script = "ls /dev | grep -c -e loop-control -e kmsg; mknod /tmp/zero c 1 5 && head -c1 /tmp/zero | wc -c; mknod /tmp/loop c 10 237 && : </tmp/loop 2>/dev/null || echo denied; ls /dev/asked 2>/dev/null; mount -t tmpfs none /mnt && echo privileged"
+	if got := p.output("none", "mkdir -p /mnt; "+script, privileged); got != "0\n1\ndenied\nprivileged\n" {
+		t.Errorf("without devices: %q", got)
+	}
+	if got := p.output("asked", "mkdir -p /mnt; : </dev/asked && "+script, privileged, withDevice("/dev/loop-control", "/dev/asked", "r")); got != "0\n1\n/dev/asked\nprivileged\n" {
+		t.Errorf("with a device: %q", got)
+	}
+	// Another handler's have all.
+	if got := u.run(t, "sh", "-c", "ls -d /run/cridock/oci/* | wc -l"); strings.TrimSpace(got) != "2" {
+		t.Errorf("there are %s records", got)
+	}
+}
+
+// writableCgroups: a container can limit its own processes, with cgroup v2.
+func (u *usernsTest) writableCgroups(t *testing.T) {
+	p := u.runPodWith(t, "bounded")
+	if !u.cgroupV2() {
+		_, err := p.tryCreate(p.ctrConfig("main", "true"))
+		wantCode(t, err, codes.FailedPrecondition, "cgroup v2")
+		return
+	}
+	if got := p.output("main", "mkdir /sys/fs/cgroup/own && echo $$ >/sys/fs/cgroup/own/cgroup.procs && cat /proc/self/cgroup; ls -d /sys/fs/cgroup/../cgroup/docker 2>/dev/null"); got != "0::/own\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// sharedHostName: with the setting, the containers of a pod without a user namespace
+// share its host name, too.
+func (u *usernsTest) sharedHostName(t *testing.T) {
+	p := u.runPod(t)
+	first, admin := p.start("first", "sleep 1000"), p.start("admin", "sleep 1000", capability("SYS_ADMIN"))
+	if got := admin.sh("hostname changed; hostname"); got != "changed" {
+		t.Errorf("where it was changed it is %q", got)
+	}
+	later := p.start("later", "sleep 1000")
+	for _, c := range []*ctr{first, later} {
+		if got := c.sh("hostname"); got != "changed" {
+			t.Errorf("in %s it is %q", c.cfg.Metadata.Name, got)
+		}
+	}
+	if got := u.run(t, "hostname"); strings.TrimSpace(got) == "changed" {
+		t.Error("the node has it")
+	}
+	host := u.runPod(t, hostNetwork)
+	if got := host.output("host", "hostname"); got != u.run(t, "hostname") {
+		t.Errorf("a pod with the host's network has the name %q", got)
+	}
+}
+
+// writeBaseSpec writes a base specification with a hook that records its containers.
+func (u *usernsTest) writeBaseSpec(t *testing.T) string {
+	t.Helper()
+	hook, file := filepath.Join(u.node.dir, "base-hook"), filepath.Join(u.node.dir, "base.json")
+	text := fmt.Sprintf(`{"process": {"env": ["BASE=set"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}]},
+		"linux": {"sysctl": {"net.core.somaxconn": "99"}}, "hooks": {"createRuntime": [{"path": %q}]}}`, hook)
+	u.run(t, "sh", "-ec", "printf '#!/bin/sh\\ncat >>"+hook+".log\\n' >"+hook+"; chmod 755 "+hook)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// baseSpec: all containers have what the operator adds, besides what they and their
+// images ask for.
+func (u *usernsTest) baseSpec(t *testing.T) {
+	p := u.runPod(t)
+	c := p.start("main", "echo $BASE; cat /proc/sys/net/core/somaxconn; awk '/^Max core/ {print $5, $6}' /proc/self/limits; sleep 1000")
+	eventuallyLog(t, c, "4096 8192")
+	if got := c.logText(); got != "set\n99\n4096 8192\n" {
+		t.Errorf("%q", got)
+	}
+	log := u.run(t, "cat", filepath.Join(u.node.dir, "base-hook.log"))
+	for _, id := range []string{p.id, c.id} {
+		if !strings.Contains(log, id) {
+			t.Errorf("the hook was not executed for %s", id)
+		}
+	}
+}
+
+// useBlockIO configures a class of block I/O that limits one of the machine's disks,
+// and returns the disk's number; "" without disks.
+func (u *usernsTest) useBlockIO(t *testing.T) string {
+	t.Helper()
+	disks, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(disks) == 0 {
+		return ""
+	}
+	number := strings.TrimSpace(read(t, disks[len(disks)-1]))
+	major, minor, _ := strings.Cut(number, ":")
+	node, file := filepath.Join(u.node.dir, "disk"), filepath.Join(u.node.dir, "blockio.yaml")
+	u.run(t, "mknod", node, "b", major, minor)
+	if err := os.WriteFile(file, fmt.Appendf(nil, "Classes: {low: [{Devices: [%s], ThrottleReadBps: 1M}]}\n", node), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.flags = append(u.flags, "--blockio-config-file="+file)
+	return number
+}
+
+// blockIO: the class that an annotation of the pod names limits the container.
+func (u *usernsTest) blockIO(t *testing.T, disk string) {
+	if disk == "" {
+		t.Skip("the machine has no disk")
+	}
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"blockio.resources.beta.kubernetes.io/container.main": "low", "blockio.resources.beta.kubernetes.io/pod": "unknown"}
+	})
+	got := p.output("main", "cat /sys/fs/cgroup/blkio/blkio.throttle.read_bps_device /sys/fs/cgroup/io.max 2>/dev/null")
+	if !strings.Contains(got, disk+" 1000000\n") && !strings.Contains(got, disk+" rbps=1000000 ") {
+		t.Errorf("%q; want 1000000 for %s", got, disk)
+	}
+	_, err := p.tryCreate(p.ctrConfig("other", "true"))
+	wantCode(t, err, codes.InvalidArgument, "unknown class")
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("there are the records %v", left)
 	}

@@ -131,7 +131,7 @@ func TestUserNamespaces(t *testing.T) {
 		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
 	}
 	for name, test := range map[string]func(*testing.T){
-		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "streams": u.streams,
+		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "an image as a volume": u.imageAsVolume, "host name": u.hostName, "devices": u.devices, "streams": u.streams,
 		"refused": u.refused, "missing record": u.missingRecord,
 	} {
 		t.Run(name, test)
@@ -236,6 +236,57 @@ func (u *usernsTest) imageVolume(t *testing.T) {
 	})
 	if got != "0 0 1000\n0\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// imageAsVolume: the files of an image that is mounted belong to whom the image says.
+func (u *usernsTest) imageAsVolume(t *testing.T) {
+	const image = "localhost/e2e/as-volume:1"
+	u.docker.build(t, image, "FROM "+u.image+"\nRUN mkdir /sub && echo content >/sub/root && touch /sub/user && chown 1000 /sub/user && chmod 600 /sub/root && ln -s /etc /sub/out\nRUN echo new >>/sub/root\n")
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.start("main", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
+		o := usernsOptions(100000)
+		cfg.Mounts = []*runtimeapi.Mount{
+			{ContainerPath: "/whole", Image: &runtimeapi.ImageSpec{Image: image}, Readonly: true, UidMappings: o.Uids, GidMappings: o.Gids},
+			{ContainerPath: "/sub", Image: &runtimeapi.ImageSpec{Image: image}, ImageSubPath: "sub", Readonly: true},
+		}
+	})
+	for _, dir := range []string{"/whole/sub", "/sub"} {
+		if got := c.sh("cd " + dir + " && stat -c %u . root user | xargs; cat root; touch new 2>/dev/null || echo read-only"); got != "0 0 1000\ncontent\nnew\nread-only" {
+			t.Errorf("%s: %q", dir, got)
+		}
+	}
+}
+
+// devices: a container has the requested device, whatever the node has on its path.
+func (u *usernsTest) devices(t *testing.T) {
+	node := filepath.Join(u.node.dir, "zero")
+	u.run(t, "sh", "-ec", "mknod -m 640 "+node+" c 1 5; chown 0:2000 "+node)
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.start("main", "sleep 1000", withDevice(node, "/dev/asked", "rw"), withDevice(node, "/dev/kmsg", "r"), withDevice("/dev/full", "/dev/full", "rw"))
+	if got := c.sh("for d in asked kmsg; do stat -c '%t:%T %u:%g %a' /dev/$d; head -c2 /dev/$d | wc -c; done; stat -c '%t:%T' /dev/full"); got != strings.Repeat("1:5 0:2000 640\n2\n", 2)+"1:7" {
+		t.Errorf("%q", got)
+	}
+	if got := u.onHost(t, "%u:%g", node); got != "0:2000" {
+		t.Errorf("on the node it belongs to %s", got)
+	}
+}
+
+// hostName: all containers of the pod see the host name that one has set.
+func (u *usernsTest) hostName(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	first, admin := p.start("first", "sleep 1000"), p.start("admin", "sleep 1000", capability("SYS_ADMIN"))
+	if got := admin.sh("hostname changed; hostname"); got != "changed" {
+		t.Errorf("where it was changed it is %q", got)
+	}
+	later := p.start("later", "sleep 1000")
+	for _, c := range []*ctr{first, later} {
+		if got := c.sh("hostname"); got != "changed" {
+			t.Errorf("in %s it is %q", c.cfg.Metadata.Name, got)
+		}
+	}
+	if got := u.runPod(t, inUserNamespace(100000)).output("other", "hostname"); got == "changed\n" {
+		t.Error("another pod has it")
 	}
 }
 

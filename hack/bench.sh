@@ -1,19 +1,40 @@
 #!/bin/bash
 # Measures cridock and other runtimes on this machine, in one run.
 #
-#   sudo hack/bench.sh [cribench run flags]      for example --rounds 5 --containers 10,50
+#   sudo hack/bench.sh [cribench run flags]   for example --rounds 5 --containers 10,50
+#   sudo hack/bench.sh build                  only build the peers and print their paths
 #
-# It always measures cridock and Docker's own calls, on one private engine, and the
-# CRI plugin of Debian's containerd with its own configuration, root, socket and
-# network. With CRI_DOCKERD=PATH it also measures that cri-dockerd, on a second
-# engine: two adapters on one engine would list each other's pods. All pull from
-# registries on loopback and run the same images, including the sandbox's.
+# It measures, on one private engine, cridock and Docker's own calls; containerd's CRI
+# plugin with its own configuration, root, socket and network; and cri-dockerd, and
+# cridock with early-network and cridock-runtime ("cridock-early"), on engines of their
+# own: two adapters on one engine would list each other's pods. All pull
+# from registries on loopback and run the same images, including the sandbox's, with
+# the runc in PATH. The engine is the dockerd in PATH, for example one that
+# hack/matrix.sh has unpacked:
 #
-#   OUT=DIR           directory for the report (default bin/bench)
-#   CRI_DOCKERD=PATH  cri-dockerd's binary
-#   NETWORK=cni       use a CNI bridge for all pods except those of the raw calls;
-#                     the default, docker, uses Docker's bridge for cridock and
-#                     cri-dockerd, and a CNI bridge for containerd
+#   sudo env PATH="$HOME/.cache/cridock/engines/sid/programs:$PATH" hack/bench.sh
+#
+#   OUT=DIR                directory for the report (default bin/bench)
+#   NETWORK=docker         use Docker's bridge for cridock, cri-dockerd and the raw
+#                          calls; the default, cni, uses a CNI bridge for all pods
+#   CONTAINERD=DIR         directory with containerd and containerd-shim-runc-v2
+#                          (default: built, see below)
+#   CRI_DOCKERD=PATH|none  cri-dockerd's binary (default: built), or none at all
+#   PULL=MIB               size of the image to pull (default 16)
+#   TRACE=PODS             pods for the timeline of a pod start (default 30; 0: none)
+#
+# The first run builds containerd and cri-dockerd from the Go module proxy, in
+# some minutes each, and keeps them in ${XDG_CACHE_HOME:-~/.cache}/cridock. Where it
+# cannot, it uses Debian's containerd, and no cri-dockerd. The versions are in the
+# report.
+#
+# CRI-O is not measured: it cannot be built from the module proxy alone. It needs cgo
+# with libseccomp, its own C program pinns, and conmon. A build without libseccomp would
+# run containers without a filter, which is no peer.
+#
+# On a machine where processes cannot lower their oom_score_adj, sandboxes of
+# cri-dockerd would fail: there, Docker and containerd both run runc through the same
+# compiled wrapper, hack/runcwrap.
 #
 # On exit, even after a failure, everything except the report is removed.
 set -euo pipefail
@@ -21,29 +42,86 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
 out=${OUT:-bin/bench}
-network=${NETWORK:-docker}
+network=${NETWORK:-cni}
+trace=${TRACE:-30}
 registry=127.0.0.1:5000
 image=$registry/busybox:cridock
 pause=$registry/pause:cridock
 pull=$registry/pull:cridock
+collector=127.0.0.1:4317
+containerd_version=v2.4.2
+cri_dockerd_version=v0.4.4
 
 need_root
+case $network in cni | docker) ;; *) die "NETWORK: $network is not cni or docker" ;; esac
 find_go
 install_missing docker.io containerd containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
-[ -z "${CRI_DOCKERD:-}" ] || [ -x "$CRI_DOCKERD" ] || die "CRI_DOCKERD: $CRI_DOCKERD is not executable"
 cni_bin=/usr/lib/cni
 [ -x "$cni_bin/bridge" ] || cni_bin=/opt/cni/bin
 
+# build_peer builds commands of a module that cridock does not depend on, with the
+# dependencies that the module's go.mod selects, and prints their directory. It prints
+# nothing if they cannot be built. "go install" would refuse a module that replaces
+# others.
+build_peer() { # NAME VERSION MODULE LDFLAGS PACKAGE...
+	local bin source work name=$1 version=$2 module=$3 ldflags=$4
+	shift 4
+	bin=$(tool_dir "$name" "$version") || return
+	if [ ! -d "$bin" ]; then
+		log "building $name $version: some minutes the first time"
+		source=$(go mod download -json "$module@$version" | jq -er 'select(.Error == null).Dir') || return
+		work=$(mktemp -d)
+		install -m644 "$source"/go.{mod,sum} "$work"
+		mkdir -p "$work/bin" "${bin%/*}"
+		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
+			-modfile "$work/go.mod" -ldflags "-s -w $ldflags" -o "$work/bin/" "$@") >&2 || {
+			rm -r "$work"
+			return 1
+		}
+		mv -T "$work/bin" "$bin"
+		rm -r "$work"
+	fi
+	echo "$bin"
+}
+
+# Do everything that needs the network first: there is none inside.
+containerd_dir=${CONTAINERD:-}
+[ -n "$containerd_dir" ] || containerd_dir=$(build_peer containerd "$containerd_version" github.com/containerd/containerd/v2 \
+	"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2) || {
+	containerd_dir=$(dirname "$(command -v containerd)")
+	log "cannot build containerd $containerd_version, measuring $containerd_dir/containerd"
+}
+[ -x "$containerd_dir/containerd" ] || die "CONTAINERD: $containerd_dir has no containerd"
+cri_dockerd=${CRI_DOCKERD:-}
+case $cri_dockerd in
+none) cri_dockerd= ;;
+'')
+	if cri_dockerd=$(build_peer cri-dockerd "$cri_dockerd_version" github.com/Mirantis/cri-dockerd \
+		"-X github.com/Mirantis/cri-dockerd/cmd/version.Version=${cri_dockerd_version#v}" .); then
+		cri_dockerd+=/cri-dockerd
+	else
+		cri_dockerd=
+		log "cannot build cri-dockerd $cri_dockerd_version, leaving it out"
+	fi
+	;;
+*) [ -x "$cri_dockerd" ] || die "CRI_DOCKERD: $cri_dockerd is not executable" ;;
+esac
+
+if [ "${1-}" = build ]; then
+	printf '%s\n' "$containerd_dir" ${cri_dockerd:+"$cri_dockerd"}
+	exit
+fi
+
 log "building bin/cridock and bin/cribench"
 version=$(git describe --always --dirty 2>/dev/null || echo dev)
-for program in cridock cribench; do
+for program in cridock cridock-runtime cribench; do
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o "bin/$program" "./cmd/$program"
 done
 
 dir=$(mktemp -d /var/tmp/cribench.XXXXXX)
-a=$dir/${dir##*.}-a b=$dir/${dir##*.}-b
+a=$dir/${dir##*.}-a b=$dir/${dir##*.}-b c=$dir/${dir##*.}-c
 # shellcheck disable=SC2154 # the trap sets status
-trap 'status=$?; engine_remove "$b" || status=1; engine_remove "$a" || status=1; rm -rf --one-file-system -- "$dir"; exit "$status"' EXIT
+trap 'status=$?; engine_remove "$c" || status=1; engine_remove "$b" || status=1; engine_remove "$a" || status=1; rm -rf --one-file-system -- "$dir"; exit "$status"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -58,41 +136,36 @@ cni_conflist() { # DIR NAME SUBNET
 	END
 }
 
-# runtime_args prints dockerd arguments for a machine that cannot lower
-# oom_score_adj, where cri-dockerd's sandboxes would fail: a runtime that does not
-# lower it, the same for all engines. With CAP_SYS_RESOURCE it prints nothing.
-runtime_args() {
+# runc_wrapper prints the path of a wrapper of runc for a machine that cannot lower
+# oom_score_adj. With CAP_SYS_RESOURCE it prints nothing.
+runc_wrapper() {
 	local effective
 	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
 	[ $((effective >> 24 & 1)) = 0 ] || return 0
-	cat >"$dir/runc" <<-'END'
-		#!/bin/sh
-		previous=
-		for argument; do
-		  [ "$previous" != --bundle ] || config=$argument/config.json
-		  previous=$argument
-		done
-		if [ -e "${config:-}" ]; then
-		  jq -c '.process.oomScoreAdj |= (if . and . < 0 then 0 else . end)' "$config" >"$config.new" && mv "$config.new" "$config" || exit
-		fi
-		exec runc "$@"
-	END
-	chmod 755 "$dir/runc"
-	log "no CAP_SYS_RESOURCE: both engines run containers through a wrapper of runc that does not lower oom_score_adj"
-	echo "--add-runtime bench=$dir/runc --default-runtime bench"
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$dir/runcwrap" ./hack/runcwrap
+	echo "$dir/runcwrap"
 }
 
 # serve runs a server in an engine's namespaces, with its log in ENGINE/NAME.log,
-# and waits for its socket. The server stops with the engine.
+# and waits for its socket. The server stops with the engine, or by stop_server.
 serve() { # ENGINE NAME SOCKET COMMAND...
 	local engine=$1 name=$2 socket=$3
 	shift 3
-	engine_exec "$engine" "$@" </dev/null >"$engine/$name.log" 2>&1 &
+	rm -f "$socket"
+	# shellcheck disable=SC2016 # the inner shell expands it
+	engine_exec "$engine" bash -c 'echo $$ >"$1" && shift && exec "$@"' _ "$engine/$name.pid" "$@" </dev/null >>"$engine/$name.log" 2>&1 &
 	disown
 	wait_for 30 socket_or_end "$socket" $! && [ -S "$socket" ] || {
 		tail -n 5 "$engine/$name.log" >&2
 		return 1
 	}
+}
+
+stop_server() { # ENGINE NAME
+	local pid
+	pid=$(cat "$1/$2.pid")
+	engine_exec "$1" kill "$pid"
+	wait_for 30 eval "! engine_exec '$1' kill -0 $pid"
 }
 
 socket_or_end() { [ -S "$1" ] || ! kill -0 "$2"; } # SOCKET PID
@@ -104,19 +177,21 @@ adapter_network() { # ENGINE
 	echo "--network-plugin=cni --cni-conf-dir=$1/cni --cni-bin-dir=$cni_bin --cni-cache-dir=$1/cni-cache"
 }
 
-start_cridock() { # ENGINE
-	local args=(--network-plugin=docker)
+start_cridock() { # ENGINE [FLAG...]
+	local engine=$1 args=(--network-plugin=docker)
+	shift
 	# shellcheck disable=SC2207 # the paths are ours, without spaces
-	[ "$network" != cni ] || args=($(adapter_network "$1"))
-	serve "$1" cridock "$1/cridock.sock" bin/cridock serve --container-runtime-endpoint "unix://$1/cridock.sock" \
-		--docker-endpoint "unix://$(engine_socket "$1")" --root-directory "$1/cridock" --runtime-directory "$1/cridock-run" "${args[@]}"
+	[ "$network" != cni ] || args=($(adapter_network "$engine"))
+	serve "$engine" cridock "$engine/cridock.sock" bin/cridock serve --container-runtime-endpoint "unix://$engine/cridock.sock" \
+		--docker-endpoint "unix://$(engine_socket "$engine")" --root-directory "$engine/cridock" \
+		--runtime-directory "$engine/cridock-run" "${args[@]}" "$@"
 }
 
 start_cri_dockerd() { # ENGINE
 	local args=(--network-plugin=)
 	# shellcheck disable=SC2207
 	[ "$network" != cni ] || args=($(adapter_network "$1"))
-	serve "$1" cri-dockerd "$1/cri-dockerd.sock" "$CRI_DOCKERD" --container-runtime-endpoint "unix://$1/cri-dockerd.sock" \
+	serve "$1" cri-dockerd "$1/cri-dockerd.sock" "$cri_dockerd" --container-runtime-endpoint "unix://$1/cri-dockerd.sock" \
 		--docker-endpoint "unix://$(engine_socket "$1")" --cri-dockerd-root-directory "$1/cri-dockerd" \
 		--pod-infra-container-image "$pause" --streaming-bind-addr 127.0.0.1:0 "${args[@]}"
 }
@@ -143,8 +218,15 @@ start_containerd() { # ENGINE
 		  [plugins."io.containerd.grpc.v1.cri".cni]
 		    bin_dir = "$cni_bin"
 		    conf_dir = "$d/cni"
+		  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+		    runtime_type = "io.containerd.runc.v2"
 	END
-	serve "$1" cri-containerd "$d/containerd.sock" containerd --config "$d/config.toml"
+	[ -z "$wrapper" ] || cat >>"$d/config.toml" <<-END
+		    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+		      BinaryName = "$wrapper"
+	END
+	# It looks for its shim in PATH first.
+	serve "$1" cri-containerd "$d/containerd.sock" env "PATH=$containerd_dir:$PATH" containerd --config "$d/config.toml"
 }
 
 docker_post() { # ENGINE PATH
@@ -166,13 +248,18 @@ fill_registry() { # ENGINE
 	push "$1" "$(curl -sS --unix-socket "$(engine_socket "$1")" http://docker/images/json | jq -r '.[].RepoTags[]? | select(startswith("cridock.internal/pause:"))' | head -n 1)" "$pause"
 	tree=$(mktemp -d)
 	busybox_tree "$tree"
-	head -c 16M /dev/urandom >"$tree/data"
+	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
 	push "$1" "$(import_tree "$(engine_socket "$1")" "$pull" "$tree")" "$pull"
 	rm -rf "$tree"
 }
 
 log "starting cridock and containerd"
-read -ra runtime < <(runtime_args) || true # usually empty
+wrapper=$(runc_wrapper)
+runtime=()
+if [ -n "$wrapper" ]; then
+	log "no CAP_SYS_RESOURCE: Docker and containerd run runc through hack/runcwrap"
+	runtime=(--add-runtime "bench=$wrapper" --default-runtime bench)
+fi
 socket=$(engine_start "$a" "${runtime[@]}")
 registry_start "$a" "${registry##*:}" >/dev/null
 start_cridock "$a" || die "cridock did not start"
@@ -180,7 +267,7 @@ fill_registry "$a"
 start_containerd "$a" || die "containerd did not start"
 targets=(--target "cridock=unix://$a/cridock.sock" --backend "cridock=unix://$socket"
 	--target "containerd=unix://$a/cri-containerd/containerd.sock")
-if [ -n "${CRI_DOCKERD:-}" ]; then
+if [ -n "$cri_dockerd" ]; then
 	log "starting cri-dockerd"
 	peer=$(engine_start "$b" "${runtime[@]}")
 	cp -a "$a/registry" "$b/registry"
@@ -193,12 +280,45 @@ if [ -n "${CRI_DOCKERD:-}" ]; then
 		engine_remove "$b"
 	fi
 fi
+if [ "$network" = cni ]; then
+	log "starting cridock with early-network, on a third engine"
+	peer=$(engine_start "$c" "${runtime[@]}" --add-runtime "cridock=$PWD/bin/cridock-runtime")
+	cp -a "$a/registry" "$c/registry"
+	registry_start "$c" "${registry##*:}" >/dev/null
+	start_cridock "$c" --early-network --runtime-directory /run/cridock || die "cridock did not start" # cridock-runtime's default
+	targets+=(--target "cridock-early=unix://$c/cridock.sock" --backend "cridock-early=unix://$peer")
+fi
+
+# notes prints what the targets do not report themselves, as flags.
+notes() {
+	printf '%s\n' --note "containers run by $(runc --version | head -n 1)${wrapper:+ through hack/runcwrap, for all targets}"
+	printf '%s\n' --note "cridock $version, pods on $([ "$network" = cni ] && echo "CNI bridges" || echo "Docker's bridge, containerd's on a CNI bridge")"
+	[ -z "$cri_dockerd" ] || printf '%s\n' --note "cri-dockerd: $("$cri_dockerd" --version 2>&1 | tail -n 1)"
+}
+
+# measure runs cribench in the background, so that an interrupt is passed on: it
+# removes its pods before the engines stop.
+measure() { # ARG...
+	bin/cribench "$@" &
+	measuring=$!
+	wait "$measuring"
+}
+trap 'kill -TERM "${measuring-}" 2>/dev/null; wait "${measuring-}" || true; exit 130' INT TERM
 
 log "measuring"
 mkdir -p "$dir/logs" "$out"
-bin/cribench run "${targets[@]}" --docker "unix://$socket" --docker-sandbox-image "$pause" --image "$image" --pull-image "$pull" \
-	--cgroup-parent "$(engine_cgroup "$a")" --log-dir "$dir/logs" -o "$out" "$@" &
-measuring=$!
-# Pass an interrupt on to cribench, which removes its pods, before the engines stop.
-trap 'kill -TERM "$measuring" 2>/dev/null; wait "$measuring" || true; exit 130' INT TERM
-wait "$measuring"
+raw=()
+if [ "$network" = cni ]; then
+	cni_conflist "$a/cni-raw" benchraw0 10.98.0.0/16
+	raw=(--docker-cni-conf "$a/cni-raw/10-benchraw0.conflist" --docker-cni-bin "$cni_bin")
+fi
+mapfile -t noted < <(notes)
+measure run "${targets[@]}" --docker "unix://$socket" --docker-sandbox-image "$pause" "${raw[@]}" --image "$image" --pull-image "$pull" \
+	--cgroup-parent "$(engine_cgroup "$a")" --log-dir "$dir/logs" "${noted[@]}" -o "$out" "$@"
+if [ "$trace" != 0 ]; then
+	log "tracing pod starts"
+	stop_server "$a" cridock
+	start_cridock "$a" --tracing-endpoint "$collector" || die "cridock did not start"
+	measure trace --target "cridock=unix://$a/cridock.sock" --docker-events "unix://$socket" --collect "$collector" --pods "$trace" \
+		--image "$image" --cgroup-parent "$(engine_cgroup "$a")" --log-dir "$dir/logs" -o "$out"
+fi

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/version"
-	"golang.org/x/sys/unix"
 )
 
 // call is one execution of a plugin.
@@ -172,34 +170,12 @@ func (n *node) files() []string {
 // newNetNS creates a network namespace pinned at path until the test ends.
 func newNetNS(t *testing.T, path string) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- unshareNetNS(path) }()
-	if err := <-done; err != nil {
-		t.Fatalf("make network namespace: %v", err)
+	if err := MakeNetNS(path); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := UnpinNetNS(path); err != nil {
 			t.Errorf("UnpinNetNS: %v", err)
 		}
 	})
-}
-
-func unshareNetNS(path string) error {
-	origin, err := os.Open("/proc/self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = origin.Close() }()
-	runtime.LockOSThread() // after an error it stays locked: the thread exits with its goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	if err := PinNetNS(unix.Gettid(), path); err != nil {
-		return err
-	}
-	if err := unix.Setns(int(origin.Fd()), unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	runtime.UnlockOSThread()
-	return nil
 }

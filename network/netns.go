@@ -20,7 +20,7 @@ func PinNetNS(pid int, path string) error {
 	if pid <= 0 || !filepath.IsAbs(path) {
 		return fmt.Errorf("pin network namespace of process %d at %q: %w: want a process ID and an absolute path", pid, path, errdefs.ErrInvalidArgument)
 	}
-	source := fmt.Sprintf("/proc/%d/ns/net", pid)
+	source := netNSOf(pid)
 	same, err := sameFile(source, path)
 	if err != nil {
 		return fmt.Errorf("pin network namespace of process %d: %w", pid, err)
@@ -28,6 +28,35 @@ func PinNetNS(pid int, path string) error {
 	if same {
 		return nil
 	}
+	return pinNetNS(source, path)
+}
+
+func netNSOf(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
+
+// MakeNetNS makes a network namespace and pins it at path, as PinNetNS does; whatever
+// was pinned there is replaced. In the new namespace lo is down.
+func MakeNetNS(path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("make network namespace at %q: %w: want an absolute path", path, errdefs.ErrInvalidArgument)
+	}
+	return netns.DoInNew(func() error { return pinNetNS("/proc/thread-self/ns/net", path) })
+}
+
+// CheckNetNS returns an error unless a process is in the network namespace that is
+// pinned at path. A process that does not exist is fs.ErrNotExist.
+func CheckNetNS(pid int, path string) error {
+	same, err := sameFile(netNSOf(pid), path)
+	if err != nil {
+		return fmt.Errorf("network namespace of process %d: %w", pid, err)
+	}
+	if !same {
+		return fmt.Errorf("process %d is in another network namespace than %s", pid, path)
+	}
+	return nil
+}
+
+// pinNetNS pins a namespace, in place of whatever is pinned at path.
+func pinNetNS(source, path string) error {
 	if err := UnpinNetNS(path); err != nil {
 		return err
 	}

@@ -141,3 +141,50 @@ func TestSysctlFile(t *testing.T) {
 		}
 	}
 }
+
+// TestMakeNetNS: the namespace is new, and this process stays in its own.
+func TestMakeNetNS(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "a")
+	t.Cleanup(func() {
+		if err := UnpinNetNS(path); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 2 { // the second replaces the first
+		if err := MakeNetNS(path); err != nil {
+			t.Fatal(err)
+		}
+		var links []net.Interface
+		err := netns.DoAt(path, func() (err error) {
+			links, err = net.Interfaces()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range links {
+			if link.Flags&net.FlagLoopback == 0 && link.Flags&net.FlagUp != 0 {
+				t.Errorf("a new namespace has the interface %s", link.Name)
+			}
+		}
+		if err := netns.DoAt(path, loopbackUp); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckNetNS(os.Getpid(), path); err == nil {
+			t.Error("this process is taken to be in the new namespace")
+		}
+	}
+	if err := PinNetNS(os.Getpid(), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckNetNS(os.Getpid(), path); err != nil {
+		t.Error(err)
+	}
+	const noProcess = 1 << 30
+	if err := CheckNetNS(noProcess, path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of no process: %v", err)
+	}
+	if err := MakeNetNS("a"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("at a relative path: %v", err)
+	}
+}

@@ -96,7 +96,7 @@ func TestDependencies(t *testing.T) {
 			forbid(p, p.Deps, "it looks at the node and serves nothing", func(d string) bool { return d == module+"/shim" })
 		case name == module+"/shim/images":
 			forbid(p, p.Imports, "it does not know the service's other parts", func(d string) bool {
-				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/pause", module + "/shim/stats"}, d)
+				return under(module+"/shim")(d) && !slices.Contains([]string{module + "/shim/engine", module + "/shim/images/mirror", module + "/shim/pause", module + "/shim/stats"}, d)
 			})
 			forbid(p, p.Imports, "gRPC is the service's", under("google.golang.org/grpc"))
 		case name == module+"/internal/keylock":

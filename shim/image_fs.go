@@ -11,7 +11,7 @@ import (
 // ImageFsInfo reports the disk usage of the images and of the containers' writable
 // layers, as of the last round of the background walker.
 func (s *Service) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
-	images, err := s.images.usage.Images(ctx)
+	images, err := s.images.fsUsage(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ func (s *Service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if _, err := translate.RuntimeHandler(r.GetImage().GetRuntimeHandler(), s.Host()); err != nil {
 		return nil, err
 	}
-	id, err := s.images.puller.Pull(ctx, r.GetImage().GetImage(), r.GetAuth())
+	id, err := s.images.puller.PullFor(ctx, r.GetSandboxConfig().GetMetadata().GetNamespace(), r.GetImage().GetImage(), r.GetAuth())
 	if err != nil {
 		return nil, err
 	}

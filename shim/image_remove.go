@@ -17,12 +17,12 @@ func (s *Service) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequ
 	if ref == "" {
 		return nil, fmt.Errorf("image.image: %w: empty", errdefs.ErrInvalidArgument)
 	}
-	image, ok, err := s.index.Image(ctx, ref)
+	image, ok, err := s.images.find(ctx, ref)
 	if err != nil || !ok {
 		return resp, err
 	}
 	_, err = withLock(ctx, s, "image/"+image.ID, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.images.remover.Remove(ctx, image.ID)
+		return struct{}{}, s.images.remove(ctx, image.ID)
 	})
 	return resp, err
 }

@@ -14,7 +14,7 @@ import (
 // ListImages lists images from the index; a filter names an image, or a
 // repository with all its images.
 func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	images, err := s.index.Images(ctx)
+	images, err := s.images.all(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -23,9 +23,9 @@ func (s *Service) ListImages(ctx context.Context, r *runtimeapi.ListImagesReques
 			return nil, err
 		}
 	}
-	resp, sandboxImage := &runtimeapi.ListImagesResponse{}, s.images.pause.ID(ctx)
+	resp, pinned := &runtimeapi.ListImagesResponse{}, s.images.pinned(ctx)
 	for _, image := range images {
-		resp.Images = append(resp.Images, translate.CRIImage(image, image.ID == sandboxImage))
+		resp.Images = append(resp.Images, translate.CRIImage(image, pinned(image)))
 	}
 	return resp, nil
 }
@@ -37,12 +37,13 @@ func (s *Service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	if ref == "" {
 		return nil, fmt.Errorf("image.image: %w: empty", errdefs.ErrInvalidArgument)
 	}
-	image, ok, err := s.index.Image(ctx, ref)
+	image, ok, err := s.images.find(ctx, ref)
 	if err != nil || !ok {
 		return &runtimeapi.ImageStatusResponse{}, err
 	}
-	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, image.ID == s.images.pause.ID(ctx))}
-	if r.GetVerbose() {
+	resp := &runtimeapi.ImageStatusResponse{Image: translate.CRIImage(image, s.images.pinned(ctx)(image))}
+	_, artifact, err := s.images.artifacts.Files(ctx, image.ID)
+	if r.GetVerbose() && !artifact && err == nil {
 		resp.Info, err = imageInfo(ctx, s.engine, image.ID)
 	}
 	return resp, err

@@ -2,10 +2,14 @@ package shim_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -313,4 +317,42 @@ func TestPauseImageIsBroughtBack(t *testing.T) {
 		}
 	}
 	n.runPod(n.podConfig("web"))
+}
+
+// TestPinnedImages: the operator's patterns pin images beside the sandbox image.
+func TestPinnedImages(t *testing.T) {
+	n := newNode(t, func(n *node) { n.cfg.PinnedImages = []string{"registry.test/base/*"} })
+	for _, name := range []string{"registry.test/base/app:1", "registry.test/other:1"} {
+		n.docker.Publish(name, enginetest.Image{})
+		_, err := n.pull(n.ctx, name, nil)
+		n.must(err)
+		if got, want := n.imageStatus(name).GetPinned(), strings.Contains(name, "/base/"); got != want {
+			t.Errorf("%s is pinned: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestPullForNamespace: a pull for a pod uses the credentials of its namespace.
+func TestPullForNamespace(t *testing.T) {
+	auth := ""
+	n := newNode(t, func(n *node) { n.cfg.NamespacedAuthDir = filepath.Join(n.dir, "auth") })
+	n.must(os.Mkdir(n.cfg.NamespacedAuthDir, 0o700))
+	sum := sha256.Sum256([]byte("registry.test/team/app"))
+	file := filepath.Join(n.cfg.NamespacedAuthDir, "team-"+hex.EncodeToString(sum[:])+".json")
+	n.must(os.WriteFile(file, []byte(`{"auths":{"registry.test":{"username":"team","password":"p"}}}`), 0o600))
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ func(string), got string) error {
+		auth = got
+		return nil
+	}})
+	_, err := n.images.PullImage(n.ctx, &runtimeapi.PullImageRequest{
+		Image:         &runtimeapi.ImageSpec{Image: appImage},
+		SandboxConfig: &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Namespace: "team"}},
+	})
+	n.must(err)
+	if !strings.Contains(auth, `"username":"team"`) {
+		t.Errorf("the pull had the credentials %s", auth)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the used file: %v", err)
+	}
 }

@@ -2,8 +2,17 @@ package shim
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/cridock/cridock/shim/images"
+	"github.com/cridock/cridock/shim/images/artifact"
+	"github.com/cridock/cridock/shim/images/mirror"
+	"github.com/cridock/cridock/shim/stats"
+	"github.com/cridock/cridock/translate"
 )
 
 // imageParts are the parts of the service that work with images.
@@ -15,11 +24,84 @@ type imageParts struct {
 	unstarted *images.Unstarted
 	probes    *images.Probes
 	usage     *images.Usage
+	mirrors   *mirror.Server
+	pins      images.Pins
+	artifacts *artifact.Store
+	index     images.UsageIndex
+}
+
+// all returns the images of the engine and the artifacts.
+func (p *imageParts) all(ctx context.Context) ([]translate.Image, error) {
+	list, err := p.index.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	artifacts, err := p.artifacts.Images(ctx)
+	return append(slices.Clip(list), artifacts...), err
+}
+
+// find returns the image or artifact of a reference; ok is false if it is missing.
+func (p *imageParts) find(ctx context.Context, ref string) (image translate.Image, ok bool, err error) {
+	list, err := p.all(ctx)
+	if err != nil {
+		return image, false, err
+	}
+	image, err = translate.FindImage(ref, list)
+	if errdefs.IsNotFound(err) {
+		return image, false, nil
+	}
+	return image, err == nil, err
+}
+
+// volume finds what a container mounts as an image volume.
+func (p *imageParts) volume(ctx context.Context, ref string) (translate.Image, error) {
+	image, ok, err := p.find(ctx, ref)
+	if err == nil && !ok {
+		err = fmt.Errorf("image %q: %w; pull it first", ref, errdefs.ErrNotFound)
+	}
+	return image, err
+}
+
+// remove removes an image or artifact that nothing uses.
+func (p *imageParts) remove(ctx context.Context, id string) error {
+	_, ok, err := p.artifacts.Files(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return p.remover.Remove(ctx, id)
+	}
+	if err := p.remover.Unused(ctx, id); err != nil {
+		return err
+	}
+	return p.artifacts.Remove(ctx, id)
+}
+
+// fsUsage returns the disk usage of the images and artifacts.
+func (p *imageParts) fsUsage(ctx context.Context) (stats.DiskUsage, error) {
+	usage, err := p.usage.Images(ctx)
+	if err != nil {
+		return usage, err
+	}
+	bytes, files, err := p.artifacts.Size(ctx)
+	usage.Bytes, usage.Inodes = usage.Bytes+bytes, usage.Inodes+files
+	return usage, err
+}
+
+// pinned returns a function that reports whether the kubelet must keep an image.
+func (p *imageParts) pinned(ctx context.Context) func(translate.Image) bool {
+	sandboxImage := p.pause.ID(ctx)
+	return func(image translate.Image) bool { return image.ID == sandboxImage || p.pins.Match(image) }
 }
 
 // newImageParts connects the parts with the service's engine, index and disk.
 func newImageParts(s *Service) imageParts {
 	var p imageParts
+	p.pins = s.cfg.PinnedImages
+	node := images.Keychain(s.cfg.DockerConfig)
+	p.mirrors = mirror.New(mirror.Options{Dir: s.cfg.RegistryConfigDir, Credential: node.Credential})
+	p.index = s.index
+	p.artifacts = artifact.New(filepath.Join(s.cfg.RootDir, "artifacts"), s.cfg.MaxArtifacts, p.mirrors)
 	p.usage = images.NewUsage(s.engine, s.index, s.disk)
 	p.unstarted = images.NewUnstarted(s.engine)
 	p.probes = images.NewProbes(p.unstarted, s.processID)
@@ -29,8 +111,9 @@ func newImageParts(s *Service) imageParts {
 		return s.index.SyncImages(ctx)
 	}
 	p.puller = images.NewPuller(images.PullerOptions{
-		Engine: s.engine, Ready: s.index.Ready, Keychain: images.Keychain(s.cfg.DockerConfig), StallTimeout: s.cfg.PullProgressTimeout,
-		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull,
+		Engine: s.engine, Ready: s.index.Ready, Keychain: node, Namespaces: images.NamespaceKeychains(s.cfg.NamespacedAuthDir),
+		Mirrors: p.mirrors, Artifacts: p.artifacts, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
+		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull, Received: s.metrics.observeLayers,
 		Waiting: func() func() { return s.metrics.waiting("pull") },
 	})
 	p.remover = images.NewRemover(s.engine, s.index, func(ctx context.Context, imageID string) error {

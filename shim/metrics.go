@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -27,6 +28,9 @@ type Metrics struct {
 	undrained   prometheus.Counter
 	cutOff      prometheus.Counter
 	pulls       *prometheus.HistogramVec
+	pulledBytes *prometheus.CounterVec
+	layers      *prometheus.CounterVec
+	registries  boundedLabels
 	sessions    *prometheus.GaugeVec
 	waits       *prometheus.GaugeVec
 }
@@ -60,6 +64,12 @@ func NewMetrics() *Metrics {
 		pulls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "cridock_image_pull_duration_seconds", Help: "Duration of image pulls by result (ok, error).", Buckets: []float64{.1, .5, 1, 5, 10, 30, 60, 120, 300, 600, 1800},
 		}, []string{"result"}),
+		pulledBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cridock_image_pull_bytes_total", Help: "Compressed bytes of image layers that pulls have downloaded, by the image's registry; other for all but the first 32 registries.",
+		}, []string{"registry"}),
+		layers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cridock_image_pull_layers_total", Help: "Image layers that pulls have downloaded, by the image's registry; other for all but the first 32 registries.",
+		}, []string{"registry"}),
 		sessions: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "cridock_streaming_sessions", Help: "Open streaming sessions by kind (exec, attach, portforward).",
 		}, []string{"kind"}),
@@ -67,7 +77,7 @@ func NewMetrics() *Metrics {
 			Name: "cridock_requests_waiting", Help: "Requests that wait for work they share or that excludes them (lock: another operation on the same object, pull, stop).",
 		}, []string{"for"}),
 	}
-	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.sessions, m.waits,
+	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.pulledBytes, m.layers, m.sessions, m.waits,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -113,6 +123,41 @@ func (m *Metrics) observePull(took time.Duration, err error) {
 		result = "error"
 	}
 	m.pulls.WithLabelValues(result).Observe(took.Seconds())
+}
+
+// observeLayers counts what a pull has downloaded. Whoever creates pods chooses the
+// registries, so their number is bounded.
+func (m *Metrics) observeLayers(registry string, bytes int64, layers int) {
+	label := m.registries.label(registry)
+	m.pulledBytes.WithLabelValues(label).Add(float64(bytes))
+	m.layers.WithLabelValues(label).Add(float64(layers))
+}
+
+const (
+	// maxLabels bounds the values of a label that others choose.
+	maxLabels = 32
+	// otherLabel stands for the values above that bound.
+	otherLabel = "other"
+)
+
+// boundedLabels are the first values of a label. The zero value is ready.
+type boundedLabels struct {
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+// label returns a value, or otherLabel if there are too many others already.
+func (b *boundedLabels) label(value string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known == nil {
+		b.known = map[string]bool{}
+	}
+	if !b.known[value] && len(b.known) >= maxLabels {
+		return otherLabel
+	}
+	b.known[value] = true
+	return value
 }
 
 // session counts one streaming session until the returned function is called.

@@ -79,7 +79,7 @@ func (s *Service) addParts(cni *network.CNI) {
 		ImageVolumeDir: s.cfg.ImageVolumeDir, CDISpecDirs: s.cfg.CDISpecDirs,
 		AbsentSourcesToReject: s.cfg.AbsentMountSourcesToReject, Instance: s.cfg.RootDir,
 		Engine: s.engine, Unstarted: s.images.unstarted, Index: s.index, Host: s.Host,
-		Image: s.image, LookInto: s.images.probes.Look,
+		Image: s.images.volume, Artifact: s.images.artifacts.Files, LookInto: s.images.probes.Look,
 	})
 	s.usage.index, s.usage.networks, s.usage.collector = s.index, s.networks, s.stats
 	s.limits, s.podLimits = newLimits(s)
@@ -115,6 +115,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return s.index.Run(gctx) })
+	g.Go(func() error { return s.images.mirrors.Run(gctx) })
 	g.Go(func() error { return s.logs.Run(gctx) })
 	g.Go(func() error { return s.stats.Run(gctx) })
 	g.Go(func() error { return s.process.Run(gctx) })
@@ -216,6 +217,9 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		PodAnnotations:       s.cfg.PodAnnotations,
 		ContainerAnnotations: s.cfg.ContainerAnnotations,
 		CRIAnnotations:       s.cfg.CRIAnnotations,
+		Base:                 s.cfg.Base,
+		BlockIOClasses:       s.cfg.BlockIOClasses,
+		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,
 	}

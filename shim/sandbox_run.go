@@ -48,30 +48,15 @@ func (s *Service) runSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxReq
 	if err != nil || existing {
 		return id, err
 	}
-	created := id // a return sets id before the undo steps below run
+	start := &sandboxStart{s: s, create: create, cfg: r.GetConfig(), id: id} // a return sets id before the undo steps below run
 	// This also removes the directory of a sandbox that this call has replaced.
 	undo.Push(func(context.Context) error { return s.sandboxDir(r.GetConfig().GetMetadata()).RemoveAll() })
-	var sb *translate.Sandbox // set once it may have a network
-	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, created, sb) })
-	if err := s.userns.recordSandbox(create, id); err != nil {
+	undo.Push(func(ctx context.Context) error { return s.discardSandbox(ctx, start.id, start.sandbox) })
+	if err := start.run(ctx); err != nil {
 		return "", err
 	}
-	if err := s.engine.ContainerStart(ctx, id); err != nil {
-		return "", fmt.Errorf("start sandbox %s: %w", id, opaque(err))
-	}
-	if err := s.index.Sync(ctx, id); err != nil {
-		return "", err
-	}
-	if sb, err = s.index.Sandbox(ctx, id); err != nil {
-		return "", err
-	}
-	if err := s.userns.checkSandbox(sb); err != nil {
-		return "", err
-	}
-	if err := s.networks.Setup(ctx, sb, r.GetConfig()); err != nil {
-		return "", err
-	}
-	if sb, err = s.index.Sandbox(ctx, id); err != nil {
+	sb, err := s.index.Sandbox(ctx, id)
+	if err != nil {
 		return "", err
 	}
 	if !s.networks.Ready(sb) {
@@ -90,6 +75,11 @@ func (s *Service) discardSandbox(ctx context.Context, id string, sb *translate.S
 	}
 	released, err := s.networks.Undo(ctx, sb)
 	if !released {
+		// It may have been started since sb was read.
+		err = errors.Join(err, s.index.Sync(ctx, id))
+		if now, indexErr := s.index.Sandbox(ctx, id); indexErr == nil {
+			sb = now
+		}
 		return errors.Join(err, s.killSandbox(ctx, sb))
 	}
 	return errors.Join(err, s.names.remove(ctx, id))
@@ -110,7 +100,7 @@ func (s *Service) sandboxSpec(ctx context.Context, r *runtimeapi.RunPodSandboxRe
 	req := translate.SandboxRequest{
 		Config: cfg, RuntimeHandler: r.GetRuntimeHandler(), ImageID: imageID,
 		ResolvConf: s.sandboxDir(cfg.GetMetadata()).Path(state.ResolvConf),
-		Network:    s.cfg.DockerNetwork, SeccompProfile: profile,
+		Network:    s.cfg.DockerNetwork, SeccompProfile: profile, EarlyNetwork: s.cfg.EarlyNetwork,
 	}
 	content, err := s.resolvConfFor(cfg)
 	if err != nil {

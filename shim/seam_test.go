@@ -102,3 +102,25 @@ func TestMountOptionRecords(t *testing.T) {
 	n.must(n.removePod(r.PodSandboxId))
 	n.noRecords()
 }
+
+// TestSharedUTSRecords: containers without a user namespace join their pod's UTS
+// namespace if the settings say so.
+func TestSharedUTSRecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir, n.cfg.Settings.SharedUTS = filepath.Join(n.dir, "run"), true
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+		})
+	})
+	n.engine.pid.Store(int64(os.Getpid()))
+	pod := n.runPod(n.podConfig("web"))
+	n.noRecords() // the sandbox has the namespace
+	id := n.create(pod, containerConfig("main", "pause"))
+	record, err := n.record(id)
+	n.must(err)
+	if record.UTS == nil || record.UTS.PID != os.Getpid() || record.UTS.Inode == 0 || record.UserNamespace != nil {
+		t.Errorf("the record is %+v", record)
+	}
+	n.must(n.removePod(pod))
+	n.noRecords()
+}

@@ -67,13 +67,36 @@ type Config struct {
 	// [translate.Host].
 	PodAnnotations, ContainerAnnotations []translate.AnnotationPattern
 	CRIAnnotations                       []string
+	// BlockIOClasses are as in [translate.Host].
+	BlockIOClasses map[string]*translate.BlockIOClass
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *translate.BaseSpec
+	// Settings are those that need cridock-runtime.
+	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.
 	PauseImage string
 	// DockerConfig is the path of Docker's config.json, with credentials for pull
 	// requests without any; empty for none. It need not exist.
 	DockerConfig string
+	// NamespacedAuthDir has registry credentials for the pods of a Kubernetes namespace,
+	// as in CRI-O; empty for none.
+	NamespacedAuthDir string
+	// RegistryConfigDir has a hosts.toml for each registry with mirrors, as in
+	// containerd; empty for none. It need not exist, and is read for each pull.
+	RegistryConfigDir string
+	// ImageVerifierDir has the programs that are asked before an image is pulled, as in
+	// containerd; empty for none.
+	ImageVerifierDir string
+	// MaxArtifacts bounds, in bytes, the OCI artifacts that are kept below RootDir for
+	// image volumes; zero for none.
+	MaxArtifacts int64
+	// PinnedImages are patterns of images that the kubelet must keep.
+	PinnedImages []string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
+	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,
+	// if the engine has it: they are connected while Docker starts the sandbox.
+	EarlyNetwork bool
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
 	// Ulimits are the resource limits of the processes of all containers; the engine's

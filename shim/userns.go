@@ -29,12 +29,17 @@ type userNamespaces struct {
 }
 
 // recordSandbox leaves what Docker could not be told of a created sandbox for
-// cridock-runtime, if anything.
-func (n *userNamespaces) recordSandbox(create *translate.Create, id string) error {
+// cridock-runtime, if anything. netns is the network namespace to join; "" for a new
+// one.
+func (n *userNamespaces) recordSandbox(create *translate.Create, id, netns string) error {
 	if create.Seam == nil {
 		return nil
 	}
-	return n.records.Write(n.newRecord(create.Seam, id), 0)
+	record := n.newRecord(create.Seam, id)
+	if netns != "" {
+		record.Network = &seam.Network{Namespace: netns}
+	}
+	return n.records.Write(record, 0)
 }
 
 // recordContainer is recordSandbox for a container that the index has and
@@ -44,11 +49,20 @@ func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.
 		return nil
 	}
 	record := n.newRecord(create.Seam, id)
-	if record.UserNamespace == nil {
+	if record.UserNamespace == nil && !create.Seam.SharedUTS {
 		return n.records.Write(record, 0)
 	}
 	if !sandbox.Running || sandbox.Pid == 0 {
 		return fmt.Errorf("sandbox %s is not running: %w", sandbox.ID, errdefs.ErrFailedPrecondition)
+	}
+	if create.Seam.SharedUTS {
+		var err error
+		if record.UTS, err = userns.UTS(sandbox.Pid); err != nil {
+			return fmt.Errorf("sandbox %s: %w", sandbox.ID, err)
+		}
+	}
+	if record.UserNamespace == nil {
+		return n.records.Write(record, 0)
 	}
 	c, err := n.index.Container(ctx, id)
 	if err != nil {

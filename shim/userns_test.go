@@ -91,6 +91,9 @@ func TestUserNamespaceRecords(t *testing.T) {
 		if record.Runtime.Path != "/usr/bin/crun" || len(record.Runtime.Args) != 1 || u.UIDs[0] != (seam.Mapping{HostID: 100000, Size: 65536}) {
 			t.Errorf("the record is %+v", record)
 		}
+		if (record.UTS != nil) != joins || joins && int64(record.UTS.PID) != pid {
+			t.Errorf("the record is %+v, with the UTS namespace of %+v", record, record.UTS)
+		}
 		if (u.Join != nil) != joins || joins && (int64(u.Join.PID) != pid || len(record.MappedMounts) != 1) {
 			t.Errorf("the record is %+v, joins %+v", record, u.Join)
 		}

@@ -87,12 +87,9 @@ func podAnnotations(kind string, pod *runtimeapi.PodSandboxMetadata) map[string]
 // runtimes read. The sandbox's ID is missing: it is not known before creation.
 func sandboxAnnotations(req SandboxRequest, host Host) (map[string]string, error) {
 	pod := req.Config.GetMetadata()
-	out := selectAnnotations(req.Config.GetAnnotations(), host.PodAnnotations, req.RuntimeHandler, host)
-	if host.wantsCRIAnnotations(req.RuntimeHandler) {
-		maps.Copy(out, podAnnotations("sandbox", pod))
-	}
+	out := req.runtimeAnnotations(host)
 	if !host.Annotations {
-		return nil, host.refuseAnnotations(out)
+		return nil, host.refuseAnnotations(out, req.RuntimeHandler)
 	}
 	if shimGrouping(req.RuntimeHandler, host) {
 		out[shimGroupAnnotation] = shimGroup(pod)
@@ -111,26 +108,48 @@ func sandboxAnnotations(req SandboxRequest, host Host) (map[string]string, error
 	return orNil(out), nil
 }
 
+// runtimeAnnotations returns those that the settings pass on.
+func (r SandboxRequest) runtimeAnnotations(host Host) map[string]string {
+	out := selectAnnotations(r.Config.GetAnnotations(), host.PodAnnotations, r.RuntimeHandler, host)
+	if host.wantsCRIAnnotations(r.RuntimeHandler) {
+		maps.Copy(out, podAnnotations("sandbox", r.Config.GetMetadata()))
+	}
+	return out
+}
+
 // containerAnnotations returns the annotations for the OCI runtime: those of the
 // pod and the container that the settings pass on, and ours, which win over both.
 func containerAnnotations(req ContainerRequest, ours map[string]string, host Host) (map[string]string, error) {
-	handler, pod := req.runtimeHandler(), req.sandboxMetadata()
-	out := selectAnnotations(req.Sandbox.Annotations, host.PodAnnotations, handler, host)
-	maps.Copy(out, selectAnnotations(req.Config.GetAnnotations(), host.ContainerAnnotations, handler, host))
-	if host.wantsCRIAnnotations(handler) {
-		maps.Copy(out, podAnnotations("container", pod))
-		out[criAnnotationPrefix+"sandbox-id"] = req.Sandbox.ID
-		out[criAnnotationPrefix+"container-name"] = req.Config.GetMetadata().GetName()
-		out[criAnnotationPrefix+"image-name"] = imageName(req.Config.GetImage().GetImage(), req.Image)
-	}
+	out := req.runtimeAnnotations(host)
 	if !host.Annotations {
-		return nil, host.refuseAnnotations(out)
+		return nil, host.refuseAnnotations(out, req.runtimeHandler())
 	}
 	maps.Copy(out, ours)
-	if shimGrouping(handler, host) {
-		out[shimGroupAnnotation] = shimGroup(pod)
+	if shimGrouping(req.runtimeHandler(), host) {
+		out[shimGroupAnnotation] = shimGroup(req.sandboxMetadata())
 	}
 	return orNil(out), nil
+}
+
+// runtimeAnnotations returns those that the settings pass on.
+func (r ContainerRequest) runtimeAnnotations(host Host) map[string]string {
+	handler := r.runtimeHandler()
+	out := selectAnnotations(r.Sandbox.Annotations, host.PodAnnotations, handler, host)
+	maps.Copy(out, selectAnnotations(r.Config.GetAnnotations(), host.ContainerAnnotations, handler, host))
+	if host.wantsCRIAnnotations(handler) {
+		maps.Copy(out, podAnnotations("container", r.sandboxMetadata()))
+		out[criAnnotationPrefix+"sandbox-id"] = r.Sandbox.ID
+		out[criAnnotationPrefix+"container-name"] = r.Config.GetMetadata().GetName()
+		out[criAnnotationPrefix+"image-name"] = imageName(r.Config.GetImage().GetImage(), r.Image)
+	}
+	return out
+}
+
+// annotate has cridock-runtime pass annotations on for an engine that can't.
+func (c *Create) annotate(annotations map[string]string, handler string, host Host) {
+	if len(annotations) > 0 && !host.Annotations {
+		c.useSeam(handler, host).Annotations = annotations
+	}
 }
 
 // wantsCRIAnnotations reports whether the settings enable CRI annotations for the
@@ -140,12 +159,13 @@ func (h Host) wantsCRIAnnotations(handler string) bool {
 }
 
 // refuseAnnotations returns the error for an engine that would drop the wanted
-// annotations; nil if there are none.
-func (h Host) refuseAnnotations(wanted map[string]string) error {
-	if len(wanted) == 0 {
+// annotations, without cridock-runtime to pass them on; nil if there are none.
+func (h Host) refuseAnnotations(wanted map[string]string, handler string) error {
+	why := h.seamUnmet(handler)
+	if len(wanted) == 0 || why == "" {
 		return nil
 	}
-	return h.tooOld(fmt.Sprintf("annotations[%q] for the OCI runtime", sortedKeys(wanted)[0]), "24.0", "1.43")
+	return fmt.Errorf("%w, or %s", h.tooOld(fmt.Sprintf("annotations[%q] for the OCI runtime", sortedKeys(wanted)[0]), "24.0", "1.43"), why)
 }
 
 func orNil(m map[string]string) map[string]string {

@@ -1,11 +1,17 @@
 package translate
 
 import (
+	"maps"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cridock/cridock/internal/seam"
 )
 
 func TestParseAnnotationPattern(t *testing.T) {
@@ -82,7 +88,7 @@ func TestCRIAnnotations(t *testing.T) {
 
 	old := host
 	old.Annotations = false
-	if _, err := sandboxAnnotations(sandbox, old); !errdefs.IsFailedPrecondition(err) {
+	if _, err := sandboxAnnotations(sandbox, old); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "cridock runtime install") {
 		t.Errorf("a sandbox on an engine without annotations: %v", err)
 	}
 	if _, err := containerAnnotations(ctr, nil, old); !errdefs.IsFailedPrecondition(err) {
@@ -91,4 +97,39 @@ func TestCRIAnnotations(t *testing.T) {
 	sandbox.RuntimeHandler, sandbox.Config.Annotations = "", map[string]string{"other": "1"}
 	got, err = sandboxAnnotations(sandbox, old)
 	check("nothing to tell an old engine", nil, got, err)
+}
+
+// TestSeamAnnotations: cridock-runtime passes annotations on for an engine that can't.
+func TestSeamAnnotations(t *testing.T) {
+	host := exampleHost
+	host.PodAnnotations, host.ContainerAnnotations = []AnnotationPattern{{Pattern: "pod.*"}}, []AnnotationPattern{{Pattern: "ctr.*"}}
+	annotated := func(host Host) (sandbox, ctr *Create) {
+		t.Helper()
+		cfg := proto.CloneOf(podConfig)
+		cfg.Annotations = map[string]string{"pod.a": "1", "other": "2"}
+		sandbox, err := DockerSandbox(SandboxRequest{Config: cfg, RuntimeHandler: "crun", ImageID: pauseID}, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := containerRequest(t)
+		req.Config, req.Sandbox.Annotations = proto.CloneOf(req.Config), cfg.Annotations
+		req.Config.Linux, req.Config.Annotations = nil, map[string]string{"ctr.a": "3", "other": "4"}
+		if ctr, err = DockerContainer(req, host); err != nil {
+			t.Fatal(err)
+		}
+		return sandbox, ctr
+	}
+	if sandbox, ctr := annotated(host); sandbox.Seam != nil || ctr.Seam != nil {
+		t.Errorf("needless: %+v, %+v", sandbox.Seam, ctr.Seam)
+	}
+	host.Annotations = false
+	sandbox, ctr := annotated(host)
+	want := map[string]string{"pod.a": "1"}
+	for _, c := range []*Create{sandbox, ctr} {
+		if diff := cmp.Diff(&Seam{RealRuntime: "crun", Record: seam.Record{Annotations: want}}, c.Seam); diff != "" || c.HostConfig.Runtime != "cridock" || c.HostConfig.Annotations != nil {
+			t.Errorf("with runtime %q: %s", c.HostConfig.Runtime, diff)
+		}
+		want = maps.Clone(want)
+		want["ctr.a"] = "3"
+	}
 }

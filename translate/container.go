@@ -96,7 +96,7 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		Tty:         cfg.GetTty(),
 		OpenStdin:   cfg.GetStdin(),
 		StdinOnce:   cfg.GetStdinOnce(),
-		Env:         environment(cfg.GetEnvs(), req.CDI),
+		Env:         host.addBaseEnv(environment(cfg.GetEnvs(), req.CDI), req.Image),
 		Entrypoint:  words(cfg.GetCommand()),
 		Cmd:         words(cfg.GetArgs()),
 		Healthcheck: noHealthcheck(),
@@ -106,12 +106,20 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 		StopSignal:  containerStopSignal(cfg.GetStopSignal(), req.Image.StopSignal),
 	}
 	create := &Create{Name: ContainerName(cfg.GetMetadata(), req.sandboxMetadata()), Config: config, HostConfig: hostConfig}
-	if err := create.enterUserNamespace(req.Sandbox.Namespaces, cfg.GetMounts(), req.runtimeHandler(), host); err != nil {
+	if err := create.enterUserNamespace(req.Sandbox.Namespaces, req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
+	create.mapMounts(cfg.GetMounts(), req.Mounts)
 	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
 		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
 	}
+	if err := create.addBaseHooks(req.runtimeHandler(), host); err != nil {
+		return nil, err
+	}
+	if err := create.applySeamSettings(req, host); err != nil {
+		return nil, err
+	}
+	create.annotate(req.runtimeAnnotations(host), req.runtimeHandler(), host)
 	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
 	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
@@ -180,7 +188,10 @@ func containerHostConfig(req ContainerRequest, host Host) (*container.HostConfig
 	}
 	hc := baseHostConfig(host)
 	hc.Resources = resources
-	hc.Ulimits = slices.Clone(host.Ulimits)
+	if err := limitBlockIO(&hc.Resources, req, host); err != nil {
+		return nil, err
+	}
+	hc.Ulimits = host.ulimits()
 	hc.CgroupParent = req.Sandbox.CgroupParent
 	hc.UsernsMode = container.UsernsMode(req.Sandbox.UsernsMode) // the joined namespaces belong to the sandbox's
 	hc.OomScoreAdj = max(int(cfg.GetLinux().GetResources().GetOomScoreAdj()), host.MinOOMScoreAdj)

@@ -312,6 +312,7 @@ func FuzzAuth(f *testing.F) {
 func FuzzFindImage(f *testing.F) {
 	f.Add("busybox", "busybox:latest", "busybox@"+digest)
 	f.Add("docker-pullable://busybox@"+digest, "<none>:<none>", "<none>@<none>")
+	f.Add("busybox:1", "", "busybox:1@"+digest)
 	f.Add(imageID[:20], "", "")
 	f.Fuzz(func(t *testing.T, ref, tag, dig string) {
 		other := newImage("sha256:"+strings.Repeat("f", 64), nil, nil, 0)

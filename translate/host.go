@@ -52,6 +52,11 @@ type Host struct {
 	// annotations that other CRI runtimes use.
 	CRIAnnotations []string
 
+	// Base is what the operator adds to all containers; nil for nothing.
+	Base *BaseSpec
+	// Settings need cridock-runtime.
+	Settings SeamSettings
+
 	// DefaultRuntime is the Docker runtime used if none is requested.
 	DefaultRuntime string
 	// Runtimes are the engine's runtimes by Docker name.
@@ -63,6 +68,9 @@ type Host struct {
 
 	// Ulimits are those of all containers; the engine's defaults have the rest.
 	Ulimits []*container.Ulimit
+
+	// BlockIOClasses are the classes of block I/O by name; nil without a configuration.
+	BlockIOClasses map[string]*BlockIOClass
 
 	// LogMaxSize and LogMaxFile bound Docker's json-file log of a container.
 	LogMaxSize string

@@ -3,7 +3,6 @@ package translate
 import (
 	"cmp"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,12 +32,14 @@ type Image struct {
 	// Entrypoint and Cmd are the image's default process.
 	Entrypoint []string
 	Cmd        []string
+	// EnvNames are the variables that the image sets.
+	EnvNames []string
 	// Volumes are the paths the image declares as volumes, sorted.
 	Volumes []string
 }
 
 // ReadImage reads GET /images/{name}/json. Fields that newer engines omit may be
-// missing.
+// missing. An image from a mirror has its own names, and not those of [MirrorName].
 func ReadImage(in image.InspectResponse) Image {
 	out := newImage(in.ID, in.RepoTags, in.RepoDigests, max(in.Size, in.VirtualSize))
 	if in.Config != nil {
@@ -47,6 +48,10 @@ func ReadImage(in image.InspectResponse) Image {
 		out.Labels = maps.Clone(in.Config.Labels)
 		out.Entrypoint = slices.Clone(in.Config.Entrypoint)
 		out.Cmd = slices.Clone(in.Config.Cmd)
+		for _, env := range in.Config.Env {
+			name, _, _ := strings.Cut(env, "=")
+			out.EnvNames = append(out.EnvNames, name)
+		}
 		out.Volumes = sortedKeys(in.Config.Volumes)
 	}
 	return out
@@ -77,25 +82,24 @@ func newImage(id string, tags, digests []string, size int64) Image {
 // normalizeTags drops entries that are not tags: "<none>:<none>" of engines before API
 // 1.43, and the digests the containerd image store lists among the tags.
 func normalizeTags(tags []string) []string {
-	return normalizeNames(tags, func(n reference.Named) bool {
-		_, tagged := n.(reference.Tagged)
-		_, digested := n.(reference.Digested)
-		return tagged && !digested
-	})
+	return normalizeNames(tags, func(ref ImageReference) bool { return ref.Digest == "" })
 }
 
+// normalizeDigests drops entries without a digest, such as "<none>@<none>", and the
+// tag of a name that has both.
 func normalizeDigests(digests []string) []string {
-	return normalizeNames(digests, func(n reference.Named) bool {
-		_, digested := n.(reference.Digested)
-		return digested
-	})
+	return normalizeNames(digests, func(ref ImageReference) bool { return ref.Digest != "" })
 }
 
-func normalizeNames(names []string, keep func(reference.Named) bool) []string {
+func normalizeNames(names []string, keep func(ImageReference) bool) []string {
 	var out []string
 	for _, name := range names {
-		if named, err := reference.ParseNormalizedNamed(name); err == nil && keep(named) {
-			out = append(out, named.String())
+		ref, err := parseName(name)
+		if err != nil || !keep(ref) {
+			continue
+		}
+		if own, ok := ownName(ref); ok {
+			out = append(out, own.String())
 		}
 	}
 	slices.Sort(out)
@@ -186,14 +190,23 @@ func NormalizeImage(ref string) (ImageReference, error) {
 	if isFullID(hex) {
 		return ImageReference{ID: sha256Prefix + hex}, nil
 	}
-	named, err := reference.ParseNormalizedNamed(text)
+	out, err := parseName(text)
 	if err != nil {
 		return ImageReference{}, invalid("image.image", "%q: %v", ref, err)
 	}
-	out := ImageReference{Name: named.Name()}
 	if len(hex) >= minIDPrefix && len(hex) < 64 && isHex(hex) {
 		out.IDPrefix = hex
 	}
+	return out, nil
+}
+
+// parseName parses name[:tag][@digest].
+func parseName(name string) (ImageReference, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return ImageReference{}, err
+	}
+	out := ImageReference{Name: named.Name()}
 	if digested, ok := named.(reference.Digested); ok {
 		out.Digest = digested.Digest().String()
 	}
@@ -370,97 +383,13 @@ func decodeAuth(auth string) (user, password string, err error) {
 	return user, strings.TrimRight(password, "\x00"), nil
 }
 
-// pullErrors classifies pull failures by Docker's text, as its stream of progress
-// messages has nothing else. The first match wins. Seen on Docker 20.10 (API
-// 1.41), 26.1 (1.45), 28.5 (1.51) and 29 (1.52).
-//
-// Errors that the kubelet recognises by their reason are Unknown: with any other
-// code it sees "rpc error: code = ..." before the reason and misses it. A refusal
-// by the registry is Unknown in containerd too.
-var pullErrors = []struct {
-	text   string // in lower case
-	class  error
-	reason string
-}{
-	{"toomanyrequests", errdefs.ErrResourceExhausted, ""},
-	{"too many requests", errdefs.ErrResourceExhausted, ""},
-	{"remote trust data", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"content trust", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"signature verification failed", errdefs.ErrUnknown, ReasonSignatureValidationFailed},
-	{"pull access denied", errdefs.ErrUnknown, ""},
-	{"unauthorized", errdefs.ErrUnknown, ""},
-	{"authentication required", errdefs.ErrUnknown, ""},
-	{"no basic auth credentials", errdefs.ErrUnknown, ""},
-	{"incorrect username or password", errdefs.ErrUnknown, ""},
-	{"denied:", errdefs.ErrUnknown, ""},
-	{"manifest unknown", errdefs.ErrNotFound, ""},
-	{"manifest for ", errdefs.ErrNotFound, ""},
-	{"name unknown", errdefs.ErrNotFound, ""},
-	{"no matching manifest", errdefs.ErrNotFound, ""},
-	{"repository name not known", errdefs.ErrNotFound, ""},
-	{": not found", errdefs.ErrNotFound, ""},
-	{"connection refused", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"connection reset", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"i/o timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"tls handshake timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"client.timeout", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"request canceled while waiting for connection", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"context deadline exceeded", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"no such host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"server misbehaving", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"no route to host", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"network is unreachable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"unexpected eof", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"500 internal server error", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"502 bad gateway", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"503 service unavailable", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-	{"504 gateway time", errdefs.ErrUnknown, ReasonRegistryUnavailable},
-}
-
-// PullError classifies the failure of an image pull and keeps its text; nil
-// stays nil. It returns unchanged an error of the caller's own context, an
-// unavailable engine, a full disk, and an error that matches nothing.
-func PullError(err error) error {
-	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) {
-		return err
-	}
-	message := readRegistryAnswer(err.Error())
-	text := strings.ToLower(message)
-	for _, e := range pullErrors {
-		if !strings.Contains(text, e.text) {
-			continue
-		}
-		classified := fmt.Errorf("%s: %w", message, e.class)
-		if e.reason != "" {
-			return &ReasonError{Reason: e.reason, Err: classified}
-		}
-		return classified
-	}
-	return err
-}
-
-// readRegistryAnswer turns a registry's JSON at the end of a message into text.
-// Docker 26.1 and later pass it on unparsed if the registry did not declare it as
-// JSON.
-func readRegistryAnswer(message string) string {
-	i := strings.Index(message, `{"errors":`)
-	if i < 0 {
-		return message
-	}
-	var answer struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal([]byte(message[i:]), &answer) != nil || len(answer.Errors) == 0 {
-		return message
-	}
-	code := strings.ToLower(strings.ReplaceAll(answer.Errors[0].Code, "_", " "))
-	return strings.TrimSuffix(message[:i], "unknown: ") + code + ": " + answer.Errors[0].Message
-}
-
 // sortedKeys returns a map's keys in order.
 func sortedKeys[M ~map[K]V, K cmp.Ordered, V any](m M) []K {
 	return slices.Sorted(maps.Keys(m))
+}
+
+// ArtifactImage returns an OCI artifact as an image: its names are normalised, size is
+// that of its files.
+func ArtifactImage(id string, names []string, size int64) Image {
+	return newImage(id, names, names, size)
 }

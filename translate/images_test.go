@@ -212,21 +212,37 @@ func TestDockerAuth(t *testing.T) {
 
 func TestPullError(t *testing.T) {
 	for text, tc := range map[string]struct {
-		class  func(error) bool
-		reason string
+		class        func(error) bool
+		reason, cure string
 	}{
-		"manifest for web:2 not found: manifest unknown: manifest unknown":                                {errdefs.IsNotFound, ""},
-		"pull access denied for web, repository does not exist or may require 'docker login'":             {errdefs.IsUnknown, ""},
-		"Get \"https://r.io/v2/web/manifests/1\": unauthorized: authentication required":                  {errdefs.IsUnknown, ""},
-		"toomanyrequests: You have reached your pull rate limit":                                          {errdefs.IsResourceExhausted, ""},
-		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnknown, ReasonRegistryUnavailable},
-		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnknown, ReasonRegistryUnavailable},
-		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnknown, ReasonRegistryUnavailable},
-		"Error: remote trust data does not exist for docker.io/library/web: notary.docker.io has no data": {errdefs.IsUnknown, ReasonSignatureValidationFailed},
+		"manifest for web:2 not found: manifest unknown: manifest unknown":                                {errdefs.IsNotFound, "", "name and tag"},
+		"manifest for web not found: name unknown: repository name not known to registry":                 {errdefs.IsNotFound, "", "name and tag"},
+		`failed to resolve reference "r.io/web:2": r.io/web:2: not found`:                                 {errdefs.IsNotFound, "", "name and tag"},
+		"pull access denied for web, repository does not exist or may require 'docker login'":             {errdefs.IsUnknown, "", "imagePullSecrets"},
+		"Get \"https://r.io/v2/web/manifests/1\": unauthorized: authentication required":                  {errdefs.IsUnknown, "", "imagePullSecrets"},
+		"Head \"https://r.io/v2/web/manifests/1\": no basic auth credentials":                             {errdefs.IsUnknown, "", "imagePullSecrets"},
+		"toomanyrequests: You have reached your pull rate limit":                                          {errdefs.IsResourceExhausted, "", "mirror"},
+		"unexpected status from HEAD request to https://r.io/v2/web/manifests/1: 429 Too Many Requests":   {errdefs.IsResourceExhausted, "", "mirror"},
+		"no matching manifest for linux/amd64 in the manifest list entries":                               {errdefs.IsNotFound, "", "platform"},
+		"no match for platform in manifest: not found":                                                    {errdefs.IsNotFound, "", "platform"},
+		`image operating system "windows" cannot be used on this platform`:                                {errdefs.IsNotFound, "", "platform"},
+		"Docker Image manifest version 2, schema 1 support is disabled by default":                        {errdefs.IsFailedPrecondition, "", "schema 1"},
+		"invalid rootfs in image configuration":                                                           {errdefs.IsFailedPrecondition, "", "artifact"},
+		"unsupported media type application/vnd.oci.empty.v1+json":                                        {errdefs.IsFailedPrecondition, "", "artifact"},
+		"Get \"https://r.io/v2/\": x509: certificate signed by unknown authority":                         {errdefs.IsUnknown, ReasonRegistryUnavailable, "certs.d"},
+		"tls: failed to verify certificate: x509: certificate has expired or is not yet valid":            {errdefs.IsUnknown, ReasonRegistryUnavailable, "renew"},
+		"Get \"https://r.io/v2/\": http: server gave HTTP response to HTTPS client":                       {errdefs.IsUnknown, ReasonRegistryUnavailable, "insecure-registries"},
+		"Get \"https://r.io/v2/\": dial tcp 127.0.0.1:1: connect: connection refused":                     {errdefs.IsUnknown, ReasonRegistryUnavailable, "firewall"},
+		"Get \"https://r.io/v2/\": net/http: TLS handshake timeout":                                       {errdefs.IsUnknown, ReasonRegistryUnavailable, "firewall"},
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io: no such host":                                   {errdefs.IsUnknown, ReasonRegistryUnavailable, "DNS"},
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io on 10.0.0.1:53: read: connection refused":        {errdefs.IsUnknown, ReasonRegistryUnavailable, "DNS"},
+		"failed to register layer: max depth exceeded":                                                    {errdefs.IsFailedPrecondition, "", "squash"},
+		"received unexpected HTTP status: 503 Service Unavailable":                                        {errdefs.IsUnknown, ReasonRegistryUnavailable, "later"},
+		"Error: remote trust data does not exist for docker.io/library/web: notary.docker.io has no data": {errdefs.IsUnknown, ReasonSignatureValidationFailed, "sign"},
 	} {
 		got := PullError(fmt.Errorf("pull: %w", errors.New(text)))
-		if !tc.class(got) || !strings.Contains(got.Error(), text) || !strings.HasPrefix(got.Error(), tc.reason) {
-			t.Errorf("%q became %q", text, got)
+		if !tc.class(got) || !strings.Contains(got.Error(), text) || !strings.HasPrefix(got.Error(), tc.reason) || !strings.Contains(got.Error(), tc.cure) {
+			t.Errorf("%q became %q, want %q with the cure %q", text, got, tc.reason, tc.cure)
 		}
 		var reason *ReasonError
 		if errors.As(got, &reason) != (tc.reason != "") {
@@ -239,11 +255,14 @@ func TestPullError(t *testing.T) {
 	}
 	for _, err := range []error{
 		fmt.Errorf("docker broke the connection: %w: connection reset by peer", errdefs.ErrUnavailable),
-		fmt.Errorf("%w: unexpected EOF: no space left on device", errdefs.ErrResourceExhausted),
 	} {
 		if got := PullError(err); !errors.Is(got, err) || got.Error() != err.Error() {
 			t.Errorf("%v became %v", err, got)
 		}
+	}
+	full := fmt.Errorf("%w: unexpected EOF: no space left on device", errdefs.ErrResourceExhausted)
+	if got := PullError(full); !errors.Is(got, full) || !strings.Contains(got.Error(), "free disk space") {
+		t.Errorf("a full disk became %v", got)
 	}
 	if PullError(nil) != nil {
 		t.Error("nil is an error")

@@ -19,6 +19,9 @@ type ResolvedMount struct {
 	Source string
 	// ImageID is, for an image mount, the image's ID.
 	ImageID string
+	// Layers are, for an image mount with a Source, the directories of the image's
+	// layers, the uppermost first.
+	Layers []string
 	// CDIDevice is the name of a CDI device that makes this mount with its
 	// mount_options, instead of Docker itself.
 	CDIDevice string

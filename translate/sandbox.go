@@ -49,6 +49,9 @@ type SandboxRequest struct {
 	Network string
 	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
+	// EarlyNetwork has cridock-runtime take care of the network namespace, if CNI
+	// connects the pod and cridock-runtime can execute its runtime.
+	EarlyNetwork bool
 }
 
 // DockerSandbox returns the request to create the container that holds a pod's
@@ -85,9 +88,14 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	}
 	publishPorts(req, config, hostConfig)
 	create := &Create{Name: SandboxName(cfg.GetMetadata()), Config: config, HostConfig: hostConfig}
-	if err := create.enterUserNamespace(sandboxNamespaces(cfg), nil, req.RuntimeHandler, host); err != nil {
+	if err := create.enterUserNamespace(sandboxNamespaces(cfg), req.RuntimeHandler, host); err != nil {
 		return nil, err
 	}
+	if err := create.addBaseHooks(req.RuntimeHandler, host); err != nil {
+		return nil, err
+	}
+	create.annotate(req.runtimeAnnotations(host), req.RuntimeHandler, host)
+	create.networkEarly(req, host)
 	host.Seal.stamp(create)
 	return create, nil
 }
@@ -136,7 +144,7 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	hc.GroupAdd = groups
 	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
 	hc.SecurityOpt = opts
-	hc.Sysctls = sysctls
+	hc.Sysctls = host.addBaseSysctls(sysctls, req)
 	hc.Runtime = runtime
 	hc.OomScoreAdj = max(sandboxOOMScoreAdj, host.MinOOMScoreAdj)
 	hc.CPUShares = sandboxCPUShares

@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/docker/docker/api/types/network"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
@@ -18,6 +19,8 @@ type Seam struct {
 	RealRuntime string
 	// Record has all but the container's ID and the runtime.
 	Record seam.Record
+	// SharedUTS: the caller adds the UTS namespace of the sandbox's process.
+	SharedUTS bool `json:",omitempty"`
 }
 
 // useSeam has cridock-runtime run a container, and returns the record to complete. The
@@ -50,6 +53,23 @@ func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler
 	if limitsAnything(limits) && host.seamUnmet(handler) == "" {
 		c.useSeam(handler, host).Resources = limits
 	}
+}
+
+// EarlyNetwork reports whether cridock-runtime takes care of a sandbox's network
+// namespace, so that it can be connected before the sandbox runs.
+func (c *Create) EarlyNetwork() bool { return c.Seam != nil && c.Seam.Record.Network != nil }
+
+// networkEarly has cridock-runtime take care of a sandbox's network namespace, as
+// requested. A sandbox with a user namespace has Docker do it: its network namespace
+// must belong to the user namespace.
+func (c *Create) networkEarly(req SandboxRequest, host Host) {
+	if !req.EarlyNetwork || c.HostConfig.NetworkMode != network.NetworkNone || host.seamUnmet(req.RuntimeHandler) != "" {
+		return
+	}
+	if c.Seam != nil && c.Seam.Record.UserNamespace != nil {
+		return
+	}
+	c.useSeam(req.RuntimeHandler, host).Network = &seam.Network{}
 }
 
 // addMountOptions has cridock-runtime add options to mounts that Docker can't make with

@@ -265,3 +265,39 @@ func TestCDIHooks(t *testing.T) {
 		t.Errorf("with neither: %+v, %v", created, err)
 	}
 }
+
+func TestEarlyNetwork(t *testing.T) {
+	request := func(change func(*SandboxRequest, *Host)) *Create {
+		t.Helper()
+		req, host := SandboxRequest{Config: proto.CloneOf(podConfig), ImageID: imageID, EarlyNetwork: true}, exampleHost
+		change(&req, &host)
+		c, err := DockerSandbox(req, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := request(func(*SandboxRequest, *Host) {})
+	want := &Seam{RealRuntime: runtimeName("", exampleHost), Record: seam.Record{Network: &seam.Network{}}}
+	if diff := cmp.Diff(want, c.Seam); diff != "" || !c.EarlyNetwork() || c.HostConfig.Runtime != exampleHost.SeamRuntime {
+		t.Errorf("runtime %q: %s", c.HostConfig.Runtime, diff)
+	}
+	namespaces := func(req *SandboxRequest, o *runtimeapi.NamespaceOption) {
+		req.Config.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: o}}
+	}
+	for name, change := range map[string]func(*SandboxRequest, *Host){
+		"not wanted":         func(req *SandboxRequest, _ *Host) { req.EarlyNetwork = false },
+		"Docker's network":   func(req *SandboxRequest, _ *Host) { req.Network = "bridge" },
+		"no cridock-runtime": func(_ *SandboxRequest, h *Host) { h.SeamRuntime = "" },
+		"host network": func(req *SandboxRequest, _ *Host) {
+			namespaces(req, &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})
+		},
+		"user namespace": func(req *SandboxRequest, _ *Host) {
+			namespaces(req, &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)})
+		},
+	} {
+		if c := request(change); c.EarlyNetwork() {
+			t.Errorf("%s: %+v", name, c.Seam)
+		}
+	}
+}

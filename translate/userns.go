@@ -99,8 +99,6 @@ func validateUsernsInSandbox(req ContainerRequest) error {
 			return invalid(field+".uidMappings", "the sandbox has no user namespace")
 		case mapped && !sameMappings(m.GetUidMappings(), m.GetGidMappings(), sandbox):
 			return invalid(field+".uidMappings", "differ from the sandbox's")
-		case mapped && m.GetImage().GetImage() != "":
-			return &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: unmet(field+".image", "images can't be mounted in pods with a user namespace: their file systems can't be id-mapped")}
 		case sandbox != nil && m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 			return invalid(field+".propagation", "BIDIRECTIONAL: mounts made in a user namespace can't appear on the host")
 		}
@@ -129,8 +127,8 @@ func sameMappings(uids, gids []*runtimeapi.IDMapping, o *runtimeapi.UserNamespac
 }
 
 // enterUserNamespace has cridock-runtime run a container in the pod's user namespace,
-// if it has one of its own. mounts are the container's; handler is the pod's.
-func (c *Create) enterUserNamespace(ns *runtimeapi.NamespaceOption, mounts []*runtimeapi.Mount, handler string, host Host) error {
+// if it has one of its own. handler is the pod's.
+func (c *Create) enterUserNamespace(ns *runtimeapi.NamespaceOption, handler string, host Host) error {
 	o := podUserns(ns)
 	if o == nil {
 		return nil
@@ -140,22 +138,31 @@ func (c *Create) enterUserNamespace(ns *runtimeapi.NamespaceOption, mounts []*ru
 	}
 	r := c.useSeam(handler, host)
 	r.UserNamespace = &seam.UserNamespace{UIDs: seamMappings(o.GetUids()), GIDs: seamMappings(o.GetGids())}
-	requested := map[string]bool{}
-	for _, m := range mounts {
+	r.MappedFiles = slices.Clone(engineFiles)
+	return nil
+}
+
+// mapMounts has cridock-runtime id-map the mounts of a container in a user namespace
+// that the CRI has mappings for, and all images. resolved are those of mounts.
+func (c *Create) mapMounts(mounts []*runtimeapi.Mount, resolved []ResolvedMount) {
+	if c.Seam == nil || c.Seam.Record.UserNamespace == nil {
+		return
+	}
+	r := &c.Seam.Record
+	for i, m := range mounts {
 		target := path.Clean(m.GetContainerPath())
 		// Of mounts on the same path the last one wins.
 		r.MappedMounts = slices.DeleteFunc(r.MappedMounts, func(d string) bool { return d == target })
-		if len(m.GetUidMappings()) > 0 {
+		r.Images = slices.DeleteFunc(r.Images, func(i seam.Image) bool { return i.Destination == target })
+		r.MappedFiles = slices.DeleteFunc(r.MappedFiles, func(d string) bool { return d == target })
+		image := m.GetImage().GetImage() != ""
+		if image || len(m.GetUidMappings()) > 0 {
 			r.MappedMounts = append(r.MappedMounts, target)
 		}
-		requested[target] = true
-	}
-	for _, file := range engineFiles {
-		if !requested[file] {
-			r.MappedFiles = append(r.MappedFiles, file)
+		if image {
+			r.Images = append(r.Images, seam.Image{Destination: target, Layers: resolved[i].Layers})
 		}
 	}
-	return nil
 }
 
 // userNamespacesUnmet says what pods of a CRI handler lack to have user namespaces; ""

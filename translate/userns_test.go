@@ -121,11 +121,23 @@ func TestUserNamespace(t *testing.T) {
 	}
 	ctr, _ := createInUserNamespace(t)
 	want.Record.MappedMounts, want.Record.MappedFiles = []string{"/etc/hosts", "/data"}, []string{"/etc/resolv.conf", "/etc/hostname"}
+	want.SharedUTS = true
 	if diff := cmp.Diff(want, ctr.Seam); diff != "" || ctr.HostConfig.Runtime != "cridock" {
 		t.Errorf("container with runtime %q: %s", ctr.HostConfig.Runtime, diff)
 	}
-	// A container is in its pod's user namespace even if it does not ask for that.
+	// Images are id-mapped with or without mappings.
 	req := inUserNamespaceRequest(t)
+	req.Config.Mounts = append(req.Config.Mounts, &runtimeapi.Mount{ContainerPath: "/data", Image: &runtimeapi.ImageSpec{Image: "a"}, Readonly: true})
+	req.Mounts = append(req.Mounts, ResolvedMount{ImageID: imageID, Source: "/mounted", Layers: []string{"/l/2", "/l/1"}})
+	withImage, err := DockerContainer(req, exampleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := withImage.Seam.Record; cmp.Diff([]string{"/etc/hosts", "/data"}, r.MappedMounts) != "" || cmp.Diff([]seam.Image{{Destination: "/data", Layers: []string{"/l/2", "/l/1"}}}, r.Images) != "" {
+		t.Errorf("with an image: %+v", r)
+	}
+	// A container is in its pod's user namespace even if it does not ask for that.
+	req = inUserNamespaceRequest(t)
 	req.Config.Linux.SecurityContext.NamespaceOptions, req.Config.Mounts, req.Mounts = nil, nil, nil
 	if plain, err := DockerContainer(req, exampleHost); err != nil || plain.Seam == nil || plain.HostConfig.Runtime != "cridock" {
 		t.Errorf("%+v, %v", plain, err)

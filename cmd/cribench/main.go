@@ -41,6 +41,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(newRun(), newReport(), newCompare(), newClean())
+	cmd.AddCommand(newRun(), newTrace(), newReport(), newCompare(), newClean())
 	return cmd
 }

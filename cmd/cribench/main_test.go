@@ -146,6 +146,10 @@ func TestBadFlags(t *testing.T) {
 		"unknown backend": {"run", "--image", "x", "--target", "a=" + endpoint, "--backend", "b=" + endpoint},
 		"bad pattern":     {"run", "--image", "x", "--target", "a=" + endpoint, "--process", "a=("},
 		"bad baseline":    {"run", "--image", "x", "--target", "a=" + endpoint, "--baseline", "b"},
+		"trace no target": {"trace", "--image", "x"},
+		"trace no pods":   {"trace", "--image", "x", "--target", "a=" + endpoint, "--pods", "0"},
+		"trace bad port":  {"trace", "--image", "x", "--target", "a=" + endpoint, "--collect", "127.0.0.1:x"},
+		"no CNI conf":     {"run", "--image", "x", "--docker", endpoint, "--docker-cni-conf", "/nonexistent"},
 		"bad workload":    {"run", "--image", "x", "--target", "a=" + endpoint, "--workloads", "b"},
 	} {
 		if _, err := execute(t.Context(), append(args, "--log-dir", t.TempDir(), "-o", t.TempDir())...); err == nil {

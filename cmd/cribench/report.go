@@ -94,7 +94,7 @@ func newClean() *cobra.Command {
 					err = closeErr
 				}
 			}()
-			subjects, err = targets.open(target.Options{}, dockerSandbox{})
+			subjects, err = targets.open(target.Options{}, target.DockerSandbox{})
 			if err != nil {
 				return err
 			}

@@ -38,6 +38,7 @@ type runOptions struct {
 	logDir       string
 	output       string
 	baseline     string
+	notes        []string
 }
 
 func newRun() *cobra.Command {
@@ -63,23 +64,34 @@ runtimes' processes. An interrupt removes all pods and keeps the results so far.
 func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	o.add(fs)
 	o.addProcesses(fs)
+	o.addPodFlags(fs)
 	c := &o.config
-	fs.StringVar(&c.Image, "image", "", "image with a shell, echo, sleep, yes and head, such as busybox; pulled if missing")
 	fs.StringVar(&c.PullImage, "pull-image", "", "image for measuring pulls, ideally from a local registry; no target may have it")
-	fs.StringVarP(&o.output, "output", "o", "cribench-report", "directory for the report")
 	fs.StringSliceVar(&o.workloads, "workloads", names(bench.Workloads), "what to measure")
 	fs.IntVar(&c.Rounds, "rounds", 20, "number of turns of each target")
+	fs.IntVar(&c.Execs, "execs", 100, "number of commands to run in a container of each target")
 	fs.IntSliceVar(&c.Parallel, "parallel", []int{1, 2, 4, 8}, "numbers of pods to start at a time")
 	fs.IntSliceVar(&c.Levels, "containers", []int{10, 50, 110, 220}, "numbers of containers for reads, CPU time and memory")
 	fs.IntVar(&c.ContainersPerPod, "containers-per-pod", 2, "number of containers in each of these pods")
 	fs.IntVar(&c.Reads, "reads", 50, "number of reads of each list and status at each number of containers")
 	fs.DurationVar(&c.Rest, "rest", 10*time.Second, "how long to measure CPU time at rest")
+	fs.DurationVar(&c.Load, "load", 30*time.Second, "how long to load each target as a node with probes")
+	fs.DurationVar(&c.Relist, "relist", time.Second, "period of both lists on that node: the kubelet's is 1s, or 5m with an evented PLEG")
+	fs.IntVar(&c.Probes, "probes", 3, "number of exec probes in each pod of that node")
+	fs.DurationVar(&c.ProbePeriod, "probe-period", 10*time.Second, "period of each probe")
 	fs.IntVar(&c.Lines, "log-lines", 100000, "number of lines for log throughput")
-	fs.DurationVar(&c.Timeout, "timeout", 2*time.Minute, "time limit of one measurement")
-	fs.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup of the pods (default: the runtimes' own)")
 	fs.StringVar(&o.sandboxImage, "docker-sandbox-image", "", "sandbox image for --docker (default: --image)")
-	fs.StringVar(&o.logDir, "log-dir", os.TempDir(), "directory for pod logs; the runtimes must see it under the same path")
 	fs.StringVar(&o.baseline, "baseline", "", "target that the others are compared to (default: the first)")
+	fs.StringArrayVar(&o.notes, "note", nil, "a note for the report's readers; repeat it for more")
+}
+
+// addPodFlags adds the flags for everything that makes pods.
+func (o *runOptions) addPodFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.config.Image, "image", "", "image with a shell, echo, sleep, yes and head, such as busybox; pulled if missing")
+	fs.DurationVar(&o.config.Timeout, "timeout", 2*time.Minute, "time limit of one measurement")
+	fs.StringVar(&o.cgroupParent, "cgroup-parent", "", "cgroup of the pods (default: the runtimes' own)")
+	fs.StringVar(&o.logDir, "log-dir", os.TempDir(), "directory for pod logs; the runtimes must see it under the same path")
+	fs.StringVarP(&o.output, "output", "o", "cribench-report", "directory for the report")
 }
 
 func names(workloads []bench.Workload) []string {
@@ -120,12 +132,11 @@ func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Write
 	if err := o.complete(); err != nil {
 		return err
 	}
-	logs, err := os.MkdirTemp(o.logDir, "cribench-")
+	removeLogs, err := o.makeLogs()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(logs)) }()
-	o.config.LogRoot = logs
+	defer func() { err = errors.Join(err, removeLogs()) }()
 	subjects, err := o.open(
 		target.Options{Run: o.config.Run, Image: o.config.Image, CgroupParent: o.cgroupParent},
 		o.dockerSandbox())
@@ -135,6 +146,7 @@ func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Write
 	}
 	doc := &result.Document{
 		Schema: result.Schema, Run: o.config.Run, Started: time.Now(), Machine: result.ThisMachine(), Settings: settings(fs),
+		Notes: o.notes,
 	}
 	if err := describe(ctx, doc, subjects); err != nil {
 		return err
@@ -152,11 +164,17 @@ func (o *runOptions) run(ctx context.Context, fs *pflag.FlagSet, stdout io.Write
 	return errors.Join(measured, o.write(doc, stdout))
 }
 
-func (o *runOptions) dockerSandbox() dockerSandbox {
+// makeLogs makes a directory for the logs of pods.
+func (o *runOptions) makeLogs() (remove func() error, err error) {
+	o.config.LogRoot, err = os.MkdirTemp(o.logDir, "cribench-")
+	return func() error { return os.RemoveAll(o.config.LogRoot) }, err
+}
+
+func (o *runOptions) dockerSandbox() target.DockerSandbox {
 	if o.sandboxImage != "" {
-		return dockerSandbox{image: o.sandboxImage}
+		return target.DockerSandbox{Image: o.sandboxImage}
 	}
-	return dockerSandbox{image: o.config.Image, command: o.config.Command}
+	return target.DockerSandbox{Image: o.config.Image, Command: o.config.Command}
 }
 
 // measure runs the workloads and always removes what is left of them.
@@ -188,20 +206,26 @@ func cleanAll(ctx context.Context, subjects []bench.Subject, run string) error {
 	return errors.Join(errs...)
 }
 
+// write prints the table of a document and saves it.
 func (o *runOptions) write(doc *result.Document, stdout io.Writer) error {
+	if err := o.save(doc, stdout); err != nil {
+		return err
+	}
+	return report.Table(stdout, doc, o.baseline)
+}
+
+// save writes a document and its report, and prints where they are.
+func (o *runOptions) save(doc *result.Document, stdout io.Writer) error {
 	if err := os.MkdirAll(o.output, 0o755); err != nil {
 		return err
 	}
 	if err := doc.Write(filepath.Join(o.output, "results.json")); err != nil {
 		return err
 	}
-	if err := report.Table(stdout, doc, o.baseline); err != nil {
-		return err
-	}
 	if err := report.WriteAll(o.output, doc, o.baseline); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "\nreport: %s\n", filepath.Join(o.output, "index.html"))
+	fmt.Fprintf(stdout, "report: %s\n\n", filepath.Join(o.output, "index.html"))
 	return nil
 }
 

@@ -22,11 +22,17 @@ type targetFlags struct {
 	docker    string
 	backends  []string
 	processes []string
+	// cniConf and cniBin connect the sandboxes of docker; without cniConf, they are on
+	// Docker's default network.
+	cniConf string
+	cniBin  []string
 }
 
 func (f *targetFlags) add(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.targets, "target", nil, "NAME=unix:///PATH of a CRI socket; repeat it for each runtime")
 	fs.StringVar(&f.docker, "docker", "", "unix:///PATH of a Docker Engine, measured without any CRI as target "+dockerName)
+	fs.StringVar(&f.cniConf, "docker-cni-conf", "", "CNI configuration list for the pods of --docker (default: Docker's own network)")
+	fs.StringSliceVar(&f.cniBin, "docker-cni-bin", []string{"/opt/cni/bin", "/usr/lib/cni"}, "directories with CNI plugins for --docker-cni-conf")
 }
 
 // addProcesses adds the flags that assign processes to targets.
@@ -36,7 +42,7 @@ func (f *targetFlags) addProcesses(fs *pflag.FlagSet) {
 }
 
 // open returns the subjects. The caller must close them, even after an error.
-func (f *targetFlags) open(opts target.Options, docker dockerSandbox) ([]bench.Subject, error) {
+func (f *targetFlags) open(opts target.Options, sandbox target.DockerSandbox) ([]bench.Subject, error) {
 	var subjects []bench.Subject
 	for _, t := range f.targets {
 		name, endpoint, err := pair("target", t)
@@ -50,7 +56,7 @@ func (f *targetFlags) open(opts target.Options, docker dockerSandbox) ([]bench.S
 		subjects = append(subjects, bench.Subject{Target: c})
 	}
 	if f.docker != "" {
-		d, err := target.NewDocker(dockerName, f.docker, docker.image, docker.command, opts)
+		d, err := f.openDocker(opts, sandbox)
 		if err != nil {
 			return subjects, err
 		}
@@ -62,10 +68,19 @@ func (f *targetFlags) open(opts target.Options, docker dockerSandbox) ([]bench.S
 	return subjects, f.findProcesses(subjects)
 }
 
-// dockerSandbox is the image and command of the sandboxes of --docker.
-type dockerSandbox struct {
-	image   string
-	command []string
+func (f *targetFlags) openDocker(opts target.Options, sandbox target.DockerSandbox) (*target.Docker, error) {
+	if f.cniConf != "" {
+		cni, err := target.NewCNI(f.cniConf, f.cniBin)
+		if err != nil {
+			return nil, err
+		}
+		sandbox.CNI = cni
+	}
+	d, err := target.NewDocker(dockerName, f.docker, sandbox, opts)
+	if err != nil && sandbox.CNI != nil {
+		err = errors.Join(err, sandbox.CNI.Close())
+	}
+	return d, err
 }
 
 func (f *targetFlags) findProcesses(subjects []bench.Subject) error {

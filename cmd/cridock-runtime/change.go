@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +35,16 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
+	if err := s.setFields(r); err != nil {
+		return err
+	}
 	if len(r.MountOptions) > 0 {
 		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
+			return err
+		}
+	}
+	if r.Network != nil {
+		if err := s.setNetwork(r.Network); err != nil {
 			return err
 		}
 	}
@@ -45,6 +54,27 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 		}
 	}
 	return s.write(bundle)
+}
+
+// setFields makes the changes that need no mounts.
+func (s spec) setFields(r *seam.Record) error {
+	if err := s.annotate(r.Annotations); err != nil {
+		return err
+	}
+	if r.Devices != nil {
+		if err := s.setDevices(r.Devices); err != nil {
+			return err
+		}
+	}
+	if r.WritableCgroups {
+		if err := s.makeCgroupsWritable(); err != nil {
+			return err
+		}
+	}
+	if r.UTS != nil {
+		return s.joinUTS(r.UTS)
+	}
+	return nil
 }
 
 // enterUserNamespace makes the mounts that a container in a user namespace needs, in a
@@ -78,6 +108,9 @@ func enterUserNamespace(s spec, dir seam.Dir, bundle string, r *seam.Record) err
 		return err
 	}
 	if err := moveBinds(s, bundle, dir, userns, r); err != nil {
+		return err
+	}
+	if err := moveDevices(s, dir, r.UserNamespace, r.Devices); err != nil {
 		return err
 	}
 	return giveStreams(r)
@@ -136,12 +169,17 @@ func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Rec
 		return err
 	}
 	for i, b := range binds {
-		with := userns
-		if !toMap[b.destination] {
-			with = nil
-		}
 		source := filepath.Join(dir.Mounts(), "v"+strconv.Itoa(i))
-		if err := idmap.Clone(b.source, source, b.recursive, with); err != nil {
+		image := slices.IndexFunc(r.Images, func(m seam.Image) bool { return m.Destination == b.destination })
+		switch {
+		case image >= 0:
+			err = idmap.MountImage(b.source, source, r.Images[image].Layers, userns, r.UserNamespace)
+		case toMap[b.destination]:
+			err = idmap.Clone(b.source, source, b.recursive, userns)
+		default:
+			err = idmap.Clone(b.source, source, b.recursive, nil)
+		}
+		if err != nil {
 			return fmt.Errorf("mount on %s: %w", b.destination, err)
 		}
 		b.mount["source"] = source

@@ -11,7 +11,10 @@
 // there is no record, or any step fails, "create" fails, and Docker returns the reason
 // as the error of the start.
 //
-// It knows neither Docker nor the CRI, and keeps nothing: all mounts are in a mount
+// Under the name cridock-setkey it is a hook of the containers whose record is about
+// their network, see setKey.
+//
+// It knows neither Docker's API nor the CRI, and keeps nothing: all mounts are in a mount
 // namespace that ends with the real runtime's process.
 package main
 
@@ -38,6 +41,13 @@ func init() {
 }
 
 func main() {
+	if os.Args[0] == setKeyName {
+		if err := setKey(os.Args[1:], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "cridock-runtime:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	c, err := parse(os.Args[1:])
 	if err == nil {
 		err = c.run()

@@ -18,7 +18,7 @@ var userns = &seam.UserNamespace{UIDs: []seam.Mapping{{HostID: 100000, Size: 655
 // docker is, in short, what Docker writes. It has a field and a number that no Go
 // type here knows.
 const docker = `{
-	"ociVersion": "1.0.2", "future": {"large": 18446744073709551615},
+	"ociVersion": "1.0.2", "hostname": "pod", "future": {"large": 18446744073709551615},
 	"root": {"path": "/docker/merged", "readonly": true},
 	"mounts": [
 		{"destination": "/proc", "type": "proc", "source": "proc"},

@@ -116,7 +116,7 @@ func TestJoinUserNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := &seam.UserNamespace{UIDs: uids, GIDs: uids}
-	p, err := Describe(os.Getpid())
+	p, err := Describe(os.Getpid(), "user")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,8 @@ func TestFindOverlay(t *testing.T) {
 		"a space":              {root: "/a b", mountinfo: `1 2 0:3 / /a\040b rw - overlay overlay rw,lowerdir=/l\040x/a,upperdir=/u/a,workdir=/w` + "\n", want: &Overlay{Lower: []string{"/l x/a"}, Upper: "/u/a"}},
 		"none":                 {mountinfo: "1 2 0:3 / /other rw - overlay overlay rw,lowerdir=/l/a,upperdir=/u/a,workdir=/w\n"},
 		"covered":              {mountinfo: docker + "lowerdir=/l/a,upperdir=/u/a,workdir=/w\n" + "1 2 0:3 / " + root + " rw - tmpfs tmpfs rw\n"},
-		"read-only":            {mountinfo: docker + "lowerdir=/l/a:/l/b\n", refused: true},
+		"read-only":            {mountinfo: docker + "lowerdir=/l/a:l/b\n", want: &Overlay{Lower: []string{"/l/a", "/var/lib/docker/overlay2/l/b"}}},
+		"no layers":            {mountinfo: docker + "upperdir=/u/a,workdir=/w\n", refused: true},
 		"an escaped comma":     {mountinfo: docker + `lowerdir=/l\054x/a,upperdir=/u/a,workdir=/w` + "\n", refused: true},
 		"an escaped colon":     {mountinfo: docker + `lowerdir=/l\134:x/a,upperdir=/u/a,workdir=/w` + "\n", refused: true},
 		"an empty layer":       {mountinfo: docker + "lowerdir=/l/a::/l/b,upperdir=/u/a,workdir=/w\n", refused: true},
@@ -278,6 +279,9 @@ func FuzzFindOverlay(f *testing.F) {
 			return
 		}
 		for _, layer := range append([]string{o.Upper}, o.Lower...) {
+			if layer == "" && o.Upper == "" {
+				continue
+			}
 			if !filepath.IsAbs(layer) || strings.ContainsAny(layer, `\:,`) {
 				t.Errorf("layer %q", layer)
 			}

@@ -54,6 +54,17 @@ func Clone(source, target string, recursive bool, userns *os.File) error {
 	return nil
 }
 
+// MountDevices mounts a file system for device nodes on dir, which it makes.
+func MountDevices(dir string) error {
+	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // users that are mapped must get through
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
+	}
+	return nil
+}
+
 // makeTarget makes a mount point for a mount: a directory or a file.
 func makeTarget(tree int, target string) error {
 	var st unix.Stat_t

@@ -16,7 +16,8 @@ import (
 
 // Overlay describes an overlay file system.
 type Overlay struct {
-	// Lower are the read-only layers, the uppermost first; Upper is the writable one.
+	// Lower are the read-only layers, the uppermost first; Upper is the writable one, ""
+	// if there is none.
 	// All are absolute paths; those of Lower may be links, which keep mount options
 	// short.
 	Lower []string
@@ -75,8 +76,8 @@ func parseOverlay(options, root string) (*Overlay, error) {
 			o.Options = append(o.Options, unescape(option))
 		}
 	}
-	if o.Upper == "" || len(o.Lower) == 0 {
-		return nil, errors.New("it has no writable layer, or nothing below that")
+	if len(o.Lower) == 0 {
+		return nil, errors.New("it has no layers")
 	}
 	// Docker and containerd mount with relative paths if the options become too long:
 	// Docker from the directory of all layers, in which root is the layer's "merged",
@@ -86,6 +87,9 @@ func parseOverlay(options, root string) (*Overlay, error) {
 		base = filepath.Dir(filepath.Dir(o.Upper))
 	}
 	for _, p := range append([]*string{&o.Upper}, pointers(o.Lower)...) {
+		if *p == "" && p == &o.Upper {
+			continue
+		}
 		if *p == "" || strings.ContainsAny(*p, `\:,`) {
 			return nil, fmt.Errorf("layer %q: a name that mount options cannot have", *p)
 		}
@@ -114,6 +118,9 @@ func unescape(field string) string {
 // id-mapped with userns, whose mappings u has. dir, from [Isolate], must not have an
 // entry "layers" yet. All layers must be on one mount.
 func (o *Overlay) Mount(dir, target string, userns *os.File, u *seam.UserNamespace) error {
+	if o.Upper == "" {
+		return errors.New("the overlay has no writable layer")
+	}
 	store, err := o.store()
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func JoinUserNamespace(u *seam.UserNamespace, p seam.Process) (*os.File, error) 
 		return nil, errors.Join(fmt.Errorf("user namespace of the sandbox: %w", err), f.Close())
 	}
 	// Only if the process still is the same one, the mappings are of f.
-	again, err := Describe(p.PID)
+	again, err := Describe(p.PID, "user")
 	if err == nil && again != p {
 		err = fmt.Errorf("user namespace of the sandbox: process %d is another one by now", p.PID)
 	}
@@ -78,11 +78,11 @@ func sameNamespace(f *os.File, p seam.Process) error {
 	return nil
 }
 
-// Describe returns a process with its user namespace.
-func Describe(pid int) (seam.Process, error) {
+// Describe returns a process with its namespace of a kind, as in /proc/PID/ns.
+func Describe(pid int, kind string) (seam.Process, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/user", pid), &st); err != nil {
-		return seam.Process{}, fmt.Errorf("user namespace of process %d: %w", pid, err)
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), &st); err != nil {
+		return seam.Process{}, fmt.Errorf("%s namespace of process %d: %w", kind, pid, err)
 	}
 	return seam.Process{PID: pid, Device: st.Dev, Inode: st.Ino}, nil
 }

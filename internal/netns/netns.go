@@ -51,9 +51,33 @@ func DoAt(path string, fn func() error) error {
 	return Do(target, fn)
 }
 
-// enter must run on its own goroutine. If the thread cannot return to its namespace,
-// it stays locked to that goroutine, and the Go runtime ends both.
+// DoInNew is Do in a new network namespace, which fn must keep: it disappears when
+// nothing holds it.
+func DoInNew(fn func() error) error {
+	done := make(chan error, 1)
+	create := func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make network namespace: %w", err)
+		}
+		return nil
+	}
+	go func() { done <- away(fn, create) }()
+	return <-done
+}
+
 func enter(target *os.File, fn func() error) error {
+	return away(fn, func() error {
+		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", target.Name(), err)
+		}
+		return nil
+	})
+}
+
+// away calls fn in the network namespace into which leave brings the thread. It must
+// run on its own goroutine: if the thread cannot return to its namespace, it stays
+// locked to that goroutine, and the Go runtime ends both.
+func away(fn, leave func() error) error {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -61,13 +85,13 @@ func enter(target *os.File, fn func() error) error {
 		return fmt.Errorf("open own network namespace: %w", err)
 	}
 	defer func() { _ = home.Close() }()
-	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := leave(); err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("enter network namespace %s: %w", target.Name(), err)
+		return err
 	}
 	err = fn()
 	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", target.Name(), back))
+		return errors.Join(err, fmt.Errorf("return to the network namespace of cridock: %w", back))
 	}
 	runtime.UnlockOSThread()
 	return err

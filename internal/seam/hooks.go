@@ -44,7 +44,8 @@ func (h Hook) validate() error {
 	return nil
 }
 
-func validateHooks(hooks []Hook) error {
+// ValidateHooks reports the first hook that a record can't have.
+func ValidateHooks(hooks []Hook) error {
 	for _, h := range hooks {
 		if err := h.validate(); err != nil {
 			return err

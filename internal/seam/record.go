@@ -16,11 +16,12 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 2
+const Version = 3
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
+	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images, network namespaces
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -43,6 +44,8 @@ type Record struct {
 	// MappedFiles are the same for files that the engine may add by itself, such as
 	// /etc/hosts. They need not be in the bundle.
 	MappedFiles []string `json:"mappedFiles,omitempty"`
+	// Images are mounts of MappedMounts that show an image.
+	Images []Image `json:"images,omitempty"`
 	// Resources are limits that replace those in the bundle; nil for none. Without
 	// limits it is still something to change: a container that was updated before its
 	// start may need no more.
@@ -52,6 +55,17 @@ type Record struct {
 	MountOptions map[string][]string `json:"mountOptions,omitempty"`
 	// Hooks are executed after those in the bundle.
 	Hooks []Hook `json:"hooks,omitempty"`
+	// Network is nil to leave the container's network namespace to the engine.
+	Network *Network `json:"network,omitempty"`
+	// Annotations are added to those in the bundle, and replace them.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Devices is nil for those in the bundle.
+	Devices *Devices `json:"devices,omitempty"`
+	// WritableCgroups makes the container's cgroup file system writable. The container
+	// must have a cgroup namespace of its own.
+	WritableCgroups bool `json:"writableCgroups,omitempty"`
+	// UTS is a process, with its UTS namespace, to share that with; nil for the bundle's.
+	UTS *Process `json:"uts,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -70,6 +84,15 @@ type Runtime struct {
 	Args []string `json:"args,omitempty"`
 }
 
+// Image is a mount of an image, whose layers are id-mapped: an overlay can't be.
+type Image struct {
+	// Destination is one of the record's MappedMounts.
+	Destination string `json:"destination"`
+	// Layers are the directories of the image's layers, the uppermost first; empty if the
+	// mount itself says where they are.
+	Layers []string `json:"layers,omitempty"`
+}
+
 // UserNamespace is a user namespace to create or to join.
 type UserNamespace struct {
 	UIDs []Mapping `json:"uids"`
@@ -78,10 +101,10 @@ type UserNamespace struct {
 	Join *Process `json:"join,omitempty"`
 }
 
-// Process is a process in the user namespace of a sandbox.
+// Process is a sandbox's process in a namespace to join.
 type Process struct {
 	PID int `json:"pid"`
-	// Device and Inode identify its user namespace, since PIDs are reused.
+	// Device and Inode identify the namespace, since PIDs are reused.
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
 }
@@ -104,6 +127,9 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
+	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil || len(r.Images) > 0 || r.Network != nil {
+		return fieldsVersion
+	}
 	if r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0 {
 		return limitsVersion
 	}
@@ -162,10 +188,13 @@ func (r *Record) Validate() error {
 		err = fmt.Errorf("%q is not a container ID", r.ID)
 	case !r.changes():
 		err = errors.New("nothing to change")
+	case r.UserNamespace != nil && r.Network != nil && r.Network.Namespace != "":
+		// It would have to belong to the user namespace, which does not exist yet.
+		err = errors.New("a user namespace with an existing network namespace")
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), validateHooks(r.Hooks))
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -175,7 +204,7 @@ func (r *Record) Validate() error {
 
 // changes reports whether there is anything to change.
 func (r *Record) changes() bool {
-	return r.UserNamespace != nil || r.Resources != nil || len(r.MountOptions)+len(r.Hooks) > 0
+	return r.UserNamespace != nil || r.needs() > usernsVersion
 }
 
 func (r Runtime) validate() error {
@@ -198,8 +227,12 @@ func (u *UserNamespace) validate() error {
 	if err := errors.Join(ValidateMappings(u.UIDs), ValidateMappings(u.GIDs)); err != nil {
 		return err
 	}
-	if j := u.Join; j != nil && (j.PID <= 1 || j.Inode == 0) {
-		return fmt.Errorf("process %d cannot be a sandbox's, or its user namespace is unknown", j.PID)
+	return u.Join.validate()
+}
+
+func (p *Process) validate() error {
+	if p != nil && (p.PID <= 1 || p.Inode == 0) {
+		return fmt.Errorf("process %d cannot be a sandbox's, or its namespace is unknown", p.PID)
 	}
 	return nil
 }
@@ -279,6 +312,29 @@ func validateMountOptions(mounts map[string][]string) error {
 		}
 	}
 	return nil
+}
+
+func validateAnnotations(annotations map[string]string) error {
+	if _, ok := annotations[""]; ok {
+		return errors.New("an annotation has no name")
+	}
+	return nil
+}
+
+func validateImages(images []Image, mapped []string) error {
+	destinations := make([]string, len(images))
+	for i, m := range images {
+		destinations[i] = m.Destination
+		if !slices.Contains(mapped, m.Destination) {
+			return fmt.Errorf("image on %q: not a mount to id-map", m.Destination)
+		}
+		for _, layer := range m.Layers {
+			if !path.IsAbs(layer) || path.Clean(layer) != layer || layer == "/" || strings.ContainsRune(layer, 0) {
+				return fmt.Errorf("image on %q: layer %q: want a clean absolute path", m.Destination, layer)
+			}
+		}
+	}
+	return validateDestinations(destinations)
 }
 
 // IsID reports whether s is a full Docker container ID.

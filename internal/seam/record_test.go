@@ -20,9 +20,14 @@ func example() Record {
 		Version: Version, ID: id, Runtime: Runtime{Path: "/usr/sbin/runc", Args: []string{"--debug"}},
 		UserNamespace: &UserNamespace{UIDs: m, GIDs: m, Join: &Process{PID: 42, Device: 4, Inode: 4026531837}},
 		MappedMounts:  []string{"/data"}, MappedFiles: []string{"/etc/hosts"},
+		Images:       []Image{{Destination: "/data", Layers: []string{"/layers/top"}}},
 		Resources:    &Resources{Memory: &Memory{Limit: 4 << 20, Swap: 5 << 20}, Unified: map[string]string{"memory.high": "9"}, Hugepages: []Hugepages{{PageSize: "2MB", Limit: 4}}},
 		MountOptions: map[string][]string{"/run": {"noexec", "rro"}},
 		Hooks:        []Hook{{Name: "createRuntime", Path: "/bin/hook", Args: []string{"hook", "arg"}, Env: []string{"A=1"}, Timeout: 5}},
+		Annotations:  map[string]string{"a.test/b": "c"},
+		Devices:      &Devices{Exclusive: true, Nodes: []DeviceNode{{Path: "/dev/x", UID: new(uint32), Access: "rw"}}},
+		UTS:          &Process{PID: 43, Device: 4, Inode: 4026531838}, WritableCgroups: true,
+		Network: &Network{},
 	}
 }
 
@@ -50,18 +55,29 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":2`, `"version":3`, "version 3"},
-		"too low a version":   {`"version":2`, `"version":1`, "version 1"},
-		"no version":          {`"version":2,`, ``, "version 0"},
+		"a later version":     {`"version":3`, `"version":4`, "version 4"},
+		"too low a version":   {`"version":3`, `"version":1`, "version 1"},
+		"a version before":    {`"version":3`, `"version":2`, "version 2"},
+		"no version":          {`"version":3,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"timeout":5}]}`, `"timeout":5}]}{}`, "after top-level value"},
+		"more than a record":  {`"writableCgroups":true,"uts":{"pid":43,"device":4,"inode":4026531838}}`, `"writableCgroups":true,"uts":{"pid":43,"device":4,"inode":4026531838}}{}`, "after top-level value"},
+		"a network for later": {`"network":{}`, `"network":{"namespace":"/run/netns/a"}`, "existing network namespace"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
 		"nothing to map by":   {`"userNamespace":` + userNamespace, `"userNamespace":null`, "without a user namespace"},
 		"an unknown hook":     {`"createRuntime"`, `"create"`, "not one of"},
 		"a relative hook":     {`"/bin/hook"`, `"hook"`, "absolute path"},
 		"a NUL in a hook":     {`"arg"`, `"\u0000"`, "NUL"},
+		"a nameless one":      {`"a.test/b"`, `""`, "no name"},
+		"another image mount": {`"destination":"/data"`, `"destination":"/etc"`, "not a mount to id-map"},
+		"a relative layer":    {`"/layers/top"`, `"top"`, "clean absolute path"},
+		"an unclean layer":    {`"/layers/top"`, `"/layers/../etc"`, "clean absolute path"},
+		"no device":           {`"exclusive":true,"nodes":[{"path":"/dev/x","uid":0,"access":"rw"}]`, ``, "no devices"},
+		"a relative device":   {`"/dev/x"`, `"x"`, "destination"},
+		"no access":           {`"access":"rw"`, `"access":""`, "access"},
+		"unknown access":      {`"access":"rw"`, `"access":"rx"`, "access"},
+		"no UTS namespace":    {`4026531838`, `0`, "cannot be a sandbox's"},
 		"a negative timeout":  {`"timeout":5`, `"timeout":-5`, "negative"},
 		"options of the root": {`"/run"`, `"/"`, "destination"},
 		"another option":      {`"noexec"`, `"exec"`, "not one of"},
@@ -83,10 +99,10 @@ func TestDecodeRefuses(t *testing.T) {
 		"an empty mapping":    {`"size":65536`, `"size":0`, "empty"},
 		"too many IDs":        {`"size":65536`, `"size":4294967295`, "exceeds"},
 		"PID 1":               {`"pid":42`, `"pid":1`, "cannot be a sandbox's"},
-		"the root as mount":   {`"/data"`, `"/"`, "destination"},
-		"a relative mount":    {`"/data"`, `"data"`, "destination"},
-		"an unclean mount":    {`"/data"`, `"/data/../etc"`, "destination"},
-		"a mount twice":       {`"/data"`, `"/etc/hosts"`, "twice"},
+		"the root as mount":   {`"/etc/hosts"`, `"/"`, "destination"},
+		"a relative mount":    {`"/etc/hosts"`, `"data"`, "destination"},
+		"an unclean mount":    {`"/etc/hosts"`, `"/data/../etc"`, "destination"},
+		"a mount twice":       {`"/etc/hosts"`, `"/data"`, "twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := strings.ReplaceAll(text, tc.old, tc.new)
@@ -113,6 +129,10 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
+	r.Annotations, r.Devices, r.WritableCgroups, r.UTS, r.Images, r.Network = nil, nil, false, nil, nil, nil
+	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
+		t.Errorf("a record for the release before: %s", text)
+	}
 	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
 	text := string(encode(t, r))
 	if !strings.Contains(text, `"version":1,`) {
@@ -123,6 +143,15 @@ func TestVersions(t *testing.T) {
 	}
 	if got, err := Decode([]byte(strings.Replace(text, `"version":1,`, `"version":2,`, 1))); err != nil || got.Version != 2 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestNetworkNamespace(t *testing.T) {
+	for path, ok := range map[string]bool{"": true, "/run/cridock/netns/a": true, "netns": false, "/run/../etc": false, "/run/": false, "/a\x00": false} {
+		r := Record{ID: id, Runtime: Runtime{Path: "runc"}, Network: &Network{Namespace: path}}
+		if _, err := r.Encode(); (err == nil) != ok {
+			t.Errorf("%q: %v", path, err)
+		}
 	}
 }
 
@@ -209,7 +238,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || r.UserNamespace == nil && r.Resources == nil && len(r.MountOptions)+len(r.Hooks) == 0 {
+		if r.Version < 1 || r.Version > Version || !IsID(r.ID) || !r.changes() {
 			t.Fatalf("accepted %+v", r)
 		}
 		var mappings []Mapping

@@ -57,6 +57,27 @@ func (c *Client) ImagePull(ctx context.Context, ref string, auth registry.AuthCo
 	return r, err
 }
 
+// ImageTag implements [Images].
+func (c *Client) ImageTag(ctx context.Context, image, ref string) error {
+	return c.call(ctx, "image tag", shortTimeout, func(ctx context.Context, cl *client.Client) error {
+		return cl.ImageTag(ctx, image, ref)
+	})
+}
+
+// DistributionInspect implements [Images].
+func (c *Client) DistributionInspect(ctx context.Context, ref string, auth registry.AuthConfig) (registry.DistributionInspect, error) {
+	var r registry.DistributionInspect
+	encoded, err := registry.EncodeAuthConfig(auth)
+	if err != nil {
+		return r, fmt.Errorf("encode registry credentials: %w", err)
+	}
+	err = c.call(ctx, "distribution inspect", longTimeout, func(ctx context.Context, cl *client.Client) (err error) {
+		r, err = cl.DistributionInspect(ctx, ref, encoded)
+		return err
+	})
+	return r, err
+}
+
 // ImageRemove implements [Images].
 func (c *Client) ImageRemove(ctx context.Context, ref string, force bool) error {
 	return c.call(ctx, "image remove", longTimeout, func(ctx context.Context, cl *client.Client) error {

@@ -113,6 +113,10 @@ type Images interface {
 	// pull has succeeded when the stream ends without an error message; closing
 	// the stream or ending ctx cancels it.
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
+	// ImageTag gives an image a tag, which another image may have until then.
+	ImageTag(ctx context.Context, image, ref string) error
+	// DistributionInspect asks the registry of a reference for the image's descriptor.
+	DistributionInspect(ctx context.Context, ref string, auth registry.AuthConfig) (registry.DistributionInspect, error)
 	// ImageRemove removes one reference, and the image with its last. With force
 	// an ID is removed with all its references.
 	ImageRemove(ctx context.Context, ref string, force bool) error

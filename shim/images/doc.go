@@ -2,7 +2,8 @@
 // kubelet: [Puller] pulls them, with credentials from a [Keychain]; [Remover]
 // removes those that nothing uses; [Pause] provides the sandbox image; [Accounts]
 // resolves users with an image's account files, which it reads through [Probes];
-// [Usage] measures the disk that images and writable layers use.
+// [Verifiers] decide which may be pulled; [Pins] which the kubelet keeps; [Usage]
+// measures the disk that images and writable layers use.
 //
 // An image is hostile: nothing that it contains or declares becomes a path, a name
 // or the identity of an object. Its files are only read through the engine, with a

@@ -55,6 +55,18 @@ func (k Keychain) Resolve(ctx context.Context, requested *runtimeapi.AuthConfig,
 	}, image)
 }
 
+// Credential returns the node's credentials for a registry's host, as in config.json;
+// none is not an error.
+func (k Keychain) Credential(ctx context.Context, host string) (registry.AuthConfig, error) {
+	if k == "" {
+		return registry.AuthConfig{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
+	defer cancel()
+	found, err := k.lookUp(ctx, host)
+	return registry.AuthConfig{Username: found.Username, Password: found.Password, IdentityToken: found.IdentityToken, RegistryToken: found.RegistryToken}, err
+}
+
 // lookUp finds the credentials of a registry. It reads the file each time, as logins
 // change it; a missing file means no credentials.
 func (k Keychain) lookUp(ctx context.Context, host string) (types.AuthConfig, error) {

@@ -55,3 +55,25 @@ func TestPullStalls(t *testing.T) {
 		t.Errorf("err = %v, want %v", err, errStalled)
 	}
 }
+
+// TestPullCounts: bytes and layers count once, also if a download starts again.
+func TestPullCounts(t *testing.T) {
+	stream := `{"status":"Pulling from app","id":"1"}
+{"id":"a","status":"Pulling fs layer"}{"id":"b","status":"Pulling fs layer"}{"id":"c","status":"Already exists"}
+{"id":"a","status":"Downloading","progressDetail":{"current":10,"total":100}}
+{"id":"b","status":"Downloading","progressDetail":{"current":5,"total":50}}
+{"id":"a","status":"Downloading","progressDetail":{"current":60,"total":100}}
+{"id":"a","status":"Retrying in 5 seconds"}
+{"id":"a","status":"Downloading","progressDetail":{"current":20,"total":100}}
+{"id":"a","status":"Verifying Checksum"}{"id":"a","status":"Download complete"}
+{"id":"a","status":"Extracting","progressDetail":{"current":100,"total":100}}
+{"id":"b","status":"Downloading","progressDetail":{"current":25,"total":50}}`
+	bytes, layers, calls := int64(0), 0, 0
+	p := pullProgress{log: klog.Background(), received: func(b int64, l int) { bytes, layers, calls = bytes+b, layers+l, calls+1 }}
+	if _, err := p.follow(strings.NewReader(stream)); err != nil {
+		t.Fatal(err)
+	}
+	if bytes != 125 || layers != 1 || calls != 5 || p.bytes != bytes || p.done != layers {
+		t.Errorf("%d bytes, %d layers in %d calls; want 125 bytes and one layer in 5", bytes, layers, calls)
+	}
+}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"sync"
 	"time"
@@ -13,9 +15,11 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/shim/images/mirror"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -23,16 +27,46 @@ import (
 type PullEngine interface {
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
 	ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error)
+	ImageTag(ctx context.Context, image, ref string) error
+	DistributionInspect(ctx context.Context, ref string, auth registry.AuthConfig) (registry.DistributionInspect, error)
 }
 
-// PullerOptions configures a [Puller]. All fields but Keychain and StallTimeout are
-// required.
+// Mirrors offers images from other places than their registries; see
+// [mirror.Server].
+type Mirrors interface {
+	Sources(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (iter.Seq2[context.Context, mirror.Source], *mirror.Attempts, error)
+}
+
+// Policy decides which images may be used; see [Verifiers].
+type Policy interface {
+	// Enabled reports whether there is a policy.
+	Enabled() bool
+	// Verify returns an error unless the image may be used, before it is pulled. name is
+	// its normalised reference.
+	Verify(ctx context.Context, name string, image ocispec.Descriptor) error
+}
+
+// Artifacts keeps what the engine cannot hold; see package artifact.
+type Artifacts interface {
+	Pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, accept func(context.Context, ocispec.Descriptor) error) (id string, err error)
+}
+
+// PullerOptions configures a [Puller]. All fields but Keychain, Namespaces, Mirrors,
+// Policy, Artifacts, StallTimeout and Received are required.
 type PullerOptions struct {
 	Engine PullEngine
 	// Ready waits until the engine can be used. A pull begins after it.
 	Ready func(context.Context) error
 	// Keychain has the credentials for requests without any.
 	Keychain Keychain
+	// Namespaces has credentials for pods by their namespace; empty for none.
+	Namespaces NamespaceKeychains
+	// Mirrors are tried before the registries; nil for none.
+	Mirrors Mirrors
+	// Policy is asked about each image; nil for all images.
+	Policy Policy
+	// Artifacts pulls what the engine refuses as not an image; nil for nothing.
+	Artifacts Artifacts
 	// StallTimeout cancels a pull without progress for this long; zero for never.
 	StallTimeout time.Duration
 	// Start runs op in the background and then done with its error; a panic in op is
@@ -42,6 +76,9 @@ type PullerOptions struct {
 	Changed func(context.Context) error
 	// Observe records how long a pull took and its error.
 	Observe func(took time.Duration, err error)
+	// Received records bytes and layers as they arrive, by the image's registry; nil for
+	// no records.
+	Received func(registry string, bytes int64, layers int)
 	// Waiting counts a caller that waits for a pull until it calls done.
 	Waiting func() (done func())
 }
@@ -60,6 +97,12 @@ func NewPuller(o PullerOptions) *Puller { return &Puller{opts: o} }
 // ended. Without auth the node's credentials are used. A reference that is an image
 // ID is errdefs.ErrInvalidArgument.
 func (p *Puller) Pull(ctx context.Context, name string, auth *runtimeapi.AuthConfig) (id string, err error) {
+	return p.PullFor(ctx, "", name, auth)
+}
+
+// PullFor is Pull for a pod in a Kubernetes namespace, whose own credentials then take
+// precedence over the node's; "" for none.
+func (p *Puller) PullFor(ctx context.Context, namespace, name string, auth *runtimeapi.AuthConfig) (id string, err error) {
 	ref, err := translate.NormalizeImage(name)
 	if err != nil {
 		return "", err
@@ -67,7 +110,12 @@ func (p *Puller) Pull(ctx context.Context, name string, auth *runtimeapi.AuthCon
 	if ref.Name == "" {
 		return "", fmt.Errorf("image %q: %w: an image ID cannot be pulled; name a repository", name, errdefs.ErrInvalidArgument)
 	}
-	credentials, err := p.opts.Keychain.Resolve(ctx, auth, name)
+	if translate.IsMirrorName(ref.Name) {
+		return "", fmt.Errorf("image %q: %w: cridock uses such names itself, for mirrors", name, errdefs.ErrInvalidArgument)
+	}
+	keychain, used := p.opts.Namespaces.take(ctx, namespace, ref.Name, p.opts.Keychain, auth)
+	defer used()
+	credentials, err := keychain.Resolve(ctx, auth, name)
 	if err != nil {
 		return "", err
 	}
@@ -110,31 +158,151 @@ func (p *Puller) share(ctx context.Context, ref translate.ImageReference, auth r
 func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
 	start := time.Now()
 	defer func() { p.opts.Observe(time.Since(start), err) }()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stream, err := p.opts.Engine.ImagePull(ctx, pullName(ref), auth)
-	if err != nil {
-		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
-	}
-	defer func() { _ = stream.Close() }()
-	progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", ref.String())}
-	digest, err := progress.follow(stream)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
+	id, err = p.pull(ctx, ref, auth)
+	if translate.IsArtifactError(err) && p.opts.Artifacts != nil {
+		id, err = p.artifact(ctx, ref, auth)
 	}
 	if err != nil {
-		return "", fmt.Errorf("pull %s: %w", ref, translate.PullError(err))
+		return "", fmt.Errorf("pull %s: %w", ref, err)
+	}
+	// The kubelet asks for the image at once.
+	return id, p.opts.Changed(ctx)
+}
+
+// pull pulls an image from its registry's mirrors, else from the registry.
+func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	if p.opts.Mirrors == nil {
+		return p.direct(ctx, ref, auth)
+	}
+	sources, attempts, err := p.opts.Mirrors.Sources(ctx, ref, auth)
+	if err != nil {
+		return "", err
+	}
+	for at, source := range sources {
+		if err := p.verify(ctx, ref, source.Image); err != nil {
+			return "", err
+		}
+		id, err := p.byDigest(at, ref, source.Name, source.Auth)
+		if err == nil {
+			return id, nil
+		}
+		if pullErr := translate.PullError(err); ctx.Err() != nil || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) || translate.IsArtifactError(pullErr) {
+			return "", pullErr // it is not the mirror's fault
+		}
+		klog.FromContext(ctx).Error(err, "Cannot pull from mirror", "image", ref.String(), "mirror", source.Host)
+		attempts.Fail(source.Host, err)
+	}
+	if attempts.Direct {
+		id, err = p.direct(ctx, ref, auth)
+	} else {
+		return "", translate.PullError(fmt.Errorf("no server has it: %w", errors.Join(attempts.Failed...)))
+	}
+	if err != nil && len(attempts.Failed) > 0 {
+		err = fmt.Errorf("%w; and its mirrors: %w", err, oneLine(attempts.Failed))
+	}
+	return id, err
+}
+
+// artifact pulls what the engine has refused as not an image.
+func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	id, err = p.opts.Artifacts.Pull(ctx, ref, auth, func(ctx context.Context, found ocispec.Descriptor) error { return p.verify(ctx, ref, found) })
+	var reason *translate.ReasonError
+	if errdefs.IsFailedPrecondition(err) || errdefs.IsResourceExhausted(err) || errors.As(err, &reason) {
+		return "", err
+	}
+	return id, translate.PullError(err)
+}
+
+// oneLine joins the texts of errors, whose classes must not count.
+func oneLine(errs []error) error {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// direct pulls an image by its own name.
+func (p *Puller) direct(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	if p.opts.Policy != nil && p.opts.Policy.Enabled() {
+		return p.directVerified(ctx, ref, auth)
+	}
+	digest, err := p.transfer(ctx, ref, pullName(ref), auth)
+	if err != nil {
+		return "", translate.PullError(err)
 	}
 	// By digest if Docker has reported it: the tag may have moved since.
 	if digest != "" {
 		ref = translate.ImageReference{Name: ref.Name, Digest: digest}
 	}
-	inspect, err := p.opts.Engine.ImageInspect(ctx, pullName(ref))
+	return p.pulledID(ctx, pullName(ref))
+}
+
+// directVerified pulls what the policy accepts: by digest, so that it is what the
+// policy was asked about even if the tag moves.
+func (p *Puller) directVerified(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+	found, err := p.opts.Engine.DistributionInspect(ctx, pullName(ref), auth)
 	if err != nil {
-		return "", fmt.Errorf("inspect pulled image %s: %w", ref, err)
+		return "", translate.PullError(err)
 	}
-	// The kubelet asks for the image at once.
-	return inspect.ID, p.opts.Changed(ctx)
+	if err := p.verify(ctx, ref, found.Descriptor); err != nil {
+		return "", err
+	}
+	id, err = p.byDigest(ctx, ref, ref.Name+"@"+found.Descriptor.Digest.String(), auth)
+	return id, translate.PullError(err)
+}
+
+// verify asks the policy, if there is one.
+func (p *Puller) verify(ctx context.Context, ref translate.ImageReference, image ocispec.Descriptor) error {
+	if p.opts.Policy == nil || !p.opts.Policy.Enabled() {
+		return nil
+	}
+	err := p.opts.Policy.Verify(ctx, ref.String(), image)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// Unknown, as the kubelet reads the reason with no other code.
+	return &translate.ReasonError{Reason: translate.ReasonSignatureValidationFailed, Err: fmt.Errorf("%w: %w", errdefs.ErrUnknown, err)}
+}
+
+// byDigest pulls an image by its digest under the name of one of its sources, and
+// gives it the tag that was asked for.
+func (p *Puller) byDigest(ctx context.Context, ref translate.ImageReference, name string, auth registry.AuthConfig) (id string, err error) {
+	if _, err := p.transfer(ctx, ref, name, auth); err != nil {
+		return "", err
+	}
+	if id, err = p.pulledID(ctx, name); err != nil || ref.Digest != "" {
+		return id, err
+	}
+	return id, p.opts.Engine.ImageTag(ctx, id, pullName(ref))
+}
+
+// transfer has the engine pull the image of ref by a name, and returns the digest that it reports; "" if
+// it reports none.
+func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, name string, auth registry.AuthConfig) (digest string, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := p.opts.Engine.ImagePull(ctx, name, auth)
+	if err == nil {
+		defer func() { _ = stream.Close() }()
+		progress := &pullProgress{limit: p.opts.StallTimeout, cancel: cancel, log: klog.FromContext(ctx).WithValues("image", ref.String(), "from", name)}
+		if p.opts.Received != nil {
+			progress.received = func(bytes int64, layers int) { p.opts.Received(ref.Registry(), bytes, layers) }
+		}
+		digest, err = progress.follow(stream)
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return digest, err
+}
+
+func (p *Puller) pulledID(ctx context.Context, name string) (id string, err error) {
+	inspect, err := p.opts.Engine.ImageInspect(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("inspect pulled image %s: %w", name, err)
+	}
+	return inspect.ID, nil
 }
 
 // pullName returns a reference in the form that Docker pulls: by digest if it has

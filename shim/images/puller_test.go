@@ -12,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/translate"
@@ -21,6 +22,9 @@ import (
 type pullEngine struct {
 	pull      func(ctx context.Context, ref string, auth registry.AuthConfig) (string, error)
 	inspected []string
+	tagged    []string
+	// descriptor is what registries answer.
+	descriptor ocispec.Descriptor
 }
 
 func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error) {
@@ -31,6 +35,15 @@ func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.Au
 func (e *pullEngine) ImageInspect(_ context.Context, ref string) (image.InspectResponse, error) {
 	e.inspected = append(e.inspected, ref)
 	return image.InspectResponse{ID: "sha256:1"}, nil
+}
+
+func (e *pullEngine) ImageTag(_ context.Context, image, ref string) error {
+	e.tagged = append(e.tagged, image+" as "+ref)
+	return nil
+}
+
+func (e *pullEngine) DistributionInspect(context.Context, string, registry.AuthConfig) (registry.DistributionInspect, error) {
+	return registry.DistributionInspect{Descriptor: e.descriptor}, nil
 }
 
 // pullFixture is a Puller and what it has reported.

@@ -38,6 +38,19 @@ func NewRemover(e RemoveEngine, ix ContainerIndex, removed func(ctx context.Cont
 // success; one that a running container uses stays, with all its references, and is
 // errdefs.ErrFailedPrecondition.
 func (r *Remover) Remove(ctx context.Context, id string) error {
+	if err := r.Unused(ctx, id); err != nil {
+		return err
+	}
+	// By ID and with force, Docker drops every reference in one step and ignores
+	// stopped containers.
+	if err := r.engine.ImageRemove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove image %s: %w", id, err)
+	}
+	return r.removed(ctx, id)
+}
+
+// Unused returns errdefs.ErrFailedPrecondition if a running container uses an image.
+func (r *Remover) Unused(ctx context.Context, id string) error {
 	containers, err := r.index.Containers(ctx)
 	if err != nil {
 		return err
@@ -53,10 +66,5 @@ func (r *Remover) Remove(ctx context.Context, id string) error {
 			return fmt.Errorf("image %s: %w: running container %s mounts it as a volume", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
 	}
-	// By ID and with force, Docker drops every reference in one step and ignores
-	// stopped containers.
-	if err := r.engine.ImageRemove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove image %s: %w", id, err)
-	}
-	return r.removed(ctx, id)
+	return nil
 }

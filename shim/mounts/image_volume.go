@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -42,8 +43,17 @@ func (v *volumes) resolve(ctx context.Context, m *runtimeapi.Mount, owner string
 		return translate.ResolvedMount{}, err
 	}
 	resolved := translate.ResolvedMount{ImageID: image.ID}
+	if dir, ok, err := v.Artifact(ctx, image.ID); err != nil || ok {
+		resolved.Source = dir
+		if sub := m.GetImageSubPath(); err == nil && sub != "" && path.Clean(sub) != "." {
+			err = fmt.Errorf("image_sub_path %q: %w: %s is an artifact, which has no directories", sub, errdefs.ErrFailedPrecondition, image.ID)
+		}
+		return resolved, err
+	}
 	if !v.Host().ImageMounts {
-		resolved.Source, err = v.mount(ctx, image.ID, m.GetImageSubPath(), owner)
+		if resolved.Layers, err = v.layers(ctx, image.ID); err == nil {
+			resolved.Source, err = v.mount(ctx, image.ID, m.GetImageSubPath(), resolved.Layers, owner)
+		}
 	} else if m.GetImageSubPath() != "" {
 		err = v.checkSubPath(ctx, image.ID, m.GetImageSubPath())
 	}
@@ -66,12 +76,9 @@ func subPathError(imageID, subPath string, err error) error {
 	return err
 }
 
-// mount mounts an image on the node and returns the path of the sub-path in it.
-func (v *volumes) mount(ctx context.Context, imageID, subPath, owner string) (string, error) {
-	layers, err := v.layers(ctx, imageID)
-	if err != nil {
-		return "", err
-	}
+// mount mounts the layers of an image on the node and returns the path of the sub-path
+// in it.
+func (v *volumes) mount(ctx context.Context, imageID, subPath string, layers []string, owner string) (string, error) {
 	// Before the mount, so that nobody can remove the layers.
 	if err := v.hold(ctx, imageID, owner); err != nil {
 		return "", fmt.Errorf("hold image %s: %w", imageID, err)

@@ -66,6 +66,25 @@ func (n *node) wantMounted(source string, want bool) {
 	}
 }
 
+// TestArtifactVolume: an artifact is a directory, on every engine, and has none in it.
+func TestArtifactVolume(t *testing.T) {
+	n := volumeNode(t)
+	n.artifacts = map[string]string{"data": n.dir}
+	for _, n.host.ImageMounts = range []bool{false, true} {
+		for _, sub := range []string{"", "."} {
+			got, err := n.resolve("c", volume("data", sub))
+			n.must(err)
+			if diff := cmp.Diff([]translate.ResolvedMount{{ImageID: "data", Source: n.dir}}, got); diff != "" {
+				t.Errorf("mounts (-want +got):\n%s", diff)
+			}
+		}
+		if _, err := n.resolve("c", volume("data", "file")); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "no directories") {
+			t.Errorf("a sub-path: %v", err)
+		}
+	}
+	n.wantContainers()
+}
+
 func TestImageVolume(t *testing.T) {
 	n := volumeNode(t)
 	got, err := n.resolve("c", volume("data", "sub"))

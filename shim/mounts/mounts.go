@@ -66,6 +66,9 @@ type Options struct {
 	Host func() translate.Host
 	// Image finds an image on the node. A missing one is errdefs.ErrNotFound.
 	Image func(ctx context.Context, ref string) (translate.Image, error)
+	// Artifact returns the directory with the files of an OCI artifact; ok is false for
+	// an image of the engine.
+	Artifact func(ctx context.Context, imageID string) (dir string, ok bool, err error)
 	// LookInto calls look with the ID of a container of an image that exists only for
 	// this call and is never started.
 	LookInto func(ctx context.Context, imageID string, look func(containerID string) error) error

@@ -27,12 +27,13 @@ import (
 // node is a Preparer with a directory, an engine and Kubernetes' containers.
 type node struct {
 	*mounts.Preparer
-	t       *testing.T
-	dir     string
-	options mounts.Options
-	host    translate.Host
-	docker  *docker
-	pods    *pods
+	t         *testing.T
+	dir       string
+	options   mounts.Options
+	host      translate.Host
+	docker    *docker
+	pods      *pods
+	artifacts map[string]string // directories, by ID
 }
 
 // newNode returns a node whose engine has neither image mounts nor CDI.
@@ -47,6 +48,9 @@ func newNode(t *testing.T) *node {
 				return translate.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 			}
 			return translate.Image{ID: ref}, nil
+		},
+		Artifact: func(_ context.Context, imageID string) (string, bool, error) {
+			return n.artifacts[imageID], n.artifacts[imageID] != "", nil
 		},
 		LookInto: func(_ context.Context, imageID string, look func(string) error) error {
 			return look("probe of " + imageID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -34,15 +35,45 @@ func (n *Networks) Setup(ctx context.Context, sb *translate.Sandbox, cfg *runtim
 	if n.o.CNI == nil {
 		return n.Finish(ctx, sb, cfg)
 	}
+	if err := network.PinNetNS(sb.Pid, n.pin(sb.ID)); err != nil {
+		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	if err := n.Connect(ctx, sb, cfg); err != nil {
+		return err
+	}
+	return n.Finish(ctx, sb, cfg)
+}
+
+// Make makes and pins a network namespace for a sandbox that has not been started, and
+// returns its path. Undo and Release remove it.
+func (n *Networks) Make(sb *translate.Sandbox) (string, error) {
 	pin := n.pin(sb.ID)
-	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, pin)
+	if err := network.MakeNetNS(pin); err != nil {
+		return "", fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	return pin, nil
+}
+
+// Check returns an error unless a running sandbox is in its pinned network namespace.
+func (n *Networks) Check(sb *translate.Sandbox) error {
+	err := network.CheckNetNS(sb.Pid, n.pin(sb.ID))
+	if !sb.Running || errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("it exited during its setup: %w", errdefs.ErrAborted)
+	}
+	if err != nil {
+		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	return nil
+}
+
+// Connect has CNI connect a sandbox's pinned network namespace. The sandbox need not
+// run yet; once it does, call Finish.
+func (n *Networks) Connect(ctx context.Context, sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	rt, err := translate.CNIRuntimeConf(cfg, sb.ID, n.pin(sb.ID))
 	if err != nil {
 		return err
 	}
 	n.warnOfHostPorts(ctx, sb, rt)
-	if err := network.PinNetNS(sb.Pid, pin); err != nil {
-		return fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
-	}
 	err = trace.Step(ctx, "CNI ADD", func(ctx context.Context) error {
 		ctx, cancel := n.o.Bounded(ctx)
 		defer cancel()
@@ -52,7 +83,7 @@ func (n *Networks) Setup(ctx context.Context, sb *translate.Sandbox, cfg *runtim
 	if err != nil {
 		return fmt.Errorf("network of sandbox %s of pod %s: %w", sb.ID, translate.PodName(sb.Metadata), err)
 	}
-	return n.Finish(ctx, sb, cfg)
+	return nil
 }
 
 // warnOfHostPorts logs that no CNI plugin takes a sandbox's host ports. The sandbox

@@ -38,7 +38,7 @@ func New(runtimeDir string) *Records { return &Records{dir: beneath.Root(runtime
 // a user namespace in the record it is not used.
 func (r *Records) Write(record seam.Record, sandboxPID int) error {
 	if sandboxPID != 0 && record.UserNamespace != nil {
-		p, err := idmap.Describe(sandboxPID)
+		p, err := idmap.Describe(sandboxPID, "user")
 		if err == nil {
 			err = record.UserNamespace.CheckProcess(sandboxPID)
 		}
@@ -60,6 +60,15 @@ func (r *Records) Write(record seam.Record, sandboxPID int) error {
 		return fmt.Errorf("record for cridock-runtime: %w", err)
 	}
 	return nil
+}
+
+// UTS describes the UTS namespace of a sandbox's process, for containers to join.
+func UTS(sandboxPID int) (*seam.Process, error) {
+	p, err := idmap.Describe(sandboxPID, "uts")
+	if err != nil {
+		return nil, err
+	}
+	return &p, nil
 }
 
 // SetResources replaces the limits in a container's record. A missing record is

@@ -18,6 +18,7 @@ func (o *Options) doctorSettings(cmd *cobra.Command) (doctor.Settings, error) {
 		Version: o.Version, Endpoint: o.Endpoint, DockerEndpoint: o.DockerEndpoint,
 		RootDir: o.RootDir, RuntimeDir: o.RuntimeDir, PodLogsDir: o.PodLogsDir,
 		NetworkPlugin: o.networkPlugin(), CNIConfDir: o.CNIConfDir, CNIBinDirs: o.CNIBinDirs, CNICacheDir: o.CNICacheDir,
-		PodCIDR: o.PodCIDR, SocketLink: o.SocketLink,
+		RegistryConfigDir: o.RegistryConfigDir,
+		PodCIDR:           o.PodCIDR, SocketLink: o.SocketLink,
 	}, nil
 }

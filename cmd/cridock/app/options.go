@@ -39,6 +39,12 @@ type Options struct {
 	PauseImage     string // pod-infra-container-image; empty: the built-in one
 	DockerConfig   string // docker-config; empty: none
 
+	RegistryConfigDir string   // registry-config-dir; empty: no mirrors
+	NamespacedAuthDir string   // namespaced-auth-dir; empty: none
+	ImageVerifierDir  string   // image-verifier-dir; empty: any image
+	PinnedImages      []string // pinned-images: patterns
+	ArtifactStoreSize string   // artifact-store-size, as Docker writes sizes; 0: no artifacts
+
 	NetworkPlugin   string   // network-plugin: cni or docker; empty: docker
 	DockerNetwork   string   // docker-network
 	CNIConfDir      string   // cni-conf-dir
@@ -46,6 +52,7 @@ type Options struct {
 	CNICacheDir     string   // cni-cache-dir
 	PodCIDR         string   // pod-cidr; empty: what the kubelet sends
 	CNIConfTemplate string   // cni-conf-template; empty: none
+	EarlyNetwork    bool     // early-network
 
 	StreamingAddr        string        // streaming-bind-addr; empty: loopback
 	StreamingTLSCert     string        // streaming-tls-cert; empty: no TLS
@@ -70,6 +77,13 @@ type Options struct {
 	PodAnnotations       []translate.AnnotationPattern // pod-annotations
 	ContainerAnnotations []translate.AnnotationPattern // container-annotations
 	CRIAnnotations       []string                      // cri-annotations: runtime handlers
+
+	BlockIOConfigFile            string   // blockio-config-file; empty: none
+	BaseRuntimeSpec              string   // base-runtime-spec; empty: none
+	SharedUTS                    bool     // shared-uts-namespace
+	DeviceOwnership              bool     // device-ownership-from-security-context
+	PrivilegedWithoutHostDevices []string // privileged-without-host-devices: runtime handlers
+	WritableCgroups              []string // writable-cgroups: runtime handlers
 
 	MetricsAddr string // metrics-bind-address; empty: off
 	Profiling   bool   // profiling; needs MetricsAddr
@@ -97,6 +111,8 @@ func NewOptions() *Options {
 		RootDir:              "/var/lib/cridock",
 		RuntimeDir:           "/run/cridock",
 		DockerConfig:         defaultDockerConfig(),
+		RegistryConfigDir:    "/etc/cridock/certs.d",
+		ArtifactStoreSize:    "10g",
 		NetworkPlugin:        "cni",
 		DockerNetwork:        "bridge",
 		CNIConfDir:           "/etc/cni/net.d",
@@ -131,7 +147,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.RuntimeDir, "runtime-directory", o.RuntimeDir, "state until the next reboot, such as pinned network namespaces")
 	f.StringVar(&o.PauseImage, "pod-infra-container-image", o.PauseImage, "sandbox image (default: the one built into cridock)")
 
-	f.StringVar(&o.DockerConfig, "docker-config", o.DockerConfig, "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
+	o.addImageFlags(f)
 
 	f.StringVar(&o.NetworkPlugin, "network-plugin", o.NetworkPlugin, "pod network: cni, or docker for one of Docker's own networks; empty or no-op mean docker, as in cri-dockerd")
 	f.StringVar(&o.DockerNetwork, "docker-network", o.DockerNetwork, "Docker network that pods join with --network-plugin=docker")
@@ -139,6 +155,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.CNIBinDirs, "cni-bin-dir", o.CNIBinDirs, "directories of CNI plugins, searched in order")
 	f.StringVar(&o.CNICacheDir, "cni-cache-dir", o.CNICacheDir, "directory of CNI results and of the records needed to release them")
 	f.StringVar(&o.CNIConfTemplate, "cni-conf-template", o.CNIConfTemplate, "file with a text/template of a CNI configuration, rendered with .PodCIDR, .PodCIDRRanges and .Routes when the pod CIDRs are known, unless there is another configuration")
+	f.BoolVar(&o.EarlyNetwork, "early-network", o.EarlyNetwork, "have cridock-runtime, if the engine has it, take care of the sandboxes' network namespaces, which is faster; CNI then connects them while Docker starts the sandbox (Docker 26.1 and later)")
 	f.StringVar(&o.PodCIDR, "pod-cidr", o.PodCIDR, "pod CIDRs for CNI's ipRanges until the kubelet sends them")
 
 	f.StringVar(&o.StreamingAddr, "streaming-bind-addr", o.StreamingAddr, "address for exec, attach and port-forward sessions; port 0, or none, for any free port")
@@ -168,6 +185,13 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.Var(&annotationPatterns{list: &o.ContainerAnnotations}, "container-annotations", "the same for container annotations")
 	f.StringSliceVar(&o.CRIAnnotations, "cri-annotations", o.CRIAnnotations, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, which gVisor and Kata Containers need to recognise pods; needs Docker 24 (API 1.43)")
 
+	f.StringVar(&o.BlockIOConfigFile, "blockio-config-file", o.BlockIOConfigFile, "file with the classes of block I/O that annotations of pods can name, as for containerd and CRI-O (default: none)")
+	f.StringVar(&o.BaseRuntimeSpec, "base-runtime-spec", o.BaseRuntimeSpec, "file with the process.env, process.rlimits, linux.sysctl and hooks, as in an OCI runtime specification, that all containers get; hooks need cridock-runtime (default: none)")
+	f.BoolVar(&o.SharedUTS, "shared-uts-namespace", o.SharedUTS, "let the containers of a pod share its UTS namespace, so that all see a changed host name; needs cridock-runtime")
+	f.BoolVar(&o.DeviceOwnership, "device-ownership-from-security-context", o.DeviceOwnership, "let a container's user and group (runAsUser, runAsGroup) own the devices that it requests; needs cridock-runtime")
+	f.StringSliceVar(&o.PrivilegedWithoutHostDevices, "privileged-without-host-devices", o.PrivilegedWithoutHostDevices, "runtime handlers whose privileged containers have only the devices that they request; needs cridock-runtime")
+	f.StringSliceVar(&o.WritableCgroups, "writable-cgroups", o.WritableCgroups, "runtime handlers whose containers can write to their cgroups; needs cgroup v2 and cridock-runtime")
+
 	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz: host:port, a port for loopback, or unix:///path (default: off)")
 	f.StringVar(&o.MetricsTLSCert, "metrics-tls-cert", o.MetricsTLSCert, "file with the TLS certificate for that address; read again when it changes")
 	f.StringVar(&o.MetricsTLSKey, "metrics-tls-key", o.MetricsTLSKey, "file with the certificate's key; read again when it changes")
@@ -177,6 +201,16 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 
 	o.addCompatibilityFlags(f)
 	addLogFlags(f)
+}
+
+// addImageFlags adds the flags about images and registries.
+func (o *Options) addImageFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.DockerConfig, "docker-config", o.DockerConfig, "Docker's config.json, with registry credentials and credential helpers for pulls without credentials")
+	f.StringVar(&o.RegistryConfigDir, "registry-config-dir", o.RegistryConfigDir, "directory of registries' mirrors, as HOST/hosts.toml in containerd's format; _default is for registries without a directory")
+	f.StringVar(&o.NamespacedAuthDir, "namespaced-auth-dir", o.NamespacedAuthDir, "directory of registry credentials for the pods of a namespace, as NAMESPACE-SHA256.json like CRI-O's; each is removed by the pull that uses it (default: none)")
+	f.StringVar(&o.ImageVerifierDir, "image-verifier-dir", o.ImageVerifierDir, "directory of executables, called as containerd calls its image verifiers, that must all accept an image before it is pulled (default: any image is)")
+	f.StringVar(&o.ArtifactStoreSize, "artifact-store-size", o.ArtifactStoreSize, "how much disk the OCI artifacts that pods mount as image volumes may use, below root-directory; 0 for no artifacts")
+	f.StringSliceVar(&o.PinnedImages, "pinned-images", o.PinnedImages, "images that the kubelet's garbage collection keeps, besides the sandbox image; * matches any text")
 }
 
 func addLogFlags(f *pflag.FlagSet) {

@@ -123,6 +123,9 @@ func TestRefusedSettings(t *testing.T) {
 		"an unknown limit":       {file: "default-ulimits: [files=5]", want: "default-ulimits"},
 		"a soft limit too high":  {args: []string{"--default-ulimits=core=0,nofile=6:5"}, want: "default-ulimits"},
 		"a negative limit":       {args: []string{"--default-ulimits=nofile=-2:-1"}, want: "default-ulimits"},
+		"relative mirrors":       {args: []string{"--registry-config-dir=certs.d"}, want: "registry-config-dir"},
+		"a wrong artifact size":  {args: []string{"--artifact-store-size=big"}, want: "artifact-store-size"},
+		"relative verifiers":     {args: []string{"--image-verifier-dir=bin"}, want: "image-verifier-dir"},
 		"a limit twice":          {args: []string{"--default-ulimits=nofile=5", "--default-ulimits=nofile=6"}, want: "default-ulimits"},
 		"shim grouping":          {args: []string{"--shim-grouping=maybe"}, want: "shim-grouping"},
 	} {

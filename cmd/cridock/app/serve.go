@@ -15,6 +15,7 @@ import (
 	"github.com/cridock/cridock/shim"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/streaming"
+	"github.com/cridock/cridock/translate"
 )
 
 // Run validates the settings and serves the CRI until ctx ends; then it waits for
@@ -75,6 +76,12 @@ func Run(ctx context.Context, o *Options) error {
 	cfg := o.serviceConfig()
 	cfg.ClaimEngine = data.claim
 	cfg.Seal = seal
+	if cfg.BlockIOClasses, err = o.blockIOClasses(); err != nil {
+		return err
+	}
+	if cfg.Base, err = o.baseSpec(); err != nil {
+		return err
+	}
 	service, err := shim.New(cfg, docker, cni, metrics)
 	if err != nil {
 		return err
@@ -122,11 +129,16 @@ func (o *Options) serviceConfig() shim.Config {
 	addr, _ := o.streamingAddr() // Validate has checked it
 	c := shim.Config{
 		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
-		DockerConfig: o.DockerConfig,
-		CDISpecDirs:  o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
+		DockerConfig: o.DockerConfig, RegistryConfigDir: o.RegistryConfigDir, NamespacedAuthDir: o.NamespacedAuthDir,
+		ImageVerifierDir: o.ImageVerifierDir, PinnedImages: o.PinnedImages, MaxArtifacts: o.maxArtifacts(),
+		CDISpecDirs: o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
+		Settings: translate.SeamSettings{
+			SharedUTS: o.SharedUTS, DeviceOwnership: o.DeviceOwnership,
+			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups,
+		},
 		PodLogsDir:     o.PodLogsDir,
-		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(),
+		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,
 		Ulimits:    o.ulimits(),
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
 		PullProgressTimeout: o.PullProgressDeadline, Tracing: o.traces(),

@@ -18,7 +18,7 @@ import (
 func (o *Options) Validate() error {
 	return errors.Join(
 		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
-		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateSwitches(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(),
 	)
 }
 
@@ -168,4 +168,26 @@ func (o *Options) validateSwitches() error {
 		errs = append(errs, fmt.Errorf("shim-grouping %q: want auto, true or false", o.ShimGrouping))
 	}
 	return errors.Join(errs...)
+}
+
+// validateImages checks the directories of the settings for images.
+func (o *Options) validateImages() error {
+	var errs []error
+	for _, s := range []struct{ name, dir string }{
+		{"registry-config-dir", o.RegistryConfigDir}, {"namespaced-auth-dir", o.NamespacedAuthDir}, {"image-verifier-dir", o.ImageVerifierDir},
+	} {
+		if s.dir != "" && !filepath.IsAbs(s.dir) {
+			errs = append(errs, fmt.Errorf("%s %q: want an absolute path", s.name, s.dir))
+		}
+	}
+	if size, err := units.FromHumanSize(o.ArtifactStoreSize); err != nil || size < 0 {
+		errs = append(errs, fmt.Errorf("artifact-store-size %q: want a size, such as 10g", o.ArtifactStoreSize))
+	}
+	return errors.Join(errs...)
+}
+
+// maxArtifacts returns artifact-store-size, which was validated, in bytes.
+func (o *Options) maxArtifacts() int64 {
+	size, _ := units.FromHumanSize(o.ArtifactStoreSize)
+	return size
 }

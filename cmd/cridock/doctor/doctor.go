@@ -78,7 +78,7 @@ const checkTimeout = 3 * time.Second
 // Checks returns all checks in the order of the report.
 func Checks() []Check {
 	var all []Check
-	for _, group := range [][]Check{engineChecks, daemonChecks, kernelChecks, networkChecks, kubeletChecks, nodeChecks, leftoverChecks} {
+	for _, group := range [][]Check{engineChecks, daemonChecks, imageChecks, kernelChecks, networkChecks, kubeletChecks, nodeChecks, leftoverChecks} {
 		all = append(all, group...)
 	}
 	return all

@@ -104,6 +104,12 @@ var engineBreakages = []breakage{
 	{"no-new-privileges", "in the file", file("/etc/docker/daemon.json", `{"no-new-privileges": true}`), Warning, "set-user-ID", nil, false},
 }
 
+var imageBreakages = []breakage{
+	{"mirrors", "one is down", file("/etc/cridock/certs.d/quay.io/hosts.toml", `[host."http://127.0.0.1:1"]`), Warning, "http://127.0.0.1:1/v2 for quay.io", nil, false},
+	{"mirrors", "a wrong file", file("/etc/cridock/certs.d/quay.io/hosts.toml", "mirror = 1"), Error, "unknown key", nil, false},
+	{"mirrors", "unreadable", file("/etc/cridock/certs.d", ""), Warning, "unknown", nil, false},
+}
+
 var kernelBreakages = []breakage{
 	{"overlay", "missing", file("/proc/filesystems", "\text4\n\tnooverlay\n"), Warning, "no overlay", nil, false},
 	{"user-namespaces", "forbidden", file("/proc/sys/user/max_user_namespaces", "0\n"), Warning, "are off", nil, false},
@@ -334,7 +340,7 @@ var leftoverBreakages = []breakage{
 }
 
 func breakages() []breakage {
-	return slices.Concat(engineBreakages, kernelBreakages, networkBreakages, kubeletBreakages, adapterBreakages, leftoverBreakages)
+	return slices.Concat(engineBreakages, imageBreakages, kernelBreakages, networkBreakages, kubeletBreakages, adapterBreakages, leftoverBreakages)
 }
 
 // TestBrokenNode: each breakage is found by its check, with a reason and a

@@ -39,14 +39,16 @@ type Settings struct {
 	Endpoint       string // container-runtime-endpoint
 	DockerEndpoint string
 	RootDir        string
-	RuntimeDir     string
-	PodLogsDir     string
-	NetworkPlugin  string // cni or docker
-	CNIConfDir     string
-	CNIBinDirs     []string
-	CNICacheDir    string
-	PodCIDR        string // pod-cidr; empty: what the kubelet sends
-	SocketLink     string // socket-link; empty: none
+	// RegistryConfigDir has the mirrors of registries; empty for none.
+	RegistryConfigDir string
+	RuntimeDir        string
+	PodLogsDir        string
+	NetworkPlugin     string // cni or docker
+	CNIConfDir        string
+	CNIBinDirs        []string
+	CNICacheDir       string
+	PodCIDR           string // pod-cidr; empty: what the kubelet sends
+	SocketLink        string // socket-link; empty: none
 }
 
 // Engine is what the checks ask Docker.

@@ -152,7 +152,7 @@ func newTree(t *testing.T) *tree {
 		Version: "v1.0.0", Root: root, DaemonConfig: "/etc/docker/daemon.json",
 		Endpoint: "unix:///run/cridock/cridock.sock", DockerEndpoint: "unix:///var/run/docker.sock",
 		RootDir: "/var/lib/cridock", RuntimeDir: "/run/cridock", PodLogsDir: "/var/log/pods", NetworkPlugin: "cni",
-		CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin"}, CNICacheDir: "/var/lib/cni/cache",
+		RegistryConfigDir: "/etc/cridock/certs.d", CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin"}, CNICacheDir: "/var/lib/cni/cache",
 	}, docker)}
 	for path, content := range healthyFiles {
 		x.write(path, content)

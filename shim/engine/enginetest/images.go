@@ -15,8 +15,10 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/api/types/storage"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -259,4 +261,32 @@ func (s *Server) removable(i *Image, ref string, force, several bool) error {
 		}
 	}
 	return nil
+}
+
+func (s *Server) tagImage(w http.ResponseWriter, r *http.Request, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.imageByRefLocked(ref)
+	if i == nil {
+		return errorf(http.StatusNotFound, "No such image: %s", ref)
+	}
+	if _, err := s.addImage(r.FormValue("repo")+":"+r.FormValue("tag"), Image{ID: i.ID}); err != nil {
+		return errorf(http.StatusBadRequest, "%v", err)
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// inspectDistribution describes a published image by its first digest.
+func (s *Server) inspectDistribution(w http.ResponseWriter, _ *http.Request, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img, ok := s.registry[familiar(ref)]
+	if !ok || len(img.Digests) == 0 {
+		return errorf(http.StatusNotFound, "manifest for %s not found: manifest unknown", familiar(ref))
+	}
+	_, hash, _ := strings.Cut(img.Digests[0], "@")
+	return reply(w, http.StatusOK, registry.DistributionInspect{Descriptor: ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(hash), Size: 1000,
+	}})
 }

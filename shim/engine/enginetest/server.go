@@ -197,6 +197,8 @@ func routes() []route {
 		stream("image pull", "POST", "/images/create", (*Server).pullImage),
 		on("image load", "POST", "/images/load", (*Server).loadImage),
 		on("image history", "GET", "/images/(.+)/history", (*Server).imageHistory),
+		on("image tag", "POST", "/images/(.+)/tag", (*Server).tagImage),
+		on("distribution inspect", "GET", "/distribution/(.+)/json", (*Server).inspectDistribution),
 		on("image inspect", "GET", "/images/(.+)/json", (*Server).inspectImage),
 		on("image remove", "DELETE", "/images/(.+)", (*Server).removeImage),
 	}

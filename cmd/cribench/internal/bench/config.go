@@ -21,19 +21,23 @@ const (
 	Pull       Workload = "pull"       // an image from a registry
 	Churn      Workload = "churn"      // whole lives of pods, without pauses
 	Scale      Workload = "scale"      // reads, CPU time and memory by number of containers
+	Node       Workload = "node"       // probes and lists on a node with the largest number of containers
 )
 
 // Workloads lists all workloads.
-var Workloads = []Workload{Pods, FirstLine, Exec, Throughput, Pull, Churn, Scale}
+var Workloads = []Workload{Pods, FirstLine, Exec, Throughput, Pull, Churn, Scale, Node}
 
 // Config defines what to measure. The zero value measures nothing.
 type Config struct {
 	Workloads []Workload
 	// Rounds is the number of turns of each target.
 	Rounds int
+	// Execs is how many commands [Exec] runs at each target.
+	Execs int
 	// Parallel are the numbers of pods to start at a time.
 	Parallel []int
-	// Levels are the numbers of containers for [Scale], ascending.
+	// Levels are the numbers of containers for [Scale], ascending; the last is also that
+	// for [Node].
 	Levels           []int
 	ContainersPerPod int
 	// Reads is how often each read is made at each level.
@@ -43,6 +47,13 @@ type Config struct {
 	// Burst is how long one read is repeated without pauses to measure its CPU
 	// time, which the kernel reports in hundredths of a second.
 	Burst time.Duration
+	// Load is how long [Node] loads each target.
+	Load time.Duration
+	// Relist is how often that load makes both lists.
+	Relist time.Duration
+	// Probes is the number of exec probes in each pod, each with ProbePeriod.
+	Probes      int
+	ProbePeriod time.Duration
 	// Lines is how many lines [Throughput] writes.
 	Lines int
 	// Command is what containers run until they are stopped. It must exit on
@@ -79,8 +90,10 @@ func (c Config) Validate() error {
 	switch {
 	case c.Image == "":
 		return fmt.Errorf("no image: set one that has a shell")
-	case c.Rounds < 1 || c.Reads < 1 || c.Lines < 1 || c.ContainersPerPod < 1:
-		return fmt.Errorf("rounds, reads, lines and containers per pod: want 1 or more")
+	case c.Rounds < 1 || c.Execs < 1 || c.Reads < 1 || c.Lines < 1 || c.ContainersPerPod < 1:
+		return fmt.Errorf("rounds, execs, reads, lines and containers per pod: want 1 or more")
+	case c.has(Node) && (c.Probes < 1 || c.ProbePeriod <= 0 || c.Relist <= 0 || c.Load <= 0):
+		return fmt.Errorf("probes, their period, the lists' and the time of the load: want more than 0")
 	case slices.ContainsFunc(c.Parallel, func(n int) bool { return n < 1 }):
 		return fmt.Errorf("parallel %v: want 1 or more", c.Parallel)
 	case slices.ContainsFunc(c.Levels, func(n int) bool { return n < 1 }) || !slices.IsSorted(c.Levels):

@@ -184,7 +184,7 @@ func (r *Runner) exec(ctx context.Context) error {
 		pods[s.Name()] = p
 		r.progress.Step()
 	}
-	err := r.interleave(ctx, "exec", r.config.Rounds, seconds(WorkloadExec, "command", 0), func(ctx context.Context, s Subject) error {
+	err := r.interleave(ctx, "exec", r.config.Execs, seconds(WorkloadExec, "command", 0), func(ctx context.Context, s Subject) error {
 		return timed(r.record(s, WorkloadExec, 0), "command", func() error {
 			out, err := s.Exec(ctx, pods[s.Name()].containers[0], []string{"echo", "ok"})
 			if err == nil && string(out) != "ok\n" {

@@ -39,7 +39,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		{Pods, r.podLife}, {FirstLine, r.firstLine}, {Exec, r.exec}, {Throughput, r.throughput},
 		{Pull, r.pull}, {Churn, r.churn}, {Scale, r.scale},
 	} {
-		if !r.config.has(step.workload) {
+		// A node is a scale at its last level.
+		wanted := r.config.has(step.workload) || step.workload == Scale && r.config.has(Node)
+		if !wanted {
 			continue
 		}
 		if err := step.run(ctx); err != nil {

@@ -21,7 +21,7 @@ import (
 
 func config(t *testing.T) Config {
 	return Config{
-		Workloads: Workloads, Rounds: 3, Parallel: []int{1, 2}, Levels: []int{2, 5}, ContainersPerPod: 2, Reads: 2,
+		Workloads: Workloads, Rounds: 3, Execs: 4, Load: 50 * time.Millisecond, Relist: 20 * time.Millisecond, Probes: 3, ProbePeriod: 10 * time.Millisecond, Parallel: []int{1, 2}, Levels: []int{2, 5}, ContainersPerPod: 2, Reads: 2,
 		Rest: time.Millisecond, Burst: 20 * time.Millisecond, Lines: 7, Command: []string{"idle"}, Shell: []string{"sh", "-c"}, Image: "busybox",
 		PullImage: "pull", LogRoot: t.TempDir(), Run: "r", Timeout: time.Minute,
 	}
@@ -77,7 +77,7 @@ func TestRunMeasuresAllAndLeavesNothing(t *testing.T) {
 		seconds(WorkloadStart, "all of them", 2):                                                3,
 		seconds(WorkloadStop, "remove sandbox", 1):                                              3,
 		seconds(WorkloadFirstLine, "line", 0):                                                   3,
-		seconds(WorkloadExec, "command", 0):                                                     3,
+		seconds(WorkloadExec, "command", 0):                                                     4,
 		seconds(WorkloadThroughput, "lines", 7):                                                 3,
 		seconds(WorkloadPull, "pull", 0):                                                        3,
 		seconds(WorkloadChurn, "pod", churnParallel):                                            3,
@@ -85,6 +85,8 @@ func TestRunMeasuresAllAndLeavesNothing(t *testing.T) {
 		{Workload: WorkloadMemory, Step: StepTotal, Level: 0, Unit: result.MiB}:                 memoryReadings,
 		{Workload: WorkloadMemory, Step: StepPerPod, Level: 5, Unit: result.MiB}:                memoryReadings,
 		{Workload: WorkloadCPU, Step: StepRest, Level: 2, Unit: result.CPUPerSecond}:            1,
+		{Workload: WorkloadNode, Step: StepNodeCPU, Level: 5, Unit: result.CPUPerSecond}:        1,
+		{Workload: WorkloadNode, Step: StepLate, Level: 5, Unit: result.Percent}:                1,
 		{Workload: WorkloadCPU, Step: string(target.ListContainers), Level: 5, Unit: "ms/call"}: 1,
 	} {
 		for _, name := range []string{"a", "b"} {
@@ -204,6 +206,9 @@ func TestValidate(t *testing.T) {
 		"rounds":   func(c *Config) { c.Rounds = 0 },
 		"parallel": func(c *Config) { c.Parallel = []int{0} },
 		"levels":   func(c *Config) { c.Levels = []int{5, 2} },
+		"execs":    func(c *Config) { c.Execs = 0 },
+		"probes":   func(c *Config) { c.Probes = 0 },
+		"relist":   func(c *Config) { c.Relist = 0 },
 	} {
 		c := config(t)
 		change(&c)

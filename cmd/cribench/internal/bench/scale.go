@@ -42,7 +42,7 @@ type filled struct {
 }
 
 // scale fills all targets to each level and measures reads, CPU time and memory at
-// it. Targets that cannot list are left out.
+// it, and at the last level the load of a node. Targets that cannot list are left out.
 func (r *Runner) scale(ctx context.Context) error {
 	var all []*filled
 	for _, s := range r.subjects {
@@ -52,24 +52,40 @@ func (r *Runner) scale(ctx context.Context) error {
 		all = append(all, &filled{Subject: s})
 	}
 	r.noteShared(all)
-	if err := r.rest(ctx, all, 0); err != nil {
-		return err
+	if r.config.has(Scale) {
+		if err := r.rest(ctx, all, 0); err != nil {
+			return err
+		}
+		for _, level := range r.config.Levels {
+			if err := r.atLevel(ctx, all, level); err != nil {
+				return err
+			}
+		}
 	}
-	for _, level := range r.config.Levels {
-		if err := r.fill(ctx, all, level); err != nil {
+	if n := len(r.config.Levels); n > 0 && r.config.has(Node) {
+		last := r.config.Levels[n-1]
+		if err := r.fill(ctx, all, last); err != nil {
 			return err
 		}
-		if err := r.reads(ctx, all, level); err != nil {
-			return err
-		}
-		if err := r.cpuPerCall(ctx, all, level); err != nil {
-			return err
-		}
-		if err := r.rest(ctx, all, level); err != nil {
+		if err := r.node(ctx, all, last); err != nil {
 			return err
 		}
 	}
 	return r.empty(ctx, all)
+}
+
+// atLevel fills all targets to a level and measures there.
+func (r *Runner) atLevel(ctx context.Context, all []*filled, level int) error {
+	if err := r.fill(ctx, all, level); err != nil {
+		return err
+	}
+	if err := r.reads(ctx, all, level); err != nil {
+		return err
+	}
+	if err := r.cpuPerCall(ctx, all, level); err != nil {
+		return err
+	}
+	return r.rest(ctx, all, level)
 }
 
 // noteShared adds notes about processes that belong to two targets, and about

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -26,6 +27,8 @@ type Server struct {
 
 	// LogLines is how many lines a container writes when it starts.
 	LogLines int
+	// Traced is called, if set, after each RPC with its context.
+	Traced func(ctx context.Context, method string, began time.Time)
 
 	mu         sync.Mutex
 	calls      []string
@@ -92,7 +95,10 @@ func (s *Server) Sandboxes() []string {
 }
 
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	method := filepath.Base(info.FullMethod)
+	method, began := filepath.Base(info.FullMethod), time.Now()
+	if s.Traced != nil {
+		defer func() { s.Traced(ctx, method, began) }()
+	}
 	s.mu.Lock()
 	s.calls = append(s.calls, method)
 	hook := s.hook

@@ -5,9 +5,11 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -17,7 +19,7 @@ func TestParseStat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.PID != 42 || p.PPID != 7 || p.Name != "a) b (c)" || p.CPU != 2*time.Second || p.Started != 12345 {
+	if p.PID != 42 || p.PPID != 7 || p.Name != "a) b (c)" || p.CPU != 2*time.Second || p.Reaped != 180*time.Millisecond || p.Started != 12345 {
 		t.Errorf("got %+v", p)
 	}
 	for _, bad := range []string{"", "42 S 1", "x (a) S 1", "42 (a) S 1 2"} {
@@ -62,6 +64,53 @@ func TestSetIsTreeAndShimsWithoutContainers(t *testing.T) {
 	got := slices.Sorted(maps.Keys(found))
 	if want := []int{10, 11, 12, 20}; !slices.Equal(got, want) {
 		t.Errorf("found %v, want %v", got, want)
+	}
+}
+
+func TestTreeCountsReapedChildren(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	set := Set{Sockets: []string{path}}
+	before, err := set.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A tenth of a second of CPU time is ten ticks of the clock.
+	busy := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+	busy.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := time.Duration(0); cpu < 100*time.Millisecond; {
+		p, gone := snapshotOf(busy.Process.Pid)
+		if gone {
+			t.Fatal("the busy process has exited")
+		}
+		cpu = p.CPU
+	}
+	_ = busy.Process.Kill()
+	_ = busy.Wait()
+	after, err := set.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum time.Duration
+	for _, cpu := range SpentByName(before, after) {
+		sum += cpu
+	}
+	if sum < 100*time.Millisecond {
+		t.Errorf("spent %v, want at least the child's 100 ms", sum)
+	}
+}
+
+func TestSpentByName(t *testing.T) {
+	got := SpentByName(map[string]time.Duration{"a": 3, "gone": 2}, map[string]time.Duration{"a": 10, "new": 1})
+	if want := map[string]time.Duration{"a": 7, "gone": -2, "new": 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

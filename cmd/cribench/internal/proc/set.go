@@ -177,6 +177,30 @@ func Spent(before, after map[[2]uint64]time.Duration) time.Duration {
 	return sum
 }
 
+// Tree returns the CPU time of the set's processes by name, with that of their children
+// that have exited: of runc, and of commands in containers, which the shims reap.
+func (s Set) Tree() (map[string]time.Duration, error) {
+	found, err := s.Find()
+	if err != nil {
+		return nil, err
+	}
+	cpu := map[string]time.Duration{}
+	for _, p := range found {
+		cpu[p.Name] += p.CPU + p.Reaped
+	}
+	return cpu, nil
+}
+
+// SpentByName returns the CPU time between two readings of [Set.Tree]. A process that
+// exits meanwhile must be reaped by one of the set, or what it had spent is lost.
+func SpentByName(before, after map[string]time.Duration) map[string]time.Duration {
+	spent := maps.Clone(after)
+	for name, cpu := range before {
+		spent[name] -= cpu
+	}
+	return spent
+}
+
 // Total returns the memory of all processes, in bytes.
 func (u Usage) Total() uint64 {
 	var sum uint64

@@ -25,6 +25,8 @@ type Process struct {
 	Started uint64
 	// CPU is its own CPU time, to a hundredth of a second, without its children's.
 	CPU time.Duration
+	// Reaped is the CPU time of its children that have exited, and of theirs.
+	Reaped time.Duration
 }
 
 // snapshot reads all processes. Those that exit meanwhile are left out.
@@ -76,14 +78,14 @@ func parseStat(b []byte) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("stat: %w", err)
 	}
-	const ppid, utime, stime, starttime = 1, 11, 12, 19 // counted after the name
+	const ppid, utime, stime, cutime, cstime, starttime = 1, 11, 12, 13, 14, 19 // counted after the name
 	f := strings.Fields(string(b[end+1:]))
 	if len(f) <= starttime {
 		return Process{}, fmt.Errorf("stat of %d fields", len(f))
 	}
 	p := Process{PID: pid, Name: string(b[open+1 : end])}
-	var ticks [3]uint64
-	for i, at := range []int{utime, stime, starttime} {
+	var ticks [5]uint64
+	for i, at := range []int{utime, stime, cutime, cstime, starttime} {
 		if ticks[i], err = strconv.ParseUint(f[at], 10, 64); err != nil {
 			return Process{}, fmt.Errorf("stat: %w", err)
 		}
@@ -92,7 +94,8 @@ func parseStat(b []byte) (Process, error) {
 		return Process{}, fmt.Errorf("stat: %w", err)
 	}
 	p.CPU = time.Duration(ticks[0]+ticks[1]) * time.Second / userHZ
-	p.Started = ticks[2]
+	p.Reaped = time.Duration(ticks[2]+ticks[3]) * time.Second / userHZ
+	p.Started = ticks[4]
 	return p, nil
 }
 

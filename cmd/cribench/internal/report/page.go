@@ -34,8 +34,9 @@ type step struct {
 }
 
 type pagePlot struct {
-	Alt string
-	SVG template.HTML
+	Alt  string
+	SVG  template.HTML
+	Wide bool
 }
 
 // HTML writes a document as one self-contained page: it includes style and plots,
@@ -60,8 +61,8 @@ func HTML(w io.Writer, d *result.Document, baseline string) error {
 		Sections: sections(Rows(d, baseline)), Failed: failed(d),
 	}
 	for _, p := range plots {
-		// The library escapes the texts of a plot.
-		data.Plots = append(data.Plots, pagePlot{Alt: p.Alt, SVG: template.HTML(sized.ReplaceAllString(p.SVG, "<svg"))})
+		// The texts of a plot are already escaped.
+		data.Plots = append(data.Plots, pagePlot{Alt: p.Alt, SVG: template.HTML(sized.ReplaceAllString(p.SVG, "<svg")), Wide: p.Wide})
 	}
 	return page.Execute(w, data)
 }
@@ -128,5 +129,5 @@ func WriteAll(dir string, d *result.Document, baseline string) (err error) {
 func standalone(p Plot) string {
 	open, rest, _ := strings.Cut(p.SVG, ">")
 	return open + "><title>" + template.HTMLEscapeString(p.Alt) + "</title><style>" + pageCSS +
-		"svg { background: var(--paper); }</style>" + rest
+		`</style><rect width="100%" height="100%"` + paint("fill", "paper") + "/>" + rest
 }

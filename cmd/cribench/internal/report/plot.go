@@ -6,7 +6,6 @@ import (
 	"image/color"
 	"math"
 	"math/rand/v2"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -26,8 +25,7 @@ const (
 	legendHeight          = 18
 )
 
-// Colours are stand-ins that themed replaces by CSS variables, so that a dark page
-// needs no second drawing.
+// Colours are stand-ins that themed replaces by the page's.
 var (
 	inkColour  = color.RGBA{R: 1, G: 1, B: 1, A: 255}
 	gridColour = color.RGBA{R: 1, G: 1, B: 2, A: 255}
@@ -37,26 +35,6 @@ var (
 const hues = 6
 
 func hue(i int) color.RGBA { return color.RGBA{R: 2, G: 2, B: uint8(i % hues), A: 255} }
-
-var (
-	standIn = regexp.MustCompile(`#(010101|010102|0202[0-9A-Fa-f]{2})`)
-	family  = regexp.MustCompile(`font-family:[^;"]*`)
-	sized   = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*"`)
-)
-
-// themed puts CSS variables in place of stand-ins for colours.
-func themed(svg string) string {
-	svg = family.ReplaceAllString(svg, "font-family:Arial,Helvetica,'Liberation Sans',sans-serif")
-	return standIn.ReplaceAllStringFunc(svg, func(c string) string {
-		switch c {
-		case "#010101":
-			return "var(--ink)"
-		case "#010102":
-			return "var(--grid)"
-		}
-		return "var(--hue" + c[6:] + ")"
-	})
-}
 
 // chart is a plot in progress.
 type chart struct {
@@ -141,6 +119,10 @@ func (c *chart) svg() (string, error) {
 	return themed("<svg " + svg), nil
 }
 
+// legendWidening allows for readers whose font is wider than the one that the library
+// measures with.
+const legendWidening = 1.25
+
 func (c *chart) legend(area draw.Canvas) {
 	style := c.X.Tick.Label
 	style.XAlign, style.YAlign = draw.XLeft, draw.YCenter
@@ -154,7 +136,7 @@ func (c *chart) legend(area draw.Canvas) {
 		area.FillPolygon(hue(i), []vg.Point{{X: x, Y: y - mark/2}, {X: x + mark, Y: y - mark/2}, {X: x + mark, Y: y + mark/2}, {X: x, Y: y + mark/2}})
 		x += mark + gap
 		area.FillText(style, vg.Point{X: x, Y: y}, name)
-		x += style.Width(name) + 2*gap
+		x += style.Width(name)*legendWidening + 2*gap
 	}
 }
 

@@ -14,14 +14,19 @@ import (
 type Plot struct {
 	// Name can be a file name; Alt is the text for readers who cannot see the plot.
 	Name, Alt string
-	// SVG takes its colours from the CSS variables --ink, --grid and --hue0 to
-	// --hue5.
+	// SVG has its colours as attributes, for viewers without CSS; classes such as
+	// fill-ink let a style sheet change them.
 	SVG string
+	// Wide is true for a plot that needs the page's whole width.
+	Wide bool
 }
 
 // Plots draws every plot for which the document has data.
 func Plots(d *result.Document) ([]Plot, error) {
 	b := &book{doc: d}
+	for _, t := range d.Timelines {
+		b.plots = append(b.plots, timelinePlot(t))
+	}
 	b.steps(bench.WorkloadStart, "Pod start, step by step")
 	b.steps(bench.WorkloadStop, "Pod stop and remove, step by step")
 	b.levels(bench.WorkloadStart, "sum", "Start of a pod among others", "pods at a time", false)
@@ -36,6 +41,9 @@ func Plots(d *result.Document) ([]Plot, error) {
 	}
 	b.levels(bench.WorkloadMemory, bench.StepTotal, "Memory of the runtime's processes", "containers", false)
 	b.levels(bench.WorkloadMemory, bench.StepPerPod, "Memory per pod", "containers", false)
+	b.processes(bench.WorkloadMemory, "", "Memory by process, with the most containers")
+	b.processes(bench.WorkloadNode, "CPU: ", "CPU time of a node with probes, by process")
+	b.node(bench.StepProbe, "Probes of a node (ExecSync)")
 	b.levels(bench.WorkloadCPU, bench.StepRest, "CPU time at rest", "containers", false)
 	for _, read := range target.Reads {
 		b.levels(bench.WorkloadCPU, string(read), "CPU time of: "+string(read), "containers", true)
@@ -76,8 +84,13 @@ func (b *book) add(title string, svg string, err error) {
 		}
 		return
 	}
-	name := strings.Join(strings.FieldsFunc(strings.ToLower(title), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }), "-")
-	b.plots = append(b.plots, Plot{Name: name, Alt: title, SVG: svg})
+	b.plots = append(b.plots, Plot{Name: plotName(title), Alt: title, SVG: svg})
+}
+
+// plotName returns a title as the name of a file.
+func plotName(title string) string {
+	other := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }
+	return strings.Join(strings.FieldsFunc(strings.ToLower(title), other), "-")
 }
 
 // steps draws the distributions of a workload's steps, at the lowest number of pods
@@ -111,6 +124,38 @@ func sumLast(k result.Key) int {
 // single draws the distribution of a workload of one step.
 func (b *book) single(workload, title string) {
 	keys := b.keys(func(k result.Key) bool { return k.Workload == workload })
+	if len(keys) == 0 {
+		return
+	}
+	svg, err := boxes(title, keys[0].Unit, []string{describe(keys[0])}, b.doc.Names(), b.samples(keys[:1]))
+	b.add(title, svg, err)
+}
+
+// processes draws a workload's steps that have a prefix and then the name of a
+// process, at the highest level.
+func (b *book) processes(workload, prefix, title string) {
+	keys := b.keys(func(k result.Key) bool {
+		return k.Workload == workload && strings.HasPrefix(k.Step, prefix) && k.Step != bench.StepPerPod
+	})
+	if len(keys) == 0 {
+		return
+	}
+	highest := 0
+	for _, k := range keys {
+		highest = max(highest, k.Level)
+	}
+	keys = slices.DeleteFunc(keys, func(k result.Key) bool { return k.Level != highest })
+	groups := make([]string, len(keys))
+	for i, k := range keys {
+		groups[i] = strings.NewReplacer("-", "-\n", " ", "\n").Replace(strings.TrimPrefix(k.Step, prefix))
+	}
+	svg, err := boxes(title, keys[0].Unit, groups, b.doc.Names(), b.samples(keys))
+	b.add(title, svg, err)
+}
+
+// node draws the distribution of one step of a node's load.
+func (b *book) node(step, title string) {
+	keys := b.keys(func(k result.Key) bool { return k.Workload == bench.WorkloadNode && k.Step == step })
 	if len(keys) == 0 {
 		return
 	}

@@ -4,10 +4,12 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,11 +42,27 @@ func document() *result.Document {
 			add(result.Key{Workload: bench.WorkloadRead, Step: string(read), Level: n, Unit: result.Seconds}, 0.0002*float64(n))
 		}
 		add(result.Key{Workload: bench.WorkloadMemory, Step: bench.StepPerPod, Level: n, Unit: result.MiB}, 12)
+		add(result.Key{Workload: bench.WorkloadMemory, Step: "containerd-shim-runc-v2", Level: n, Unit: result.MiB}, 10)
 		add(result.Key{Workload: bench.WorkloadCPU, Step: bench.StepRest, Level: n, Unit: result.CPUPerSecond}, 0)
 	}
+	add(result.Key{Workload: bench.WorkloadNode, Step: bench.StepNodeCPU, Level: 220, Unit: result.CPUPerSecond}, 300)
+	add(result.Key{Workload: bench.WorkloadNode, Step: "CPU: dockerd", Level: 220, Unit: result.CPUPerSecond}, 200)
+	add(result.Key{Workload: bench.WorkloadNode, Step: bench.StepProbe, Level: 220, Unit: result.Seconds}, 0.06)
 	d.Fail("b", result.Key{Workload: bench.WorkloadExec, Step: "command", Unit: result.Seconds}, errors.New("no <way>"))
 	d.Note("a note")
+	d.SetTimeline(timeline())
 	return d
+}
+
+func timeline() result.Timeline {
+	const call = "RunPodSandbox"
+	return result.Timeline{Target: "a<b>", Pods: 30, Spans: []result.Span{
+		{Call: call, Kind: result.KindCall, Name: call, Pods: 30, Duration: 0.25, DurationP99: 0.4},
+		{Call: call, Kind: result.KindDocker, Name: "POST /containers/create", Pods: 30, Start: 0.004, Duration: 0.015},
+		{Call: call, Kind: result.KindDocker, Name: "POST /containers/…/start", Pods: 30, Start: 0.02, Duration: 0.18},
+		{Call: call, Kind: result.KindEvent, Name: "Docker: start <sandbox>", Pods: 30, Start: 0.19},
+		{Call: call, Kind: result.KindCNI, Name: "CNI ADD", Pods: 30, Start: 0.205, Duration: 0.04},
+	}, Shares: []result.Share{{Call: call, Total: 0.25, Docker: 0.195, CNI: 0.04, Rest: 0.015}}}
 }
 
 func TestPageIsWholeAndSelfContained(t *testing.T) {
@@ -53,7 +71,7 @@ func TestPageIsWholeAndSelfContained(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := b.String()
-	for _, want := range []string{"a&lt;b&gt;", "Pod start, step by step", "2.00 [1.9", "a note", "no &lt;way&gt;", "prefers-color-scheme: dark", "width=device-width"} {
+	for _, want := range []string{"a&lt;b&gt;", "Pod start, step by step", "Memory by process", "CPU time of a node", "Probes of a node", "2.00 [1.9", "a note", "no &lt;way&gt;", "prefers-color-scheme: dark", "width=device-width"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -73,7 +91,7 @@ func TestPlotsAreXMLWithoutStandInColours(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hex := regexp.MustCompile(`(fill|stroke):#[0-9A-Fa-f]{6}`)
+	colours := regexp.MustCompile(`(fill|stroke)="(#[0-9A-Fa-f]{6})"( class="[^"]*")?`)
 	for _, p := range plots {
 		for decoder := xml.NewDecoder(strings.NewReader(standalone(p))); ; {
 			if _, err := decoder.Token(); errors.Is(err, io.EOF) {
@@ -82,10 +100,19 @@ func TestPlotsAreXMLWithoutStandInColours(t *testing.T) {
 				t.Fatalf("%s: %v", p.Name, err)
 			}
 		}
-		if m := hex.FindString(p.SVG); m != "" {
-			t.Errorf("%s has a fixed colour, %s", p.Name, m)
+		// Without style sheets, attributes alone must show it.
+		if m := regexp.MustCompile(`\sstyle=|var\(`).FindString(p.SVG); m != "" {
+			t.Errorf("%s needs CSS: %s", p.Name, m)
 		}
-		for _, v := range []string{"var(--ink)", "var(--hue0)", "var(--hue1)"} {
+		for _, m := range colours.FindAllStringSubmatch(p.SVG, -1) {
+			if !slices.Contains(slices.Collect(maps.Values(light)), m[2]) {
+				t.Errorf("%s has a colour that is not the page's: %s", p.Name, m[0])
+			}
+		}
+		if p.Wide {
+			continue // its colours are those of kinds, not targets
+		}
+		for _, v := range []string{light["ink"], light["hue0"], light["hue1"], `fill-hue0`, `stroke-ink`} {
 			if !strings.Contains(p.SVG, v) {
 				t.Errorf("%s lacks %s", p.Name, v)
 			}
@@ -107,6 +134,35 @@ func TestPlotsOfLittle(t *testing.T) {
 	var b strings.Builder
 	if err := HTML(&b, &result.Document{Targets: d.Targets}, "a"); err != nil {
 		t.Errorf("a page of nothing: %v", err)
+	}
+}
+
+func TestTimeline(t *testing.T) {
+	svg := timelinePlot(timeline()).SVG
+	for _, want := range []string{
+		"Start of a pod on a&lt;b&gt;: medians of 30", "205 ms + 40.0 ms", "at 190 ms", "Docker: start &lt;sandbox&gt;",
+		"250 ms: Docker 195 ms, CNI 40.0 ms, neither of them 15.0 ms",
+		// From 205 to 245 ms of 250.
+		`<rect x="565.3" y="133" width="66.4" height="10" fill="` + light["hue1"] + `" class="fill-hue1"/>`,
+	} {
+		if !strings.Contains(svg, want) {
+			t.Errorf("the drawing lacks %s:\n%s", want, svg)
+		}
+	}
+	var b strings.Builder
+	if err := TimelineTable(&b, timeline()); err != nil {
+		t.Fatal(err)
+	}
+	if want := regexp.MustCompile(`(?m)^  CNI ADD +CNI +205 ms +40\.0 ms`); !want.MatchString(b.String()) {
+		t.Errorf("the table lacks %s:\n%s", want, b.String())
+	}
+}
+
+func TestTickStep(t *testing.T) {
+	for length, want := range map[float64]float64{8: 1, 95: 10, 101: 20, 380: 50, 999: 100, 1000: 100} {
+		if got := tickStep(length); got != want {
+			t.Errorf("step of %g: %g, want %g", length, got, want)
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ func describe(k result.Key) string {
 		}
 	case bench.WorkloadThroughput:
 		return fmt.Sprintf("%d %s", k.Level, step)
-	case bench.WorkloadRead, bench.WorkloadCPU, bench.WorkloadMemory:
+	case bench.WorkloadRead, bench.WorkloadCPU, bench.WorkloadMemory, bench.WorkloadNode:
 		return fmt.Sprintf("%s, %d containers", step, k.Level)
 	}
 	return step

@@ -33,7 +33,18 @@ func Table(w io.Writer, d *result.Document, baseline string) error {
 			fmt.Fprintf(t, "failed: %s, %s, %s: %d times, last: %s\n", s.Target, s.Workload, describe(s.Key), s.Failures, s.LastError)
 		}
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, timeline := range d.Timelines {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := TimelineTable(w, timeline); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func failures(r Row) string {

@@ -20,6 +20,8 @@ const (
 	CPUPerSecond = "ms/s"
 	// CPUPerCall is milliseconds of CPU time per call.
 	CPUPerCall = "ms/call"
+	// Percent is a share of 100.
+	Percent = "%"
 )
 
 // Document is one run.
@@ -33,6 +35,8 @@ type Document struct {
 	Settings map[string]string `json:"settings"`
 	Targets  []Target          `json:"targets"`
 	Series   []*Series         `json:"series"`
+	// Timelines are of targets whose pod starts were traced.
+	Timelines []Timeline `json:"timelines,omitempty"`
 	// Notes tell readers what they must know about the numbers.
 	Notes []string `json:"notes,omitempty"`
 

@@ -12,28 +12,38 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
+	"github.com/cridock/cridock/cmd/cribench/internal/proc"
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
 // Docker is Docker Engine without any CRI: only the calls that a pod needs. A sandbox
-// is a container on Docker's default network that does nothing; the containers join
-// its network and IPC namespaces.
+// is a container that does nothing; the containers join its network and IPC
+// namespaces.
 type Docker struct {
 	name, endpoint, socket string
-	sandboxImage           string
-	sandboxCommand         []string
+	sandbox                DockerSandbox
 	opts                   Options
 	client                 *client.Client
 }
 
+// DockerSandbox defines the sandboxes of [Docker].
+type DockerSandbox struct {
+	Image string
+	// Command is what they run; if empty, the image's own command.
+	Command []string
+	// CNI connects them; if nil, they are on Docker's default network.
+	CNI *CNI
+}
+
 var _ Target = (*Docker)(nil)
 
-// NewDocker returns a client of a unix:// endpoint. Sandboxes run sandboxCommand in
-// sandboxImage; if it is empty, the image's own command.
-func NewDocker(name, endpoint, sandboxImage string, sandboxCommand []string, opts Options) (*Docker, error) {
+// NewDocker returns a client of a unix:// endpoint. It owns sandbox.CNI unless it
+// returns an error.
+func NewDocker(name, endpoint string, sandbox DockerSandbox, opts Options) (*Docker, error) {
 	socket, err := SocketPath(endpoint)
 	if err != nil {
 		return nil, err
@@ -42,9 +52,7 @@ func NewDocker(name, endpoint, sandboxImage string, sandboxCommand []string, opt
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", endpoint, err)
 	}
-	return &Docker{
-		name: name, endpoint: endpoint, socket: socket, sandboxImage: sandboxImage, sandboxCommand: sandboxCommand, opts: opts, client: c,
-	}, nil
+	return &Docker{name: name, endpoint: endpoint, socket: socket, sandbox: sandbox, opts: opts, client: c}, nil
 }
 
 // Name implements Target.
@@ -54,7 +62,13 @@ func (d *Docker) Name() string { return d.name }
 func (d *Docker) Sockets() []string { return []string{d.socket} }
 
 // Close implements Target.
-func (d *Docker) Close() error { return d.client.Close() }
+func (d *Docker) Close() error {
+	err := d.client.Close()
+	if d.sandbox.CNI != nil {
+		err = errors.Join(err, d.sandbox.CNI.Close())
+	}
+	return err
+}
 
 // Describe implements Target.
 func (d *Docker) Describe(ctx context.Context) (result.Target, error) {
@@ -62,8 +76,12 @@ func (d *Docker) Describe(ctx context.Context) (result.Target, error) {
 	if err != nil {
 		return result.Target{}, fmt.Errorf("version: %w", err)
 	}
+	runtime := "Docker API, no CRI"
+	if d.sandbox.CNI != nil {
+		runtime += ", CNI network " + d.sandbox.CNI.list.Name
+	}
 	return result.Target{
-		Name: d.name, Endpoint: d.endpoint, Runtime: "Docker API, no CRI", Version: fmt.Sprintf("%s (API %s)", v.Version, v.APIVersion),
+		Name: d.name, Endpoint: d.endpoint, Runtime: runtime, Version: fmt.Sprintf("%s (API %s)", v.Version, v.APIVersion),
 	}, nil
 }
 
@@ -78,7 +96,7 @@ func (d *Docker) HasImage(ctx context.Context, ref string) (bool, error) {
 
 // EnsureImage implements Target; it ensures the sandbox image too.
 func (d *Docker) EnsureImage(ctx context.Context, ref string) error {
-	for _, r := range []string{ref, d.sandboxImage} {
+	for _, r := range []string{ref, d.sandbox.Image} {
 		has, err := d.HasImage(ctx, r)
 		if err == nil && !has {
 			err = d.PullImage(ctx, r)
@@ -123,13 +141,54 @@ func (d *Docker) RemoveImage(ctx context.Context, ref string) error {
 
 // RunSandbox implements Target.
 func (d *Docker) RunSandbox(ctx context.Context, pod Pod) (string, error) {
-	config := &container.Config{Image: d.sandboxImage, Cmd: d.sandboxCommand, Hostname: pod.Name, Labels: d.opts.labels()}
+	config := &container.Config{Image: d.sandbox.Image, Cmd: d.sandbox.Command, Hostname: pod.Name, Labels: d.opts.labels()}
 	host := &container.HostConfig{IpcMode: container.IPCModeShareable, Resources: container.Resources{CgroupParent: d.opts.CgroupParent}}
+	if d.sandbox.CNI != nil {
+		host.NetworkMode = network.NetworkNone
+	}
 	r, err := d.client.ContainerCreate(ctx, config, host, nil, nil, "cribench_"+pod.Name)
 	if err != nil {
 		return "", fmt.Errorf("create sandbox: %w", err)
 	}
-	return r.ID, d.StartContainer(ctx, r.ID)
+	if err := d.StartContainer(ctx, r.ID); err != nil || d.sandbox.CNI == nil {
+		return r.ID, err
+	}
+	daemon, pid, err := d.processes(ctx, r.ID)
+	if err != nil {
+		return r.ID, err
+	}
+	if err := d.sandbox.CNI.add(ctx, daemon, pid, r.ID); err != nil {
+		return r.ID, fmt.Errorf("CNI ADD: %w", err)
+	}
+	return r.ID, nil
+}
+
+// processes returns the PIDs of the daemon, as this process sees it, and of a
+// container's first process, as the daemon sees it; 0 if it does not run.
+func (d *Docker) processes(ctx context.Context, id string) (daemon, pid int, err error) {
+	if daemon, err = proc.Peer(d.socket); err != nil {
+		return 0, 0, err
+	}
+	c, err := d.client.ContainerInspect(ctx, id)
+	if err != nil {
+		return 0, 0, fmt.Errorf("inspect sandbox: %w", err)
+	}
+	return daemon, c.State.Pid, nil
+}
+
+// disconnect runs CNI DEL for a sandbox.
+func (d *Docker) disconnect(ctx context.Context, id string) error {
+	daemon, pid, err := d.processes(ctx, id)
+	if cerrdefs.IsNotFound(err) {
+		daemon, err = proc.Peer(d.socket)
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.sandbox.CNI.del(ctx, daemon, pid, id); err != nil {
+		return fmt.Errorf("CNI DEL: %w", err)
+	}
+	return nil
 }
 
 // CreateContainer implements Target.
@@ -173,7 +232,14 @@ func (d *Docker) RemoveContainer(ctx context.Context, id string) error {
 }
 
 // StopSandbox implements Target.
-func (d *Docker) StopSandbox(ctx context.Context, id string) error { return d.StopContainer(ctx, id) }
+func (d *Docker) StopSandbox(ctx context.Context, id string) error {
+	if d.sandbox.CNI != nil {
+		if err := d.disconnect(ctx, id); err != nil {
+			return err
+		}
+	}
+	return d.StopContainer(ctx, id)
+}
 
 // RemoveSandbox implements Target.
 func (d *Docker) RemoveSandbox(ctx context.Context, id string) error {
@@ -232,8 +298,14 @@ func (d *Docker) Clean(ctx context.Context, run string) (int, error) {
 		// which that runtime must remove.
 		var ids []string
 		for _, c := range list {
-			if isRawPod(c.Names) {
-				ids = append(ids, c.ID)
+			if !isRawPod(c.Names) {
+				continue
+			}
+			ids = append(ids, c.ID)
+			if d.sandbox.CNI != nil && c.HostConfig.NetworkMode == network.NetworkNone {
+				if err := d.disconnect(ctx, c.ID); err != nil {
+					return cleaned, err
+				}
 			}
 		}
 		if len(ids) == 0 {

@@ -29,7 +29,7 @@ func TestPodOnDocker(t *testing.T) {
 	}
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
 	idle := []string{"sh", "-c", "trap 'exit 0' TERM; echo one; echo two; while :; do sleep 3600 & wait $!; done"}
-	d, err := target.NewDocker("docker", endpoint, image, idle, target.Options{Run: run, Image: image})
+	d, err := target.NewDocker("docker", endpoint, target.DockerSandbox{Image: image, Command: idle}, target.Options{Run: run, Image: image})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,144 @@
+package artifact
+
+import (
+	"context"
+	_ "crypto/sha512" // digests of layers
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cridock/cridock/shim/images/mirror"
+)
+
+// maxFiles bounds the files of an artifact.
+const maxFiles = 1024
+
+// imageConfigs are the media types of what Docker runs.
+var imageConfigs = map[string]bool{
+	ocispec.MediaTypeImageConfig: true, "application/vnd.docker.container.image.v1+json": true,
+}
+
+// download writes an artifact's files and manifest.
+func (s *Store) download(ctx context.Context, name string, c *mirror.Content) (*stored, error) {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(c.Manifest, &m); err != nil {
+		return nil, fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
+	}
+	titles, size, err := layout(m)
+	if err != nil {
+		return nil, fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
+	}
+	used, _, err := s.Size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if size > s.max-int64(min(used, uint64(s.max))) { //nolint:gosec // not above max
+		return nil, fmt.Errorf("artifact %s: %w: its %d bytes and the %d of others exceed artifact-store-size, %d", c.Image.Digest, errdefs.ErrResourceExhausted, size, used, s.max)
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	draft, err := os.MkdirTemp(s.dir, draftPrefix)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(draft) }()
+	if err := write(ctx, draft, m, titles, c); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(draft, filepath.Join(s.dir, name)); err != nil {
+		return nil, err
+	}
+	return &stored{size: size}, nil
+}
+
+// layout returns the names of an artifact's files, in the order of its layers, and the
+// sum of their sizes.
+func layout(m ocispec.Manifest) (titles []string, size int64, err error) {
+	switch {
+	case len(m.Layers) == 0:
+		return nil, 0, errors.New("it has no files; an index cannot be mounted")
+	case imageConfigs[m.Config.MediaType] && m.ArtifactType == "":
+		return nil, 0, errors.New("it is an image and not an artifact")
+	case len(m.Layers) > maxFiles:
+		return nil, 0, fmt.Errorf("it has %d files, more than %d", len(m.Layers), maxFiles)
+	}
+	seen := map[string]bool{}
+	for _, l := range m.Layers {
+		title := l.Annotations[ocispec.AnnotationTitle]
+		if title == "" {
+			title = strings.ReplaceAll(l.Digest.String(), ":", "-")
+		}
+		if err := l.Digest.Validate(); err != nil {
+			return nil, 0, fmt.Errorf("file %q: %w", title, err)
+		}
+		if !isName(title) || seen[title] {
+			return nil, 0, fmt.Errorf("file %q: want a file's name that no other file has", title)
+		}
+		if l.Size < 0 || l.Size > 1<<60-size {
+			return nil, 0, fmt.Errorf("file %q: impossible size %d", title, l.Size)
+		}
+		seen[title] = true
+		titles, size = append(titles, title), size+l.Size
+	}
+	return titles, size, nil
+}
+
+// isName reports whether a title is one element of a path, and readable.
+func isName(title string) bool {
+	return title != "." && title != ".." && len(title) <= 255 && utf8.ValidString(title) &&
+		!strings.ContainsRune(title, '/') && strings.IndexFunc(title, unicode.IsControl) < 0
+}
+
+// write fills an artifact's directory. All users may read the files: a container's
+// user does.
+func write(ctx context.Context, dir string, m ocispec.Manifest, titles []string, c *mirror.Content) error {
+	files := filepath.Join(dir, filesDir)
+	if err := os.Mkdir(files, 0o755); err != nil { //nolint:gosec // see above
+		return err
+	}
+	for i, l := range m.Layers {
+		if err := writeLayer(ctx, filepath.Join(files, titles[i]), l, c); err != nil {
+			return fmt.Errorf("file %q: %w", titles[i], err)
+		}
+	}
+	for name, b := range map[string][]byte{manifestFile: c.Manifest, namesFile: []byte("[]")} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeLayer writes a layer's content if it has the size and the digest that the
+// manifest declares.
+func writeLayer(ctx context.Context, path string, l ocispec.Descriptor, c *mirror.Content) (err error) {
+	body, err := c.Blob(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // all users may read it
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	verifier := l.Digest.Verifier()
+	n, err := io.Copy(io.MultiWriter(f, verifier), io.LimitReader(body, l.Size+1))
+	if err != nil {
+		return err
+	}
+	if n != l.Size || !verifier.Verified() {
+		return fmt.Errorf("the content does not have the size %d and the digest %s", l.Size, l.Digest)
+	}
+	return f.Sync()
+}

@@ -1,0 +1,279 @@
+// Package artifact keeps OCI artifacts that pods mount as volumes: manifests whose
+// layers are files. Docker's graph drivers cannot hold them.
+//
+// Each artifact is a directory below the store's own, named by the digest of its
+// manifest: the manifest, the names that it was pulled by, and one file for each layer,
+// named by its title. A directory is complete when it has its name, so a store that
+// was interrupted needs no repair; what is incomplete is removed at the first use.
+//
+// A registry is hostile. A title is the name of a file in one directory and nothing
+// else; sizes and digests are verified, and the store's size is bounded. Layers are
+// not unpacked.
+//
+// The package knows neither the engine nor gRPC.
+package artifact
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/moby/sys/atomicwriter"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/keylock"
+	"github.com/cridock/cridock/shim/images/mirror"
+	"github.com/cridock/cridock/translate"
+)
+
+const (
+	manifestFile = "manifest.json"
+	namesFile    = "names.json"
+	filesDir     = "files"
+	draftPrefix  = ".pull-"
+	// maxNames bounds the names of an artifact.
+	maxNames = 256
+	digestOf = "sha256:"
+)
+
+// hash is the format of a directory's name; nothing else becomes a path.
+var hash = regexp.MustCompile("^[0-9a-f]{64}$")
+
+// Source finds artifacts in registries; see [mirror.Server.Each].
+type Source interface {
+	Each(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, use func(context.Context, *mirror.Content) error) error
+}
+
+// Store keeps artifacts. Its methods are safe for concurrent use.
+type Store struct {
+	dir     string
+	max     int64
+	source  Source
+	pulling keylock.Lock // one pull at a time, as they share the bound
+
+	mu    sync.Mutex
+	known map[string]*stored // by hash; nil until the directory has been read
+}
+
+// stored is an artifact on the disk.
+type stored struct {
+	names []string // normalised, with tag or digest
+	size  int64
+}
+
+// New returns a store in a directory, which it makes when it is needed, for at most
+// limit bytes; zero refuses all artifacts. It does not touch the disk.
+func New(dir string, limit int64, s Source) *Store { return &Store{dir: dir, max: limit, source: s} }
+
+// loadLocked reads the directory once and removes what is incomplete.
+func (s *Store) loadLocked(ctx context.Context) error {
+	if s.known != nil {
+		return nil
+	}
+	known := map[string]*stored{}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("artifacts: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(s.dir, e.Name())
+		if strings.HasPrefix(e.Name(), draftPrefix) {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("artifacts: %w", err)
+			}
+			continue
+		}
+		if !hash.MatchString(e.Name()) {
+			continue
+		}
+		a, err := read(path)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Skipping artifact", "path", path)
+			continue
+		}
+		known[e.Name()] = a
+	}
+	s.known = known
+	return nil
+}
+
+// read reads an artifact's directory.
+func read(path string) (*stored, error) {
+	m, err := readManifest(filepath.Join(path, manifestFile))
+	if err != nil {
+		return nil, err
+	}
+	a := &stored{}
+	for _, l := range m.Layers {
+		a.size += l.Size
+	}
+	b, err := os.ReadFile(filepath.Join(path, namesFile)) //nolint:gosec // cridock's own
+	if err == nil {
+		err = json.Unmarshal(b, &a.names)
+	}
+	return a, err
+}
+
+func readManifest(path string) (ocispec.Manifest, error) {
+	var m ocispec.Manifest
+	b, err := os.ReadFile(path) //nolint:gosec // cridock's own
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	return m, err
+}
+
+// Images returns all artifacts as the CRI sees them, sorted by ID.
+func (s *Store) Images(ctx context.Context) ([]translate.Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil {
+		return nil, err
+	}
+	images := make([]translate.Image, 0, len(s.known))
+	for name, a := range s.known {
+		images = append(images, translate.ArtifactImage(digestOf+name, a.names, a.size))
+	}
+	slices.SortFunc(images, func(a, b translate.Image) int { return strings.Compare(a.ID, b.ID) })
+	return images, nil
+}
+
+// Size returns the number of bytes and of files of all artifacts.
+func (s *Store) Size(ctx context.Context) (bytes, files uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil {
+		return 0, 0, err
+	}
+	for _, a := range s.known {
+		bytes, files = bytes+uint64(max(a.size, 0)), files+1
+	}
+	return bytes, files, nil
+}
+
+// Files returns the directory with an artifact's files; ok is false if the store does
+// not have the artifact.
+func (s *Store) Files(ctx context.Context, id string) (dir string, ok bool, err error) {
+	name := strings.TrimPrefix(id, digestOf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil {
+		return "", false, err
+	}
+	if s.known[name] == nil {
+		return "", false, nil
+	}
+	return filepath.Join(s.dir, name, filesDir), true, nil
+}
+
+// Remove removes an artifact with all its names; a missing one is success. Containers
+// that mount it must not run.
+func (s *Store) Remove(ctx context.Context, id string) error {
+	name := strings.TrimPrefix(id, digestOf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil || s.known[name] == nil {
+		return err
+	}
+	// Out of the way at once: what is left after a crash is a draft.
+	trash := filepath.Join(s.dir, draftPrefix+name)
+	if err := os.Rename(filepath.Join(s.dir, name), trash); err != nil {
+		return fmt.Errorf("remove artifact %s: %w", id, err)
+	}
+	delete(s.known, name)
+	return os.RemoveAll(trash)
+}
+
+// Pull pulls an artifact, with accept asked before any file of it is read, and
+// returns its ID. What is not an artifact, or has files that cannot be kept, is
+// errdefs.ErrFailedPrecondition; one that is too large ErrResourceExhausted.
+func (s *Store) Pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, accept func(context.Context, ocispec.Descriptor) error) (id string, err error) {
+	unlock, err := s.pulling.Lock(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	var final error // not the fault of one server
+	err = s.source.Each(ctx, ref, auth, func(ctx context.Context, c *mirror.Content) error {
+		if final = accept(ctx, c.Image); final != nil {
+			return nil
+		}
+		id, err = s.take(ctx, ref, c)
+		if errdefs.IsFailedPrecondition(err) || errdefs.IsResourceExhausted(err) {
+			final = err
+			return nil
+		}
+		return err
+	})
+	return id, errors.Join(final, err)
+}
+
+// take adds an artifact, or its name if the store has it.
+func (s *Store) take(ctx context.Context, ref translate.ImageReference, c *mirror.Content) (id string, err error) {
+	name := strings.TrimPrefix(c.Image.Digest.String(), digestOf)
+	if !hash.MatchString(name) {
+		return "", fmt.Errorf("artifact %s: %w: want a digest of SHA-256", c.Image.Digest, errdefs.ErrFailedPrecondition)
+	}
+	s.mu.Lock()
+	err = s.loadLocked(ctx)
+	have := s.known[name]
+	s.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
+	if have == nil {
+		if have, err = s.download(ctx, name, c); err != nil {
+			return "", err
+		}
+	}
+	return digestOf + name, s.rename(name, have, ref, c.Image.Digest.String())
+}
+
+// rename gives an artifact the names of a reference; a tag is taken from the artifact
+// that had it.
+func (s *Store) rename(name string, a *stored, ref translate.ImageReference, digest string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := []string{ref.Name + "@" + digest}
+	if ref.Digest == "" {
+		names = append(names, ref.String())
+	}
+	for other, o := range s.known {
+		if kept := slices.DeleteFunc(slices.Clone(o.names), func(n string) bool { return slices.Contains(names, n) }); other != name && len(kept) < len(o.names) {
+			if err := s.writeNames(filepath.Join(s.dir, other), kept); err != nil {
+				return err
+			}
+			o.names = kept
+		}
+	}
+	all := append(slices.Clone(a.names), names...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if len(all) > maxNames {
+		return fmt.Errorf("artifact %s: %w: more than %d names", digest, errdefs.ErrResourceExhausted, maxNames)
+	}
+	if err := s.writeNames(filepath.Join(s.dir, name), all); err != nil {
+		return err
+	}
+	s.known[name] = &stored{names: all, size: a.size}
+	return nil
+}
+
+func (s *Store) writeNames(dir string, names []string) error {
+	b, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	return atomicwriter.WriteFile(filepath.Join(dir, namesFile), b, 0o600)
+}
