@@ -264,6 +264,10 @@ func TestPullError(t *testing.T) {
 	if got := PullError(full); !errors.Is(got, full) || !strings.Contains(got.Error(), "free disk space") {
 		t.Errorf("a full disk became %v", got)
 	}
+	limited := fmt.Errorf("%w: Error response from daemon: toomanyrequests: slow down", errdefs.ErrResourceExhausted)
+	if got := PullError(limited); !errdefs.IsResourceExhausted(got) || !strings.Contains(got.Error(), "mirror") || strings.Contains(got.Error(), "disk space") {
+		t.Errorf("a rate limit became %v", got)
+	}
 	if PullError(nil) != nil {
 		t.Error("nil is an error")
 	}

@@ -10,12 +10,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// errArtifact is the class of the engine's errors for what is not an image.
-var errArtifact = fmt.Errorf("not an image: %w", errdefs.ErrFailedPrecondition)
+// ErrArtifact is the class of errors for what is not an image.
+var ErrArtifact = fmt.Errorf("not an image: %w", errdefs.ErrFailedPrecondition)
 
 // IsArtifactError reports whether [PullError] has found that the engine cannot hold
 // what the reference names, which may be an artifact.
-func IsArtifactError(err error) bool { return errors.Is(err, errArtifact) }
+func IsArtifactError(err error) bool { return errors.Is(err, ErrArtifact) }
 
 // pullErrors classifies pull failures by Docker's text, as its stream of progress
 // messages has nothing else, and says what helps. The first match wins. Seen on
@@ -55,7 +55,7 @@ var pullErrors = []struct {
 		[]string{
 			"unsupported media type", "invalid rootfs in image configuration", "encountered remote", "mediatype in manifest", "unsupported config mediatype",
 			"unexpected media type",
-		}, errArtifact, "",
+		}, ErrArtifact, "",
 		"this is not an image that the engine can run: it may be an artifact",
 	},
 	{
@@ -91,6 +91,10 @@ var pullErrors = []struct {
 	},
 }
 
+// diskFull is the system's text for a disk without space. The class is that of rate
+// limits too.
+const diskFull = "no space left on device"
+
 // diskFullCure ends the error of a pull for which the disk has no space.
 const diskFullCure = "free disk space below Docker's data directory"
 
@@ -101,7 +105,7 @@ func PullError(err error) error {
 	if err == nil || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsUnavailable(err) {
 		return err
 	}
-	if errdefs.IsResourceExhausted(err) {
+	if errdefs.IsResourceExhausted(err) && strings.Contains(err.Error(), diskFull) {
 		return fmt.Errorf("%w; %s", err, diskFullCure)
 	}
 	message := readRegistryAnswer(err.Error())

@@ -208,3 +208,22 @@ func TestPullArtifact(t *testing.T) {
 		})
 	}
 }
+
+// TestPullArtifactThatTheEngineTakes: it is removed from the engine again, and gets no
+// tag there.
+func TestPullArtifactThatTheEngineTakes(t *testing.T) {
+	for name, m := range map[string]*mirrors{"from the registry": offered(), "from a mirror": offered("a", "b")} {
+		t.Run(name, func(t *testing.T) {
+			a := &artifacts{}
+			f := newPuller(func(o *PullerOptions) { o.Mirrors, o.Artifacts = m, a })
+			f.engine.os = ""
+			id, err := f.Pull(t.Context(), "registry.test/app:1", nil)
+			if id != testDigest || err != nil || len(a.asked) != 1 {
+				t.Errorf("Pull = %q, %v; the store was asked for %q", id, err, a.asked)
+			}
+			if !cmp.Equal(f.engine.removed, []string{"sha256:1"}) || len(f.engine.tagged) != 0 {
+				t.Errorf("removed %q, tagged %q", f.engine.removed, f.engine.tagged)
+			}
+		})
+	}
+}

@@ -28,6 +28,7 @@ type PullEngine interface {
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
 	ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error)
 	ImageTag(ctx context.Context, image, ref string) error
+	ImageRemove(ctx context.Context, ref string, force bool) error
 	DistributionInspect(ctx context.Context, ref string, auth registry.AuthConfig) (registry.DistributionInspect, error)
 }
 
@@ -297,10 +298,19 @@ func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, nam
 	return digest, err
 }
 
+// pulledID returns the ID of a pulled image. The containerd image store also takes an
+// artifact, which Docker can neither run nor mount: it has no platform and no layers,
+// and is removed again.
 func (p *Puller) pulledID(ctx context.Context, name string) (id string, err error) {
 	inspect, err := p.opts.Engine.ImageInspect(ctx, name)
 	if err != nil {
 		return "", fmt.Errorf("inspect pulled image %s: %w", name, err)
+	}
+	if inspect.Os == "" && len(inspect.RootFS.Layers) == 0 {
+		if err := p.opts.Engine.ImageRemove(ctx, inspect.ID, true); err != nil && !errdefs.IsNotFound(err) {
+			return "", fmt.Errorf("remove artifact %s from the engine: %w", name, err)
+		}
+		return "", fmt.Errorf("%s: %w", name, translate.ErrArtifact)
 	}
 	return inspect.ID, nil
 }

@@ -22,6 +22,8 @@ import (
 type pullEngine struct {
 	pull      func(ctx context.Context, ref string, auth registry.AuthConfig) (string, error)
 	inspected []string
+	removed   []string
+	os        string
 	tagged    []string
 	// descriptor is what registries answer.
 	descriptor ocispec.Descriptor
@@ -34,7 +36,12 @@ func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.Au
 
 func (e *pullEngine) ImageInspect(_ context.Context, ref string) (image.InspectResponse, error) {
 	e.inspected = append(e.inspected, ref)
-	return image.InspectResponse{ID: "sha256:1"}, nil
+	return image.InspectResponse{ID: "sha256:1", Os: e.os}, nil
+}
+
+func (e *pullEngine) ImageRemove(_ context.Context, ref string, _ bool) error {
+	e.removed = append(e.removed, ref)
+	return nil
 }
 
 func (e *pullEngine) ImageTag(_ context.Context, image, ref string) error {
@@ -55,7 +62,7 @@ type pullFixture struct {
 }
 
 func newPuller(change ...func(*PullerOptions)) *pullFixture {
-	f := &pullFixture{engine: &pullEngine{pull: func(context.Context, string, registry.AuthConfig) (string, error) { return "", nil }}}
+	f := &pullFixture{engine: &pullEngine{os: "linux", pull: func(context.Context, string, registry.AuthConfig) (string, error) { return "", nil }}}
 	o := PullerOptions{
 		Engine: f.engine,
 		Ready:  func(context.Context) error { return nil },
