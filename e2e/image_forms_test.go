@@ -201,7 +201,7 @@ func TestImageForms(t *testing.T) {
 	}
 	store.image("layers-125", ocispec.MediaTypeImageLayerGzip, gzipped, many[:125]...)
 	store.image("layers-127", ocispec.MediaTypeImageLayerGzip, gzipped, many...)
-	l, err := c.node.listen()
+	l, err := c.listen()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestArtifactVolume(t *testing.T) {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.test",
 		Config: store.blob(ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{file("model.bin", "weights"), file("README.md", "read me")},
 	})
-	l, err := c.node.listen()
+	l, err := c.listen()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func addDocker(out *api.Container, in *container.InspectResponse) {
 		}
 	}
 	for _, u := range hc.Ulimits {
-		out.Rlimits = append(out.Rlimits, &api.POSIXRlimit{Type: rlimitPrefix + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)}) //nolint:gosec // -1 is unlimited
+		out.Rlimits = append(out.Rlimits, &api.POSIXRlimit{Type: rlimitPrefix + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
 	if p := hc.PidsLimit; p != nil && *p > 0 {
 		out.Linux.Resources.Pids = &api.LinuxPids{Limit: *p}

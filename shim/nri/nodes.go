@@ -66,7 +66,7 @@ func dockerMount(m *api.Mount, target string) (mount.Mount, error) {
 		out := mount.Mount{Type: mount.TypeTmpfs, Target: target, TmpfsOptions: &mount.TmpfsOptions{}}
 		return out, tmpfsOptions(&out, m.GetOptions())
 	}
-	return mount.Mount{}, fmt.Errorf("Docker has no mounts of type %q; want bind or tmpfs", m.GetType())
+	return mount.Mount{}, fmt.Errorf("mounts of type %q do not exist in Docker; want bind or tmpfs", m.GetType())
 }
 
 // bindOptions sets the options that Docker has for a bind mount.
@@ -81,7 +81,7 @@ func bindOptions(out *mount.Mount, options []string) error {
 		case "private", "rprivate", "shared", "rshared", "slave", "rslave":
 			out.BindOptions.Propagation = mount.Propagation(option)
 		default:
-			return fmt.Errorf("Docker has no option %q for a bind mount", option)
+			return fmt.Errorf("option %q of a bind mount does not exist in Docker", option)
 		}
 	}
 	return nil
@@ -109,7 +109,7 @@ func tmpfsOptions(out *mount.Mount, options []string) error {
 			}
 			out.TmpfsOptions.Mode = os.FileMode(mode)
 		default:
-			return fmt.Errorf("Docker has no option %q for a tmpfs", option)
+			return fmt.Errorf("option %q of a tmpfs does not exist in Docker", option)
 		}
 	}
 	return nil
