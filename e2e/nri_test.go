@@ -137,7 +137,7 @@ func adjustMain(a *api.ContainerAdjustment, dir string) {
 	a.SetLinuxOomScoreAdj(&score)
 }
 
-const printMain = `echo "$ADDED-$WANTED $(grep -c ' /plugin ro' /proc/mounts) $(df -k /scratch | awk 'NR==2 {print $2}') $(awk '/^Max open files/ {print $4, $5}' /proc/1/limits) $(cat /proc/1/oom_score_adj)"; sleep 1000`
+const printMain = `echo "$ADDED-$WANTED $(grep -c ' /plugin [^ ]* ro' /proc/mounts) $(df -k /scratch | awk 'NR==2 {print $2}') $(awk '/^Max open files/ {print $4, $5}' /proc/1/limits) $(cat /proc/1/oom_score_adj)"; sleep 1000`
 
 // withoutSeam: Docker makes what it has a field for, and the rest is refused.
 func (n *nriTest) withoutSeam(t *testing.T) {
