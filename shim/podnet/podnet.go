@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -49,10 +50,16 @@ type Options struct {
 }
 
 // Networks are the networks of all pods of a node.
-type Networks struct{ o Options }
+type Networks struct {
+	o Options
+	// released has the IDs of sandboxes whose network was released, until they are
+	// removed: they get no other, and without a record of ADD each further call would
+	// run DEL again, which takes as long as the first.
+	released sync.Map
+}
 
 // New returns the networks of a node; it starts nothing.
-func New(o Options) *Networks { return &Networks{o} }
+func New(o Options) *Networks { return &Networks{o: o} }
 
 // Run does CNI's background work until ctx ends.
 func (n *Networks) Run(ctx context.Context) error {

@@ -216,3 +216,53 @@ func TestOpenNetNS(t *testing.T) {
 		t.Errorf("the host's: %v, %v; want nil, nil", f, err)
 	}
 }
+
+// TestReleaseOnce: DEL runs once for a sandbox, though RemovePodSandbox releases what
+// StopPodSandbox has released.
+func TestReleaseOnce(t *testing.T) {
+	dir := t.TempDir()
+	calls := filepath.Join(dir, "calls")
+	n, _ := newNetworks(t, docker{}, func(o *podnet.Options) {
+		conf, bin := filepath.Join(dir, "net.d"), filepath.Join(dir, "bin")
+		for path, content := range map[string]string{
+			filepath.Join(conf, "10-a.conflist"): `{"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "a"}]}`,
+			filepath.Join(bin, "a"):              "#!/bin/sh\necho $CNI_COMMAND >>" + calls + "\n",
+		} {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cni, err := network.New(network.Config{ConfDir: conf, BinDirs: []string{bin}, CacheDir: filepath.Join(dir, "cache"), NetNSDir: o.PinDir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.CNI = cni
+	})
+	called := func(want string) {
+		t.Helper()
+		got, err := os.ReadFile(calls)
+		if err != nil || string(got) != want {
+			t.Errorf("the plugin was called for %q, %v; want %q", got, err, want)
+		}
+	}
+	sb := &translate.Sandbox{ID: "sandbox", NetworkMode: "none", Config: &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: "pod", Namespace: "default", Uid: "uid"},
+	}}
+	for range 3 {
+		if err := n.Release(t.Context(), sb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	called("DEL\n")
+	// The next sandbox is another one, even with the same ID.
+	if err := n.Forget(t.Context(), sb); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Release(t.Context(), sb); err != nil {
+		t.Fatal(err)
+	}
+	called("DEL\nDEL\n")
+}

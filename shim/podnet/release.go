@@ -17,6 +17,9 @@ import (
 // Release releases a sandbox's addresses and its namespace, whether the network is
 // set up, partly set up or already released.
 func (n *Networks) Release(ctx context.Context, sb *translate.Sandbox) error {
+	if _, done := n.released.Load(sb.ID); done {
+		return nil
+	}
 	if err := n.Pin(ctx, sb); err != nil {
 		klog.FromContext(ctx).Error(err, "Releasing the network of a sandbox without its namespace", "sandboxID", sb.ID)
 	}
@@ -25,7 +28,11 @@ func (n *Networks) Release(ctx context.Context, sb *translate.Sandbox) error {
 	if err := n.releaseAddresses(ctx, sb); err != nil || n.o.CNI == nil {
 		return err
 	}
-	return network.UnpinNetNS(n.pin(sb.ID))
+	if err := network.UnpinNetNS(n.pin(sb.ID)); err != nil {
+		return err
+	}
+	n.released.Store(sb.ID, nil)
+	return nil
 }
 
 func (n *Networks) releaseAddresses(ctx context.Context, sb *translate.Sandbox) error {
@@ -66,6 +73,7 @@ func (n *Networks) Undo(ctx context.Context, sb *translate.Sandbox) (released bo
 // Forget releases the network of a sandbox that is gone, if it may have any. It is
 // idempotent.
 func (n *Networks) Forget(ctx context.Context, sb *translate.Sandbox) error {
+	n.released.Delete(sb.ID)
 	if n.o.CNI == nil {
 		return nil
 	}
