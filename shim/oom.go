@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,11 +31,29 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 		if file == (cgroup.File{}) {
 			return // a node without the memory controller limits no memory
 		}
-		err = s.oom.Watch(c.ID, file.Root, file.Name)
+		err = s.oom.Watch(c.ID, file.Root, file.Name, s.podCounter(ctx, c, file.Name))
 	}
 	if err != nil && !cgroup.Gone(err) {
 		klog.FromContext(ctx).Error(err, "Cannot watch a container for OOM kills; relying on Docker's report alone", "containerID", c.ID)
 	}
+}
+
+// podCounter returns the name of the file that counts the OOM kills in the control
+// group of a container's pod, given that of the container; "" on cgroup v1, and for a
+// group that is not the pod's alone: the kubelet's has the pod's UID in its name.
+func (s *Service) podCounter(ctx context.Context, c *translate.Container, name string) string {
+	sb, err := s.index.Sandbox(ctx, c.SandboxID)
+	if err != nil || !s.Host().CgroupV2 {
+		return ""
+	}
+	dir, file := path.Split(name)
+	dir = path.Dir(path.Clean(dir))
+	// systemd's names have underscores in place of hyphens.
+	uid := sb.Metadata.GetUid()
+	if uid == "" || !strings.Contains(strings.ReplaceAll(path.Base(dir), "_", "-"), strings.ReplaceAll(uid, "_", "-")) {
+		return ""
+	}
+	return path.Join(dir, file)
 }
 
 // watchRunning calls watchOOM for the containers that are running at the start.
@@ -49,7 +69,7 @@ func (s *Service) watchRunning(ctx context.Context) error {
 
 // oomKilled reports whether the OOM killer has hit an exited container. On cgroup
 // v2 systemd may have removed the cgroup before its count was read; therefore it
-// also searches the kernel log.
+// also searches the kernel log, which lacks kills if there are many at once.
 func (s *Service) oomKilled(containerID string) bool {
 	return s.oom.Killed(containerID) || s.Host().CgroupV2 && loggedOOM(containerID)
 }

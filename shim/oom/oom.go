@@ -1,8 +1,8 @@
 // Package oom detects OOM kills in the control groups of running containers. The
 // kernel's count there is exact, but it disappears with the group soon after the
-// exit, so every change is read at once. On cgroup v1 notifications replace a count
-// that is gone: a group is notified when it is out of memory, and once more when it
-// is removed.
+// exit, so every change is read at once. Something else replaces a count that is gone:
+// on cgroup v1 notifications, as a group is notified when it is out of memory, and once
+// more when it is removed; on cgroup v2 the count of the pod's group.
 package oom
 
 import (
@@ -38,6 +38,7 @@ type Watcher struct {
 	mu      sync.Mutex
 	groups  map[string]*group // by container ID
 	events  map[int32]*group  // by the descriptor that signals notifications
+	pods    map[string]*pod   // by the path of the count
 	closing bool
 }
 
@@ -47,8 +48,10 @@ type group struct {
 	counter  int  // descriptor of the count; -1 once it is closed
 	notice   int  // eventfd on cgroup v1, else counter
 	notified bool // v1: a notification arrived while the group existed: an OOM
+	count    uint64
 	killed   bool
 	looking  bool
+	pod      *pod // nil if there is none
 }
 
 // New returns a Watcher, which uses one descriptor plus one or two for each running
@@ -61,7 +64,7 @@ func New() (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	return &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), groups: map[string]*group{}, events: map[int32]*group{}}, nil
+	return &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), groups: map[string]*group{}, events: map[int32]*group{}, pods: map[string]*pod{}}, nil
 }
 
 // CounterFile returns the name of the memory control group file that holds the
@@ -74,9 +77,10 @@ func CounterFile(v2 bool) string {
 }
 
 // Watch starts to watch the control group of a running container, given the name of
-// its [CounterFile] below root, and forgets an earlier run of the container. A
-// missing group is [os.ErrNotExist].
-func (w *Watcher) Watch(containerID string, root beneath.Root, name string) error {
+// its [CounterFile] below root, and forgets an earlier run of the container. podName is
+// the name of that file of its pod, on cgroup v2 and if nothing but watched containers
+// is below the pod's group; else "". A missing group is [os.ErrNotExist].
+func (w *Watcher) Watch(containerID string, root beneath.Root, name, podName string) error {
 	g, err := open(root, name)
 	if err != nil {
 		return fmt.Errorf("watch for the OOM killer: %w", err)
@@ -97,18 +101,16 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name string) erro
 		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
 	w.groups[containerID], w.events[int32(g.notice)] = g, g //nolint:gosec // a file descriptor
-	g.look()                                                // earlier kills caused no notification
+	_ = g.read()                                            // earlier kills caused no notification
+	if podName != "" {
+		w.joinLocked(g, root, podName)
+	}
 	return nil
 }
 
 func open(root beneath.Root, name string) (*group, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY, 0)
+	counter, err := openCounter(root, name)
 	if err != nil {
-		return nil, err
-	}
-	// A descriptor that Go's poller does not use.
-	counter, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
 	g := &group{counter: counter, notice: counter}
@@ -168,6 +170,7 @@ func (w *Watcher) forget(containerID string) {
 
 // release closes a group's descriptors and keeps what is known of it.
 func (w *Watcher) release(g *group) {
+	w.leaveLocked(g)
 	if g.counter < 0 {
 		return
 	}
@@ -196,27 +199,47 @@ func (g *group) close() {
 }
 
 // look reads the count and reports whether it is final: a process was killed, or
-// the group is gone.
+// the group is gone. A pod's group is read to its end, as the pod counts each kill.
 func (g *group) look() (done bool) {
-	if g.killed || g.counter < 0 {
+	if g.counter < 0 {
 		return true
 	}
-	content := make([]byte, 512)
-	n, err := unix.Pread(g.counter, content, 0)
-	if errors.Is(err, unix.EINTR) {
+	switch err := g.read(); {
+	case errors.Is(err, unix.EINTR):
 		return false
-	}
-	if err != nil { // ENODEV
-		g.killed = g.notified || g.notices() > 1
+	case err != nil: // ENODEV
+		g.killed = g.killed || g.notified || g.notices() > 1 || g.pod.take()
 		return true
+	}
+	return g.killed && g.pod == nil
+}
+
+// read reads the count.
+func (g *group) read() error {
+	count, err := readCount(g.counter)
+	if err != nil {
+		return err
+	}
+	if g.pod != nil {
+		g.pod.claimed += count - g.count
+	}
+	g.count, g.killed = count, g.killed || count > 0
+	return nil
+}
+
+// readCount reads the number of kills.
+func readCount(counter int) (uint64, error) {
+	content := make([]byte, 512)
+	n, err := unix.Pread(counter, content, 0)
+	if err != nil {
+		return 0, err
 	}
 	for line := range bytes.Lines(content[:n]) {
 		if number, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			count, err := strconv.ParseUint(string(bytes.TrimSpace(number)), 10, 64)
-			g.killed = err == nil && count > 0
+			return strconv.ParseUint(string(bytes.TrimSpace(number)), 10, 64)
 		}
 	}
-	return g.killed
+	return 0, nil
 }
 
 // notices returns the number of unread notifications of cgroup v1; 0 on v2. The
