@@ -355,7 +355,7 @@ func TestArtifactVolume(t *testing.T) {
 	}
 	p := c.runPod(t)
 	main := p.start("main", "sleep 1000", imageVolume(repo+":1", ""))
-	if got := main.sh("cd /volume && ls && cat model.bin README.md; touch x 2>/dev/null || echo read-only"); got != "README.md\nmodel.bin\nweightsread meread-only\n" {
+	if got := main.sh("cd /volume && ls && cat model.bin README.md; touch x 2>/dev/null || echo read-only"); got != "README.md\nmodel.bin\nweightsread meread-only" {
 		t.Errorf("the container sees %q", got)
 	}
 	_, err = try(c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}})

@@ -127,7 +127,7 @@ var steps = map[string]struct {
 	"start a container":   {8, (*client).startCtr},
 	"stop a container":    {4, (*client).stopCtr},
 	"remove a container":  {3, (*client).removeCtr},
-	"resize a container":  {3, (*client).resize},
+	"resize a container":  {6, (*client).resize},
 	"exec":                {6, (*client).execSync},
 	"reopen a log":        {3, (*client).reopen},
 	"ask for a session":   {3, (*client).session},
@@ -357,10 +357,19 @@ func (cl *client) removeCtr(testing.TB) error {
 }
 
 func (cl *client) resize(testing.TB) error {
-	_, c := cl.anyCtr()
-	if c == nil || c.state != runtimeapi.ContainerState_CONTAINER_RUNNING {
+	// Any container would hardly ever be a running one where every step takes long.
+	var running []*modelCtr
+	for _, p := range cl.pods {
+		for _, c := range p.ctrs {
+			if c.state == runtimeapi.ContainerState_CONTAINER_RUNNING {
+				running = append(running, c)
+			}
+		}
+	}
+	if len(running) == 0 {
 		return errNothing
 	}
+	c := running[cl.IntN(len(running))]
 	shares := 100 + cl.Int64N(1000)
 	if _, err := change(cl, cl.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: c.id, Linux: &runtimeapi.LinuxContainerResources{CpuShares: shares},

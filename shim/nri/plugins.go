@@ -103,7 +103,7 @@ func (p *Plugins) Run(ctx context.Context) error {
 	if err := p.check(ctx); err != nil {
 		return err
 	}
-	nrilog.Set(logger{klog.FromContext(ctx)})
+	setLogger.Do(func() { nrilog.Set(logger{klog.FromContext(ctx)}) })
 	adaptation.SetPluginRegistrationTimeout(p.cfg.RegistrationTimeout)
 	adaptation.SetPluginRequestTimeout(p.cfg.RequestTimeout)
 	p.life = ctx
@@ -251,6 +251,10 @@ func (counter) RecordPluginAdjustments(string, string, *api.ContainerAdjustment,
 
 // logger passes the library's messages on.
 type logger struct{ log klog.Logger }
+
+// setLogger has the library log with klog. Its logger is the process's and must not be
+// replaced while plugins use it.
+var setLogger sync.Once
 
 func (l logger) Debugf(_ context.Context, format string, args ...any) {
 	l.log.V(4).Info(message(format, args))
