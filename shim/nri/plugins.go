@@ -89,6 +89,7 @@ const (
 
 // New returns the plugins for a runtime. It starts nothing.
 func New(cfg Config, r Runtime) *Plugins {
+	libraryLogger.use()
 	return &Plugins{cfg: cfg, runtime: r, started: make(chan struct{}), states: map[string]state{}, owners: map[string]*api.FieldOwners{}}
 }
 
@@ -103,7 +104,8 @@ func (p *Plugins) Run(ctx context.Context) error {
 	if err := p.check(ctx); err != nil {
 		return err
 	}
-	setLogger.Do(func() { nrilog.Set(logger{klog.FromContext(ctx)}) })
+	log := klog.FromContext(ctx)
+	libraryLogger.log.Store(&log)
 	adaptation.SetPluginRegistrationTimeout(p.cfg.RegistrationTimeout)
 	adaptation.SetPluginRequestTimeout(p.cfg.RequestTimeout)
 	p.life = ctx
@@ -249,24 +251,37 @@ func (counter) RecordPluginLatency(string, string, time.Duration) {}
 func (counter) RecordPluginAdjustments(string, string, *api.ContainerAdjustment, int, int) {
 }
 
-// logger passes the library's messages on.
-type logger struct{ log klog.Logger }
+// logger passes the library's messages on to klog. The library has one for the process,
+// which must not be replaced while plugins use it: so there is one, with the logger of
+// the last Run.
+type logger struct {
+	set sync.Once
+	log atomic.Pointer[klog.Logger]
+}
 
-// setLogger has the library log with klog. Its logger is the process's and must not be
-// replaced while plugins use it.
-var setLogger sync.Once
+var libraryLogger logger
 
-func (l logger) Debugf(_ context.Context, format string, args ...any) {
-	l.log.V(4).Info(message(format, args))
+// use has the library use l.
+func (l *logger) use() { l.set.Do(func() { nrilog.Set(l) }) }
+
+func (l *logger) klog() klog.Logger {
+	if log := l.log.Load(); log != nil {
+		return *log
+	}
+	return klog.Background()
 }
-func (l logger) Infof(_ context.Context, format string, args ...any) {
-	l.log.V(2).Info(message(format, args))
+
+func (l *logger) Debugf(_ context.Context, format string, args ...any) {
+	l.klog().V(4).Info(message(format, args))
 }
-func (l logger) Warnf(_ context.Context, format string, args ...any) {
-	l.log.Info(message(format, args))
+func (l *logger) Infof(_ context.Context, format string, args ...any) {
+	l.klog().V(2).Info(message(format, args))
 }
-func (l logger) Errorf(_ context.Context, format string, args ...any) {
-	l.log.Error(nil, message(format, args))
+func (l *logger) Warnf(_ context.Context, format string, args ...any) {
+	l.klog().Info(message(format, args))
+}
+func (l *logger) Errorf(_ context.Context, format string, args ...any) {
+	l.klog().Error(nil, message(format, args))
 }
 
 // message bounds a message: plugins write parts of it.
