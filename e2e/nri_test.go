@@ -179,7 +179,7 @@ func (n *nriTest) adjusted(t *testing.T) {
 			a.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{Path: hook, Args: []string{"hook", "arg"}, Env: []string{"WHO=nri"}}}})
 		},
 		"device": func(a *api.ContainerAdjustment) {
-			a.AddDevice(&api.LinuxDevice{Path: "/dev/made", Type: "c", Major: 1, Minor: 5, FileMode: api.FileMode(0o640), Uid: api.UInt32(uint32(7))})
+			a.AddDevice(&api.LinuxDevice{Path: "/dev/made", Type: "c", Major: 1, Minor: 5, FileMode: api.FileMode(uint32(0o640)), Uid: api.UInt32(uint32(7))})
 			a.SetLinuxSeccompPolicy(&api.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []*api.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO"}}})
 			a.AddAnnotation("e2e.test/note", "x")
 		},
@@ -202,9 +202,7 @@ func (n *nriTest) adjusted(t *testing.T) {
 	<-gone
 	later := &nriPlugin{}
 	n.connect(t, later, "10")
-	if got := later.of("main"); got != "sync" {
-		t.Errorf("after a restart a plugin was told %s", got)
-	}
+	eventually(t, "a plugin gets the list after a restart", 10*time.Second, func() bool { return later.of("main") == "sync" })
 	if r := c.status().Resources.Linux; r.CpuShares != 512 {
 		t.Errorf("after a restart the status has %v", r)
 	}
