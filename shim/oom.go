@@ -31,7 +31,8 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 		if file == (cgroup.File{}) {
 			return // a node without the memory controller limits no memory
 		}
-		err = s.oom.Watch(c.ID, file.Root, file.Name, s.podCounter(ctx, c, file.Name))
+		sb, _ := s.index.Sandbox(ctx, c.SandboxID) // nil if it is gone
+		err = s.oom.Watch(c.ID, file.Root, file.Name, podCounter(sb, v2, file.Name))
 	}
 	if err != nil && !cgroup.Gone(err) {
 		klog.FromContext(ctx).Error(err, "Cannot watch a container for OOM kills; relying on Docker's report alone", "containerID", c.ID)
@@ -41,9 +42,8 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 // podCounter returns the name of the file that counts the OOM kills in the control
 // group of a container's pod, given that of the container; "" on cgroup v1, and for a
 // group that is not the pod's alone: the kubelet's has the pod's UID in its name.
-func (s *Service) podCounter(ctx context.Context, c *translate.Container, name string) string {
-	sb, err := s.index.Sandbox(ctx, c.SandboxID)
-	if err != nil || !s.Host().CgroupV2 {
+func podCounter(sb *translate.Sandbox, v2 bool, name string) string {
+	if sb == nil || !v2 {
 		return ""
 	}
 	dir, file := path.Split(name)
