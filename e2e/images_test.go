@@ -161,27 +161,14 @@ func TestPullRefused(t *testing.T) {
 	}
 }
 
-// authRegistry runs a registry that requires a password, beside the node's own.
-func authRegistry(t *testing.T, n *node, user, password string) (address string) {
+// serveRegistry runs a registry, beside the node's own, with these files in its new
+// directory, of which config.yml is its configuration.
+func (n *node) serveRegistry(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
-	dir := filepath.Join(n.dir, "auth-registry")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = "127.0.0.1:5001"
-	for name, content := range map[string]string{
-		"htpasswd": user + ":" + string(hash) + "\n",
-		"config.yml": fmt.Sprintf(`version: 0.1
-log: {level: warn}
-storage: {filesystem: {rootdirectory: %[1]s/data}}
-http: {addr: "%[2]s"}
-auth: {htpasswd: {realm: e2e, path: %[1]s/htpasswd}}
-`, dir, address),
-	} {
+	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -191,6 +178,26 @@ auth: {htpasswd: {realm: e2e, path: %[1]s/htpasswd}}
 		t.Fatal(err)
 	}
 	go func() { _ = cmd.Wait() }() // it is stopped with the node
+}
+
+// authRegistry runs a registry that requires a password, beside the node's own.
+func authRegistry(t *testing.T, n *node, user, password string) (address string) {
+	t.Helper()
+	dir := filepath.Join(n.dir, "auth-registry")
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address = "127.0.0.1:5001"
+	n.serveRegistry(t, dir, map[string]string{
+		"htpasswd": user + ":" + string(hash) + "\n",
+		"config.yml": fmt.Sprintf(`version: 0.1
+log: {level: warn}
+storage: {filesystem: {rootdirectory: %[1]s/data}}
+http: {addr: "%[2]s"}
+auth: {htpasswd: {realm: e2e, path: %[1]s/htpasswd}}
+`, dir, address),
+	})
 	eventually(t, "the registry answers", 20*time.Second, func() bool {
 		resp, err := n.http().Get("http://" + address + "/v2/")
 		if err == nil {

@@ -27,29 +27,17 @@ import (
 func tlsRegistry(t *testing.T, n *node) (address, dir string) {
 	t.Helper()
 	dir, address = filepath.Join(n.dir, "tls-registry"), "127.0.0.1:5003"
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	ca := testca.New(t, "mirrors")
 	cert, key := ca.Issue(t, "127.0.0.1")
 	nodeCert, nodeKey := ca.Issue(t, "node")
-	for name, content := range map[string]string{
+	n.serveRegistry(t, dir, map[string]string{
 		"ca.crt": string(ca.PEM), "server.crt": string(cert), "server.key": string(key), "node.crt": string(nodeCert), "node.key": string(nodeKey),
 		"config.yml": fmt.Sprintf(`version: 0.1
 log: {level: warn}
 storage: {filesystem: {rootdirectory: %[1]s/data}}
 http: {addr: "%[2]s", tls: {certificate: %[1]s/server.crt, key: %[1]s/server.key, clientcas: [%[1]s/ca.crt]}}
 `, dir, address),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := n.command("docker-registry", "serve", filepath.Join(dir, "config.yml"))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = cmd.Wait() }() // it is stopped with the node
+	})
 	eventually(t, "the registry listens", 20*time.Second, func() bool {
 		conn, err := n.dial(t.Context(), "tcp", address)
 		if err == nil {

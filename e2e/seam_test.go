@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // TestOCISeam runs containers with what Docker's API cannot ask for, besides user
@@ -344,9 +346,7 @@ func (u *usernsTest) useBlockIO(t *testing.T) string {
 
 // blockIO: the class that an annotation of the pod names limits the container.
 func (u *usernsTest) blockIO(t *testing.T, disk string) {
-	if disk == "" {
-		t.Skip("the machine has no disk")
-	}
+	needs.That(t, disk != "", "the machine has no block device to limit")
 	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
 		cfg.Annotations = map[string]string{"blockio.resources.beta.kubernetes.io/container.main": "low", "blockio.resources.beta.kubernetes.io/pod": "unknown"}
 	})

@@ -35,29 +35,19 @@ func (s spec) extend(add *seam.Spec) error {
 	if add.Scheduler != nil {
 		process["scheduler"] = add.Scheduler
 	}
-	return errors.Join(s.setAnnotations(add), setDevices(linux, add.Devices), setNamespaces(linux, add), setNetDevices(linux, add.NetDevices))
+	return errors.Join(s.setAnnotations(add), replaceDevices(linux, add.Devices), setNamespaces(linux, add), setNetDevices(linux, add.NetDevices))
 }
 
 func (s spec) setAnnotations(add *seam.Spec) error {
-	if len(add.Annotations)+len(add.RemoveAnnotations) == 0 {
-		return nil
-	}
-	annotations, err := makeObject(s, "annotations")
-	if err != nil {
-		return err
-	}
 	for _, key := range add.RemoveAnnotations {
-		delete(annotations, key)
+		delete(object(s, "annotations"), key)
 	}
-	for key, value := range add.Annotations {
-		annotations[key] = value
-	}
-	return nil
+	return s.annotate(add.Annotations)
 }
 
-// setDevices replaces devices on the same paths, adds the others and gives access to
+// replaceDevices replaces devices on the same paths, adds the others and gives access to
 // all of them.
-func setDevices(linux map[string]any, devices []specs.LinuxDevice) error {
+func replaceDevices(linux map[string]any, devices []specs.LinuxDevice) error {
 	if len(devices) == 0 {
 		return nil
 	}

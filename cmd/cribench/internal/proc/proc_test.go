@@ -67,14 +67,20 @@ func TestSetIsTreeAndShimsWithoutContainers(t *testing.T) {
 	}
 }
 
-func TestTreeCountsReapedChildren(t *testing.T) {
+// ownSet is this process, by a socket that it serves.
+func ownSet(t *testing.T) Set {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	set := Set{Sockets: []string{path}}
+	t.Cleanup(func() { _ = l.Close() })
+	return Set{Sockets: []string{path}}
+}
+
+func TestTreeCountsReapedChildren(t *testing.T) {
+	set := ownSet(t)
 	before, err := set.Tree()
 	if err != nil {
 		t.Fatal(err)
@@ -139,13 +145,7 @@ func TestFindThisProcessBySocketAndName(t *testing.T) {
 }
 
 func TestUsageOfThisProcess(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	set := Set{Sockets: []string{path}}
+	set := ownSet(t)
 	before, err := set.Usage()
 	if err != nil {
 		t.Fatal(err)

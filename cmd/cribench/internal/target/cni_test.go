@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cridock/cridock/cmd/cribench/internal/target"
+	"github.com/cridock/cridock/internal/needs"
 )
 
 // bridge writes the configuration of a bridge of its own and returns its path and the
@@ -41,9 +42,7 @@ func leases(t *testing.T, dir string) []string {
 // its CNI configuration, and that its address is released, also by Clean.
 func TestPodOnDockerWithCNI(t *testing.T) {
 	endpoint, image := os.Getenv("CRIDOCK_E2E_DOCKER"), os.Getenv("CRIDOCK_E2E_IMAGE")
-	if endpoint == "" || image == "" {
-		t.Skip("CRIDOCK_E2E_DOCKER and CRIDOCK_E2E_IMAGE are not set: no Docker Engine to test on")
-	}
+	needs.That(t, endpoint != "" && image != "", "CRIDOCK_E2E_DOCKER and CRIDOCK_E2E_IMAGE are not set: no Docker Engine to test on")
 	conf, addresses := bridge(t)
 	cni, err := target.NewCNI(conf, []string{"/opt/cni/bin", "/usr/lib/cni"})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cridock/cridock/cmd/cribench/internal/target"
+	"github.com/cridock/cridock/internal/needs"
 )
 
 var errEnded = errors.New("ended")
@@ -24,9 +25,7 @@ func contextThatEnds(t *testing.T) (context.Context, func()) {
 // pod needs.
 func TestPodOnDocker(t *testing.T) {
 	endpoint, image := os.Getenv("CRIDOCK_E2E_DOCKER"), os.Getenv("CRIDOCK_E2E_IMAGE")
-	if endpoint == "" || image == "" {
-		t.Skip("CRIDOCK_E2E_DOCKER and CRIDOCK_E2E_IMAGE are not set: no Docker Engine to test on")
-	}
+	needs.That(t, endpoint != "" && image != "", "CRIDOCK_E2E_DOCKER and CRIDOCK_E2E_IMAGE are not set: no Docker Engine to test on")
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
 	idle := []string{"sh", "-c", "trap 'exit 0' TERM; echo one; echo two; while :; do sleep 3600 & wait $!; done"}
 	d, err := target.NewDocker("docker", endpoint, target.DockerSandbox{Image: image, Command: idle}, target.Options{Run: run, Image: image})
