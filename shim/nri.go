@@ -65,10 +65,11 @@ func withPlugins[T any](ctx context.Context, s *Service, key string, op func(con
 		ctx, settle := nri.Collect(ctx)
 		defer func() {
 			unblock()
-			go func() {
+			// A running operation can always start another.
+			_ = s.work.start(func() {
 				settle()
 				close(settled)
-			}()
+			})
 		}()
 		return op(ctx)
 	})
