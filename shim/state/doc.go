@@ -9,6 +9,7 @@
 //	  log-position         how far Docker's log has been converted
 //	  resources.json       updated resources that Docker has no field for
 //	  checkpoint/          a checkpoint being taken: the container may be paused
+//	  nri.json             what NRI plugins wanted: the container's creation is complete
 //
 // A directory is removed with its object or, if cridock was not running then, by
 // the next start's [Store.Sweep]. Everything except resolv.conf can be lost without
@@ -21,6 +22,8 @@
 //	CNI's results and notes  CNI's cache directory          libcni's own format, which DEL needs; network's GC
 //	image volumes            ImageVolumeDir                 mounts, made before the container has an ID; mounts' sweep
 //	CDI specifications       a directory that Docker reads  Docker reads no other; mounts' sweep
+//	cridock-runtime records  oci in the runtime directory   cridock-runtime reads them; userns' sweep
+//	OCI artifacts            artifacts in the root          shared by pods; RemoveImage, and drafts at the first use
 //	CRI logs                 the kubelet's directories      the kubelet reads and removes them
 //	the key of the seals     seal.key in the root           one for all objects; never removed
 //
