@@ -441,8 +441,9 @@ func readState(out *Container, in container.InspectResponse) {
 		out.FinishedAt = out.CreatedAt
 	}
 	// dockerd records a start when the runtime has returned, but an exit at the time
-	// it happened: a short run could finish before it started.
-	out.StartedAt = min(out.StartedAt, out.FinishedAt)
+	// it happened: a short run could finish before it started. The start must not
+	// change, since it tells one run from the next.
+	out.FinishedAt = max(out.FinishedAt, out.StartedAt)
 	out.Reason = exitReason(out)
 }
 

@@ -186,6 +186,8 @@ func TestContainerState(t *testing.T) {
 			Container{State: runtimeapi.ContainerState_CONTAINER_RUNNING, Pid: 5, StartedAt: started}},
 		"exit 0 is Completed": {state{Status: "exited", StartedAt: start, FinishedAt: finish},
 			Container{State: runtimeapi.ContainerState_CONTAINER_EXITED, StartedAt: started, FinishedAt: finished, Reason: "Completed"}},
+		"a run that ended before dockerd noted its start": {state{Status: "exited", StartedAt: finish, FinishedAt: start},
+			Container{State: runtimeapi.ContainerState_CONTAINER_EXITED, StartedAt: finished, FinishedAt: finished, Reason: "Completed"}},
 		"another exit is Error": {state{Status: "exited", ExitCode: 3, StartedAt: start, FinishedAt: finish},
 			Container{State: runtimeapi.ContainerState_CONTAINER_EXITED, StartedAt: started, FinishedAt: finished, ExitCode: 3, Reason: "Error"}},
 		"out of memory goes before the code": {state{Status: "exited", ExitCode: 137, OOMKilled: true, StartedAt: start, FinishedAt: finish},
