@@ -35,11 +35,12 @@ const (
 type Watcher struct {
 	epoll *os.File
 
-	mu      sync.Mutex
-	groups  map[string]*group // by container ID
-	events  map[int32]*group  // by the descriptor that signals notifications
-	pods    map[string]*pod   // by the path of the count
-	closing bool
+	mu        sync.Mutex
+	groups    map[string]*group // by container ID
+	events    map[int32]*group  // by the descriptor that signals notifications
+	pods      map[string]*pod   // by the path of the count
+	podEvents map[int32]*pod    // by the descriptor of the count
+	closing   bool
 }
 
 // group is the memory control group of one run of a container. Watcher's mutex
@@ -54,8 +55,8 @@ type group struct {
 	pod      *pod // nil if there is none
 }
 
-// New returns a Watcher, which uses one descriptor plus one or two for each running
-// container. It starts nothing; see [Watcher.Run].
+// New returns a Watcher, which uses one descriptor, plus one or two for each running
+// container, plus one for each pod on cgroup v2. It starts nothing; see [Watcher.Run].
 func New() (*Watcher, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
@@ -64,7 +65,11 @@ func New() (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	return &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), groups: map[string]*group{}, events: map[int32]*group{}, pods: map[string]*pod{}}, nil
+	return &Watcher{
+		epoll:  os.NewFile(uintptr(fd), "epoll"),
+		groups: map[string]*group{}, events: map[int32]*group{},
+		pods: map[string]*pod{}, podEvents: map[int32]*pod{},
+	}, nil
 }
 
 // CounterFile returns the name of the memory control group file that holds the
@@ -92,20 +97,31 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name, podName str
 		g.close()
 		return nil
 	}
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(g.notice)} //nolint:gosec // a file descriptor
+	events := uint32(unix.EPOLLIN)
 	if g.notice == g.counter {
-		event.Events = unix.EPOLLPRI | unix.EPOLLET
+		events = unix.EPOLLPRI
 	}
-	if err := w.control(unix.EPOLL_CTL_ADD, g.notice, &event); err != nil {
+	if err := w.signalLocked(g.notice, events); err != nil {
 		g.close()
 		return fmt.Errorf("watch for the OOM killer: %w", err)
 	}
 	w.groups[containerID], w.events[int32(g.notice)] = g, g //nolint:gosec // a file descriptor
 	_ = g.read()                                            // earlier kills caused no notification
-	if podName != "" {
-		w.joinLocked(g, root, podName)
+	if podName == "" {
+		return nil
+	}
+	if p := w.joinLocked(g, root, podName); p != nil {
+		if err := w.signalLocked(p.counter, unix.EPOLLPRI); err != nil {
+			w.leaveLocked(g)
+			return fmt.Errorf("watch a pod for the OOM killer: %w", err)
+		}
 	}
 	return nil
+}
+
+// signalLocked has [Watcher.Run] see a descriptor's events.
+func (w *Watcher) signalLocked(fd int, events uint32) error {
+	return w.control(unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)}) //nolint:gosec // a file descriptor
 }
 
 func open(root beneath.Root, name string) (*group, error) {
@@ -296,10 +312,15 @@ func wait(conn syscall.RawConn, events []unix.EpollEvent) (n int, err error) {
 	return n, errors.Join(err, rerr)
 }
 
-// noticed returns the group of a notification, or nil if it is being read already.
+// noticed returns the group of a notification, or nil if it is being read already. A
+// pod is read here: its kills are loose from the moment when they happen.
 func (w *Watcher) noticed(fd int32) *group {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if p := w.podEvents[fd]; p != nil {
+		p.update()
+		return nil
+	}
 	g := w.events[fd]
 	if g == nil || g.looking {
 		return nil

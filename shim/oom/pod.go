@@ -18,35 +18,38 @@ const looseTime = 2 * time.Second
 // Watcher's mutex guards it.
 type pod struct {
 	path    string
-	counter int // descriptor of the count
+	counter int // descriptor of the count, which also signals changes
 	members map[*group]struct{}
-	// claimed is the part of the count that is explained: by the members' own counts, or
-	// because it is older. loose are kills in groups that were gone before their count
-	// was read. After until nobody will ask for them.
+	// claimed is the part of the count that is explained: by the members' own counts,
+	// because it is older, or as loose: kills in groups that were gone before their count
+	// was read, or were never watched. After until nobody will ask for the loose ones.
 	claimed, loose uint64
 	until          time.Time
 }
 
-// joinLocked makes a group a member of its pod. It leaves a group alone whose pod has
-// no count.
-func (w *Watcher) joinLocked(g *group, root beneath.Root, name string) {
+// joinLocked makes a group a member of its pod, and returns the pod if this is its
+// first. It leaves a group alone whose pod has no count.
+func (w *Watcher) joinLocked(g *group, root beneath.Root, name string) (first *pod) {
 	path := string(root) + "/" + name
 	p := w.pods[path]
 	if p == nil {
 		counter, err := openCounter(root, name)
 		if err != nil {
-			return
+			return nil
 		}
 		p = &pod{path: path, counter: counter, members: map[*group]struct{}{}}
 		if p.claimed, err = readCount(counter); err != nil {
 			_ = unix.Close(counter)
-			return
+			return nil
 		}
-		w.pods[path] = p
+		w.pods[path], w.podEvents[int32(counter)] = p, p //nolint:gosec // a file descriptor
+		first = p
 	} else {
-		p.claimed += g.count // the kills before it was watched
+		p.update()
+		p.loose -= min(p.loose, g.count) // the kills before it was watched
 	}
 	p.members[g], g.pod = struct{}{}, p
+	return first
 }
 
 // leaveLocked undoes joinLocked.
@@ -59,22 +62,20 @@ func (w *Watcher) leaveLocked(g *group) {
 	delete(p.members, g)
 	if len(p.members) == 0 {
 		delete(w.pods, p.path)
-		_ = unix.Close(p.counter)
+		delete(w.podEvents, int32(p.counter)) //nolint:gosec // a file descriptor
+		_ = unix.Close(p.counter)             // which also removes it from epoll
 	}
 }
 
-// take reports whether there was a kill in a member's group that is gone, as far as
-// the pod's count tells. Several such members share what there is.
-func (p *pod) take() bool {
-	if p == nil {
-		return false
-	}
-	for m := range p.members {
-		_ = m.read() // what members that still exist can explain
-	}
+// update reads the counts: what no member explains is loose.
+func (p *pod) update() {
+	// Before the members': the kernel counts a kill there first.
 	count, err := readCount(p.counter)
+	for m := range p.members {
+		_ = m.read() // a group that is gone explains nothing
+	}
 	if err != nil {
-		return false
+		return
 	}
 	now := time.Now()
 	if now.After(p.until) {
@@ -84,6 +85,15 @@ func (p *pod) take() bool {
 		p.loose += count - p.claimed
 		p.claimed, p.until = count, now.Add(looseTime)
 	}
+}
+
+// take reports whether there was a kill in a member's group that is gone, as far as
+// the pod's count tells. Several such members share what there is.
+func (p *pod) take() bool {
+	if p == nil {
+		return false
+	}
+	p.update()
 	if p.loose == 0 {
 		return false
 	}

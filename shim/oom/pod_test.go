@@ -33,9 +33,9 @@ func (p *podTest) count(group string, kills int) {
 
 // watch watches a group as [Watcher.Watch] does, but for the notifications, which only
 // a real group has.
-func (p *podTest) watch(group string) {
+func (p *podTest) watch(group string, kills int) {
 	p.Helper()
-	p.count(group, 0)
+	p.count(group, kills)
 	g, err := open(beneath.Root(p.root), filepath.Join(group, counterV2))
 	if err != nil {
 		p.Fatal(err)
@@ -43,7 +43,22 @@ func (p *podTest) watch(group string) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	p.w.groups[group] = g
+	if err := g.read(); err != nil {
+		p.Fatal(err)
+	}
 	p.w.joinLocked(g, beneath.Root(p.root), counterV2)
+}
+
+// notify delivers the notification of a change of the pod's count. What is loose then
+// stays so for the time given.
+func (p *podTest) notify(loose time.Duration) {
+	p.Helper()
+	for fd, pod := range p.w.podEvents {
+		if g := p.w.noticed(fd); g != nil {
+			p.Error("the pod is taken for a group")
+		}
+		pod.until = time.Now().Add(loose)
+	}
 }
 
 // vanish makes the count of a group unreadable.
@@ -72,7 +87,7 @@ func newPod(t *testing.T, groups ...string) *podTest {
 	p := &podTest{T: t, w: newWatcher(t), root: t.TempDir()}
 	p.count("", 5) // of containers that are gone
 	for _, group := range groups {
-		p.watch(group)
+		p.watch(group, 0)
 	}
 	return p
 }
@@ -83,6 +98,7 @@ func TestGoneBeforeRead(t *testing.T) {
 	p := newPod(t, "a", "b", "c", "stopped")
 	p.count("", 5+2)
 	p.vanish("a", "b")
+	p.notify(time.Hour)
 	p.killed("a", true)
 	p.killed("b", true)
 	p.vanish("stopped")
@@ -105,33 +121,49 @@ func TestKillsOfOthers(t *testing.T) {
 	p.count("", 5+3)
 	p.vanish("stopped")
 	p.killed("stopped", false)
-	// A container that is watched late has had its own.
-	p.watch("other")
-	p.count("", 5+3)
-	p.vanish("other")
-	p.killed("other", false)
 }
 
-// TestLooseKills: of several processes of one container that were killed at once, the
-// others' kills are nobody's a little later.
-func TestLooseKills(t *testing.T) {
-	p := newPod(t, "group", "stopped")
-	p.count("", 5+3)
-	p.vanish("group")
-	p.killed("group", true)
-	p.w.mu.Lock()
-	p.w.groups["stopped"].pod.until = time.Now().Add(-time.Second)
-	p.w.mu.Unlock()
+// TestWatchedLate: kills of a container before it is watched are its own, whether
+// they are in the pod's count since the pod is watched or were there before.
+func TestWatchedLate(t *testing.T) {
+	p := newPod(t, "stopped")
+	p.count("", 5+2)
+	p.notify(time.Hour)
+	p.watch("late", 2)
 	p.vanish("stopped")
 	p.killed("stopped", false)
-	if len(p.w.pods) != 0 {
+
+	p.watch("running before", 5)
+	p.watch("next", 0)
+	p.count("", 5+2+1)
+	p.vanish("next")
+	p.killed("next", true)
+}
+
+// TestLooseKills: kills that no container explains are nobody's a little later. These
+// are of processes of one container that were killed at once, and of containers that
+// were killed before they were watched.
+func TestLooseKills(t *testing.T) {
+	p := newPod(t, "group", "stopped", "other")
+	p.count("", 5+3)
+	p.vanish("group")
+	p.notify(time.Hour)
+	p.killed("group", true)
+	p.notify(-time.Second)
+	p.vanish("stopped")
+	p.killed("stopped", false)
+	p.count("", 5+3+1)
+	p.notify(-time.Second)
+	p.vanish("other")
+	p.killed("other", false)
+	if len(p.w.pods) != 0 || len(p.w.podEvents) != 0 {
 		t.Errorf("%d pods are left", len(p.w.pods))
 	}
 }
 
 func TestPodWithoutCount(t *testing.T) {
 	p := &podTest{T: t, w: newWatcher(t), root: t.TempDir()}
-	p.watch("a")
+	p.watch("a", 0)
 	p.vanish("a")
 	p.killed("a", false)
 }
