@@ -69,7 +69,7 @@ func (w *Watcher) leaveLocked(g *group) {
 
 // update reads the counts: what no member explains is loose.
 func (p *pod) update() {
-	// Before the members': the kernel counts a kill there first.
+	// Before the members', where the kernel counts a kill first.
 	count, err := readCount(p.counter)
 	for m := range p.members {
 		_ = m.read() // a group that is gone explains nothing
