@@ -47,7 +47,7 @@ func TestCheckpoint(t *testing.T) {
 			cfg.Mounts = []*runtimeapi.Mount{{HostPath: data, ContainerPath: "/data"}}
 			cfg.Envs = []*runtimeapi.KeyValue{{Key: "WHAT", Value: []byte("in-the-specification")}}
 		})
-	eventually(t, "it works", 10*time.Second, func() bool { return strings.Contains(main.logText(), "line 3") })
+	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(main.logText(), "line 3") })
 	for range 2 {
 		location := filepath.Join(t.TempDir(), "main.tar")
 		if err := main.checkpoint(location); err != nil {
@@ -55,7 +55,7 @@ func TestCheckpoint(t *testing.T) {
 		}
 		checkArchive(t, main, location)
 		lines := strings.Count(main.logText(), "\n")
-		eventually(t, "it works on", 10*time.Second, func() bool { return strings.Count(main.logText(), "\n") > lines+2 })
+		eventually(t, "it works on", time.Minute, func() bool { return strings.Count(main.logText(), "\n") > lines+2 })
 		if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("afterwards it is %v", s.State)
 		}
@@ -115,7 +115,7 @@ func readTar(t *testing.T, r io.Reader) map[string]string {
 func checkFailedCheckpoint(t *testing.T, p *pod) {
 	t.Helper()
 	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & while :; do sleep 1000 | nc 127.0.0.1 99; done")
-	eventually(t, "they talk", 10*time.Second, func() bool {
+	eventually(t, "they talk", time.Minute, func() bool {
 		r, err := talker.exec(10, "sh", "-c", "grep -c ' 01 ' /proc/net/tcp")
 		return err == nil && r.ExitCode == 0
 	})

@@ -100,7 +100,7 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	}
 	pids := c.path("pids-" + pod.Name)
 	for _, pid := range strings.Fields(read(t, pids)) {
-		eventually(t, "process "+pid+" of the plugin is killed", 10*time.Second, func() bool {
+		eventually(t, "process "+pid+" of the plugin is killed", time.Minute, func() bool {
 			return c.command("test", "-e", "/proc/"+pid).Run() != nil
 		})
 	}

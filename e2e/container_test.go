@@ -83,9 +83,10 @@ func TestFailedStart(t *testing.T) {
 func TestOutOfMemory(t *testing.T) {
 	t.Parallel()
 	p := sharedCridock(t, "cni").runPod(t)
-	s := p.start("glutton", "exec dd if=/dev/zero of=/dev/null bs=64M count=1", func(cfg *runtimeapi.ContainerConfig) {
-		cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
-	}).exited()
+	limited, release := waitingGlutton(t)
+	c := p.start("glutton", glutton, limited)
+	release()
+	s := c.exited()
 	if s.Reason != "OOMKilled" || s.ExitCode != 137 {
 		t.Errorf("reason %q, exit code %d; want OOMKilled, 137", s.Reason, s.ExitCode)
 	}
@@ -376,7 +377,7 @@ func TestStopContainer(t *testing.T) {
 			}},
 		} {
 			main := p.in(t).start(tc.name, traps, tc.option)
-			eventually(t, "it is up", 10*time.Second, func() bool { return strings.Contains(main.logText(), "up") })
+			eventually(t, "it is up", time.Minute, func() bool { return strings.Contains(main.logText(), "up") })
 			main.stop(30)
 			if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != tc.code {
 				t.Errorf("%s: %v, exit code %d, want %d", tc.name, s.State, s.ExitCode, tc.code)
@@ -389,7 +390,7 @@ func TestStopContainer(t *testing.T) {
 	})
 	t.Run("what ignores it is killed after the grace period", func(t *testing.T) {
 		main := p.in(t).start("deaf", "trap '' TERM; echo up; while :; do sleep 0.1; done")
-		eventually(t, "it is up", 10*time.Second, func() bool { return strings.Contains(main.logText(), "up") })
+		eventually(t, "it is up", time.Minute, func() bool { return strings.Contains(main.logText(), "up") })
 		start := time.Now()
 		main.stop(1)
 		if s, took := main.status(), time.Since(start); s.ExitCode != 137 || took < time.Second {
@@ -398,13 +399,13 @@ func TestStopContainer(t *testing.T) {
 	})
 	t.Run("a shorter second grace period wins", func(t *testing.T) {
 		main := p.in(t).start("deafer", "trap 'echo term' TERM; echo up; while :; do sleep 0.1; done")
-		eventually(t, "it is up", 10*time.Second, func() bool { return strings.Contains(main.logText(), "up") })
+		eventually(t, "it is up", time.Minute, func() bool { return strings.Contains(main.logText(), "up") })
 		start, first := time.Now(), make(chan error, 1)
 		go func() {
 			_, err := try(c.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: main.id, Timeout: 100})
 			first <- err
 		}()
-		eventually(t, "the signal arrives", 10*time.Second, func() bool { return strings.Contains(main.logText(), "term") })
+		eventually(t, "the signal arrives", time.Minute, func() bool { return strings.Contains(main.logText(), "term") })
 		main.stop(0)
 		if err := <-first; err != nil || time.Since(start) > 30*time.Second {
 			t.Errorf("the first stop ends with %v after %v", err, time.Since(start))
@@ -423,9 +424,9 @@ func TestTTYAndStdin(t *testing.T) {
 		t.Errorf("without TTY and stdin: %q", got)
 	}
 	tty := p.start("tty", script, func(cfg *runtimeapi.ContainerConfig) { cfg.Tty, cfg.Stdin = true, true })
-	eventually(t, "the terminal is seen", 10*time.Second, func() bool { return strings.Contains(tty.logText(), "terminal") })
+	eventually(t, "the terminal is seen", time.Minute, func() bool { return strings.Contains(tty.logText(), "terminal") })
 	open := p.start("stdin", "echo up; cat; echo end", func(cfg *runtimeapi.ContainerConfig) { cfg.Stdin = true })
-	eventually(t, "it is up", 10*time.Second, func() bool { return strings.Contains(open.logText(), "up") })
+	eventually(t, "it is up", time.Minute, func() bool { return strings.Contains(open.logText(), "up") })
 	for _, c := range []*ctr{tty, open} {
 		if s := c.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("%s, with stdin open, is %v", c.cfg.Metadata.Name, s.State)

@@ -26,7 +26,7 @@ func newDocker(socket string) *docker {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &docker{&http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
+	return &docker{&http.Client{Timeout: 30 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
 }
 
 // call makes one request and returns the body of the response.

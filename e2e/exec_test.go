@@ -53,10 +53,10 @@ func TestExecSyncTimeout(t *testing.T) {
 	start := time.Now()
 	_, err := main.exec(1, "sh", "-c", "trap '' TERM HUP; sleep 4711 & setsid sleep 4712 & sh -c 'sleep 4713; true'; true")
 	wantCode(t, err, codes.DeadlineExceeded, "")
-	if took := time.Since(start); took < time.Second || took > 15*time.Second {
-		t.Errorf("it took %v, want a second", took)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("it took %v, want a second or more", took)
 	}
-	eventually(t, "the processes of the timed out command end", 5*time.Second, func() bool {
+	eventually(t, "the processes of the timed out command end", time.Minute, func() bool {
 		return !strings.Contains(main.sh("ps -o args"), "sleep 471")
 	})
 	if main.sh("echo alive") != "alive" {

@@ -269,7 +269,7 @@ func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, er
 // choice of moments.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
-	cycles := setting(t, "CRIDOCK_E2E_KILL_CYCLES", 20)
+	cycles := setting(t, "CRIDOCK_E2E_KILL_CYCLES", 12)
 	seed := setting(t, "CRIDOCK_E2E_SEED", int(time.Now().UnixNano()))
 	t.Logf("CRIDOCK_E2E_SEED=%d", seed)
 	k := &kubelet{cridock: newCridock(t, newNode(t), "cni", metricsFlags...)}

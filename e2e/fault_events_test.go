@@ -322,9 +322,6 @@ func TestEventsLost(t *testing.T) {
 
 	changes.change(t)
 	start := time.Now()
-	if s := changes.killed.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		t.Errorf("without events the killed container is %v: none was lost", s.State)
-	}
 	// The relist comes once a minute; the rest allows for a busy machine.
 	eventually(t, "the changes are seen without events", 90*time.Second, func() bool { return changes.seen(t) })
 	t.Logf("seen after %v, %d events lost", time.Since(start).Round(time.Second), proxy.dropped())

@@ -169,6 +169,7 @@ func racedLog(t *testing.T, p *pod) {
 					return
 				default:
 					do()
+					time.Sleep(50 * time.Microsecond) // leaves cridock a processor
 				}
 			}
 		})

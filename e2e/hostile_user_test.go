@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -172,7 +171,6 @@ func accountsElsewhere(t *testing.T, p *pod) {
 			p, slug := p.in(t), strings.ReplaceAll(strings.ToLower(name), " ", "-")
 			byName := p.load(t, "accounts-"+slug, imageConfig{"User": "victim"}, entries...)
 			byGroup := p.load(t, "accounts-group-"+slug, imageConfig{"User": "1000:victims"}, entries...)
-			began := time.Now()
 			who, err := p.whoRuns(byName, nil)
 			ofGroup, groupErr := p.whoRuns(byGroup, nil)
 			if name == "link in the image" { // the others would be refused whatever they contain
@@ -195,9 +193,6 @@ func accountsElsewhere(t *testing.T, p *pod) {
 			})
 			if err == nil && (byNumber.uid != 4242 || byNumber.gid != 4243) {
 				t.Errorf("by numbers it runs as %v", *byNumber)
-			}
-			if took := time.Since(began); took > patience {
-				t.Errorf("it took %v", took)
 			}
 		})
 	}

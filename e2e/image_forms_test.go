@@ -176,6 +176,7 @@ func busybox(t *testing.T, mark string) []byte {
 // write: without history, in an OCI index with artifacts, with Zstandard layers, and
 // with as many layers as the storage driver takes.
 func TestImageForms(t *testing.T) {
+	t.Parallel()
 	c := newCridock(t, newNode(t), "docker")
 	store := newContent(t)
 	base := busybox(t, "")
@@ -232,6 +233,7 @@ func TestImageForms(t *testing.T) {
 // TestPullErrorClasses has a real engine fail in each way that pulls fail, and checks
 // the code, the reason that the kubelet reads, and the cure.
 func TestPullErrorClasses(t *testing.T) {
+	t.Parallel()
 	c := newCridock(t, newNode(t), "docker")
 	n := c.node
 	registry := n.needRegistry(t)
@@ -321,6 +323,7 @@ func tlsContent(t *testing.T, c *content, l net.Listener) (address string) {
 
 // TestArtifactVolume mounts an OCI artifact, which Docker cannot hold.
 func TestArtifactVolume(t *testing.T) {
+	t.Parallel()
 	c := newCridock(t, newNode(t), "docker")
 	store := newContent(t)
 	file := func(title, text string) ocispec.Descriptor {

@@ -60,7 +60,7 @@ func TestImages(t *testing.T) {
 	c := sharedCridock(t, "docker")
 	repo := c.needRegistry(t) + "/e2e/images"
 	digest := c.pushed(t, repo, "", "one", "two", "latest")
-	eventually(t, "what Docker removed is gone", 10*time.Second, func() bool { return c.imageStatus(t, repo+":one") == nil })
+	eventually(t, "what Docker removed is gone", time.Minute, func() bool { return c.imageStatus(t, repo+":one") == nil })
 	id := c.pull(t, repo+":one")
 	for _, ref := range []string{repo + ":two", repo + "@" + digest, repo + ":one@" + digest, repo} {
 		if got := c.pull(t, ref); got != id {

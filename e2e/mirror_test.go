@@ -84,6 +84,7 @@ func (d *docker) names(t *testing.T) (tags, digests []string) {
 // that is down, one that lacks the image, and one with a private authority that wants
 // a client certificate. All names are those that were asked for.
 func TestMirrors(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	certs := filepath.Join(n.dir, "certs.d")
 	c := newCridock(t, n, "docker", "--registry-config-dir="+certs)
@@ -181,6 +182,7 @@ func refusedFromMirror(t *testing.T, c *cridock, certs string) {
 
 // TestMirrorBreaksOff: a mirror whose layer breaks off for good costs one attempt.
 func TestMirrorBreaksOff(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	certs := filepath.Join(n.dir, "certs.d")
 	c := newCridock(t, n, "docker", "--registry-config-dir="+certs)
@@ -198,6 +200,7 @@ func TestMirrorBreaksOff(t *testing.T) {
 // TestImageVerifiers: what the policy refuses is not pulled, and the kubelet gets the
 // reason; what it accepts is pulled by the digest that it was asked about.
 func TestImageVerifiers(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	dir := filepath.Join(n.dir, "verifiers")
 	if err := os.Mkdir(dir, 0o755); err != nil {

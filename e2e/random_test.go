@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	randomClients = 64
+	randomClients = 16
 	// changesAtOnce limits the calls that make Docker create or remove something:
 	// more at a time would only wait for each other.
 	changesAtOnce = 8
@@ -148,6 +148,9 @@ func (cl *client) run(t testing.TB) error {
 	}
 	for !cl.over() {
 		name := names[cl.IntN(len(names))]
+		if missing := cl.missing(); len(missing) > 0 && cl.IntN(2) == 0 {
+			name = missing[cl.IntN(len(missing))]
+		}
 		err := steps[name].do(cl, t)
 		if errors.Is(err, errNothing) {
 			continue
@@ -160,6 +163,21 @@ func (cl *client) run(t testing.TB) error {
 		cl.mu.Unlock()
 	}
 	return nil
+}
+
+// missing returns the steps that nobody has made, once the time is up.
+func (r *randomly) missing() (names []string) {
+	if time.Now().Before(r.end) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(steps)) {
+		if r.calls[name] == 0 {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // over ends the run when its time is up and each step has been made once, at
@@ -587,9 +605,14 @@ func (cl *client) lookAtStats(testing.TB) error {
 }
 
 func (cl *client) lookAtNode(testing.TB) error {
-	s, err := try(cl.runtime.Status, &runtimeapi.StatusRequest{Verbose: cl.IntN(2) == 0})
-	if err != nil || !conditionsMet(s) {
-		return fmt.Errorf("status is %v: %w", s.GetStatus(), err)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		s, err := try(cl.runtime.Status, &runtimeapi.StatusRequest{Verbose: cl.IntN(2) == 0})
+		if err == nil && conditionsMet(s) {
+			break
+		}
+		if err != nil || time.Now().After(end) { // Docker may be slow to answer for a moment
+			return fmt.Errorf("status is %v: %w", s.GetStatus(), err)
+		}
 	}
 	i, err := try(cl.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: cl.image}})
 	if err != nil || i.Image == nil {

@@ -44,7 +44,7 @@ func (c *cridock) useConf(t *testing.T, conf string) {
 		t.Fatal(err)
 	}
 	want := pluginTypes(t, conf)
-	eventually(t, fmt.Sprintf("a CNI configuration with the plugins %q in use", want), 10*time.Second, func() bool {
+	eventually(t, fmt.Sprintf("a CNI configuration with the plugins %q in use", want), time.Minute, func() bool {
 		return slices.Equal(pluginTypes(t, rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{Verbose: true}).Info["cniconfig"]), want)
 	})
 }
@@ -149,7 +149,7 @@ func TestNoPauseImage(t *testing.T) {
 	}
 	// The image may appear at any time.
 	c.docker.build(t, "127.0.0.1:1/e2e/pause:1", fmt.Sprintf("FROM %s\nCMD [\"sleep\", \"1000000\"]\n", c.image))
-	eventually(t, "the image is seen", 10*time.Second, func() bool { return c.imageStatus(t, "127.0.0.1:1/e2e/pause:1") != nil })
+	eventually(t, "the image is seen", time.Minute, func() bool { return c.imageStatus(t, "127.0.0.1:1/e2e/pause:1") != nil })
 	p := c.runPod(t)
 	var sandbox struct{ Image string }
 	c.docker.must(t, http.MethodGet, "/containers/"+p.id+"/json", nil, &sandbox)

@@ -200,6 +200,7 @@ func sameLines(a, b string) bool {
 // TestNamespaces compares the namespaces of a pod's containers with the node's,
 // with the sandbox's, and with each other's.
 func TestNamespaces(t *testing.T) {
+	t.Parallel()
 	const host, shared, own = runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_POD, runtimeapi.NamespaceMode_CONTAINER
 	for _, tc := range []struct {
 		name          string
@@ -264,7 +265,7 @@ func TestHostPort(t *testing.T) {
 		})
 		p.start("server", "echo through the host >/tmp/index.html; exec httpd -f -p 8080 -h /tmp")
 		for _, address := range []string{"127.0.0.1:18080", "127.0.0.2:18081"} {
-			eventually(t, address+" answers", 10*time.Second, func() bool {
+			eventually(t, address+" answers", time.Minute, func() bool {
 				resp, err := c.http().Get("http://" + address + "/")
 				if err == nil {
 					_ = resp.Body.Close()

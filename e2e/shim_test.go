@@ -297,9 +297,9 @@ func (g *shimTest) stopOrders(t *testing.T) {
 	const script = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done"
 	pauseFirst := g.runPod(t, hostNetwork) // no network, which would be left when the container is removed behind cridock's back
 	first, second := pauseFirst.start("first", script), pauseFirst.start("second", script)
-	eventually(t, "the traps are set", 10*time.Second, func() bool { return first.logText() == "up\n" && second.logText() == "up\n" })
+	eventually(t, "the traps are set", time.Minute, func() bool { return first.logText() == "up\n" && second.logText() == "up\n" })
 	g.docker.must(t, http.MethodPost, "/containers/"+pauseFirst.id+"/kill", nil, nil)
-	eventually(t, "the sandbox is not ready", 10*time.Second, func() bool {
+	eventually(t, "the sandbox is not ready", time.Minute, func() bool {
 		return pauseFirst.status().State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	})
 	checkRuns(t, "without the pause process", first, second)

@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	soakAtOnce = 20
+	soakAtOnce = 10
 	// plotted is the maximum number of samples in a plot.
 	plotted = 400
 )

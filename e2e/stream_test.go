@@ -248,7 +248,7 @@ func TestPortForward(t *testing.T) {
 		p := sharedCridock(t, "cni").runPod(t, options...)
 		port := 8080
 		if kind == "host network" {
-			port = 18080
+			port = 18090
 		}
 		p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
 		for protocol, dial := range portclient.Protocols() {
@@ -256,7 +256,7 @@ func TestPortForward(t *testing.T) {
 				r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
 				local := portclient.Forward(t, dial, p.relay(t, r.Url), port)
 				var body string
-				eventually(t, "the web server answers", 10*time.Second, func() bool {
+				eventually(t, "the web server answers", time.Minute, func() bool {
 					resp, err := http.Get("http://" + local + "/")
 					if err != nil {
 						return false

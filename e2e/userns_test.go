@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,14 +41,27 @@ func capability(name string) ctrOption {
 	}
 }
 
-// buildRuntime compiles cridock-runtime as it is shipped, into a node's directory.
-func buildRuntime(t *testing.T, n *node) string {
-	t.Helper()
-	path := filepath.Join(n.dir, "cridock-runtime")
+// builtRuntime compiles cridock-runtime as it is shipped, once for all tests.
+var builtRuntime = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(workDir, "cridock-runtime")
 	cmd := exec.Command("go", "build", "-o", path, "./cmd/cridock-runtime")
 	cmd.Dir, cmd.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build cridock-runtime: %v\n%s", err, out)
+		return "", fmt.Errorf("build cridock-runtime: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+// buildRuntime puts cridock-runtime into a node's directory.
+func buildRuntime(t *testing.T, n *node) string {
+	t.Helper()
+	path := filepath.Join(n.dir, "cridock-runtime")
+	built, err := builtRuntime()
+	if err == nil {
+		err = os.Link(built, path)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

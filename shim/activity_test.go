@@ -78,6 +78,7 @@ func TestActivity(t *testing.T) {
 	releasePull()
 	releaseStart()
 	releaseStop()
+	n.must(n.stopContainer(running, 0)) // the other call waits for its grace period
 	for range 3 {
 		n.must(<-results)
 	}

@@ -73,7 +73,7 @@ func TestStopContainer(t *testing.T) {
 		id := n.runContainer(pod, containerConfig("a", "stubborn"))
 		began := time.Now()
 		n.must(n.stopContainer(id, 1))
-		if took := time.Since(began); took < time.Second || took > 5*time.Second {
+		if took := time.Since(began); took < time.Second || took > 30*time.Second {
 			t.Errorf("the stop took %v, want about the grace period of 1s", took)
 		}
 		ended(id, 137)

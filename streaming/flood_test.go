@@ -142,6 +142,7 @@ func attack(ctx context.Context, addr string) {
 			break
 		}
 		_, _ = io.WriteString(conn, floods["header"])
+		time.Sleep(time.Millisecond) // two attackers must leave the server a processor
 		if conns = append(conns, conn); len(conns) > 100 {
 			_ = conns[0].Close()
 			conns = conns[1:]

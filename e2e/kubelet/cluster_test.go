@@ -145,6 +145,9 @@ func (k *kubelet) checkWarnings(t *testing.T) {
 		"ResizeError":            "resizebelow",
 	}
 	for _, e := range k.warnings(t) {
+		if e.Reason == "FailedMount" && strings.Contains(e.Message, "cache: timed out waiting for the condition") {
+			continue // the kubelet waits a second for the API server, which a busy machine exceeds
+		}
 		if !slices.Contains(strings.Fields(meant[e.Reason]), e.InvolvedObject.Name) {
 			t.Errorf("the kubelet warns of pod %s: %s: %s", e.InvolvedObject.Name, e.Reason, e.Message)
 		}

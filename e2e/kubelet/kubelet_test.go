@@ -116,7 +116,7 @@ func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 		// The kubelet has a self-signed certificate.
 		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
 		if body, err := k.get("/healthz"); err == nil && body == "ok" && (api == nil || api.nodeReady()) {
 			return k, nil
 		}

@@ -16,7 +16,7 @@ import (
 const (
 	// eventDelay is how long an event may take to arrive: a difference that it
 	// resolves does not count.
-	eventDelay = 100 * time.Millisecond
+	eventDelay = time.Second
 	// createdAge is the age from which a created container is inspected at each
 	// relist: a failed start sends no event and leaves it created.
 	createdAge = time.Minute

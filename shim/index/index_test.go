@@ -514,7 +514,7 @@ func TestHungDaemon(t *testing.T) {
 	f.run(f.member("", 1))
 	f.Index = index.New(&impatient{f.client}, index.Options{
 		Host: func() translate.Host { return translate.Host{} }, Relist: time.Hour,
-		Heartbeat: 10 * time.Millisecond, StaleAfter: 300 * time.Millisecond,
+		Heartbeat: 10 * time.Millisecond, StaleAfter: 3 * time.Second,
 	})
 	f.ready()
 	resume := f.docker.Hang()
@@ -633,9 +633,11 @@ func TestOOMIsLookedForAgain(t *testing.T) {
 	c := f.run(f.member("", 1))
 	f.ready()
 	// What the first look sees has no OOM flag yet.
+	seen, release := f.docker.HoldNext("container inspect", 1)
 	f.docker.Exit(c, 137)
-	f.eventually("the first look", func() bool { return f.docker.Calls()["container inspect"] >= 2 })
+	<-seen
 	f.docker.MarkOOM(c)
+	release()
 	f.waitState(c, stateExited)
 	if got, err := f.Container(t.Context(), c); err != nil || !got.OOMKilled {
 		t.Errorf("exit %+v, %v", got, err)

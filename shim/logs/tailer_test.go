@@ -677,7 +677,7 @@ func TestDiskFull(t *testing.T) {
 		return s.Errors > 3 && s.Troubled == 1 && s.LagBytes > 0 && s.MostBehind != "" && s.MostBehindBytes == s.LagBytes
 	})
 
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if err := tailer.Drain(ctx, n.src.ID); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Drain: %v", err)

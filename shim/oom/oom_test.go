@@ -54,6 +54,7 @@ func run(dir, script string) {
 		if err := os.Remove(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return
 		}
+		time.Sleep(50 * time.Microsecond) // leave others a processor
 	}
 }
 

@@ -290,7 +290,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if err != nil || string(stdout) != "started\n" || code != 3 {
 		t.Errorf("%q, %d, %v", stdout, code, err)
 	}
-	if took := time.Since(began); took > checkPeriod/2 {
+	if took := time.Since(began); took > checkPeriod { // the check would find it then
 		t.Errorf("took %v", took)
 	}
 	if left := processes(t, id); len(left) != 3 {
@@ -301,7 +301,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if _, _, code, err = r.ExecSync(t.Context(), id, sh("(while true; do echo tick; sleep 0.1; done) & exit 5"), 0); err != nil || code != 5 {
 		t.Errorf("%d, %v", code, err)
 	}
-	if took := time.Since(began); took > checkPeriod/2 {
+	if took := time.Since(began); took > checkPeriod {
 		t.Errorf("took %v", took)
 	}
 }
@@ -323,7 +323,7 @@ func TestDockerWithoutEvents(t *testing.T) {
 	if _, _, code, err := r.ExecSync(t.Context(), id, sh("sleep 300 & exit 3"), 0); err != nil || code != 3 {
 		t.Errorf("%d, %v", code, err)
 	}
-	if took := time.Since(began); took > 2*checkPeriod {
+	if took := time.Since(began); took > time.Minute { // its child runs for five
 		t.Errorf("took %v", took)
 	}
 }
@@ -390,24 +390,24 @@ func TestDockerTTY(t *testing.T) {
 func TestDockerTTYFirstSize(t *testing.T) {
 	r := runner(t)
 	id := start(t, r, container.Config{})
-	for i := range 10 {
+	for i := range 4 {
 		sizes := make(chan Size, 1)
 		sizes <- Size{Height: 33, Width: 99}
 		var out bytes.Buffer
-		code, err := r.Exec(t.Context(), id, sh("for i in 1 2 3 4 5 6 7 8 9; do stty size; sleep 0.02; done"), Streams{TTY: true, Stdout: &out, Resize: sizes})
-		lines := strings.Fields(strings.ReplaceAll(out.String(), " ", "x"))
-		if err != nil || code != 0 || len(lines) != 9 || lines[8] != "33x99" {
+		code, err := r.Exec(t.Context(), id, sh(`stty size; until [ "$(stty size)" = "33 99" ]; do sleep 0.02; done`), Streams{TTY: true, Stdout: &out, Resize: sizes})
+		lines := strings.Fields(out.String())
+		if err != nil || code != 0 || len(lines) != 2 {
 			t.Fatalf("run %d: %d, %v, %q", i, code, err, lines)
 		}
-		if r.engine.(*engine.Client).Capabilities().AtLeast("1.42") && lines[0] != "33x99" {
-			t.Errorf("run %d: begins with %s", i, lines[0])
+		if r.engine.(*engine.Client).Capabilities().AtLeast("1.42") && lines[0] != "33" {
+			t.Errorf("run %d: begins with %q", i, lines)
 		}
 	}
 }
 
 // Execs whose clients leave at any moment leave no process behind.
 func TestDockerDroppedExecs(t *testing.T) {
-	total := 500
+	total := 200
 	if testing.Short() {
 		total = 50
 	}
@@ -419,7 +419,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	before := leakcheck.Now(t)
 	work := make(chan int)
 	var workers sync.WaitGroup
-	for range 8 {
+	for range 4 {
 		workers.Go(func() {
 			for i := range work {
 				dropOne(t, r, id, i)

@@ -56,12 +56,7 @@ func startCommand(t *testing.T, cmd *cobra.Command, args ...string) *node {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	n := &node{docker: enginetest.New(t)}
-	l, err := net.Listen("tcp", "127.0.0.1:0") // for a port that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	_ = l.Close()
+	port := freePort(t)
 	n.metrics = "http://127.0.0.1:" + port
 	socket := "unix://" + filepath.Join(dir, "cridock.sock")
 	n.socket = socket

@@ -73,7 +73,7 @@ type Check struct {
 }
 
 // checkTimeout bounds each check, and each look at the node before them.
-const checkTimeout = 3 * time.Second
+const checkTimeout = 10 * time.Second
 
 // Checks returns all checks in the order of the report.
 func Checks() []Check {
@@ -112,11 +112,11 @@ func examine(ctx context.Context, n *node) Report {
 // result runs the check for at most checkTimeout. A check that hangs longer, as in
 // a system call on a dead file system, is left to the end of the process.
 func (c Check) result(ctx context.Context, n *node) Result {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.limit)
 	defer cancel()
 	r, err := bounded(ctx, func() Result { return c.applied(ctx, n) })
 	if err != nil {
-		r = failure("Look for a program or file system that hangs.", "The check did not finish within %v.", checkTimeout)
+		r = failure("Look for a program or file system that hangs.", "The check did not finish within %v.", n.limit)
 	}
 	r.Check = c.Name
 	return r

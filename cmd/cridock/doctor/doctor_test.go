@@ -570,7 +570,7 @@ func (hangingDocker) ContainerList(ctx context.Context, _ filters.Args) ([]conta
 func TestHangingDocker(t *testing.T) {
 	x := newTree(t)
 	x.NetworkPlugin = "docker" // no programs in the bubble
-	x.engine = hangingDocker{}
+	x.engine, x.limit = hangingDocker{}, checkTimeout
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		r := examine(context.Background(), x.node)
@@ -592,8 +592,8 @@ func TestHangingCheck(t *testing.T) {
 			<-release
 			return ok("late")
 		}}
-		r := c.result(context.Background(), &node{})
-		if r.Check != "hangs" || r.State != Error || !strings.Contains(r.Why, "did not finish within 3s") || r.Cure == "" {
+		r := c.result(context.Background(), &node{limit: checkTimeout})
+		if r.Check != "hangs" || r.State != Error || !strings.Contains(r.Why, "did not finish within 10s") || r.Cure == "" {
 			t.Errorf("%+v", r)
 		}
 	})

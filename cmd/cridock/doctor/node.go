@@ -69,6 +69,7 @@ type node struct {
 	// isCridock reports whether a file is a program that contains cridock.
 	isCridock func(path string) bool
 	now       time.Time
+	limit     time.Duration // of each check, and of each look at the node before them
 
 	caps      *engine.Capabilities // nil: Docker does not answer, or is too old
 	engineErr error
@@ -83,7 +84,7 @@ func newNode(s Settings, e Engine) *node {
 	if s.Root == "" {
 		s.Root = "/"
 	}
-	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, isCridock: isCridock, now: time.Now()}
+	return &node{Settings: s, engine: e, command: runCommand, disk: diskSpace, synced: clockSynced, isCridock: isCridock, now: time.Now(), limit: checkTimeout}
 }
 
 // look collects what several checks need.
@@ -96,7 +97,7 @@ func (n *node) look(ctx context.Context) {
 	n.within(ctx, func(ctx context.Context) {
 		var err error
 		if n.files, err = bounded(ctx, n.readFiles); err != nil {
-			err = fmt.Errorf("files of the node are not readable within %v: %w", checkTimeout, err)
+			err = fmt.Errorf("files of the node are not readable within %v: %w", n.limit, err)
 			n.files = files{daemon: daemonConfig{readErr: err}, cniErr: err, kubelet: kubelet{readErr: err}, left: leftovers{err: err}, sockets: sockets{err: err}}
 		}
 	})
@@ -109,7 +110,7 @@ func (n *node) look(ctx context.Context) {
 
 // within runs f with a deadline. f returns when its context ends.
 func (n *node) within(ctx context.Context, f func(context.Context)) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.limit)
 	defer cancel()
 	f(ctx)
 }
