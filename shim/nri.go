@@ -26,10 +26,11 @@ import (
 type pluginHost struct {
 	s       *Service
 	plugins *nri.Plugins // nil: off
+	begin   chan struct{} // closed when plugins may be started
 }
 
 func newPluginHost(s *Service) *pluginHost {
-	h := &pluginHost{s: s}
+	h := &pluginHost{s: s, begin: make(chan struct{})}
 	if s.cfg.NRI != nil {
 		cfg := *s.cfg.NRI
 		cfg.Version = s.cfg.Version
@@ -38,10 +39,16 @@ func newPluginHost(s *Service) *pluginHost {
 	return h
 }
 
-// run serves plugins once the service is ready.
+// start has run start plugins: all pods are known, and their network namespaces pinned.
+func (h *pluginHost) start(context.Context) error {
+	close(h.begin)
+	return nil
+}
+
+// run serves plugins once start has been called.
 func (h *pluginHost) run(ctx context.Context) error {
 	select {
-	case <-h.s.ready:
+	case <-h.begin:
 		return h.plugins.Run(ctx)
 	case <-h.s.ending:
 	case <-ctx.Done():
@@ -51,10 +58,15 @@ func (h *pluginHost) run(ctx context.Context) error {
 }
 
 // withPlugins is withLock for an operation that plugins learn of. No plugin is added
-// meanwhile. It also waits for the updates of other containers that they ask for.
+// meanwhile. It also waits for the updates of other containers that they ask for. The
+// service's start takes the locks of pods before it starts plugins: so the wait for them
+// comes before the lock.
 func withPlugins[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	if !s.plugins.plugins.Enabled() {
 		return withLock(ctx, s, key, op)
+	}
+	if err := s.plugins.waitStarted(ctx); err != nil {
+		return *new(T), err
 	}
 	settled := make(chan struct{})
 	value, err := withLock(ctx, s, key, func(ctx context.Context) (value T, err error) {
@@ -80,6 +92,15 @@ func withPlugins[T any](ctx context.Context, s *Service, key string, op func(con
 		}
 	}
 	return value, err
+}
+
+// waitStarted waits until plugins have been started. Call it without the lock of a pod.
+func (h *pluginHost) waitStarted(ctx context.Context) error {
+	if !h.plugins.Enabled() {
+		return nil
+	}
+	defer h.s.metrics.waiting("plugins")()
+	return h.plugins.WaitStarted(ctx)
 }
 
 // conceal hides what is created under a name until plugins have agreed to it.
@@ -411,8 +432,8 @@ func (h *pluginHost) podRemoved(ctx context.Context, sb *translate.Sandbox) {
 	}
 }
 
-// start starts a container with run, unless plugins refuse it.
-func (h *pluginHost) start(ctx context.Context, c *translate.Container, run func() error) error {
+// startContainer starts a container with run, unless plugins refuse it.
+func (h *pluginHost) startContainer(ctx context.Context, c *translate.Container, run func() error) error {
 	if !h.plugins.Active() {
 		return run()
 	}

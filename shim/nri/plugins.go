@@ -211,22 +211,30 @@ func (p *Plugins) Active() bool { return p != nil && p.connected.Load() > 0 }
 // Enabled reports whether there can be plugins.
 func (p *Plugins) Enabled() bool { return p != nil }
 
-// Close ends the wait of [Plugins.Block] for Run, if that is not going to be called.
+// Close ends the wait of [Plugins.WaitStarted] for Run, if that is not going to be called.
 func (p *Plugins) Close() {
 	if p != nil {
 		p.begin.Do(func() { close(p.started) })
 	}
 }
 
-// Block keeps new plugins waiting until the returned function is called, so that a
-// plugin learns of a change either from its event or from the list at its connect. It
-// waits until Run has started plugins, and for a plugin that is getting that list. Do
-// not nest it.
-func (p *Plugins) Block(ctx context.Context) (unblock func(), err error) {
+// WaitStarted waits until Run has started plugins, and they have got the list of pods.
+// The error is errdefs.ErrUnavailable if ctx ends first.
+func (p *Plugins) WaitStarted(ctx context.Context) error {
 	select {
 	case <-p.started:
+		return nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("NRI plugins are still being started: %w: %w", errdefs.ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("NRI plugins are still being started: %w: %w", errdefs.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// Block keeps new plugins waiting until the returned function is called, so that a
+// plugin learns of a change either from its event or from the list at its connect. It
+// waits like WaitStarted, and for a plugin that is getting that list. Do not nest it.
+func (p *Plugins) Block(ctx context.Context) (unblock func(), err error) {
+	if err := p.WaitStarted(ctx); err != nil {
+		return nil, err
 	}
 	a := p.adapter.Load()
 	if a == nil {
