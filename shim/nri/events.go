@@ -127,9 +127,18 @@ func (p *Plugins) Start(ctx context.Context, pod *api.PodSandbox, c *api.Contain
 	return nil
 }
 
-// Started tells plugins that a container was started.
+// Started tells plugins that a container was started, unless they have been told that
+// it has stopped.
 func (p *Plugins) Started(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
-	if a := p.active(); a != nil {
+	if p == nil {
+		return
+	}
+	unlock, err := p.order.Lock(ctx, c.GetId())
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if a := p.active(); a != nil && p.is(c.GetId(), created) {
 		note(ctx, "PostStartContainer", a.PostStartContainer(ctx, &api.PostStartContainerRequest{Pod: pod, Container: c}))
 	}
 }
@@ -230,6 +239,12 @@ func (p *Plugins) setState(id string, s state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.states[id] = s
+}
+
+func (p *Plugins) is(id string, s state) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.states[id] == s
 }
 
 // advance sets a later state of a known object, and reports whether it was an earlier
