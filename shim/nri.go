@@ -25,7 +25,7 @@ import (
 // pluginHost connects NRI plugins to a service. Without NRI its methods cost nothing.
 type pluginHost struct {
 	s       *Service
-	plugins *nri.Plugins // nil: off
+	plugins *nri.Plugins  // nil: off
 	begin   chan struct{} // closed when plugins may be started
 }
 
@@ -486,10 +486,11 @@ func (h *pluginHost) update(ctx context.Context, id string, want *runtimeapi.Lin
 }
 
 // blocked runs f, which tells plugins of what has happened without a call that keeps
-// new ones waiting.
+// new ones waiting. One may be getting the list without what has happened: so whether
+// plugins know of an object is for f to ask. A caller with a pod's lock has waited with
+// waitStarted before.
 func (h *pluginHost) blocked(ctx context.Context, f func()) {
-	if !h.plugins.Active() {
-		f()
+	if !h.plugins.Enabled() {
 		return
 	}
 	unblock, err := h.plugins.Block(ctx)
@@ -498,6 +499,35 @@ func (h *pluginHost) blocked(ctx context.Context, f func()) {
 	}
 	defer unblock()
 	f()
+}
+
+// exited tells plugins that a container has exited, if it has, and returns when what
+// they want of others is done. All plugins are told, even if the caller leaves.
+func (h *pluginHost) exited(ctx context.Context, c *translate.Container) error {
+	if !h.plugins.Enabled() {
+		return nil
+	}
+	done := make(chan struct{})
+	tell := func(ctx context.Context) error {
+		ctx, settle := nri.Collect(ctx)
+		defer settle()
+		h.blocked(ctx, func() {
+			now, err := h.s.index.Container(ctx, c.ID)
+			if err == nil && now.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+				h.stopped(ctx, now)
+			}
+		})
+		return nil
+	}
+	if err := h.s.work.start(func() { defer close(done); _ = detached(ctx, tell) }); err != nil {
+		return nil //nolint:nilerr // shutting down: they will be told at the next connect
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("container %s has stopped, but NRI plugins are still being told: %w", c.ID, context.Cause(ctx))
+	}
 }
 
 // stopped tells plugins that a container has stopped.
@@ -524,12 +554,14 @@ func (h *pluginHost) removed(ctx context.Context, c *translate.Container) {
 
 // drained completes the log of a container that has exited, and has plugins told.
 func (h *pluginHost) drained(ctx context.Context, c *translate.Container) {
-	if h.plugins.Active() && h.plugins.Knows(c.ID) {
+	if h.plugins.Enabled() {
 		ctx := context.WithoutCancel(ctx)
 		_ = h.s.work.start(func() { // shutting down: they will be told at the next connect
 			h.blocked(ctx, func() {
-				pod, message := h.container(ctx, c)
-				h.plugins.Stop(ctx, pod, message)
+				if h.plugins.Active() && h.plugins.Knows(c.ID) {
+					pod, message := h.container(ctx, c)
+					h.plugins.Stop(ctx, pod, message)
+				}
 			})
 		})
 	}

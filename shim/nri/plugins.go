@@ -77,6 +77,7 @@ type Plugins struct {
 	ended  bool           // none begins
 	states map[string]state
 	owners map[string]*api.FieldOwners // by container, while it is created
+	stops  map[string]*sync.WaitGroup  // the updates wanted at its stop, by known container
 }
 
 // state is what plugins know of a pod or container; they know nothing of the others.
@@ -90,7 +91,10 @@ const (
 // New returns the plugins for a runtime. It starts nothing.
 func New(cfg Config, r Runtime) *Plugins {
 	libraryLogger.use()
-	return &Plugins{cfg: cfg, runtime: r, started: make(chan struct{}), states: map[string]state{}, owners: map[string]*api.FieldOwners{}}
+	return &Plugins{
+		cfg: cfg, runtime: r, started: make(chan struct{}),
+		states: map[string]state{}, owners: map[string]*api.FieldOwners{}, stops: map[string]*sync.WaitGroup{},
+	}
 }
 
 // Run starts plugins and accepts connections until ctx ends. Call it once, when
