@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,11 +85,13 @@ type nriTest struct {
 	socket string
 }
 
-// connect connects a plugin; gone is closed when its connection ends.
+// connect connects a plugin, and returns once it gets events; gone is closed when its
+// connection ends.
 func (n *nriTest) connect(t *testing.T, p *nriPlugin, index string) (s stub.Stub, gone chan struct{}) {
 	t.Helper()
 	gone = make(chan struct{})
 	closed := sync.OnceFunc(func() { close(gone) })
+	before := n.synchronized(t, index)
 	eventually(t, "a plugin can connect", time.Minute, func() bool {
 		var err error
 		s, err = stub.New(p, stub.WithPluginIdx(index), stub.WithPluginName("e2e"), stub.WithSocketPath(n.socket), stub.WithOnClose(closed))
@@ -98,7 +101,23 @@ func (n *nriTest) connect(t *testing.T, p *nriPlugin, index string) (s stub.Stub
 		return s.Start(t.Context()) == nil
 	})
 	t.Cleanup(s.Stop)
+	eventually(t, "the plugin gets events", time.Minute, func() bool { return n.synchronized(t, index) > before })
 	return s, gone
+}
+
+// synchronized returns how often a plugin has connected to the end, according to the log.
+func (n *nriTest) synchronized(t *testing.T, index string) (count int) {
+	t.Helper()
+	log, err := os.ReadFile(n.logFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, index+"-e2e") && strings.Contains(line, "connected and synchronized") {
+			count++
+		}
+	}
+	return count
 }
 
 // TestNRI runs containers that a plugin changes, through Docker and cridock-runtime.
@@ -202,7 +221,7 @@ func (n *nriTest) adjusted(t *testing.T) {
 	<-gone
 	later := &nriPlugin{}
 	n.connect(t, later, "10")
-	eventually(t, "a plugin gets the list after a restart", 10*time.Second, func() bool { return later.of("main") == "sync" })
+	eventually(t, "a plugin gets the list after a restart", time.Minute, func() bool { return later.of("main") == "sync" })
 	if r := c.status().Resources.Linux; r.CpuShares != 512 {
 		t.Errorf("after a restart the status has %v", r)
 	}

@@ -64,6 +64,9 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 // containerGone cleans up after a container that somebody else has removed; after
 // cridock's own removal it finds nothing to do.
 func (s *Service) containerGone(ctx context.Context, c *translate.Container) {
+	if s.plugins.waitStarted(ctx) != nil {
+		return // shutting down; the next start collects it
+	}
 	unlock, err := s.locks.Lock(ctx, s.containerKey(ctx, c))
 	if err != nil {
 		return // shutting down; the next start collects it

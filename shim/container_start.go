@@ -37,7 +37,7 @@ func (s *Service) startContainer(ctx context.Context, id string) error {
 	if err != nil || !s.networks.Ready(sb) {
 		return fmt.Errorf("sandbox %s of container %s is not ready: %w", c.SandboxID, c.ID, errdefs.ErrFailedPrecondition)
 	}
-	return s.plugins.start(ctx, c, func() error { return s.startReady(ctx, c, sb) })
+	return s.plugins.startContainer(ctx, c, func() error { return s.startReady(ctx, c, sb) })
 }
 
 // startReady starts a container whose sandbox is ready.

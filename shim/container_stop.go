@@ -35,8 +35,7 @@ func (s *Service) StopContainer(ctx context.Context, r *runtimeapi.StopContainer
 	if err := s.stops.stop(ctx, c, grace); err != nil {
 		return resp, err
 	}
-	s.plugins.blocked(ctx, func() { s.plugins.stopped(ctx, c) })
-	return resp, nil
+	return resp, s.plugins.exited(ctx, c)
 }
 
 // stop kills a running container when the grace period is over; see StopContainer.

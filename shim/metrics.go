@@ -74,7 +74,7 @@ func NewMetrics() *Metrics {
 			Name: "cridock_streaming_sessions", Help: "Open streaming sessions by kind (exec, attach, portforward).",
 		}, []string{"kind"}),
 		waits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "cridock_requests_waiting", Help: "Requests that wait for work they share or that excludes them (lock: another operation on the same object, pull, stop).",
+			Name: "cridock_requests_waiting", Help: "Requests that wait for work they share or that excludes them (lock: another operation on the same object, plugins: the start of NRI plugins, pull, stop).",
 		}, []string{"for"}),
 	}
 	m.registry.MustRegister(m.rpcs, m.docker, m.differences, m.reconnects, m.undrained, m.cutOff, m.pulls, m.pulledBytes, m.layers, m.sessions, m.waits,

@@ -154,8 +154,17 @@ func newCNINode(t testing.TB, change ...func(*node)) *node {
 // away starts the node with Docker stopped.
 func away(n *node) { n.docker.Stop() }
 
-// start starts cridock: a new process, except that it shares the test's memory.
+// start starts cridock, and waits until it is ready, if Docker is up.
 func (n *node) start() {
+	n.t.Helper()
+	n.launch()
+	if n.dockerUp() {
+		n.waitReady()
+	}
+}
+
+// launch starts cridock: a new process, except that it shares the test's memory.
+func (n *node) launch() {
 	n.t.Helper()
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(n.verbosity), textlogger.Output(n.logs)))
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), logger))
@@ -196,9 +205,6 @@ func (n *node) start() {
 	n.stop = func() {
 		_ = conn.Close()
 		n.shutDown()
-	}
-	if n.dockerUp() {
-		n.waitReady()
 	}
 }
 

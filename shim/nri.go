@@ -25,11 +25,12 @@ import (
 // pluginHost connects NRI plugins to a service. Without NRI its methods cost nothing.
 type pluginHost struct {
 	s       *Service
-	plugins *nri.Plugins // nil: off
+	plugins *nri.Plugins  // nil: off
+	begin   chan struct{} // closed when plugins may be started
 }
 
 func newPluginHost(s *Service) *pluginHost {
-	h := &pluginHost{s: s}
+	h := &pluginHost{s: s, begin: make(chan struct{})}
 	if s.cfg.NRI != nil {
 		cfg := *s.cfg.NRI
 		cfg.Version = s.cfg.Version
@@ -38,10 +39,16 @@ func newPluginHost(s *Service) *pluginHost {
 	return h
 }
 
-// run serves plugins once the service is ready.
+// start has run start plugins: all pods are known, and their network namespaces pinned.
+func (h *pluginHost) start(context.Context) error {
+	close(h.begin)
+	return nil
+}
+
+// run serves plugins once start has been called.
 func (h *pluginHost) run(ctx context.Context) error {
 	select {
-	case <-h.s.ready:
+	case <-h.begin:
 		return h.plugins.Run(ctx)
 	case <-h.s.ending:
 	case <-ctx.Done():
@@ -51,10 +58,15 @@ func (h *pluginHost) run(ctx context.Context) error {
 }
 
 // withPlugins is withLock for an operation that plugins learn of. No plugin is added
-// meanwhile. It also waits for the updates of other containers that they ask for.
+// meanwhile. It also waits for the updates of other containers that they ask for. The
+// service's start takes the locks of pods before it starts plugins: so the wait for them
+// comes before the lock.
 func withPlugins[T any](ctx context.Context, s *Service, key string, op func(context.Context) (T, error)) (T, error) {
 	if !s.plugins.plugins.Enabled() {
 		return withLock(ctx, s, key, op)
+	}
+	if err := s.plugins.waitStarted(ctx); err != nil {
+		return *new(T), err
 	}
 	settled := make(chan struct{})
 	value, err := withLock(ctx, s, key, func(ctx context.Context) (value T, err error) {
@@ -80,6 +92,15 @@ func withPlugins[T any](ctx context.Context, s *Service, key string, op func(con
 		}
 	}
 	return value, err
+}
+
+// waitStarted waits until plugins have been started. Call it without the lock of a pod.
+func (h *pluginHost) waitStarted(ctx context.Context) error {
+	if !h.plugins.Enabled() {
+		return nil
+	}
+	defer h.s.metrics.waiting("plugins")()
+	return h.plugins.WaitStarted(ctx)
 }
 
 // conceal hides what is created under a name until plugins have agreed to it.
@@ -411,8 +432,8 @@ func (h *pluginHost) podRemoved(ctx context.Context, sb *translate.Sandbox) {
 	}
 }
 
-// start starts a container with run, unless plugins refuse it.
-func (h *pluginHost) start(ctx context.Context, c *translate.Container, run func() error) error {
+// startContainer starts a container with run, unless plugins refuse it.
+func (h *pluginHost) startContainer(ctx context.Context, c *translate.Container, run func() error) error {
 	if !h.plugins.Active() {
 		return run()
 	}
@@ -465,10 +486,11 @@ func (h *pluginHost) update(ctx context.Context, id string, want *runtimeapi.Lin
 }
 
 // blocked runs f, which tells plugins of what has happened without a call that keeps
-// new ones waiting.
+// new ones waiting. One may be getting the list without what has happened: so whether
+// plugins know of an object is for f to ask. A caller with a pod's lock has waited with
+// waitStarted before.
 func (h *pluginHost) blocked(ctx context.Context, f func()) {
-	if !h.plugins.Active() {
-		f()
+	if !h.plugins.Enabled() {
 		return
 	}
 	unblock, err := h.plugins.Block(ctx)
@@ -477,6 +499,35 @@ func (h *pluginHost) blocked(ctx context.Context, f func()) {
 	}
 	defer unblock()
 	f()
+}
+
+// exited tells plugins that a container has exited, if it has, and returns when what
+// they want of others is done. All plugins are told, even if the caller leaves.
+func (h *pluginHost) exited(ctx context.Context, c *translate.Container) error {
+	if !h.plugins.Enabled() {
+		return nil
+	}
+	done := make(chan struct{})
+	tell := func(ctx context.Context) error {
+		ctx, settle := nri.Collect(ctx)
+		defer settle()
+		h.blocked(ctx, func() {
+			now, err := h.s.index.Container(ctx, c.ID)
+			if err == nil && now.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+				h.stopped(ctx, now)
+			}
+		})
+		return nil
+	}
+	if err := h.s.work.start(func() { defer close(done); _ = detached(ctx, tell) }); err != nil {
+		return nil //nolint:nilerr // shutting down: they will be told at the next connect
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("container %s has stopped, but NRI plugins are still being told: %w", c.ID, context.Cause(ctx))
+	}
 }
 
 // stopped tells plugins that a container has stopped.
@@ -503,12 +554,14 @@ func (h *pluginHost) removed(ctx context.Context, c *translate.Container) {
 
 // drained completes the log of a container that has exited, and has plugins told.
 func (h *pluginHost) drained(ctx context.Context, c *translate.Container) {
-	if h.plugins.Active() && h.plugins.Knows(c.ID) {
+	if h.plugins.Enabled() {
 		ctx := context.WithoutCancel(ctx)
 		_ = h.s.work.start(func() { // shutting down: they will be told at the next connect
 			h.blocked(ctx, func() {
-				pod, message := h.container(ctx, c)
-				h.plugins.Stop(ctx, pod, message)
+				if h.plugins.Active() && h.plugins.Knows(c.ID) {
+					pod, message := h.container(ctx, c)
+					h.plugins.Stop(ctx, pod, message)
+				}
 			})
 		})
 	}

@@ -34,6 +34,7 @@ type plugin struct {
 	// These answer; nil for nothing.
 	adjust  func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error)
 	resize  func(*api.Container, *api.LinuxResources) ([]*api.ContainerUpdate, error)
+	stopped func(*api.Container) []*api.ContainerUpdate
 	refuses func(event, id string) error
 }
 
@@ -133,7 +134,10 @@ func (p *plugin) PostUpdateContainer(_ context.Context, pod *api.PodSandbox, c *
 }
 
 func (p *plugin) StopContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
-	return nil, p.note("StopContainer", pod, c)
+	if err := p.note("StopContainer", pod, c); err != nil || p.stopped == nil {
+		return nil, err
+	}
+	return p.stopped(c), nil
 }
 
 func (p *plugin) RemoveContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) error {

@@ -148,6 +148,7 @@ func (s *Service) start(ctx context.Context) error {
 		{s.watchRunning, "Cannot watch running containers for OOM kills; relying on Docker's report alone"},
 		{s.checkpoints.resume, "Failed to resume containers that were being checkpointed, which may be paused; will retry at the next start"},
 		{s.adoptNetworks, "Failed to pin some network namespaces; will retry before their release"},
+		{s.plugins.start, "Failed to start NRI plugins"},
 		{s.networks.Sweep, "Failed to release some networks of removed pods; will retry at the next start"},
 		{s.sweepState, "Failed to remove files of removed pods; will retry at the next start"},
 		{s.userns.sweep, "Failed to remove records for cridock-runtime of removed containers; will retry at the next start"},

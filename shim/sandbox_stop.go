@@ -118,6 +118,9 @@ func (s *Service) removeSandbox(ctx context.Context, sb *translate.Sandbox) erro
 // sandboxGone cleans up after a sandbox that somebody else has removed, whose
 // containers may still run; after cridock's own removal it finds nothing to do.
 func (s *Service) sandboxGone(ctx context.Context, sb *translate.Sandbox) {
+	if s.plugins.waitStarted(ctx) != nil {
+		return // shutting down; the next start collects it
+	}
 	unlock, err := s.locks.Lock(ctx, podKey(sb.Metadata))
 	if err != nil {
 		return // shutting down; the next start collects it

@@ -127,9 +127,18 @@ func (p *Plugins) Start(ctx context.Context, pod *api.PodSandbox, c *api.Contain
 	return nil
 }
 
-// Started tells plugins that a container was started.
+// Started tells plugins that a container was started, unless they have been told that
+// it has stopped.
 func (p *Plugins) Started(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
-	if a := p.active(); a != nil {
+	if p == nil {
+		return
+	}
+	unlock, err := p.order.Lock(ctx, c.GetId())
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if a := p.active(); a != nil && p.is(c.GetId(), created) {
 		note(ctx, "PostStartContainer", a.PostStartContainer(ctx, &api.PostStartContainerRequest{Pod: pod, Container: c}))
 	}
 }
@@ -165,7 +174,8 @@ func (p *Plugins) Updated(ctx context.Context, pod *api.PodSandbox, c *api.Conta
 	}
 }
 
-// Stop tells plugins once that a container has stopped.
+// Stop tells plugins once that a container has stopped. [Collect] also waits for the
+// updates that they asked for when they were told before.
 func (p *Plugins) Stop(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
 	if p == nil {
 		return
@@ -181,12 +191,37 @@ func (p *Plugins) Stop(ctx context.Context, pod *api.PodSandbox, c *api.Containe
 
 func (p *Plugins) stop(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
 	a := p.active()
-	if a == nil || !p.advance(c.GetId(), stopped) {
+	if a == nil {
 		return
 	}
-	resp, err := a.StopContainer(ctx, &api.StopContainerRequest{Pod: pod, Container: c})
-	note(ctx, "StopContainer", err)
-	p.update(ctx, resp.GetUpdate())
+	if p.advance(c.GetId(), stopped) {
+		resp, err := a.StopContainer(ctx, &api.StopContainerRequest{Pod: pod, Container: c})
+		note(ctx, "StopContainer", err)
+		p.stopUpdates(ctx, c.GetId(), resp.GetUpdate())
+	}
+	p.awaitStopUpdates(ctx, c.GetId())
+}
+
+// stopUpdates does the updates that plugins want because a container has stopped.
+func (p *Plugins) stopUpdates(ctx context.Context, id string, updates []*api.ContainerUpdate) {
+	if len(updates) == 0 {
+		return
+	}
+	group := &sync.WaitGroup{}
+	p.update(context.WithValue(ctx, pending{}, group), updates)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stops[id] = group
+}
+
+// awaitStopUpdates has the request of ctx wait for them; see [Collect].
+func (p *Plugins) awaitStopUpdates(ctx context.Context, id string) {
+	p.mu.Lock()
+	updates := p.stops[id]
+	p.mu.Unlock()
+	if request, ok := ctx.Value(pending{}).(*sync.WaitGroup); ok && updates != nil {
+		request.Go(updates.Wait)
+	}
 }
 
 // Remove tells plugins once that a container is gone, and that it has stopped, if they
@@ -232,6 +267,12 @@ func (p *Plugins) setState(id string, s state) {
 	p.states[id] = s
 }
 
+func (p *Plugins) is(id string, s state) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.states[id] == s
+}
+
 // advance sets a later state of a known object, and reports whether it was an earlier
 // one before.
 func (p *Plugins) advance(id string, to state) bool {
@@ -252,6 +293,7 @@ func (p *Plugins) forget(id string) (known bool) {
 	defer p.mu.Unlock()
 	known = p.states[id] != 0
 	delete(p.states, id)
+	delete(p.stops, id)
 	return known
 }
 
@@ -262,8 +304,11 @@ func (p *Plugins) synchronize(ctx context.Context, send adaptation.SyncCB) error
 		return err
 	}
 	p.mu.Lock()
-	// The exit of a container that plugins were told of may not be visible yet.
-	containers = slices.DeleteFunc(containers, func(c *api.Container) bool { return p.states[c.GetId()] == stopped })
+	// The exit of a container that plugins were told of may not be visible yet. One whose
+	// start they have refused can be started again.
+	containers = slices.DeleteFunc(containers, func(c *api.Container) bool {
+		return p.states[c.GetId()] == stopped && c.GetState() != api.ContainerState_CONTAINER_CREATED
+	})
 	for _, pod := range pods {
 		p.states[pod.GetId()] = max(p.states[pod.GetId()], created)
 	}

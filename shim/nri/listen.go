@@ -8,9 +8,12 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
+
+	"github.com/cridock/cridock/internal/backoff"
 )
 
 // ownSocket returns the path of the socket of the library's own. The library leaves the
@@ -35,12 +38,19 @@ func listen(path string) (net.Listener, error) {
 }
 
 // forward connects who connects to l to the socket at path, until ctx ends. It closes l.
+// It tries again if a connection cannot be accepted, as without free file descriptors.
 func forward(ctx context.Context, l net.Listener, path string) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var g errgroup.Group
+	pause := backoff.Backoff{Min: 5 * time.Millisecond, Max: time.Second}
 	for {
 		in, err := l.Accept()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+			klog.FromContext(ctx).Error(err, "Cannot accept the connection of an NRI plugin; trying again")
+			_ = pause.Wait(ctx, nil)
+			continue
+		}
 		if err != nil {
 			err = errors.Join(err, g.Wait())
 			if ctx.Err() != nil {
@@ -48,6 +58,7 @@ func forward(ctx context.Context, l net.Listener, path string) error {
 			}
 			return fmt.Errorf("NRI: %w", err)
 		}
+		pause.Reset()
 		g.Go(func() error {
 			if err := pass(ctx, in, path); err != nil {
 				klog.FromContext(ctx).Error(err, "Cannot connect an NRI plugin")

@@ -77,6 +77,7 @@ type Plugins struct {
 	ended  bool           // none begins
 	states map[string]state
 	owners map[string]*api.FieldOwners // by container, while it is created
+	stops  map[string]*sync.WaitGroup  // the updates wanted at its stop, by known container
 }
 
 // state is what plugins know of a pod or container; they know nothing of the others.
@@ -90,7 +91,10 @@ const (
 // New returns the plugins for a runtime. It starts nothing.
 func New(cfg Config, r Runtime) *Plugins {
 	libraryLogger.use()
-	return &Plugins{cfg: cfg, runtime: r, started: make(chan struct{}), states: map[string]state{}, owners: map[string]*api.FieldOwners{}}
+	return &Plugins{
+		cfg: cfg, runtime: r, started: make(chan struct{}),
+		states: map[string]state{}, owners: map[string]*api.FieldOwners{}, stops: map[string]*sync.WaitGroup{},
+	}
 }
 
 // Run starts plugins and accepts connections until ctx ends. Call it once, when
@@ -211,22 +215,30 @@ func (p *Plugins) Active() bool { return p != nil && p.connected.Load() > 0 }
 // Enabled reports whether there can be plugins.
 func (p *Plugins) Enabled() bool { return p != nil }
 
-// Close ends the wait of [Plugins.Block] for Run, if that is not going to be called.
+// Close ends the wait of [Plugins.WaitStarted] for Run, if that is not going to be called.
 func (p *Plugins) Close() {
 	if p != nil {
 		p.begin.Do(func() { close(p.started) })
 	}
 }
 
-// Block keeps new plugins waiting until the returned function is called, so that a
-// plugin learns of a change either from its event or from the list at its connect. It
-// waits until Run has started plugins, and for a plugin that is getting that list. Do
-// not nest it.
-func (p *Plugins) Block(ctx context.Context) (unblock func(), err error) {
+// WaitStarted waits until Run has started plugins, and they have got the list of pods.
+// The error is errdefs.ErrUnavailable if ctx ends first.
+func (p *Plugins) WaitStarted(ctx context.Context) error {
 	select {
 	case <-p.started:
+		return nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("NRI plugins are still being started: %w: %w", errdefs.ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("NRI plugins are still being started: %w: %w", errdefs.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// Block keeps new plugins waiting until the returned function is called, so that a
+// plugin learns of a change either from its event or from the list at its connect. It
+// waits like WaitStarted, and for a plugin that is getting that list. Do not nest it.
+func (p *Plugins) Block(ctx context.Context) (unblock func(), err error) {
+	if err := p.WaitStarted(ctx); err != nil {
+		return nil, err
 	}
 	a := p.adapter.Load()
 	if a == nil {
