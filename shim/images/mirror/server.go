@@ -145,11 +145,11 @@ func (s *Server) Sources(ctx context.Context, ref translate.ImageReference, auth
 	if err != nil || len(r.Hosts) == 0 {
 		return none, attempts, err
 	}
+	attempts.Direct = r.Direct
 	if _, ok := translate.MirrorName(address, ref.Name); !ok {
 		attempts.Failed = append(attempts.Failed, fmt.Errorf("%s: a registry of this name cannot have mirrors", ref.Name))
 		return none, attempts, nil
 	}
-	attempts.Direct = r.Direct
 	p := &pulling{server: s, ref: ref, auth: auth, hosts: r.Hosts, attempts: attempts}
 	return func(yield func(context.Context, Source) bool) { p.sources(ctx, yield) }, attempts, nil
 }

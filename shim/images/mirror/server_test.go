@@ -341,6 +341,24 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// TestNoWayAroundTheServer: a name that cannot have mirrors is not pulled from the
+// registry that another server replaces.
+func TestNoWayAroundTheServer(t *testing.T) {
+	u := newUpstream(t)
+	n := newNode(t, "")
+	for _, file := range []string{"_default", "r.test"} {
+		n.opts.Dir = write(t, map[string]string{file + "/hosts.toml": fmt.Sprintf("server = %q", u.URL)})
+		for _, ref := range []string{"R.test/team/app:1", "[2001:db8::1]:5000/team/app:1", "r.test/" + strings.Repeat("a", 240) + ":1"} {
+			if file != "_default" && strings.HasPrefix(ref, "[") {
+				continue // another registry
+			}
+			if got, attempts := n.pull(ref); got != "" || attempts.Direct || len(attempts.Failed) != 1 {
+				t.Errorf("%s, %s: pulled from %q, attempts %+v", file, ref, got, attempts)
+			}
+		}
+	}
+}
+
 // TestStrangers: the port serves a pull in progress and nobody else.
 func TestStrangers(t *testing.T) {
 	u := newUpstream(t)
