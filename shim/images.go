@@ -101,7 +101,9 @@ func newImageParts(s *Service) imageParts {
 	node := images.Keychain(s.cfg.DockerConfig)
 	p.mirrors = mirror.New(mirror.Options{Dir: s.cfg.RegistryConfigDir, Credential: node.Credential})
 	p.index = s.index
-	p.artifacts = artifact.New(filepath.Join(s.cfg.RootDir, "artifacts"), s.cfg.MaxArtifacts, p.mirrors)
+	p.artifacts = artifact.New(artifact.Options{
+		Dir: filepath.Join(s.cfg.RootDir, "artifacts"), Limit: s.cfg.MaxArtifacts, StallTimeout: s.cfg.PullProgressTimeout, Source: p.mirrors,
+	})
 	p.usage = images.NewUsage(s.engine, s.index, s.disk)
 	p.unstarted = images.NewUnstarted(s.engine)
 	p.probes = images.NewProbes(p.unstarted, s.processID)

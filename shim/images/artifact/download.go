@@ -27,38 +27,71 @@ var imageConfigs = map[string]bool{
 	ocispec.MediaTypeImageConfig: true, "application/vnd.docker.container.image.v1+json": true,
 }
 
-// download writes an artifact's files and manifest.
-func (s *Store) download(ctx context.Context, name string, c *mirror.Content) (*stored, error) {
+// download adds an artifact.
+func (s *Store) download(ctx context.Context, name string, c *mirror.Content) error {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(c.Manifest, &m); err != nil {
-		return nil, fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
+		return fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
 	}
 	titles, size, err := layout(m)
 	if err != nil {
-		return nil, fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
+		return fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
 	}
-	used, _, err := s.Size(ctx)
+	release, err := s.reserve(ctx, size)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("artifact %s: %w", c.Image.Digest, err)
 	}
-	if size > s.max-int64(min(used, uint64(s.max))) { //nolint:gosec // not above max
-		return nil, fmt.Errorf("artifact %s: %w: its %d bytes and the %d of others exceed artifact-store-size, %d", c.Image.Digest, errdefs.ErrResourceExhausted, size, used, s.max)
+	defer release()
+	if err := os.MkdirAll(s.opts.Dir, 0o700); err != nil {
+		return err
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
-	}
-	draft, err := os.MkdirTemp(s.dir, draftPrefix)
+	draft, err := os.MkdirTemp(s.opts.Dir, draftPrefix)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(draft) }()
-	if err := write(ctx, draft, m, titles, c); err != nil {
+	if err := s.write(ctx, draft, m, titles, c); err != nil {
+		return err
+	}
+	return s.add(name, draft, &stored{size: size})
+}
+
+// reserve takes bytes of the bound until the caller calls release: the downloads in
+// progress count as the artifacts do.
+func (s *Store) reserve(ctx context.Context, size int64) (release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(draft, filepath.Join(s.dir, name)); err != nil {
-		return nil, err
+	used := s.reserved
+	for _, a := range s.known {
+		used += a.size
 	}
-	return &stored{size: size}, nil
+	if size > s.opts.Limit-used {
+		return nil, fmt.Errorf("%w: its %d bytes and the %d of others exceed artifact-store-size, %d", errdefs.ErrResourceExhausted, size, used, s.opts.Limit)
+	}
+	s.reserved += size
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reserved -= size
+	}, nil
+}
+
+// add makes a complete draft an artifact, unless it has been pulled from another
+// repository meanwhile.
+func (s *Store) add(name, draft string, a *stored) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known[name] != nil {
+		return nil
+	}
+	if err := os.Rename(draft, filepath.Join(s.opts.Dir, name)); err != nil {
+		return err
+	}
+	s.known[name] = a
+	return nil
 }
 
 // layout returns the names of an artifact's files, in the order of its layers, and the
@@ -101,13 +134,13 @@ func isName(title string) bool {
 
 // write fills an artifact's directory. All users may read the files: a container's
 // user does.
-func write(ctx context.Context, dir string, m ocispec.Manifest, titles []string, c *mirror.Content) error {
+func (s *Store) write(ctx context.Context, dir string, m ocispec.Manifest, titles []string, c *mirror.Content) error {
 	files := filepath.Join(dir, filesDir)
 	if err := os.Mkdir(files, 0o755); err != nil { //nolint:gosec // see above
 		return err
 	}
 	for i, l := range m.Layers {
-		if err := writeLayer(ctx, filepath.Join(files, titles[i]), l, c); err != nil {
+		if err := s.writeLayer(ctx, filepath.Join(files, titles[i]), l, c); err != nil {
 			return fmt.Errorf("file %q: %w", titles[i], err)
 		}
 	}
@@ -121,7 +154,14 @@ func write(ctx context.Context, dir string, m ocispec.Manifest, titles []string,
 
 // writeLayer writes a layer's content if it has the size and the digest that the
 // manifest declares.
-func writeLayer(ctx context.Context, path string, l ocispec.Descriptor, c *mirror.Content) (err error) {
+func (s *Store) writeLayer(ctx context.Context, path string, l ocispec.Descriptor, c *mirror.Content) (err error) {
+	ctx, progress, stop := watch(ctx, s.opts.StallTimeout)
+	defer stop()
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = cause
+		}
+	}()
 	body, err := c.Blob(ctx, l)
 	if err != nil {
 		return err
@@ -133,7 +173,7 @@ func writeLayer(ctx context.Context, path string, l ocispec.Descriptor, c *mirro
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	verifier := l.Digest.Verifier()
-	n, err := io.Copy(io.MultiWriter(f, verifier), io.LimitReader(body, l.Size+1))
+	n, err := io.Copy(io.MultiWriter(f, verifier, progress), io.LimitReader(body, l.Size+1))
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/registry"
@@ -57,13 +58,24 @@ type Source interface {
 
 // Store keeps artifacts. Its methods are safe for concurrent use.
 type Store struct {
-	dir     string
-	max     int64
-	source  Source
-	pulling keylock.Lock // one pull at a time, as they share the bound
+	opts    Options
+	pulling keylock.Lock // one download at a time of an artifact from one repository
 
-	mu    sync.Mutex
-	known map[string]*stored // by hash; nil until the directory has been read
+	mu       sync.Mutex
+	known    map[string]*stored // by hash; nil until the directory has been read
+	reserved int64              // bytes of the downloads in progress
+}
+
+// Options configures a [Store]. Dir and Source are required.
+type Options struct {
+	// Dir is the store's directory, which it makes when it is needed.
+	Dir string
+	// Limit bounds, in bytes, what the artifacts use; zero refuses all.
+	Limit int64
+	// StallTimeout ends a download of which nothing arrives for this long; zero for never.
+	StallTimeout time.Duration
+	// Source has the artifacts.
+	Source Source
 }
 
 // stored is an artifact on the disk.
@@ -72,9 +84,8 @@ type stored struct {
 	size  int64
 }
 
-// New returns a store in a directory, which it makes when it is needed, for at most
-// limit bytes; zero refuses all artifacts. It does not touch the disk.
-func New(dir string, limit int64, s Source) *Store { return &Store{dir: dir, max: limit, source: s} }
+// New returns a Store. It does not touch the disk.
+func New(o Options) *Store { return &Store{opts: o} }
 
 // loadLocked reads the directory once and removes what is incomplete.
 func (s *Store) loadLocked(ctx context.Context) error {
@@ -82,12 +93,12 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		return nil
 	}
 	known := map[string]*stored{}
-	entries, err := os.ReadDir(s.dir)
+	entries, err := os.ReadDir(s.opts.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("artifacts: %w", err)
 	}
 	for _, e := range entries {
-		path := filepath.Join(s.dir, e.Name())
+		path := filepath.Join(s.opts.Dir, e.Name())
 		if strings.HasPrefix(e.Name(), draftPrefix) {
 			if err := os.RemoveAll(path); err != nil {
 				return fmt.Errorf("artifacts: %w", err)
@@ -174,7 +185,7 @@ func (s *Store) Files(ctx context.Context, id string) (dir string, ok bool, err 
 	if s.known[name] == nil {
 		return "", false, nil
 	}
-	return filepath.Join(s.dir, name, filesDir), true, nil
+	return filepath.Join(s.opts.Dir, name, filesDir), true, nil
 }
 
 // Remove removes an artifact with all its names; a missing one is success. Containers
@@ -187,8 +198,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 		return err
 	}
 	// Out of the way at once: what is left after a crash is a draft.
-	trash := filepath.Join(s.dir, draftPrefix+name)
-	if err := os.Rename(filepath.Join(s.dir, name), trash); err != nil {
+	trash := filepath.Join(s.opts.Dir, draftPrefix+name)
+	if err := os.Rename(filepath.Join(s.opts.Dir, name), trash); err != nil {
 		return fmt.Errorf("remove artifact %s: %w", id, err)
 	}
 	delete(s.known, name)
@@ -199,13 +210,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 // returns its ID. What is not an artifact, or has files that cannot be kept, is
 // errdefs.ErrFailedPrecondition; one that is too large ErrResourceExhausted.
 func (s *Store) Pull(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, accept func(context.Context, ocispec.Descriptor) error) (id string, err error) {
-	unlock, err := s.pulling.Lock(ctx, "")
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
 	var final error // not the fault of one server
-	err = s.source.Each(ctx, ref, auth, func(ctx context.Context, c *mirror.Content) error {
+	err = s.opts.Source.Each(ctx, ref, auth, func(ctx context.Context, c *mirror.Content) error {
 		if final = accept(ctx, c.Image); final != nil {
 			return nil
 		}
@@ -225,33 +231,38 @@ func (s *Store) take(ctx context.Context, ref translate.ImageReference, c *mirro
 	if !hash.MatchString(name) {
 		return "", fmt.Errorf("artifact %s: %w: want a digest of SHA-256", c.Image.Digest, errdefs.ErrFailedPrecondition)
 	}
-	s.mu.Lock()
-	err = s.loadLocked(ctx)
-	have := s.known[name]
-	s.mu.Unlock()
+	// Not the digest alone: another repository that names it may be slow on purpose.
+	unlock, err := s.pulling.Lock(ctx, ref.Name+"@"+name)
 	if err != nil {
 		return "", err
 	}
-	if have == nil {
-		if have, err = s.download(ctx, name, c); err != nil {
-			return "", err
-		}
+	defer unlock()
+	_, have, err := s.Files(ctx, name)
+	if err == nil && !have {
+		err = s.download(ctx, name, c)
 	}
-	return digestOf + name, s.rename(name, have, ref, c.Image.Digest.String())
+	if err != nil {
+		return "", err
+	}
+	return digestOf + name, s.rename(name, ref)
 }
 
 // rename gives an artifact the names of a reference; a tag is taken from the artifact
 // that had it.
-func (s *Store) rename(name string, a *stored, ref translate.ImageReference, digest string) error {
+func (s *Store) rename(name string, ref translate.ImageReference) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	a, digest := s.known[name], digestOf+name
+	if a == nil {
+		return fmt.Errorf("artifact %s: %w: it was removed while it was pulled", digest, errdefs.ErrAborted)
+	}
 	names := []string{ref.Name + "@" + digest}
 	if ref.Digest == "" {
 		names = append(names, ref.String())
 	}
 	for other, o := range s.known {
 		if kept := slices.DeleteFunc(slices.Clone(o.names), func(n string) bool { return slices.Contains(names, n) }); other != name && len(kept) < len(o.names) {
-			if err := s.writeNames(filepath.Join(s.dir, other), kept); err != nil {
+			if err := s.writeNames(filepath.Join(s.opts.Dir, other), kept); err != nil {
 				return err
 			}
 			o.names = kept
@@ -263,10 +274,10 @@ func (s *Store) rename(name string, a *stored, ref translate.ImageReference, dig
 	if len(all) > maxNames {
 		return fmt.Errorf("artifact %s: %w: more than %d names", digest, errdefs.ErrResourceExhausted, maxNames)
 	}
-	if err := s.writeNames(filepath.Join(s.dir, name), all); err != nil {
+	if err := s.writeNames(filepath.Join(s.opts.Dir, name), all); err != nil {
 		return err
 	}
-	s.known[name] = &stored{names: all, size: a.size}
+	a.names = all
 	return nil
 }
 

@@ -74,7 +74,7 @@ func (u *upstream) push(tag string, change func(*ocispec.Manifest), files ...oci
 }
 
 func newStore(t *testing.T, limit int64) *Store {
-	return New(filepath.Join(t.TempDir(), "artifacts"), limit, mirror.New(mirror.Options{}))
+	return New(Options{Dir: filepath.Join(t.TempDir(), "artifacts"), Limit: limit, Source: mirror.New(mirror.Options{})})
 }
 
 func accept(context.Context, ocispec.Descriptor) error { return nil }
@@ -130,10 +130,10 @@ func TestPull(t *testing.T) {
 	if id, err := pull(t, s, u.repo()+":1"); id != second || err != nil {
 		t.Fatalf("the moved tag: %q, %v", id, err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.dir, draftPrefix+"x", filesDir), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.opts.Dir, draftPrefix+"x", filesDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for name, s := range map[string]*Store{"the same process": s, "a new process": New(s.dir, 1000, nil)} {
+	for name, s := range map[string]*Store{"the same process": s, "a new process": New(Options{Dir: s.opts.Dir, Limit: 1000})} {
 		images, err := s.Images(t.Context())
 		if err != nil || len(images) != 2 {
 			t.Fatalf("%s: %v, %v", name, images, err)
@@ -151,7 +151,7 @@ func TestPull(t *testing.T) {
 			t.Errorf("%s: %d bytes, %d files, %v", name, size, files, err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(s.dir, draftPrefix+"x")); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(s.opts.Dir, draftPrefix+"x")); !os.IsNotExist(err) {
 		t.Errorf("what an interrupted pull has left: %v", err)
 	}
 	for range 2 {
@@ -162,7 +162,7 @@ func TestPull(t *testing.T) {
 	if _, ok, _ := s.Files(t.Context(), first); ok {
 		t.Error("the removed artifact is there")
 	}
-	if entries, _ := os.ReadDir(s.dir); len(entries) != 1 {
+	if entries, _ := os.ReadDir(s.opts.Dir); len(entries) != 1 {
 		t.Errorf("left in the directory: %v", entries)
 	}
 }
@@ -211,7 +211,7 @@ func TestHostileArtifacts(t *testing.T) {
 			if id, err := pull(t, s, u.repo()+":1"); err == nil || !tc.class(err) {
 				t.Errorf("%q, %v", id, err)
 			}
-			if entries, _ := os.ReadDir(s.dir); len(entries) != 0 {
+			if entries, _ := os.ReadDir(s.opts.Dir); len(entries) != 0 {
 				t.Errorf("kept: %v", entries)
 			}
 		})
