@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,6 +161,25 @@ func TestPullErrors(t *testing.T) {
 	n.docker.FailNext("image pull", 1, http.StatusInternalServerError, "Get https://registry.test/v2/: net/http: TLS handshake timeout")
 	_, err = n.pull(n.ctx, appImage, nil)
 	wantCode(t, err, codes.Unknown, "RegistryUnavailable: ")
+}
+
+// TestNoArtifacts: where no artifact is kept, the registry is not asked for one.
+func TestNoArtifacts(t *testing.T) {
+	for _, size := range []int64{0, 1 << 20} {
+		var requests atomic.Int32
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			requests.Add(1)
+			w.WriteHeader(http.StatusNotFound)
+		}))
+		defer server.Close()
+		n := newNode(t, func(n *node) { n.cfg.MaxArtifacts = size })
+		ref := strings.TrimPrefix(server.URL, "http://") + "/app:1"
+		n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error { return errors.New("unsupported media type application/x") }})
+		_, err := n.pull(n.ctx, ref, nil)
+		if got := requests.Load(); err == nil || (got > 0) != (size > 0) {
+			t.Errorf("with room for %d bytes: %d requests, %v", size, got, err)
+		}
+	}
 }
 
 func TestPullStallsAndEnds(t *testing.T) {

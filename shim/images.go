@@ -112,12 +112,16 @@ func newImageParts(s *Service) imageParts {
 		p.usage.Changed()
 		return s.index.SyncImages(ctx)
 	}
-	p.puller = images.NewPuller(images.PullerOptions{
+	pulled := images.PullerOptions{
 		Engine: s.engine, Ready: s.index.Ready, Keychain: node, Namespaces: images.NamespaceKeychains(s.cfg.NamespacedAuthDir),
-		Mirrors: p.mirrors, Artifacts: p.artifacts, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
+		Mirrors: p.mirrors, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
 		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull, Received: s.metrics.observeLayers,
 		Waiting: func() func() { return s.metrics.waiting("pull") },
-	})
+	}
+	if s.cfg.MaxArtifacts > 0 { // else no registry is asked for any
+		pulled.Artifacts = p.artifacts
+	}
+	p.puller = images.NewPuller(pulled)
 	p.remover = images.NewRemover(s.engine, s.index, func(ctx context.Context, imageID string) error {
 		p.accounts.Forget(imageID)
 		return changed(ctx)

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/atomicwriter"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cridock/cridock/shim/images/mirror"
@@ -33,11 +34,12 @@ func (s *Store) download(ctx context.Context, name string, c *mirror.Content) er
 	if err := json.Unmarshal(c.Manifest, &m); err != nil {
 		return fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
 	}
-	titles, size, err := layout(m)
+	titles, err := layout(m)
 	if err != nil {
 		return fmt.Errorf("artifact %s: %w: %w", c.Image.Digest, errdefs.ErrFailedPrecondition, err)
 	}
-	release, err := s.reserve(ctx, size)
+	a := newStored(m, len(c.Manifest))
+	release, err := s.reserve(ctx, a.cost)
 	if err != nil {
 		return fmt.Errorf("artifact %s: %w", c.Image.Digest, err)
 	}
@@ -53,12 +55,12 @@ func (s *Store) download(ctx context.Context, name string, c *mirror.Content) er
 	if err := s.write(ctx, draft, m, titles, c); err != nil {
 		return err
 	}
-	return s.add(name, draft, &stored{size: size})
+	return s.add(ctx, name, draft, a)
 }
 
 // reserve takes bytes of the bound until the caller calls release: the downloads in
 // progress count as the artifacts do.
-func (s *Store) reserve(ctx context.Context, size int64) (release func(), err error) {
+func (s *Store) reserve(ctx context.Context, cost int64) (release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.loadLocked(ctx); err != nil {
@@ -66,44 +68,57 @@ func (s *Store) reserve(ctx context.Context, size int64) (release func(), err er
 	}
 	used := s.reserved
 	for _, a := range s.known {
-		used += a.size
+		used += a.cost
 	}
-	if size > s.opts.Limit-used {
-		return nil, fmt.Errorf("%w: its %d bytes and the %d of others exceed artifact-store-size, %d", errdefs.ErrResourceExhausted, size, used, s.opts.Limit)
+	if cost > s.opts.Limit-used {
+		return nil, fmt.Errorf("%w: its %d bytes and the %d of others exceed artifact-store-size, %d", errdefs.ErrResourceExhausted, cost, used, s.opts.Limit)
 	}
-	s.reserved += size
+	s.reserved += cost
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.reserved -= size
+		s.reserved -= cost
 	}, nil
 }
 
 // add makes a complete draft an artifact, unless it has been pulled from another
-// repository meanwhile.
-func (s *Store) add(name, draft string, a *stored) error {
+// repository meanwhile. A directory that has its name and could not be read makes way.
+func (s *Store) add(ctx context.Context, name, draft string, a *stored) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known[name] != nil {
 		return nil
 	}
-	if err := os.Rename(draft, filepath.Join(s.opts.Dir, name)); err != nil {
+	path := filepath.Join(s.opts.Dir, name)
+	if _, err := os.Lstat(path); err == nil {
+		s.discard(ctx, path)
+	}
+	if err := os.Rename(draft, path); err != nil {
 		return err
 	}
 	s.known[name] = a
-	return nil
+	return syncDir(s.opts.Dir)
 }
 
-// layout returns the names of an artifact's files, in the order of its layers, and the
-// sum of their sizes.
-func layout(m ocispec.Manifest) (titles []string, size int64, err error) {
+// syncDir waits until the names in a directory are on the disk.
+func syncDir(path string) error {
+	d, err := os.Open(path) //nolint:gosec // cridock's own
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// layout returns the names of an artifact's files, in the order of its layers.
+func layout(m ocispec.Manifest) (titles []string, err error) {
+	var size int64
 	switch {
 	case len(m.Layers) == 0:
-		return nil, 0, errors.New("it has no files; an index cannot be mounted")
+		return nil, errors.New("it has no files; an index cannot be mounted")
 	case imageConfigs[m.Config.MediaType] && m.ArtifactType == "":
-		return nil, 0, errors.New("it is an image and not an artifact")
+		return nil, errors.New("it is an image and not an artifact")
 	case len(m.Layers) > maxFiles:
-		return nil, 0, fmt.Errorf("it has %d files, more than %d", len(m.Layers), maxFiles)
+		return nil, fmt.Errorf("it has %d files, more than %d", len(m.Layers), maxFiles)
 	}
 	seen := map[string]bool{}
 	for _, l := range m.Layers {
@@ -112,18 +127,18 @@ func layout(m ocispec.Manifest) (titles []string, size int64, err error) {
 			title = strings.ReplaceAll(l.Digest.String(), ":", "-")
 		}
 		if err := l.Digest.Validate(); err != nil {
-			return nil, 0, fmt.Errorf("file %q: %w", title, err)
+			return nil, fmt.Errorf("file %q: %w", title, err)
 		}
 		if !isName(title) || seen[title] {
-			return nil, 0, fmt.Errorf("file %q: want a file's name that no other file has", title)
+			return nil, fmt.Errorf("file %q: want a file's name that no other file has", title)
 		}
 		if l.Size < 0 || l.Size > 1<<60-size {
-			return nil, 0, fmt.Errorf("file %q: impossible size %d", title, l.Size)
+			return nil, fmt.Errorf("file %q: impossible size %d", title, l.Size)
 		}
 		seen[title] = true
 		titles, size = append(titles, title), size+l.Size
 	}
-	return titles, size, nil
+	return titles, nil
 }
 
 // isName reports whether a title is one element of a path, and readable.
@@ -144,12 +159,10 @@ func (s *Store) write(ctx context.Context, dir string, m ocispec.Manifest, title
 			return fmt.Errorf("file %q: %w", titles[i], err)
 		}
 	}
-	for name, b := range map[string][]byte{manifestFile: c.Manifest, namesFile: []byte("[]")} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			return err
-		}
+	if err := atomicwriter.WriteFile(filepath.Join(dir, manifestFile), c.Manifest, 0o600); err != nil {
+		return err
 	}
-	return nil
+	return errors.Join(syncDir(files), syncDir(dir))
 }
 
 // writeLayer writes a layer's content if it has the size and the digest that the

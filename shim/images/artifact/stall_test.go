@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func TestStalledDownload(t *testing.T) {
 	f := u.file("a", "content")
 	u.push("1", nil, f)
 	u.stalls(f)
-	s := newStore(t, 1000)
+	s := newStore(t, 1e6)
 	s.opts.StallTimeout = 50 * time.Millisecond
 	if _, err := pull(t, s, u.repo()+":1"); !errors.Is(err, errStalled) {
 		t.Errorf("error %v, want %v", err, errStalled)
@@ -58,7 +59,7 @@ func TestPullDuringStalledDownload(t *testing.T) {
 	f := slow.file("a", "content")
 	shared := slow.push("1", nil, f)
 	begun := slow.stalls(f)
-	s := newStore(t, 20)
+	s := newStore(t, 7*minFile) // three artifacts with one file, and a little
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	ref, err := translate.NormalizeImage(slow.repo() + ":1")
@@ -75,7 +76,7 @@ func TestPullDuringStalledDownload(t *testing.T) {
 	if id, err := pull(t, s, quick.repo()+":1"); id != shared || err != nil {
 		t.Errorf("the same artifact: %q, %v", id, err)
 	}
-	quick.push("2", nil, quick.file("b", "1234567"))
+	quick.push("2", nil, quick.file("b", strings.Repeat("x", 3*minFile)))
 	if _, err := pull(t, s, quick.repo()+":2"); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("more than is left: %v", err)
 	}

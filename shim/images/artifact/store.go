@@ -3,8 +3,8 @@
 //
 // Each artifact is a directory below the store's own, named by the digest of its
 // manifest: the manifest, the names that it was pulled by, and one file for each layer,
-// named by its title. A directory is complete when it has its name, so a store that
-// was interrupted needs no repair; what is incomplete is removed at the first use.
+// named by its title. A directory is complete and on the disk when it has its name;
+// what has another name, or not the manifest of its digest, is removed at the first use.
 //
 // A registry is hostile. A title is the name of a file in one directory and nothing
 // else; sizes and digests are verified, and the store's size is bounded. Layers are
@@ -15,6 +15,7 @@ package artifact
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/moby/sys/atomicwriter"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/klog/v2"
 
@@ -43,8 +45,10 @@ const (
 	namesFile    = "names.json"
 	filesDir     = "files"
 	draftPrefix  = ".pull-"
-	// maxNames bounds the names of an artifact.
+	// maxNames bounds the names of an artifact; the oldest are dropped.
 	maxNames = 256
+	// minFile is how many bytes a file counts at least for the bound: a block.
+	minFile  = 4096
 	digestOf = "sha256:"
 )
 
@@ -80,14 +84,26 @@ type Options struct {
 
 // stored is an artifact on the disk.
 type stored struct {
-	names []string // normalised, with tag or digest
-	size  int64
+	names []string // normalised, with tag or digest, oldest first
+	size  int64    // of its files, in bytes
+	cost  int64    // bytes that count for the bound
+	files uint64   // files and directories on the disk
+}
+
+// newStored returns an artifact without names.
+func newStored(m ocispec.Manifest, manifestSize int) *stored {
+	a := &stored{cost: max(int64(manifestSize), minFile), files: uint64(len(m.Layers)) + 4} // manifest, names and two directories
+	for _, l := range m.Layers {
+		a.size, a.cost = a.size+l.Size, a.cost+max(l.Size, minFile)
+	}
+	return a
 }
 
 // New returns a Store. It does not touch the disk.
 func New(o Options) *Store { return &Store{opts: o} }
 
-// loadLocked reads the directory once and removes what is incomplete.
+// loadLocked reads the directory once and removes what is not complete. What cannot be
+// removed does no harm and stays until the next process.
 func (s *Store) loadLocked(ctx context.Context) error {
 	if s.known != nil {
 		return nil
@@ -100,49 +116,69 @@ func (s *Store) loadLocked(ctx context.Context) error {
 	for _, e := range entries {
 		path := filepath.Join(s.opts.Dir, e.Name())
 		if strings.HasPrefix(e.Name(), draftPrefix) {
-			if err := os.RemoveAll(path); err != nil {
-				return fmt.Errorf("artifacts: %w", err)
-			}
+			s.discard(ctx, path)
 			continue
 		}
 		if !hash.MatchString(e.Name()) {
 			continue
 		}
-		a, err := read(path)
-		if err != nil {
+		a, err := read(ctx, path)
+		switch {
+		case err == nil:
+			known[e.Name()] = a
+		case errors.Is(err, errBroken) || errors.Is(err, fs.ErrNotExist):
+			klog.FromContext(ctx).Error(err, "Removing broken artifact", "path", path)
+			s.discard(ctx, path)
+		default: // it may be readable the next time
 			klog.FromContext(ctx).Error(err, "Skipping artifact", "path", path)
-			continue
 		}
-		known[e.Name()] = a
 	}
 	s.known = known
 	return nil
 }
 
-// read reads an artifact's directory.
-func read(path string) (*stored, error) {
-	m, err := readManifest(filepath.Join(path, manifestFile))
+// errBroken is the class of errors for a directory that no pull has written so.
+var errBroken = errors.New("not the manifest of the directory's digest")
+
+// read reads an artifact's directory. One without readable names has none: the next
+// pull adds them.
+func read(ctx context.Context, path string) (*stored, error) {
+	b, err := os.ReadFile(filepath.Join(path, manifestFile)) //nolint:gosec // cridock's own
 	if err != nil {
 		return nil, err
 	}
-	a := &stored{}
-	for _, l := range m.Layers {
-		a.size += l.Size
+	var m ocispec.Manifest
+	if digest.FromBytes(b).Encoded() != filepath.Base(path) || json.Unmarshal(b, &m) != nil {
+		return nil, fmt.Errorf("%s: %w", path, errBroken)
 	}
-	b, err := os.ReadFile(filepath.Join(path, namesFile)) //nolint:gosec // cridock's own
+	a := newStored(m, len(b))
+	b, err = os.ReadFile(filepath.Join(path, namesFile)) //nolint:gosec // cridock's own
 	if err == nil {
 		err = json.Unmarshal(b, &a.names)
 	}
-	return a, err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.FromContext(ctx).Error(err, "Artifact has no names", "path", path)
+		a.names = nil
+	}
+	return a, nil
 }
 
-func readManifest(path string) (ocispec.Manifest, error) {
-	var m ocispec.Manifest
-	b, err := os.ReadFile(path) //nolint:gosec // cridock's own
+// discard removes a directory of the store if it can: out of the way at once, so that
+// what is left after a crash is a draft.
+func (s *Store) discard(ctx context.Context, path string) {
+	trash, err := s.moveAway(path)
 	if err == nil {
-		err = json.Unmarshal(b, &m)
+		err = os.RemoveAll(trash)
 	}
-	return m, err
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot remove artifact", "path", path)
+	}
+}
+
+// moveAway makes a directory of the store a draft.
+func (s *Store) moveAway(path string) (draft string, err error) {
+	draft = filepath.Join(s.opts.Dir, draftPrefix+rand.Text())
+	return draft, os.Rename(path, draft)
 }
 
 // Images returns all artifacts as the CRI sees them, sorted by ID.
@@ -154,13 +190,14 @@ func (s *Store) Images(ctx context.Context) ([]translate.Image, error) {
 	}
 	images := make([]translate.Image, 0, len(s.known))
 	for name, a := range s.known {
-		images = append(images, translate.ArtifactImage(digestOf+name, a.names, a.size))
+		images = append(images, translate.ArtifactImage(digestOf+name, slices.Sorted(slices.Values(a.names)), a.size))
 	}
 	slices.SortFunc(images, func(a, b translate.Image) int { return strings.Compare(a.ID, b.ID) })
 	return images, nil
 }
 
-// Size returns the number of bytes and of files of all artifacts.
+// Size returns the number of bytes that all artifacts use, as they count for the bound,
+// and of files and directories.
 func (s *Store) Size(ctx context.Context) (bytes, files uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +205,7 @@ func (s *Store) Size(ctx context.Context) (bytes, files uint64, err error) {
 		return 0, 0, err
 	}
 	for _, a := range s.known {
-		bytes, files = bytes+uint64(max(a.size, 0)), files+1
+		bytes, files = bytes+uint64(max(a.cost, 0)), files+a.files
 	}
 	return bytes, files, nil
 }
@@ -197,9 +234,8 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := s.loadLocked(ctx); err != nil || s.known[name] == nil {
 		return err
 	}
-	// Out of the way at once: what is left after a crash is a draft.
-	trash := filepath.Join(s.opts.Dir, draftPrefix+name)
-	if err := os.Rename(filepath.Join(s.opts.Dir, name), trash); err != nil {
+	trash, err := s.moveAway(filepath.Join(s.opts.Dir, name))
+	if err != nil {
 		return fmt.Errorf("remove artifact %s: %w", id, err)
 	}
 	delete(s.known, name)
@@ -252,11 +288,11 @@ func (s *Store) take(ctx context.Context, ref translate.ImageReference, c *mirro
 func (s *Store) rename(name string, ref translate.ImageReference) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a, digest := s.known[name], digestOf+name
+	a, id := s.known[name], digestOf+name
 	if a == nil {
-		return fmt.Errorf("artifact %s: %w: it was removed while it was pulled", digest, errdefs.ErrAborted)
+		return fmt.Errorf("artifact %s: %w: it was removed while it was pulled", id, errdefs.ErrAborted)
 	}
-	names := []string{ref.Name + "@" + digest}
+	names := []string{ref.Name + "@" + id}
 	if ref.Digest == "" {
 		names = append(names, ref.String())
 	}
@@ -268,12 +304,9 @@ func (s *Store) rename(name string, ref translate.ImageReference) error {
 			o.names = kept
 		}
 	}
-	all := append(slices.Clone(a.names), names...)
-	slices.Sort(all)
-	all = slices.Compact(all)
-	if len(all) > maxNames {
-		return fmt.Errorf("artifact %s: %w: more than %d names", digest, errdefs.ErrResourceExhausted, maxNames)
-	}
+	all := slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return slices.Contains(names, n) })
+	all = append(all, names...)
+	all = all[max(0, len(all)-maxNames):]
 	if err := s.writeNames(filepath.Join(s.opts.Dir, name), all); err != nil {
 		return err
 	}
