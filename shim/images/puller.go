@@ -114,13 +114,14 @@ func (p *Puller) PullFor(ctx context.Context, namespace, name string, auth *runt
 	if translate.IsMirrorName(ref.Name) {
 		return "", fmt.Errorf("image %q: %w: cridock uses such names itself, for mirrors", name, errdefs.ErrInvalidArgument)
 	}
-	keychain, used := p.opts.Namespaces.take(ctx, namespace, ref.Name, p.opts.Keychain, auth)
-	defer used()
-	credentials, err := keychain.Resolve(ctx, auth, name)
-	if err != nil {
+	// First, as credentials of a namespace are for one pull.
+	if err := p.opts.Ready(ctx); err != nil {
 		return "", err
 	}
-	if err := p.opts.Ready(ctx); err != nil {
+	keychain, used := p.opts.Namespaces.take(ctx, namespace, ref.Name, p.opts.Keychain, auth)
+	credentials, err := keychain.Resolve(ctx, auth, name)
+	used()
+	if err != nil {
 		return "", err
 	}
 	return p.share(ctx, ref, credentials)
