@@ -197,7 +197,7 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 	if attempts.Direct {
 		id, err = p.direct(ctx, ref, auth)
 	} else {
-		return "", translate.PullError(fmt.Errorf("no server has it: %w", errors.Join(attempts.Failed...)))
+		return "", translate.PullError(fmt.Errorf("no server has it: %w", attempts.Err()))
 	}
 	if err != nil && len(attempts.Failed) > 0 {
 		err = fmt.Errorf("%w; and its mirrors: %w", err, oneLine(attempts.Failed))
