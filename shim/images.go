@@ -71,7 +71,7 @@ func (p *imageParts) remove(ctx context.Context, id string) error {
 	if !ok {
 		return p.remover.Remove(ctx, id)
 	}
-	if err := p.remover.Unused(ctx, id); err != nil {
+	if err := p.remover.Unmounted(ctx, id); err != nil {
 		return err
 	}
 	return p.artifacts.Remove(ctx, id)
