@@ -23,6 +23,10 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
+// pulledTimeout bounds what follows the transfer of an image: its inspection, and the
+// removal of what is none.
+const pulledTimeout = time.Minute
+
 // PullEngine is what a [Puller] needs of the engine; see engine.Images.
 type PullEngine interface {
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
@@ -162,7 +166,7 @@ func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth reg
 	defer func() { p.opts.Observe(time.Since(start), err) }()
 	id, err = p.pull(ctx, ref, auth)
 	if translate.IsArtifactError(err) && p.opts.Artifacts != nil {
-		id, err = p.artifact(ctx, ref, auth)
+		id, err = p.artifact(ctx, ref, auth, err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
@@ -197,7 +201,7 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 	if attempts.Direct {
 		id, err = p.direct(ctx, ref, auth)
 	} else {
-		return "", translate.PullError(fmt.Errorf("no server has it: %w", attempts.Err()))
+		return "", translate.OwnPullError(fmt.Errorf("no server has it: %w", attempts.Err()))
 	}
 	if err != nil && len(attempts.Failed) > 0 {
 		err = fmt.Errorf("%w; and its mirrors: %w", err, oneLine(attempts.Failed))
@@ -205,14 +209,20 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 	return id, err
 }
 
-// artifact pulls what the engine has refused as not an image.
-func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+// artifact pulls what the engine has refused as not an image. Its error has the
+// engine's too.
+func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, refused error) (id string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("as an artifact: %w; as an image: %w", err, oneLine([]error{refused}))
+		}
+	}()
 	id, err = p.opts.Artifacts.Pull(ctx, ref, auth, func(ctx context.Context, found ocispec.Descriptor) error { return p.verify(ctx, ref, found) })
 	var reason *translate.ReasonError
 	if errdefs.IsFailedPrecondition(err) || errdefs.IsResourceExhausted(err) || errors.As(err, &reason) {
 		return "", err
 	}
-	return id, translate.PullError(err)
+	return id, translate.OwnPullError(err)
 }
 
 // oneLine joins the texts of errors, whose classes must not count.
@@ -301,8 +311,11 @@ func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, nam
 
 // pulledID returns the ID of a pulled image. The containerd image store also takes an
 // artifact, which Docker can neither run nor mount: it has no platform and no layers,
-// and is removed again.
+// and is removed again, even if nobody waits for the pull any more: it would look like
+// an image.
 func (p *Puller) pulledID(ctx context.Context, name string) (id string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pulledTimeout)
+	defer cancel()
 	inspect, err := p.opts.Engine.ImageInspect(ctx, name)
 	if err != nil {
 		return "", fmt.Errorf("inspect pulled image %s: %w", name, err)
