@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -30,14 +29,16 @@ type imageParts struct {
 	index     images.UsageIndex
 }
 
-// all returns the images of the engine and the artifacts.
+// all returns the artifacts and the images of the engine. An artifact comes first: the
+// engine keeps a tag that has moved from an image to an artifact, while the pull of an
+// image takes it from an artifact.
 func (p *imageParts) all(ctx context.Context) ([]translate.Image, error) {
 	list, err := p.index.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
 	artifacts, err := p.artifacts.Images(ctx)
-	return append(slices.Clip(list), artifacts...), err
+	return append(artifacts, list...), err
 }
 
 // find returns the image or artifact of a reference; ok is false if it is missing.
@@ -114,7 +115,7 @@ func newImageParts(s *Service) imageParts {
 	}
 	pulled := images.PullerOptions{
 		Engine: s.engine, Ready: s.index.Ready, Keychain: node, Namespaces: images.NamespaceKeychains(s.cfg.NamespacedAuthDir),
-		Mirrors: p.mirrors, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
+		Mirrors: p.mirrors, Untag: p.artifacts.Untag, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
 		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull, Received: s.metrics.observeLayers,
 		Waiting: func() func() { return s.metrics.waiting("pull") },
 	}

@@ -256,3 +256,25 @@ func TestArtifactWithoutCaller(t *testing.T) {
 		t.Errorf("removed %q, %v", f.engine.removed, err)
 	}
 }
+
+// TestUntag: an image takes its tag from an artifact; an artifact or a failed pull
+// takes nothing.
+func TestUntag(t *testing.T) {
+	for stream, want := range map[string][]string{
+		"": {"registry.test/app:1"}, `{"error":"unsupported media type x"}`: nil, `{"error":"manifest unknown"}`: nil,
+	} {
+		var untagged []string
+		f := newPuller(func(o *PullerOptions) {
+			o.Artifacts = &artifacts{}
+			o.Untag = func(_ context.Context, ref translate.ImageReference) error {
+				untagged = append(untagged, ref.String())
+				return nil
+			}
+		})
+		f.engine.pull = func(context.Context, string, registry.AuthConfig) (string, error) { return stream, nil }
+		_, err := f.Pull(t.Context(), "registry.test/app:1", nil)
+		if !cmp.Equal(want, untagged) {
+			t.Errorf("%s: untagged %q, %v", stream, untagged, err)
+		}
+	}
+}

@@ -57,7 +57,7 @@ type Artifacts interface {
 }
 
 // PullerOptions configures a [Puller]. All fields but Keychain, Namespaces, Mirrors,
-// Policy, Artifacts, StallTimeout and Received are required.
+// Policy, Artifacts, Untag, StallTimeout and Received are required.
 type PullerOptions struct {
 	Engine PullEngine
 	// Ready waits until the engine can be used. A pull begins after it.
@@ -72,6 +72,9 @@ type PullerOptions struct {
 	Policy Policy
 	// Artifacts pulls what the engine refuses as not an image; nil for nothing.
 	Artifacts Artifacts
+	// Untag takes a reference from the artifact that had it, as an image has it now; nil
+	// for nothing.
+	Untag func(ctx context.Context, ref translate.ImageReference) error
 	// StallTimeout cancels a pull without progress for this long; zero for never.
 	StallTimeout time.Duration
 	// Start runs op in the background and then done with its error; a panic in op is
@@ -167,6 +170,8 @@ func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth reg
 	id, err = p.pull(ctx, ref, auth)
 	if translate.IsArtifactError(err) && p.opts.Artifacts != nil {
 		id, err = p.artifact(ctx, ref, auth, err)
+	} else if err == nil && p.opts.Untag != nil {
+		err = p.opts.Untag(ctx, ref)
 	}
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)

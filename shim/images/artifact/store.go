@@ -283,6 +283,31 @@ func (s *Store) take(ctx context.Context, ref translate.ImageReference, c *mirro
 	return digestOf + name, s.rename(name, ref)
 }
 
+// Untag takes a tag from the artifact that has it; none is not an error. A digest stays.
+func (s *Store) Untag(ctx context.Context, ref translate.ImageReference) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.loadLocked(ctx); err != nil || ref.Digest != "" {
+		return err
+	}
+	return s.takeNames("", []string{ref.String()})
+}
+
+// takeNames takes names from all artifacts but one.
+func (s *Store) takeNames(but string, names []string) error {
+	for name, a := range s.known {
+		kept := slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return slices.Contains(names, n) })
+		if name == but || len(kept) == len(a.names) {
+			continue
+		}
+		if err := s.writeNames(filepath.Join(s.opts.Dir, name), kept); err != nil {
+			return err
+		}
+		a.names = kept
+	}
+	return nil
+}
+
 // rename gives an artifact the names of a reference; a tag is taken from the artifact
 // that had it.
 func (s *Store) rename(name string, ref translate.ImageReference) error {
@@ -296,13 +321,8 @@ func (s *Store) rename(name string, ref translate.ImageReference) error {
 	if ref.Digest == "" {
 		names = append(names, ref.String())
 	}
-	for other, o := range s.known {
-		if kept := slices.DeleteFunc(slices.Clone(o.names), func(n string) bool { return slices.Contains(names, n) }); other != name && len(kept) < len(o.names) {
-			if err := s.writeNames(filepath.Join(s.opts.Dir, other), kept); err != nil {
-				return err
-			}
-			o.names = kept
-		}
+	if err := s.takeNames(name, names); err != nil {
+		return err
 	}
 	all := slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return slices.Contains(names, n) })
 	all = append(all, names...)

@@ -376,3 +376,27 @@ func TestDraftThatStays(t *testing.T) {
 		t.Errorf("images %v, %v", images, err)
 	}
 }
+
+// TestUntag: a tag that an image has taken is not the artifact's any more.
+func TestUntag(t *testing.T) {
+	u := newUpstream(t)
+	s := newStore(t, 1e6)
+	id := u.push("1", nil, u.file("a", "content"))
+	if _, err := pull(t, s, u.repo()+":1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{u.repo() + ":2", u.repo() + "@" + id, u.repo() + ":1"} {
+		ref, err := translate.NormalizeImage(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = New(s.opts)
+		if err := s.Untag(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		images, err := New(s.opts).Images(t.Context())
+		if err != nil || len(images) != 1 || images[0].Ref != u.repo()+"@"+id || (len(images[0].RepoTags) == 0) != (ref.Tag == "1") {
+			t.Errorf("without %s there is %v, %v", name, images, err)
+		}
+	}
+}
