@@ -65,10 +65,16 @@ func TestNamespaceCredentials(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNamespaceCredentialsStay: a pull that cannot begin leaves them to the next.
+func TestNamespaceCredentialsStay(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, fmt.Sprintf("team-%x.json", sha256.Sum256([]byte("registry.test/app"))))
 	f := newPuller(func(o *PullerOptions) {
-		o.Namespaces, o.Ready = NamespaceKeychains(keychains), func(context.Context) error { return errdefs.ErrUnavailable }
+		o.Namespaces, o.Ready = NamespaceKeychains(dir), func(context.Context) error { return errdefs.ErrUnavailable }
 	})
-	if err := os.WriteFile(file, config("team"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.PullFor(t.Context(), "team", "registry.test/app:1", nil); !errdefs.IsUnavailable(err) {
