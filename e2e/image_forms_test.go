@@ -357,6 +357,9 @@ func TestArtifactVolume(t *testing.T) {
 		t.Errorf("listed %v", listed)
 	}
 	p := c.runPod(t)
+	p.create("created", "true", imageVolume(repo+":1", ""))
+	_, err = try(c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}})
+	wantCode(t, err, codes.FailedPrecondition, "volume") // it may be about to start
 	main := p.start("main", "sleep 1000", imageVolume(repo+":1", ""))
 	if got := main.sh("cd /volume && ls && cat model.bin README.md; touch x 2>/dev/null || echo read-only"); got != "README.md\nmodel.bin\nweightsread meread-only" {
 		t.Errorf("the container sees %q", got)

@@ -7,7 +7,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,6 +163,58 @@ func TestPullErrors(t *testing.T) {
 	n.docker.FailNext("image pull", 1, http.StatusInternalServerError, "Get https://registry.test/v2/: net/http: TLS handshake timeout")
 	_, err = n.pull(n.ctx, appImage, nil)
 	wantCode(t, err, codes.Unknown, "RegistryUnavailable: ")
+}
+
+// TestNoArtifacts: where no artifact is kept, the registry is not asked for one.
+func TestNoArtifacts(t *testing.T) {
+	for _, size := range []int64{0, 1 << 20} {
+		var requests atomic.Int32
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			requests.Add(1)
+			w.WriteHeader(http.StatusNotFound)
+		}))
+		defer server.Close()
+		n := newNode(t, func(n *node) { n.cfg.MaxArtifacts = size })
+		ref := strings.TrimPrefix(server.URL, "http://") + "/app:1"
+		n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error { return errors.New("unsupported media type application/x") }})
+		_, err := n.pull(n.ctx, ref, nil)
+		if got := requests.Load(); err == nil || (got > 0) != (size > 0) {
+			t.Errorf("with room for %d bytes: %d requests, %v", size, got, err)
+		}
+	}
+}
+
+// TestTagMovesToArtifactAndBack: a reference is what was pulled by it last.
+func TestTagMovesToArtifactAndBack(t *testing.T) {
+	file := "content"
+	manifest := fmt.Appendf(nil, `{"artifactType":"application/vnd.test","layers":[{"digest":"sha256:%x","size":%d}]}`, sha256.Sum256([]byte(file)), len(file))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			_, _ = io.WriteString(w, file)
+			return
+		}
+		_, _ = w.Write(manifest)
+	}))
+	defer server.Close()
+	n := newNode(t, func(n *node) { n.cfg.MaxArtifacts = 1 << 20 })
+	ref := strings.TrimPrefix(server.URL, "http://") + "/app:1"
+	artifact := fmt.Sprintf("sha256:%x", sha256.Sum256(manifest))
+	for _, isArtifact := range []bool{false, true, false} {
+		n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error {
+			if isArtifact {
+				return errors.New("unsupported media type application/vnd.test")
+			}
+			return nil
+		}})
+		id, err := n.pull(n.ctx, ref, nil)
+		n.must(err)
+		if got := n.imageStatus(ref).GetId(); got != id || (id == artifact) != isArtifact {
+			t.Errorf("pulled %s, the status is of %s; the artifact is %s", id, got, artifact)
+		}
+	}
+	if err := n.removeImage(artifact); err != nil || n.imageStatus(ref) == nil {
+		t.Errorf("the artifact is removed: %v", err)
+	}
 }
 
 func TestPullStallsAndEnds(t *testing.T) {

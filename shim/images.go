@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -30,14 +29,16 @@ type imageParts struct {
 	index     images.UsageIndex
 }
 
-// all returns the images of the engine and the artifacts.
+// all returns the artifacts and the images of the engine. An artifact comes first: the
+// engine keeps a tag that has moved from an image to an artifact, while the pull of an
+// image takes it from an artifact.
 func (p *imageParts) all(ctx context.Context) ([]translate.Image, error) {
 	list, err := p.index.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
 	artifacts, err := p.artifacts.Images(ctx)
-	return append(slices.Clip(list), artifacts...), err
+	return append(artifacts, list...), err
 }
 
 // find returns the image or artifact of a reference; ok is false if it is missing.
@@ -71,7 +72,7 @@ func (p *imageParts) remove(ctx context.Context, id string) error {
 	if !ok {
 		return p.remover.Remove(ctx, id)
 	}
-	if err := p.remover.Unused(ctx, id); err != nil {
+	if err := p.remover.Unmounted(ctx, id); err != nil {
 		return err
 	}
 	return p.artifacts.Remove(ctx, id)
@@ -101,7 +102,9 @@ func newImageParts(s *Service) imageParts {
 	node := images.Keychain(s.cfg.DockerConfig)
 	p.mirrors = mirror.New(mirror.Options{Dir: s.cfg.RegistryConfigDir, Credential: node.Credential})
 	p.index = s.index
-	p.artifacts = artifact.New(filepath.Join(s.cfg.RootDir, "artifacts"), s.cfg.MaxArtifacts, p.mirrors)
+	p.artifacts = artifact.New(artifact.Options{
+		Dir: filepath.Join(s.cfg.RootDir, "artifacts"), Limit: s.cfg.MaxArtifacts, StallTimeout: s.cfg.PullProgressTimeout, Source: p.mirrors,
+	})
 	p.usage = images.NewUsage(s.engine, s.index, s.disk)
 	p.unstarted = images.NewUnstarted(s.engine)
 	p.probes = images.NewProbes(p.unstarted, s.processID)
@@ -110,12 +113,16 @@ func newImageParts(s *Service) imageParts {
 		p.usage.Changed()
 		return s.index.SyncImages(ctx)
 	}
-	p.puller = images.NewPuller(images.PullerOptions{
+	pulled := images.PullerOptions{
 		Engine: s.engine, Ready: s.index.Ready, Keychain: node, Namespaces: images.NamespaceKeychains(s.cfg.NamespacedAuthDir),
-		Mirrors: p.mirrors, Artifacts: p.artifacts, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
+		Mirrors: p.mirrors, Untag: p.artifacts.Untag, Policy: images.Verifiers(s.cfg.ImageVerifierDir), StallTimeout: s.cfg.PullProgressTimeout,
 		Start: s.work.run, Changed: changed, Observe: s.metrics.observePull, Received: s.metrics.observeLayers,
 		Waiting: func() func() { return s.metrics.waiting("pull") },
-	})
+	}
+	if s.cfg.MaxArtifacts > 0 { // else no registry is asked for any
+		pulled.Artifacts = p.artifacts
+	}
+	p.puller = images.NewPuller(pulled)
 	p.remover = images.NewRemover(s.engine, s.index, func(ctx context.Context, imageID string) error {
 		p.accounts.Forget(imageID)
 		return changed(ctx)

@@ -268,6 +268,17 @@ func TestPullError(t *testing.T) {
 	if got := PullError(limited); !errdefs.IsResourceExhausted(got) || !strings.Contains(got.Error(), "mirror") || strings.Contains(got.Error(), "disk space") {
 		t.Errorf("a rate limit became %v", got)
 	}
+	for text, cure := range map[string]string{
+		"Get \"https://r.io/v2/\": x509: certificate signed by unknown authority":      "hosts.toml",
+		"http: server gave HTTP response to HTTPS client":                              "hosts.toml",
+		"dial tcp 127.0.0.1:1: connect: connection refused":                            "cridock's proxy",
+		"Get \"https://r.io/v2/\": dial tcp: lookup r.io on 10.0.0.1:53: no such host": "DNS",
+	} {
+		got := OwnPullError(errors.New(text))
+		if !errdefs.IsUnknown(got) || !strings.HasPrefix(got.Error(), ReasonRegistryUnavailable) || !strings.Contains(got.Error(), cure) {
+			t.Errorf("%q became %q, want the cure %q", text, got, cure)
+		}
+	}
 	if PullError(nil) != nil {
 		t.Error("nil is an error")
 	}

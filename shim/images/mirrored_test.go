@@ -6,6 +6,7 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/registry"
@@ -66,6 +67,8 @@ func TestPullFromMirrors(t *testing.T) {
 			[]string{"a " + mirrorName, " registry.test/app:1"}, nil, errdefs.IsNotFound, []string{"manifest unknown", "its mirrors: a: toomanyrequests"}},
 		"another server": {"registry.test/app:1", &mirrors{sources: offered("a").sources}, map[string]string{"a": "connection refused"},
 			[]string{"a " + mirrorName}, nil, errdefs.IsUnknown, []string{translate.ReasonRegistryUnavailable, "a: connection refused"}},
+		"another server with its own CA": {"registry.test/app:1", &mirrors{sources: offered("a").sources}, map[string]string{"a": "x509: certificate signed by unknown authority"},
+			[]string{"a " + mirrorName}, nil, errdefs.IsUnknown, []string{translate.ReasonRegistryUnavailable, "hosts.toml"}},
 		"a full disk": {"registry.test/app:1", offered("a", "b"), map[string]string{"a": "no space left on device"},
 			[]string{"a " + mirrorName}, nil, errdefs.IsResourceExhausted, nil},
 		"a broken file": {"registry.test/app:1", &mirrors{err: errdefs.ErrFailedPrecondition}, nil, nil, nil, errdefs.IsFailedPrecondition, nil},
@@ -186,6 +189,10 @@ func TestPullArtifact(t *testing.T) {
 		"a hostile one":         {notAnImage, offered(), nil, errdefs.ErrFailedPrecondition, true, errdefs.IsFailedPrecondition},
 		"too large":             {notAnImage, offered(), nil, errdefs.ErrResourceExhausted, true, errdefs.IsResourceExhausted},
 		"the registry is down":  {notAnImage, offered(), nil, errors.New("connection refused"), true, errdefs.IsUnknown},
+		"a certificate that only Docker trusts": {notAnImage, offered(), nil, errors.New("x509: certificate signed by unknown authority"), true, func(err error) bool {
+			return errdefs.IsUnknown(err) && !errdefs.IsFailedPrecondition(err) && strings.HasPrefix(translate.KubeletMessage(err), translate.ReasonRegistryUnavailable) &&
+				strings.Contains(err.Error(), "hosts.toml") && !strings.Contains(err.Error(), "/etc/docker") && strings.Contains(err.Error(), notAnImage)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &artifacts{err: tc.err}
@@ -225,5 +232,49 @@ func TestPullArtifactThatTheEngineTakes(t *testing.T) {
 				t.Errorf("removed %q, tagged %q", f.engine.removed, f.engine.tagged)
 			}
 		})
+	}
+}
+
+// TestArtifactWithoutCaller: what the engine has taken is removed from it even if the
+// caller has left.
+func TestArtifactWithoutCaller(t *testing.T) {
+	ended := make(chan error, 1)
+	f := newPuller(func(o *PullerOptions) {
+		o.Artifacts, o.Observe = &artifacts{}, func(_ time.Duration, err error) { ended <- err }
+	})
+	f.engine.os = ""
+	ctx, cancel := context.WithCancel(t.Context())
+	f.engine.pull = func(pull context.Context, _ string, _ registry.AuthConfig) (string, error) {
+		cancel()
+		<-pull.Done()
+		return "", nil
+	}
+	if _, err := f.Pull(ctx, "registry.test/app:1", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Pull = %v", err)
+	}
+	if err := <-ended; !cmp.Equal(f.engine.removed, []string{"sha256:1"}) {
+		t.Errorf("removed %q, %v", f.engine.removed, err)
+	}
+}
+
+// TestUntag: an image takes its tag from an artifact; an artifact or a failed pull
+// takes nothing.
+func TestUntag(t *testing.T) {
+	for stream, want := range map[string][]string{
+		"": {"registry.test/app:1"}, `{"error":"unsupported media type x"}`: nil, `{"error":"manifest unknown"}`: nil,
+	} {
+		var untagged []string
+		f := newPuller(func(o *PullerOptions) {
+			o.Artifacts = &artifacts{}
+			o.Untag = func(_ context.Context, ref translate.ImageReference) error {
+				untagged = append(untagged, ref.String())
+				return nil
+			}
+		})
+		f.engine.pull = func(context.Context, string, registry.AuthConfig) (string, error) { return stream, nil }
+		_, err := f.Pull(t.Context(), "registry.test/app:1", nil)
+		if !cmp.Equal(want, untagged) {
+			t.Errorf("%s: untagged %q, %v", stream, untagged, err)
+		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 // NamespaceKeychains is the path of a directory with credentials by Kubernetes
 // namespace and repository, as in CRI-O: NAMESPACE-SHA256.json, in the format of
 // Docker's config.json, with the hash of the repository's normalised name. A
-// credential provider of the kubelet writes a file for one pull; the pull removes it.
-// Empty for none.
+// credential provider of the kubelet writes a file for one pull, which removes it when
+// it begins. Empty for none.
 type NamespaceKeychains string
 
 // take returns the keychain for a pull: the namespace's if it has one, else node. The

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/registry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -51,6 +52,9 @@ func TestNamespaceCredentials(t *testing.T) {
 			got := ""
 			f.engine.pull = func(_ context.Context, _ string, auth registry.AuthConfig) (string, error) {
 				got = auth.Username
+				if _, err := os.Stat(file); os.IsNotExist(err) != tc.used {
+					t.Errorf("the file during the pull: %v; want it removed: %v", err, tc.used)
+				}
 				return "", nil
 			}
 			if _, err := f.PullFor(t.Context(), tc.namespace, tc.image, tc.auth); err != nil || got != tc.want {
@@ -60,5 +64,23 @@ func TestNamespaceCredentials(t *testing.T) {
 				t.Errorf("the file: %v; want it removed: %v", err, tc.used)
 			}
 		})
+	}
+}
+
+// TestNamespaceCredentialsStay: a pull that cannot begin leaves them to the next.
+func TestNamespaceCredentialsStay(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, fmt.Sprintf("team-%x.json", sha256.Sum256([]byte("registry.test/app"))))
+	f := newPuller(func(o *PullerOptions) {
+		o.Namespaces, o.Ready = NamespaceKeychains(dir), func(context.Context) error { return errdefs.ErrUnavailable }
+	})
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.PullFor(t.Context(), "team", "registry.test/app:1", nil); !errdefs.IsUnavailable(err) {
+		t.Errorf("without the engine: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("a pull that has not begun: %v", err)
 	}
 }

@@ -23,6 +23,10 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
+// pulledTimeout bounds what follows the transfer of an image: its inspection, and the
+// removal of what is none.
+const pulledTimeout = time.Minute
+
 // PullEngine is what a [Puller] needs of the engine; see engine.Images.
 type PullEngine interface {
 	ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error)
@@ -53,7 +57,7 @@ type Artifacts interface {
 }
 
 // PullerOptions configures a [Puller]. All fields but Keychain, Namespaces, Mirrors,
-// Policy, Artifacts, StallTimeout and Received are required.
+// Policy, Artifacts, Untag, StallTimeout and Received are required.
 type PullerOptions struct {
 	Engine PullEngine
 	// Ready waits until the engine can be used. A pull begins after it.
@@ -68,6 +72,9 @@ type PullerOptions struct {
 	Policy Policy
 	// Artifacts pulls what the engine refuses as not an image; nil for nothing.
 	Artifacts Artifacts
+	// Untag takes a reference from the artifact that had it, as an image has it now; nil
+	// for nothing.
+	Untag func(ctx context.Context, ref translate.ImageReference) error
 	// StallTimeout cancels a pull without progress for this long; zero for never.
 	StallTimeout time.Duration
 	// Start runs op in the background and then done with its error; a panic in op is
@@ -114,13 +121,14 @@ func (p *Puller) PullFor(ctx context.Context, namespace, name string, auth *runt
 	if translate.IsMirrorName(ref.Name) {
 		return "", fmt.Errorf("image %q: %w: cridock uses such names itself, for mirrors", name, errdefs.ErrInvalidArgument)
 	}
-	keychain, used := p.opts.Namespaces.take(ctx, namespace, ref.Name, p.opts.Keychain, auth)
-	defer used()
-	credentials, err := keychain.Resolve(ctx, auth, name)
-	if err != nil {
+	// First, as credentials of a namespace are for one pull.
+	if err := p.opts.Ready(ctx); err != nil {
 		return "", err
 	}
-	if err := p.opts.Ready(ctx); err != nil {
+	keychain, used := p.opts.Namespaces.take(ctx, namespace, ref.Name, p.opts.Keychain, auth)
+	credentials, err := keychain.Resolve(ctx, auth, name)
+	used()
+	if err != nil {
 		return "", err
 	}
 	return p.share(ctx, ref, credentials)
@@ -161,7 +169,9 @@ func (p *Puller) run(ctx context.Context, ref translate.ImageReference, auth reg
 	defer func() { p.opts.Observe(time.Since(start), err) }()
 	id, err = p.pull(ctx, ref, auth)
 	if translate.IsArtifactError(err) && p.opts.Artifacts != nil {
-		id, err = p.artifact(ctx, ref, auth)
+		id, err = p.artifact(ctx, ref, auth, err)
+	} else if err == nil && p.opts.Untag != nil {
+		err = p.opts.Untag(ctx, ref)
 	}
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
@@ -196,7 +206,7 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 	if attempts.Direct {
 		id, err = p.direct(ctx, ref, auth)
 	} else {
-		return "", translate.PullError(fmt.Errorf("no server has it: %w", errors.Join(attempts.Failed...)))
+		return "", translate.OwnPullError(fmt.Errorf("no server has it: %w", attempts.Err()))
 	}
 	if err != nil && len(attempts.Failed) > 0 {
 		err = fmt.Errorf("%w; and its mirrors: %w", err, oneLine(attempts.Failed))
@@ -204,14 +214,20 @@ func (p *Puller) pull(ctx context.Context, ref translate.ImageReference, auth re
 	return id, err
 }
 
-// artifact pulls what the engine has refused as not an image.
-func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig) (id string, err error) {
+// artifact pulls what the engine has refused as not an image. Its error has the
+// engine's too.
+func (p *Puller) artifact(ctx context.Context, ref translate.ImageReference, auth registry.AuthConfig, refused error) (id string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("as an artifact: %w; as an image: %w", err, oneLine([]error{refused}))
+		}
+	}()
 	id, err = p.opts.Artifacts.Pull(ctx, ref, auth, func(ctx context.Context, found ocispec.Descriptor) error { return p.verify(ctx, ref, found) })
 	var reason *translate.ReasonError
 	if errdefs.IsFailedPrecondition(err) || errdefs.IsResourceExhausted(err) || errors.As(err, &reason) {
 		return "", err
 	}
-	return id, translate.PullError(err)
+	return id, translate.OwnPullError(err)
 }
 
 // oneLine joins the texts of errors, whose classes must not count.
@@ -300,8 +316,11 @@ func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, nam
 
 // pulledID returns the ID of a pulled image. The containerd image store also takes an
 // artifact, which Docker can neither run nor mount: it has no platform and no layers,
-// and is removed again.
+// and is removed again, even if nobody waits for the pull any more: it would look like
+// an image.
 func (p *Puller) pulledID(ctx context.Context, name string) (id string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pulledTimeout)
+	defer cancel()
 	inspect, err := p.opts.Engine.ImageInspect(ctx, name)
 	if err != nil {
 		return "", fmt.Errorf("inspect pulled image %s: %w", name, err)

@@ -34,14 +34,14 @@ func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.Au
 	return io.NopCloser(strings.NewReader(stream)), err
 }
 
-func (e *pullEngine) ImageInspect(_ context.Context, ref string) (image.InspectResponse, error) {
+func (e *pullEngine) ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error) {
 	e.inspected = append(e.inspected, ref)
-	return image.InspectResponse{ID: "sha256:1", Os: e.os}, nil
+	return image.InspectResponse{ID: "sha256:1", Os: e.os}, ctx.Err()
 }
 
-func (e *pullEngine) ImageRemove(_ context.Context, ref string, _ bool) error {
+func (e *pullEngine) ImageRemove(ctx context.Context, ref string, _ bool) error {
 	e.removed = append(e.removed, ref)
-	return nil
+	return ctx.Err()
 }
 
 func (e *pullEngine) ImageTag(_ context.Context, image, ref string) error {

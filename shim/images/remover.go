@@ -38,7 +38,7 @@ func NewRemover(e RemoveEngine, ix ContainerIndex, removed func(ctx context.Cont
 // success; one that a running container uses stays, with all its references, and is
 // errdefs.ErrFailedPrecondition.
 func (r *Remover) Remove(ctx context.Context, id string) error {
-	if err := r.Unused(ctx, id); err != nil {
+	if err := r.unused(ctx, id); err != nil {
 		return err
 	}
 	// By ID and with force, Docker drops every reference in one step and ignores
@@ -49,8 +49,29 @@ func (r *Remover) Remove(ctx context.Context, id string) error {
 	return r.removed(ctx, id)
 }
 
-// Unused returns errdefs.ErrFailedPrecondition if a running container uses an image.
-func (r *Remover) Unused(ctx context.Context, id string) error {
+// Unmounted returns errdefs.ErrFailedPrecondition if a container mounts an artifact and
+// has not exited. It need not be running: it may be starting, and the mount is of the
+// artifact's only files.
+func (r *Remover) Unmounted(ctx context.Context, id string) error {
+	containers, err := r.index.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range containers {
+		if c.State != runtimeapi.ContainerState_CONTAINER_EXITED && mounts(c, id) {
+			return fmt.Errorf("artifact %s: %w: container %s mounts it as a volume", id, errdefs.ErrFailedPrecondition, c.ID)
+		}
+	}
+	return nil
+}
+
+// mounts reports whether a container has an image or artifact as a volume.
+func mounts(c *translate.Container, id string) bool {
+	return slices.ContainsFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.GetImage().GetImageRef() == id })
+}
+
+// unused returns errdefs.ErrFailedPrecondition if a running container uses an image.
+func (r *Remover) unused(ctx context.Context, id string) error {
 	containers, err := r.index.Containers(ctx)
 	if err != nil {
 		return err
@@ -62,7 +83,7 @@ func (r *Remover) Unused(ctx context.Context, id string) error {
 		if c.ImageID == id {
 			return fmt.Errorf("image %s: %w: container %s is running from it", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
-		if slices.ContainsFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.GetImage().GetImageRef() == id }) {
+		if mounts(c, id) {
 			return fmt.Errorf("image %s: %w: running container %s mounts it as a volume", id, errdefs.ErrFailedPrecondition, c.ID)
 		}
 	}

@@ -66,3 +66,24 @@ func TestRemove(t *testing.T) {
 		})
 	}
 }
+
+// TestUnmounted: an artifact stays for all containers that may run.
+func TestUnmounted(t *testing.T) {
+	volume := []*runtimeapi.Mount{{}, {Image: &runtimeapi.ImageSpec{ImageRef: "sha256:1"}}}
+	for state, free := range map[runtimeapi.ContainerState]bool{
+		runtimeapi.ContainerState_CONTAINER_CREATED: false, runtimeapi.ContainerState_CONTAINER_RUNNING: false,
+		runtimeapi.ContainerState_CONTAINER_EXITED: true, runtimeapi.ContainerState_CONTAINER_UNKNOWN: false,
+	} {
+		r := &remover{containers: []*translate.Container{{ID: "c", State: state, Mounts: volume}}}
+		if err := NewRemover(r, r, r.removed).Unmounted(t.Context(), "sha256:1"); (err == nil) != free || err != nil && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%v: %v", state, err)
+		}
+		if err := NewRemover(r, r, r.removed).Unmounted(t.Context(), "sha256:2"); err != nil {
+			t.Errorf("%v, another artifact: %v", state, err)
+		}
+	}
+	r := &remover{indexErr: errdefs.ErrUnavailable}
+	if err := NewRemover(r, r, r.removed).Unmounted(t.Context(), "sha256:1"); !errdefs.IsUnavailable(err) {
+		t.Errorf("containers unknown: %v", err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/internal/trust"
@@ -79,13 +80,9 @@ func (v Verifiers) ask(ctx context.Context, verifier, name string, image ocispec
 	stdout, stderr := &boundedBuffer{}, &boundedBuffer{}
 	cmd := exec.CommandContext(ctx, path, "-name", name, "-digest", image.Digest.String(), "-stdin-media-type", ocispec.MediaTypeDescriptor) //nolint:gosec // the operator's programs
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(descriptor), stdout, stderr
-	// Its children hold the pipes: they are killed with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = killDelay
-	err = cmd.Run()
+	err = runGroup(cmd)
 	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil // it has exited well, and left a child that holds a pipe
+		err = nil // it has exited well, and a child outside its group holds a pipe
 	}
 	klog.FromContext(ctx).V(2).Info("Image verifier", "verifier", verifier, "image", name, "digest", image.Digest.String(), "err", err, "stdout", stdout.text(), "stderr", stderr.text())
 	if err == nil {
@@ -95,6 +92,22 @@ func (v Verifiers) ask(ctx context.Context, verifier, name string, image ocispec
 		err = fmt.Errorf("no answer: %w", cause)
 	}
 	return refusal(verifier, stdout.text(), err)
+}
+
+// runGroup runs a program and kills what it leaves in its process group, whether it
+// exits or is cancelled: children would hold its pipes and stay on the node.
+func runGroup(cmd *exec.Cmd) error {
+	kill := func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel, cmd.WaitDelay = kill, killDelay
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	// The process stays a zombie until Wait, so the group's number is not another's.
+	for errors.Is(unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	_ = kill()
+	return cmd.Wait()
 }
 
 // refusal is the error for an image that a verifier has not accepted. The deadline in

@@ -18,7 +18,7 @@ func FuzzManifest(f *testing.F) {
 		if json.Unmarshal(text, &m) != nil {
 			return
 		}
-		titles, size, err := layout(m)
+		titles, err := layout(m)
 		if err != nil {
 			return
 		}
@@ -30,8 +30,8 @@ func FuzzManifest(f *testing.F) {
 			seen[title] = true
 			sum += m.Layers[i].Size
 		}
-		if len(titles) != len(m.Layers) || sum != size || size < 0 {
-			t.Errorf("%d files of %d, %d bytes of %d", len(titles), len(m.Layers), size, sum)
+		if len(titles) != len(m.Layers) || sum < 0 || sum != newStored(m, len(text)).size || newStored(m, len(text)).cost < sum {
+			t.Errorf("%d files of %d, %d bytes", len(titles), len(m.Layers), sum)
 		}
 	})
 }

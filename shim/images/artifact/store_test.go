@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/shim/images/mirror"
 	"github.com/cridock/cridock/translate"
@@ -74,7 +76,7 @@ func (u *upstream) push(tag string, change func(*ocispec.Manifest), files ...oci
 }
 
 func newStore(t *testing.T, limit int64) *Store {
-	return New(filepath.Join(t.TempDir(), "artifacts"), limit, mirror.New(mirror.Options{}))
+	return New(Options{Dir: filepath.Join(t.TempDir(), "artifacts"), Limit: limit, Source: mirror.New(mirror.Options{})})
 }
 
 func accept(context.Context, ocispec.Descriptor) error { return nil }
@@ -114,7 +116,7 @@ func TestPull(t *testing.T) {
 	u := newUpstream(t)
 	untitled := u.file("", "no name")
 	first := u.push("1", nil, u.file("model.bin", "weights"), u.file("LIESMICH ß.md", "read me"), untitled)
-	s := newStore(t, 1000)
+	s := newStore(t, 1e6)
 	for _, ref := range []string{u.repo() + ":1", u.repo() + "@" + first, u.repo() + ":1@" + first} {
 		if id, err := pull(t, s, ref); id != first || err != nil {
 			t.Fatalf("%s: %q, %v", ref, id, err)
@@ -130,10 +132,10 @@ func TestPull(t *testing.T) {
 	if id, err := pull(t, s, u.repo()+":1"); id != second || err != nil {
 		t.Fatalf("the moved tag: %q, %v", id, err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.dir, draftPrefix+"x", filesDir), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.opts.Dir, draftPrefix+"x", filesDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for name, s := range map[string]*Store{"the same process": s, "a new process": New(s.dir, 1000, nil)} {
+	for name, s := range map[string]*Store{"the same process": s, "a new process": New(Options{Dir: s.opts.Dir, Limit: 1e6})} {
 		images, err := s.Images(t.Context())
 		if err != nil || len(images) != 2 {
 			t.Fatalf("%s: %v, %v", name, images, err)
@@ -147,11 +149,11 @@ func TestPull(t *testing.T) {
 				t.Errorf("%s: image (-want +got):\n%s", name, diff)
 			}
 		}
-		if size, files, err := s.Size(t.Context()); err != nil || size != 26 || files != 2 {
+		if size, files, err := s.Size(t.Context()); err != nil || size != 6*minFile || files != 3+1+2*4 {
 			t.Errorf("%s: %d bytes, %d files, %v", name, size, files, err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(s.dir, draftPrefix+"x")); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(s.opts.Dir, draftPrefix+"x")); !os.IsNotExist(err) {
 		t.Errorf("what an interrupted pull has left: %v", err)
 	}
 	for range 2 {
@@ -162,7 +164,7 @@ func TestPull(t *testing.T) {
 	if _, ok, _ := s.Files(t.Context(), first); ok {
 		t.Error("the removed artifact is there")
 	}
-	if entries, _ := os.ReadDir(s.dir); len(entries) != 1 {
+	if entries, _ := os.ReadDir(s.opts.Dir); len(entries) != 1 {
 		t.Errorf("left in the directory: %v", entries)
 	}
 }
@@ -200,23 +202,24 @@ func TestHostileArtifacts(t *testing.T) {
 		"a weak digest":           {[]ocispec.Descriptor{weak}, errdefs.IsFailedPrecondition},
 		"a negative size":         {[]ocispec.Descriptor{negative}, errdefs.IsFailedPrecondition},
 		"an impossible size":      {[]ocispec.Descriptor{huge}, errdefs.IsFailedPrecondition},
-		"more than the store has": {[]ocispec.Descriptor{u.file("a", strings.Repeat("x", 101))}, errdefs.IsResourceExhausted},
+		"more than the store has": {[]ocispec.Descriptor{u.file("a", strings.Repeat("x", 2*minFile+1))}, errdefs.IsResourceExhausted},
+		"many empty files":        {[]ocispec.Descriptor{u.file("a", ""), u.file("b", ""), u.file("c", "")}, errdefs.IsResourceExhausted},
 		"other content":           {[]ocispec.Descriptor{wrong}, func(err error) bool { return strings.Contains(err.Error(), "does not have") }},
 		"more content":            {[]ocispec.Descriptor{large}, func(err error) bool { return strings.Contains(err.Error(), "does not have") }},
 		"a missing blob":          {[]ocispec.Descriptor{u.file("a", "x"), missing}, func(err error) bool { return strings.Contains(err.Error(), "404") }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t, 100)
+			s := newStore(t, 3*minFile) // a manifest and two files
 			u.push("1", nil, tc.files...)
 			if id, err := pull(t, s, u.repo()+":1"); err == nil || !tc.class(err) {
 				t.Errorf("%q, %v", id, err)
 			}
-			if entries, _ := os.ReadDir(s.dir); len(entries) != 0 {
+			if entries, _ := os.ReadDir(s.opts.Dir); len(entries) != 0 {
 				t.Errorf("kept: %v", entries)
 			}
 		})
 	}
-	s := newStore(t, 100)
+	s := newStore(t, 3*minFile)
 	u.push("image", func(m *ocispec.Manifest) { m.Config.MediaType, m.ArtifactType = ocispec.MediaTypeImageConfig, "" }, u.file("a", "x"))
 	if _, err := pull(t, s, u.repo()+":image"); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("an image: %v", err)
@@ -232,5 +235,168 @@ func TestHostileArtifacts(t *testing.T) {
 	}
 	if images, err := s.Images(t.Context()); err != nil || len(images) != 0 {
 		t.Errorf("kept: %v, %v", images, err)
+	}
+}
+
+// TestNoArtifacts: a bound of zero refuses even an artifact without content.
+func TestNoArtifacts(t *testing.T) {
+	u := newUpstream(t)
+	u.push("1", nil, u.file("a", ""))
+	if _, err := pull(t, newStore(t, 0), u.repo()+":1"); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestBrokenStore: whatever is on the disk, the artifact can be pulled again, and the
+// store shows what is complete.
+func TestBrokenStore(t *testing.T) {
+	u := newUpstream(t)
+	for name, tc := range map[string]struct {
+		spoil func(dir string) error
+		known bool // to a new process
+	}{
+		"the manifest is cut off": {func(dir string) error { return os.WriteFile(filepath.Join(dir, manifestFile), []byte("{"), 0o600) }, false},
+		"the manifest is another": {func(dir string) error { return os.WriteFile(filepath.Join(dir, manifestFile), []byte("{}"), 0o600) }, false},
+		"no manifest":             {func(dir string) error { return os.Remove(filepath.Join(dir, manifestFile)) }, false},
+		"an unreadable manifest": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, manifestFile)), os.Mkdir(filepath.Join(dir, manifestFile), 0o700))
+		}, false},
+		"the names are cut off": {func(dir string) error { return os.WriteFile(filepath.Join(dir, namesFile), []byte(`["a`), 0o600) }, true},
+		"no names":              {func(dir string) error { return os.Remove(filepath.Join(dir, namesFile)) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, 1e6)
+			id := u.push("1", nil, u.file("a", "content"))
+			if _, err := pull(t, s, u.repo()+":1"); err != nil {
+				t.Fatal(err)
+			}
+			if err := tc.spoil(filepath.Join(s.opts.Dir, strings.TrimPrefix(id, digestOf))); err != nil {
+				t.Fatal(err)
+			}
+			s = New(s.opts)
+			if _, ok, err := s.Files(t.Context(), id); ok != tc.known || err != nil {
+				t.Errorf("the new process knows it: %v, %v", ok, err)
+			}
+			if got, err := pull(t, s, u.repo()+":1"); got != id || err != nil {
+				t.Fatalf("pulled again: %q, %v", got, err)
+			}
+			if diff := cmp.Diff(map[string]string{"a": "content"}, contents(t, s, id)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+			images, err := s.Images(t.Context())
+			if err != nil || len(images) != 1 || !cmp.Equal(images[0].RepoTags, []string{u.repo() + ":1"}) {
+				t.Errorf("images %v, %v", images, err)
+			}
+			if entries, _ := os.ReadDir(s.opts.Dir); len(entries) != 1 {
+				t.Errorf("in the directory: %v", entries)
+			}
+		})
+	}
+}
+
+// TestNamesCannotBeWritten: a pull that fails after the download needs no other one.
+func TestNamesCannotBeWritten(t *testing.T) {
+	u := newUpstream(t)
+	s := newStore(t, 1e6)
+	first := u.push("1", nil, u.file("a", "content"))
+	if _, err := pull(t, s, u.repo()+":1"); err != nil {
+		t.Fatal(err)
+	}
+	names := filepath.Join(s.opts.Dir, strings.TrimPrefix(first, digestOf), namesFile)
+	if err := errors.Join(os.Remove(names), os.Mkdir(names, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	file := u.file("a", "other")
+	second := u.push("1", nil, file)
+	if _, err := pull(t, s, u.repo()+":1"); err == nil {
+		t.Fatal("the tag has moved")
+	}
+	if err := os.Remove(names); err != nil {
+		t.Fatal(err)
+	}
+	delete(u.blobs, file.Digest.String())
+	if id, err := pull(t, s, u.repo()+":1"); id != second || err != nil {
+		t.Errorf("pulled again: %q, %v", id, err)
+	}
+}
+
+// TestManyNames: the newest names are kept.
+func TestManyNames(t *testing.T) {
+	u := newUpstream(t)
+	s := newStore(t, 1e6)
+	id := u.push("new", nil, u.file("a", "content"))
+	if _, err := pull(t, s, u.repo()+"@"+id); err != nil {
+		t.Fatal(err)
+	}
+	a := s.known[strings.TrimPrefix(id, digestOf)]
+	for i := len(a.names); i < maxNames; i++ {
+		a.names = append(a.names, fmt.Sprintf("%s:%d", u.repo(), i))
+	}
+	if _, err := pull(t, s, u.repo()+":new"); err != nil {
+		t.Fatal(err)
+	}
+	images, err := New(s.opts).Images(t.Context())
+	if err != nil || len(images) != 1 {
+		t.Fatalf("images %v, %v", images, err)
+	}
+	tags := images[0].RepoTags
+	if !slices.Contains(tags, u.repo()+":new") || slices.Contains(tags, u.repo()+":1") || !slices.Contains(tags, u.repo()+":2") || images[0].Ref != u.repo()+"@"+id {
+		t.Errorf("the artifact %s has %d tags: %q", images[0].Ref, len(tags), tags)
+	}
+}
+
+// TestDraftThatStays: the store works even if what a pull has left cannot be removed.
+func TestDraftThatStays(t *testing.T) {
+	u := newUpstream(t)
+	id := u.push("1", nil, u.file("a", "content"))
+	s := newStore(t, 1e6)
+	draft := filepath.Join(s.opts.Dir, draftPrefix+"x")
+	if err := errors.Join(os.MkdirAll(draft, 0o700), os.WriteFile(filepath.Join(draft, "a"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(draft, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Chmod(draft, 0o700) }) //nolint:gosec // the test's own
+	} else if err := unix.Mount("tmpfs", draft, "tmpfs", 0, "size=4k"); err != nil {
+		t.Skip("no mounts here:", err)
+	} else {
+		t.Cleanup(func() {
+			entries, _ := filepath.Glob(filepath.Join(s.opts.Dir, draftPrefix+"*"))
+			for _, e := range entries {
+				_ = unix.Unmount(e, 0)
+			}
+		})
+	}
+	if got, err := pull(t, s, u.repo()+":1"); got != id || err != nil {
+		t.Errorf("pulled: %q, %v", got, err)
+	}
+	if images, err := s.Images(t.Context()); err != nil || len(images) != 1 {
+		t.Errorf("images %v, %v", images, err)
+	}
+}
+
+// TestUntag: a tag that an image has taken is not the artifact's any more.
+func TestUntag(t *testing.T) {
+	u := newUpstream(t)
+	s := newStore(t, 1e6)
+	id := u.push("1", nil, u.file("a", "content"))
+	if _, err := pull(t, s, u.repo()+":1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{u.repo() + ":2", u.repo() + "@" + id, u.repo() + ":1"} {
+		ref, err := translate.NormalizeImage(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = New(s.opts)
+		if err := s.Untag(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		images, err := New(s.opts).Images(t.Context())
+		if err != nil || len(images) != 1 || images[0].Ref != u.repo()+"@"+id || (len(images[0].RepoTags) == 0) != (ref.Tag == "1") {
+			t.Errorf("without %s there is %v, %v", name, images, err)
+		}
 	}
 }

@@ -23,6 +23,8 @@ const (
 	manifestTimeout = 30 * time.Second
 	// headerTimeout is how long a host may take to begin an answer.
 	headerTimeout = 30 * time.Second
+	// idleTimeout closes connections that are still in use when their client is closed.
+	idleTimeout = 30 * time.Second
 	// maxDrained bounds what is read of a refused answer, to use its connection again.
 	maxDrained = 64 << 10
 )
@@ -47,6 +49,7 @@ func newClient(h Host, repo string, credential auth.CredentialFunc) *client {
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: h.dial}).DialContext,
 		TLSClientConfig: h.tls, TLSHandshakeTimeout: h.dial, ResponseHeaderTimeout: headerTimeout, ForceAttemptHTTP2: true,
+		IdleConnTimeout:    idleTimeout,
 		DisableCompression: true, // the bytes must be those of the digest
 	}
 	return &client{host: h, repo: repo, close: transport.CloseIdleConnections, http: &auth.Client{
@@ -107,6 +110,8 @@ type manifest struct {
 	digest    digest.Digest
 	// sizes are the sizes of the blobs that it names.
 	sizes map[string]int64
+	// entries are the digests of the manifests that it names: an index does.
+	entries []string
 }
 
 // manifest reads the manifest with a tag or digest. One that does not match its
@@ -153,6 +158,7 @@ func (m *manifest) parse() error {
 		MediaType string               `json:"mediaType"`
 		Config    ocispec.Descriptor   `json:"config"`
 		Layers    []ocispec.Descriptor `json:"layers"`
+		Manifests []ocispec.Descriptor `json:"manifests"`
 	}
 	if err := json.Unmarshal(m.body, &in); err != nil {
 		return errors.New("the manifest is not JSON")
@@ -165,6 +171,9 @@ func (m *manifest) parse() error {
 		if d.Digest != "" {
 			m.sizes[d.Digest.String()] = d.Size
 		}
+	}
+	for _, d := range in.Manifests {
+		m.entries = append(m.entries, d.Digest.String())
 	}
 	return nil
 }

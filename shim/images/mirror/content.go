@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -67,7 +66,7 @@ func (s *Server) Each(ctx context.Context, ref translate.ImageReference, auth re
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("%s: no server has it: %w", ref, errors.Join(attempts.Failed...))
+	return fmt.Errorf("%s: no server has it: %w", ref, attempts.Err())
 }
 
 // try calls use with what one host has.

@@ -10,8 +10,9 @@
 //
 // A registry is hostile: the package bounds what it reads of manifests, and forwards
 // no more of a blob than its manifest declares. Other users can connect to the port,
-// so a request needs the password of a pull in progress, and sees only what that
-// pull needs.
+// so a request needs the password of a pull in progress, and sees only the image of
+// that pull: its manifest, and what that names. There is no TLS, so whoever may capture
+// packets on the node's loopback sees the password and the layers.
 //
 // The package never calls the engine, and keeps nothing on disk.
 package mirror

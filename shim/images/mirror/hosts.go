@@ -102,17 +102,15 @@ func Read(dir, registry string) (Registry, error) {
 }
 
 // find returns the file for a registry; "" if there is none. As in containerd, the
-// first directory that exists decides, and a colon may be written as HOST_PORT_.
+// first directory that exists decides, and a colon may be written as HOST_PORT_. The
+// case of a registry's name does not matter, as it does not in DNS.
 func find(dir, registry string) (string, error) {
 	if dir == "" {
 		return "", nil
 	}
-	var names []string
-	if registry != "" && filepath.IsLocal(registry) && !strings.ContainsAny(registry, "/_") {
-		if host, port, ok := strings.Cut(registry, ":"); ok {
-			names = append(names, host+"_"+port+"_")
-		}
-		names = append(names, registry)
+	names := directories(registry)
+	if lower := strings.ToLower(registry); lower != registry {
+		names = append(names, directories(lower)...)
 	}
 	for _, name := range append(names, defaultDir) {
 		if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +126,17 @@ func find(dir, registry string) (string, error) {
 		return file, err
 	}
 	return "", nil
+}
+
+// directories returns the names that a registry's own directory may have.
+func directories(registry string) []string {
+	if registry == "" || !filepath.IsLocal(registry) || strings.ContainsAny(registry, "/_") {
+		return nil
+	}
+	if host, port, ok := strings.Cut(registry, ":"); ok {
+		return []string{host + "_" + port + "_", registry}
+	}
+	return []string{registry}
 }
 
 // load reads a file.
@@ -191,7 +200,7 @@ func hostOrder(meta toml.MetaData) []string {
 
 // originHost returns the host that serves a registry's API.
 func originHost(registry string) string {
-	if registry == dockerHub {
+	if strings.EqualFold(registry, dockerHub) {
 		return "registry-1." + dockerHub
 	}
 	return registry
@@ -202,7 +211,7 @@ func newHost(address, registry, dir string, s hostSettings) (Host, error) {
 	if err != nil {
 		return Host{}, err
 	}
-	h := Host{URL: u, registry: registry, Origin: u.Host == originHost(registry), dial: dialTimeout}
+	h := Host{URL: u, registry: registry, Origin: strings.EqualFold(u.Host, originHost(registry)), dial: dialTimeout}
 	if err := h.setCapabilities(s.Capabilities); err != nil {
 		return Host{}, err
 	}

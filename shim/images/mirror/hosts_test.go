@@ -80,6 +80,10 @@ override_path = true
 		"a server without TLS":       {map[string]string{"quay.io/hosts.toml": `server = "http://quay.io"`}, "quay.io", []string{"http://quay.io/v2 resolve pull origin"}},
 		"Docker Hub":                 {map[string]string{"docker.io/hosts.toml": "server = \"https://docker.io\"\n[host.\"https://hub.test\"]"}, "docker.io", []string{"https://hub.test/v2 resolve pull", "direct"}},
 		"Docker Hub's own host":      {map[string]string{"docker.io/hosts.toml": `server = "https://registry-1.docker.io"`}, "docker.io", []string{"direct"}},
+		"capitals":                   {map[string]string{"quay.io/hosts.toml": "server = \"https://quay.io\"\n[host.\"https://m.test\"]"}, "Quay.IO", []string{"https://m.test/v2 resolve pull", "direct"}},
+		"capitals and a port":        {map[string]string{"r.test_5000_/hosts.toml": `server = "https://m.test"`}, "R.test:5000", []string{"https://m.test/v2 resolve pull"}},
+		"a directory with capitals":  {map[string]string{"Quay.io/hosts.toml": `server = "https://m.test"`}, "Quay.io", []string{"https://m.test/v2 resolve pull"}},
+		"Docker Hub in capitals":     {map[string]string{"docker.io/hosts.toml": `server = "https://docker.io"`}, "Docker.io", []string{"direct"}},
 		"a name that climbs":         {map[string]string{"hosts.toml": `[host."https://bad.test"]`}, "..", []string{"direct"}},
 		"a name of the default":      {map[string]string{"_default_/hosts.toml": `[host."https://bad.test"]`}, "_default_", []string{"direct"}},
 	} {

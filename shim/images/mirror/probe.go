@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -40,6 +41,9 @@ func ProbeAll(ctx context.Context, dir string) ([]Probe, error) {
 	var probes []Probe
 	var hosts []Host
 	for _, entry := range entries {
+		if info, err := os.Stat(filepath.Join(dir, entry.Name())); err == nil && !info.IsDir() {
+			continue // such as a README
+		}
 		registry := registryOf(entry.Name())
 		r, err := Read(dir, registry)
 		if err != nil {
@@ -50,6 +54,9 @@ func ProbeAll(ctx context.Context, dir string) ([]Probe, error) {
 			continue // it has no file, or cannot be the name of a registry
 		}
 		for _, h := range r.Hosts {
+			if h.Origin && entry.Name() == defaultDir {
+				continue // the server of each registry
+			}
 			probes, hosts = append(probes, Probe{Registry: entry.Name(), Host: h.URL.String()}), append(hosts, h)
 		}
 	}

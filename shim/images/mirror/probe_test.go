@@ -13,7 +13,8 @@ func TestProbeAll(t *testing.T) {
 	t.Cleanup(broken.Close)
 	good.user = "somebody" // it answers, even if it refuses
 	dir := write(t, map[string]string{
-		"_default/hosts.toml":       fmt.Sprintf("[host.%q]", good.URL),
+		"_default/hosts.toml":       fmt.Sprintf("skip_verify = true\n[host.%q]", good.URL), // and each registry itself
+		"README.md":                 "no directory",
 		"r.test_5000_/hosts.toml":   fmt.Sprintf("[host.%q]\n[host.\"http://127.0.0.1:1\"]", broken.URL),
 		"bad.test/hosts.toml":       "no = 1",
 		"certs.test/ca.crt":         "x",

@@ -133,6 +133,14 @@ func (a *Attempts) Fail(host string, err error) {
 	a.Failed = append(a.Failed, fmt.Errorf("%s: %w", host, err))
 }
 
+// Err returns why no mirror has the image.
+func (a *Attempts) Err() error {
+	if len(a.Failed) == 0 {
+		return errors.New("no host in hosts.toml has the capabilities that this needs: pull, and resolve for a tag")
+	}
+	return errors.Join(a.Failed...)
+}
+
 // Sources yields the places that have an image, in the order in which to try them.
 // Each is usable until the loop goes on, within the context that comes with it, which
 // ends with the cause when the mirror fails. A mirror without the image is not
@@ -145,11 +153,11 @@ func (s *Server) Sources(ctx context.Context, ref translate.ImageReference, auth
 	if err != nil || len(r.Hosts) == 0 {
 		return none, attempts, err
 	}
+	attempts.Direct = r.Direct
 	if _, ok := translate.MirrorName(address, ref.Name); !ok {
 		attempts.Failed = append(attempts.Failed, fmt.Errorf("%s: a registry of this name cannot have mirrors", ref.Name))
 		return none, attempts, nil
 	}
-	attempts.Direct = r.Direct
 	p := &pulling{server: s, ref: ref, auth: auth, hosts: r.Hosts, attempts: attempts}
 	return func(yield func(context.Context, Source) bool) { p.sources(ctx, yield) }, attempts, nil
 }

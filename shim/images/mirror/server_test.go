@@ -236,10 +236,8 @@ func TestSources(t *testing.T) {
 		return u
 	}
 	layer := "blobs/" + digest.FromBytes(good.layer).String()
-	down := httptest.NewServer(http.NotFoundHandler())
-	down.Close()
 	for name, u := range map[string]*upstream{
-		"is down":                   {Server: down},
+		"is down":                   {Server: &httptest.Server{URL: "http://127.0.0.1:1"}},
 		"lacks the image":           other(func(u *upstream) { u.blobs["manifests/1"], u.blobs["manifests/"+u.digest()] = nil, nil }),
 		"resolves, but has no more": other(func(u *upstream) { u.blobs["manifests/"+u.digest()] = nil }),
 		"lacks a layer":             other(func(u *upstream) { u.blobs[layer] = nil }),
@@ -338,6 +336,95 @@ func TestOrigin(t *testing.T) {
 	}
 	if got, attempts := n.pull("r.test/team/app:1"); got != "" || attempts.Direct || len(attempts.Failed) != 1 {
 		t.Errorf("another server: pulled from %q, attempts %+v", got, attempts)
+	}
+}
+
+// TestNoWayAroundTheServer: a name that cannot have mirrors is not pulled from the
+// registry that another server replaces.
+func TestNoWayAroundTheServer(t *testing.T) {
+	u := newUpstream(t)
+	n := newNode(t, "")
+	for _, file := range []string{"_default", "r.test"} {
+		n.opts.Dir = write(t, map[string]string{file + "/hosts.toml": fmt.Sprintf("server = %q", u.URL)})
+		for _, ref := range []string{"R.test/team/app:1", "[2001:db8::1]:5000/team/app:1", "r.test/" + strings.Repeat("a", 240) + ":1"} {
+			if file != "_default" && strings.HasPrefix(ref, "[") {
+				continue // another registry
+			}
+			if got, attempts := n.pull(ref); got != "" || attempts.Direct || len(attempts.Failed) != 1 {
+				t.Errorf("%s, %s: pulled from %q, attempts %+v", file, ref, got, attempts)
+			}
+		}
+	}
+}
+
+// TestNoCapability: without a host that may resolve a tag, or be pulled from, the error
+// says so.
+func TestNoCapability(t *testing.T) {
+	u := newUpstream(t)
+	for capability, ref := range map[string]string{"pull": "r.test/team/app:1", "resolve": "r.test/team/app@" + u.digest()} {
+		n := newNode(t, fmt.Sprintf("server = %q\ncapabilities = [%q]\n", u.URL, capability))
+		got, attempts := n.pull(ref)
+		if got != "" || attempts.Direct || !strings.Contains(attempts.Err().Error(), "capabilities") {
+			t.Errorf("%s: pulled from %q, attempts %+v", capability, got, attempts)
+		}
+		parsed, err := translate.NormalizeImage(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = n.Each(t.Context(), parsed, registry.AuthConfig{}, func(context.Context, *Content) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "capabilities") || strings.Contains(err.Error(), "%!") {
+			t.Errorf("%s: %v", capability, err)
+		}
+	}
+}
+
+// TestOneImage: the engine reaches what an index names, and no other manifest of the
+// repository.
+func TestOneImage(t *testing.T) {
+	u := newUpstream(t)
+	index, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{{Digest: digest.Digest(u.digest()), Size: int64(len(u.manifest))}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := []byte(`{"layers":[]}`)
+	u.blobs["manifests/1"], u.blobs["manifests/"+digest.FromBytes(index).String()], u.blobs["manifests/"+digest.FromBytes(other).String()] = index, index, other
+	n := newNode(t, fmt.Sprintf("[host.%q]\n", u.URL))
+	ref, err := translate.NormalizeImage("r.test/team/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, attempts, err := n.Sources(t.Context(), ref, registry.AuthConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	offered := 0
+	for ctx, s := range sources {
+		offered++
+		base, _, _ := strings.Cut(s.Name, "@")
+		at, repo, _ := strings.Cut(base, "/")
+		url := "http://" + at + "/v2/" + repo
+		layer := "/blobs/" + digest.FromBytes(u.layer).String()
+		for _, step := range []struct{ path, want string }{
+			{"/manifests/" + digest.FromBytes(other).String(), "404"},
+			{layer, "404"}, // the manifest has not been read
+			{"/manifests/" + digest.FromBytes(index).String(), ""},
+			{"/manifests/" + u.digest(), ""},
+			{layer, ""},
+			{"/manifests/" + digest.FromBytes(other).String(), "404"},
+		} {
+			_, err := get(ctx, url+step.path, s.Auth, "")
+			if (err == nil) != (step.want == "") || err != nil && !strings.HasPrefix(err.Error(), step.want) {
+				t.Errorf("%s: %v, want %q", step.path, err, step.want)
+			}
+		}
+	}
+	if offered != 1 || len(attempts.Failed) != 0 {
+		t.Errorf("%d sources, attempts %+v", offered, attempts)
+	}
+	for _, r := range u.requests() {
+		if strings.HasSuffix(r.URL.Path, digest.FromBytes(other).String()) {
+			t.Errorf("the mirror was asked %s", r.URL)
+		}
 	}
 }
 

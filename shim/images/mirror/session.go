@@ -24,20 +24,25 @@ type session struct {
 
 	mu        sync.Mutex
 	manifests map[string]*manifest
-	sizes     map[string]int64 // of the blobs in these manifests
+	entries   map[string]bool  // digests of the manifests that these name
+	sizes     map[string]int64 // of the blobs that these name
 }
 
 func newSession(c *client, repo string, fail context.CancelCauseFunc) *session {
-	return &session{client: c, repo: repo, fail: fail, manifests: map[string]*manifest{}, sizes: map[string]int64{}}
+	return &session{client: c, repo: repo, fail: fail, manifests: map[string]*manifest{}, entries: map[string]bool{}, sizes: map[string]int64{}}
 }
 
-// add keeps a manifest, whose blobs the engine may then ask for.
+// add keeps a manifest. The engine may then ask for the blobs and manifests that it
+// names.
 func (s *session) add(m *manifest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.manifests[m.digest.String()] = m
 	for d, size := range m.sizes {
 		s.sizes[d] = size
+	}
+	for _, d := range m.entries {
+		s.entries[d] = true
 	}
 }
 
@@ -67,6 +72,10 @@ func (s *session) serve(w http.ResponseWriter, r *http.Request) {
 
 func (s *session) serveManifest(w http.ResponseWriter, r *http.Request, d digest.Digest) {
 	m, err := s.manifest(r.Context(), d)
+	if errors.Is(err, errUnnamed) {
+		refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", err.Error())
+		return
+	}
 	if err != nil {
 		s.broken(w, r, err)
 		return
@@ -79,13 +88,19 @@ func (s *session) serveManifest(w http.ResponseWriter, r *http.Request, d digest
 	}
 }
 
-// manifest returns a manifest, which it asks for once.
+// errUnnamed is the error for a manifest that the pull does not need.
+var errUnnamed = errors.New("no manifest of the pull names it")
+
+// manifest returns the pull's manifest or one that it names, which it asks for once.
 func (s *session) manifest(ctx context.Context, d digest.Digest) (*manifest, error) {
 	s.mu.Lock()
-	m, known := s.manifests[d.String()], len(s.manifests)
+	m, named, known := s.manifests[d.String()], s.entries[d.String()], len(s.manifests)
 	s.mu.Unlock()
 	if m != nil {
 		return m, nil
+	}
+	if !named {
+		return nil, errUnnamed
 	}
 	if known >= maxManifests {
 		return nil, fmt.Errorf("more than %d manifests", maxManifests)
