@@ -59,14 +59,20 @@ func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler
 // namespace, so that it can be connected before the sandbox runs.
 func (c *Create) EarlyNetwork() bool { return c.Seam != nil && c.Seam.Record.Network != nil }
 
+// remapped reports whether the engine puts the container into the user namespace of its
+// setting userns-remap. Its other namespaces must belong to that.
+func (c *Create) remapped(host Host) bool {
+	return host.UsernsRemap && !c.HostConfig.UsernsMode.IsHost()
+}
+
 // networkEarly has cridock-runtime take care of a sandbox's network namespace, as
-// requested. A sandbox with a user namespace has Docker do it: its network namespace
-// must belong to the user namespace.
+// requested. A sandbox with a user namespace, its own or the engine's, has Docker do it:
+// its network namespace must belong to the user namespace.
 func (c *Create) networkEarly(req SandboxRequest, host Host) {
 	if !req.EarlyNetwork || c.HostConfig.NetworkMode != network.NetworkNone || host.seamUnmet(req.RuntimeHandler) != "" {
 		return
 	}
-	if c.Seam != nil && c.Seam.Record.UserNamespace != nil {
+	if c.remapped(host) || c.Seam != nil && c.Seam.Record.UserNamespace != nil {
 		return
 	}
 	c.useSeam(req.RuntimeHandler, host).Network = &seam.Network{}

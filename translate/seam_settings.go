@@ -59,6 +59,9 @@ func (c *Create) changeDevices(req ContainerRequest, host Host) error {
 	} else if why != "" {
 		return unmet("devices", "device-ownership-from-security-context is set, and needs %s", why)
 	}
+	if owned && c.remapped(host) {
+		return unmet("devices", "device-ownership-from-security-context is set, but with the engine's userns-remap the runtime mounts the host's devices, with their owners")
+	}
 	names, err := CDIDevices(req.Config)
 	switch {
 	case err != nil:
@@ -115,7 +118,7 @@ func (c *Create) makeCgroupsWritable(req ContainerRequest, host Host) error {
 	if !host.CgroupV2 {
 		return unmet(field, "writable-cgroups is set for runtime %q, but needs cgroup v2: in v1 a container would see those of others", runtimeName(handler, host))
 	}
-	if podUserns(req.Sandbox.Namespaces) != nil {
+	if podUserns(req.Sandbox.Namespaces) != nil || c.remapped(host) {
 		return unmet(field, "writable-cgroups is set for runtime %q, but in a user namespace runc leaves the cgroup to the host's root", runtimeName(handler, host))
 	}
 	if why := host.seamUnmet(handler); why != "" {

@@ -292,6 +292,7 @@ func TestEarlyNetwork(t *testing.T) {
 		"host network": func(req *SandboxRequest, _ *Host) {
 			namespaces(req, &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})
 		},
+		"userns-remap": func(_ *SandboxRequest, h *Host) { h.UsernsRemap = true },
 		"user namespace": func(req *SandboxRequest, _ *Host) {
 			namespaces(req, &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)})
 		},
@@ -299,5 +300,12 @@ func TestEarlyNetwork(t *testing.T) {
 		if c := request(change); c.EarlyNetwork() {
 			t.Errorf("%s: %+v", name, c.Seam)
 		}
+	}
+	// The engine leaves this one out of its user namespace.
+	if c := request(func(req *SandboxRequest, h *Host) {
+		h.UsernsRemap = true
+		namespaces(req, &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_NODE})
+	}); !c.EarlyNetwork() {
+		t.Errorf("userns-remap, without the user namespace: %+v", c.HostConfig)
 	}
 }
