@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 
@@ -67,7 +68,8 @@ func (c *Create) remapped(host Host) bool {
 
 // networkEarly has cridock-runtime take care of a sandbox's network namespace, as
 // requested. A sandbox with a user namespace, its own or the engine's, has Docker do it:
-// its network namespace must belong to the user namespace.
+// its network namespace must belong to the user namespace. The caller sets the sysctls
+// of [ResetByCNI] that are left out.
 func (c *Create) networkEarly(req SandboxRequest, host Host) {
 	if !req.EarlyNetwork || c.HostConfig.NetworkMode != network.NetworkNone || host.seamUnmet(req.RuntimeHandler) != "" {
 		return
@@ -75,6 +77,8 @@ func (c *Create) networkEarly(req SandboxRequest, host Host) {
 	if c.remapped(host) || c.Seam != nil && c.Seam.Record.UserNamespace != nil {
 		return
 	}
+	// The runtime would set these while CNI adds addresses.
+	maps.DeleteFunc(c.HostConfig.Sysctls, func(key, _ string) bool { return ResetByCNI(key) })
 	c.useSeam(req.RuntimeHandler, host).Network = &seam.Network{}
 }
 

@@ -301,6 +301,13 @@ func TestEarlyNetwork(t *testing.T) {
 			t.Errorf("%s: %+v", name, c.Seam)
 		}
 	}
+	c = request(func(req *SandboxRequest, h *Host) {
+		req.Config.Linux = &runtimeapi.LinuxPodSandboxConfig{Sysctls: map[string]string{"net/ipv6/conf/all/disable_ipv6": "1", "net.ipv4.conf.default.rp_filter": "2"}}
+		h.Base = &BaseSpec{Sysctls: map[string]string{"net.ipv6.conf.default.disable_ipv6": "1"}}
+	})
+	if diff := cmp.Diff(map[string]string{"net.ipv4.conf.default.rp_filter": "2"}, c.HostConfig.Sysctls); diff != "" {
+		t.Errorf("the runtime sets while CNI adds addresses: %s", diff)
+	}
 	// The engine leaves this one out of its user namespace.
 	if c := request(func(req *SandboxRequest, h *Host) {
 		h.UsernsRemap = true
