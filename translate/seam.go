@@ -83,19 +83,22 @@ func (c *Create) networkEarly(req SandboxRequest, host Host) {
 }
 
 // addMountOptions has cridock-runtime add options to mounts that Docker can't make with
-// them. resolved are those of mounts; [dockerMounts] has refused what is impossible.
-func (c *Create) addMountOptions(mounts []*runtimeapi.Mount, resolved []ResolvedMount, handler string, host Host) {
+// them; [dockerMounts] has refused what is impossible.
+func (c *Create) addMountOptions(req ContainerRequest, host Host) {
 	options := map[string][]string{}
-	for i, m := range mounts {
+	for i, m := range req.Config.GetMounts() {
 		target := path.Clean(m.GetContainerPath())
 		// Of mounts on the same path the last one wins.
 		delete(options, target)
-		if add := seamMountOptions(m, handler, host); len(add) > 0 && resolved[i].CDIDevice == "" {
+		if req.Adjustment.replacesMount(target) {
+			continue
+		}
+		if add := seamMountOptions(m, req.runtimeHandler(), host); len(add) > 0 && req.Mounts[i].CDIDevice == "" {
 			options[target] = add
 		}
 	}
 	if len(options) > 0 {
-		c.useSeam(handler, host).MountOptions = options
+		c.useSeam(req.runtimeHandler(), host).MountOptions = options
 	}
 }
 
