@@ -84,9 +84,19 @@ func (a *Adjustment) removesNamespace(kind specs.LinuxNamespaceType) bool {
 	return a != nil && a.Spec != nil && slices.Contains(a.Spec.RemoveNamespaces, kind)
 }
 
-// checkAdjustment refuses what cridock-runtime would refuse at the start.
+// checkAdjustment refuses what Docker would ignore, or cridock-runtime refuse at the
+// start.
 func (c *Create) checkAdjustment(req ContainerRequest, host Host) error {
 	a := req.Adjustment
+	if a == nil {
+		return nil
+	}
+	for _, volume := range req.Image.Volumes {
+		target := path.Clean(volume)
+		if slices.Contains(a.Unmount, target) && !slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target }) {
+			return unmet("mounts", "%s: Docker makes this volume of the image in every container; mount something else there", target)
+		}
+	}
 	if podUserns(req.Sandbox.Namespaces) != nil {
 		for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.PIDNamespace} {
 			if a.removesNamespace(kind) {
@@ -94,7 +104,7 @@ func (c *Create) checkAdjustment(req ContainerRequest, host Host) error {
 			}
 		}
 	}
-	if a != nil && a.Spec != nil && len(a.Spec.Devices) > 0 && c.remapped(host) {
+	if a.Spec != nil && len(a.Spec.Devices) > 0 && c.remapped(host) {
 		return unmet("devices", "%s: with the engine's userns-remap the runtime can't make devices that the host does not have at the same path", a.Spec.Devices[0].Path)
 	}
 	return nil

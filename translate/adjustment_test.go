@@ -145,6 +145,20 @@ func TestAdjustedUTS(t *testing.T) {
 	}
 }
 
+// TestRemovedVolume: Docker would make an image's volume all the same.
+func TestRemovedVolume(t *testing.T) {
+	req := containerRequest(t)
+	req.Image.Volumes = []string{"/volume/"}
+	req.Adjustment = &Adjustment{Unmount: []string{"/volume"}}
+	if created, err := DockerContainer(req, exampleHost); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/volume") {
+		t.Errorf("removed: %+v, %v", created, err)
+	}
+	req.Adjustment.Mounts = []mount.Mount{{Type: mount.TypeTmpfs, Target: "/volume"}}
+	if _, err := DockerContainer(req, exampleHost); err != nil {
+		t.Errorf("replaced: %v", err)
+	}
+}
+
 // TestAdjustmentUnmet: what cridock-runtime would refuse at the start is refused before.
 func TestAdjustmentUnmet(t *testing.T) {
 	without := func(kind specs.LinuxNamespaceType) *seam.Spec {
