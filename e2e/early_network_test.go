@@ -62,12 +62,12 @@ func (u *usernsTest) earlyPod(t *testing.T) {
 			t.Errorf("the pod has not its address %s:\n%s", ip.Ip, shown)
 		}
 	}
-	const disabled = "net.ipv6.conf.all.disable_ipv6"
+	const disabled = "net.ipv6.conf.lo.disable_ipv6"
 	other := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.Sysctls = map[string]string{disabled: "1"} })
 	if got := strings.TrimSpace(other.output("sysctl", "cat /proc/sys/"+strings.ReplaceAll(disabled, ".", "/"))); got != "1" {
 		t.Errorf("%s is %s", disabled, got)
 	}
-	client := "wget -T 30 -qO- http://" + network.Ip + ":8080/"
+	client := "wget -qO- http://" + network.Ip + ":8080/"
 	if got := other.output("client", client); lastLine(got) != "served" {
 		t.Errorf("another pod gets %q", got)
 	}
