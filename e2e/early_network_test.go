@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/docker/docker/api/types/versions"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
@@ -38,17 +40,21 @@ func TestEarlyNetwork(t *testing.T) {
 	}
 }
 
-// earlyPod: a pod has its addresses and sysctls, is reached by another, and outlives
-// cridock.
+// earlyPod: a pod has its addresses and sysctls, which its interface inherits, is reached
+// by another, and outlives cridock.
 func (u *usernsTest) earlyPod(t *testing.T) {
-	const sysctl = "net.ipv4.conf.eth0.forwarding"
-	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.Sysctls = map[string]string{sysctl: "0"} })
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Linux.Sysctls = map[string]string{"net.ipv4.conf.eth0.forwarding": "0", "net.ipv4.conf.default.arp_announce": "2", "net.core.somaxconn": "77"}
+	})
 	u.checkRecord(t, p)
 	p.start("server", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp")
 	c := p.start("idle", "sleep 1000")
-	if got := c.sh("cat /proc/sys/" + strings.ReplaceAll(sysctl, ".", "/")); got != "0" {
-		t.Errorf("%s is %s", sysctl, got)
+	if got := c.sh("cd /proc/sys/net; cat ipv4/conf/eth0/forwarding ipv4/conf/default/arp_announce ipv4/conf/eth0/arp_announce core/somaxconn | xargs"); got != "0 2 2 77" {
+		t.Errorf("the sysctls are %s", got)
 	}
+	eventually(t, "the server listens", logLimit, func() bool {
+		return c.sh("cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1F90 0*:0000 0A' || true") != "0"
+	})
 	network := p.status().Network
 	shown := c.sh("ip addr show dev eth0; ip addr show dev lo")
 	for _, ip := range append([]*runtimeapi.PodIP{{Ip: network.Ip}, {Ip: "127.0.0.1"}}, network.AdditionalIps...) {
@@ -56,8 +62,12 @@ func (u *usernsTest) earlyPod(t *testing.T) {
 			t.Errorf("the pod has not its address %s:\n%s", ip.Ip, shown)
 		}
 	}
-	other := u.runPod(t)
-	client := "for i in $(seq 50); do wget -qO- http://" + network.Ip + ":8080/ && exit; sleep 0.1; done; exit 1"
+	const disabled = "net.ipv6.conf.lo.disable_ipv6"
+	other := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) { cfg.Linux.Sysctls = map[string]string{disabled: "1"} })
+	if got := strings.TrimSpace(other.output("sysctl", "cat /proc/sys/"+strings.ReplaceAll(disabled, ".", "/"))); got != "1" {
+		t.Errorf("%s is %s", disabled, got)
+	}
+	client := "wget -qO- http://" + network.Ip + ":8080/"
 	if got := other.output("client", client); lastLine(got) != "served" {
 		t.Errorf("another pod gets %q", got)
 	}
@@ -85,7 +95,9 @@ func (u *usernsTest) checkRecord(t *testing.T, p *pod) {
 	}
 	info := p.info()
 	pin := "/run/cridock/netns/" + p.id
-	if early := u.docker.apiMinor(t) >= 45; early != (record.Network.Namespace == pin) {
+	var engine struct{ Version string }
+	u.docker.must(t, http.MethodGet, "/version", nil, &engine)
+	if early := versions.GreaterThanOrEqualTo(engine.Version, "26.1"); early != (record.Network.Namespace == pin) {
 		t.Errorf("the sandbox was started in the network namespace %q", record.Network.Namespace)
 	}
 	inode := func(path string) string { return u.run(t, "stat", "-L", "-c", "%i", path) }

@@ -127,9 +127,13 @@ func TestNRI(t *testing.T) {
 	node := newNode(t)
 	socket := filepath.Join(node.dir, "nri", "nri.sock")
 	c := installCridock(t, node, "cni", "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock",
-		"--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"))
+		"--privileged-without-host-devices=bounded", "--device-ownership-from-security-context", "--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"))
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", node.pid)
 	n := &nriTest{&usernsTest{c, buildRuntime(t, node)}, socket}
+	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
+	if err := os.WriteFile(filepath.Join(node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +143,8 @@ func TestNRI(t *testing.T) {
 	}
 	n.restart(t, nil)
 	t.Run("adjusted", n.adjusted)
+	t.Run("user namespace", n.adjustedInUserns)
+	t.Run("devices", n.adjustedDevices)
 	t.Run("updates", n.unaskedUpdates)
 	t.Run("hanging", n.hanging)
 }
@@ -228,6 +234,63 @@ func (n *nriTest) adjusted(t *testing.T) {
 	pod.remove()
 	if got := later.of("main"); got != "sync stop remove" {
 		t.Errorf("a plugin was told %s", got)
+	}
+}
+
+// adjustedInUserns: a plugin's device is made in a user namespace, too; a mount that it
+// removes takes its mapping with it; the host's namespaces are refused.
+func (n *nriTest) adjustedInUserns(t *testing.T) {
+	const hostID = 100000
+	p := &nriPlugin{adjust: map[string]func(*api.ContainerAdjustment){
+		"device": func(a *api.ContainerAdjustment) {
+			a.AddDevice(&api.LinuxDevice{Path: "/dev/made", Type: "c", Major: 1, Minor: 5, FileMode: api.FileMode(uint32(0o640)), Uid: api.UInt32(uint32(7))})
+		},
+		"unmounted": func(a *api.ContainerAdjustment) { a.RemoveMount("/data") },
+		"replaced": func(a *api.ContainerAdjustment) {
+			a.RemoveMount("/data")
+			a.AddMount(&api.Mount{Type: "bind", Source: n.node.dir, Destination: "/data", Options: []string{"rbind", "ro"}})
+		},
+		"host": func(a *api.ContainerAdjustment) { a.RemoveNamespace(&api.LinuxNamespace{Type: "pid"}) },
+	}}
+	n.connect(t, p, "10")
+	volume := filepath.Join(n.node.dir, "nri-volume")
+	n.run(t, "mkdir", volume)
+	pod := n.runPod(t, inUserNamespace(hostID))
+	if got := pod.output("device", "stat -c '%a %u %t %T' /dev/made; head -c 4 /dev/made | wc -c"); got != "640 7 1 5\n4\n" {
+		t.Errorf("a container with a device has %q", got)
+	}
+	const print = "stat -c %u /data 2>/dev/null || echo none"
+	for name, want := range map[string]string{"kept": "0\n", "unmounted": "none\n", "replaced": "65534\n"} {
+		if got := pod.output(name, print, mapped(hostID, volume, "/data")); got != want {
+			t.Errorf("%s: /data belongs to %q, want %q", name, got, want)
+		}
+	}
+	_, err := pod.tryCreate(pod.ctrConfig("host", "true"))
+	wantCode(t, err, codes.FailedPrecondition, "host's pid namespace")
+}
+
+// adjustedDevices: the settings of devices apply to what plugins have made of them.
+func (n *nriTest) adjustedDevices(t *testing.T) {
+	p := &nriPlugin{adjust: map[string]func(*api.ContainerAdjustment){
+		"given": func(a *api.ContainerAdjustment) {
+			a.AddDevice(&api.LinuxDevice{Path: "/dev/loop-control", Type: "c", Major: 10, Minor: 237})
+		},
+		"removed": func(a *api.ContainerAdjustment) { a.RemoveDevice("/dev/own") },
+	}}
+	n.connect(t, p, "10")
+	const script = "(: </dev/loop-control) 2>/dev/null && echo works || echo none"
+	pod := n.runPodWith(t, "bounded", privilegedPod)
+	for name, want := range map[string]string{"plain": "none\n", "given": "works\n"} {
+		if got := pod.output(name, script, privileged); got != want {
+			t.Errorf("%s: the privileged container printed %q, want %q", name, got, want)
+		}
+	}
+	device := filepath.Join(n.node.dir, "nri-device")
+	n.run(t, "mknod", "-m", "600", device, "c", "1", "5")
+	for name, want := range map[string]string{"owned": "1000\n", "removed": "none\n"} {
+		if got := pod.output(name, "stat -c %u /dev/own 2>/dev/null || echo none", runAs(1000, 2000), withDevice(device, "/dev/own", "r")); got != want {
+			t.Errorf("%s: the device belongs to %q, want %q", name, got, want)
+		}
 	}
 }
 

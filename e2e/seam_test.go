@@ -300,7 +300,7 @@ func (u *usernsTest) writeBaseSpec(t *testing.T) string {
 	t.Helper()
 	hook, file := filepath.Join(u.node.dir, "base-hook"), filepath.Join(u.node.dir, "base.json")
 	text := fmt.Sprintf(`{"process": {"env": ["BASE=set"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}]},
-		"linux": {"sysctl": {"net.core.somaxconn": "99"}}, "hooks": {"createRuntime": [{"path": %q}]}}`, hook)
+		"linux": {"sysctl": {"net.core.somaxconn": "99", "net.ipv6.conf.lo.disable_ipv6": "1"}}, "hooks": {"createRuntime": [{"path": %q}]}}`, hook)
 	u.run(t, "sh", "-ec", "printf '#!/bin/sh\\ncat >>"+hook+".log\\n' >"+hook+"; chmod 755 "+hook)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -312,9 +312,9 @@ func (u *usernsTest) writeBaseSpec(t *testing.T) string {
 // images ask for.
 func (u *usernsTest) baseSpec(t *testing.T) {
 	p := u.runPod(t)
-	c := p.start("main", "echo $BASE; cat /proc/sys/net/core/somaxconn; awk '/^Max core/ {print $5, $6}' /proc/self/limits; sleep 1000")
+	c := p.start("main", "echo $BASE; cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv6/conf/lo/disable_ipv6; awk '/^Max core/ {print $5, $6}' /proc/self/limits; sleep 1000")
 	eventuallyLog(t, c, "4096 8192")
-	if got := c.logText(); got != "set\n99\n4096 8192\n" {
+	if got := c.logText(); got != "set\n99\n1\n4096 8192\n" {
 		t.Errorf("%q", got)
 	}
 	log := u.run(t, "cat", filepath.Join(u.node.dir, "base-hook.log"))

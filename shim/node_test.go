@@ -476,6 +476,11 @@ func (e *hookedEngine) ContainerCreate(ctx context.Context, name string, cfg *co
 	return e.Client.ContainerCreate(ctx, name, cfg, host, nc)
 }
 
+func (e *hookedEngine) ContainerStart(ctx context.Context, id string) error {
+	e.before("container start")
+	return e.Client.ContainerStart(ctx, id)
+}
+
 func (e *hookedEngine) ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error) {
 	e.before("image pull")
 	return e.Client.ImagePull(ctx, ref, auth)

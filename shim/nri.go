@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/api"
@@ -266,7 +267,7 @@ func (h *pluginHost) ask(ctx context.Context, made *creation, job *containerJob,
 	if answer.Empty() {
 		return original, nil
 	}
-	cfg, adjustment, err := answer.Adjust(job.request.GetConfig(), made.first, h.node(job.sandbox))
+	cfg, adjustment, err := answer.Adjust(job.request.GetConfig(), made.first, h.node(ctx, job.sandbox))
 	if err != nil {
 		return nil, err
 	}
@@ -359,17 +360,20 @@ func sameRequest(a, b *translate.Create) bool {
 }
 
 // node describes what adjustments of a pod's containers depend on.
-func (h *pluginHost) node(sb *translate.Sandbox) nri.Node {
+func (h *pluginHost) node(ctx context.Context, sb *translate.Sandbox) nri.Node {
 	host := h.s.Host()
 	return nri.Node{
 		SeamUnmet: host.SeamUnmet(sb.RuntimeHandler), Annotations: host.Annotations, SystemdCgroup: h.systemd(), CgroupV2: host.CgroupV2,
-		Device: nri.HostDevice, SpecVersion: func() string { return h.specVersion(sb.RuntimeHandler) },
+		Device: nri.HostDevice, SpecVersion: func() string { return h.specVersion(ctx, sb.RuntimeHandler) },
 	}
 }
 
+// featuresTimeout bounds the wait for a runtime to say what it supports.
+const featuresTimeout = 10 * time.Second
+
 // specVersion returns the version of the OCI specification that a handler's runtime
-// knows; "" if it does not say.
-func (h *pluginHost) specVersion(handler string) string {
+// knows; "" if it does not say so in time.
+func (h *pluginHost) specVersion(ctx context.Context, handler string) string {
 	caps := h.s.engine.Capabilities()
 	if caps == nil {
 		return ""
@@ -378,8 +382,13 @@ func (h *pluginHost) specVersion(handler string) string {
 		handler = caps.DefaultRuntime
 	}
 	r := caps.Runtimes[handler]
-	version, err := ocifeatures.SpecVersion(context.Background(), r.Path, r.Args)
+	ctx, cancel := withinDeadline(ctx)
+	defer cancel()
+	bounded, cancel := context.WithTimeout(ctx, featuresTimeout)
+	defer cancel()
+	version, err := ocifeatures.SpecVersion(bounded, r.Path, r.Args)
 	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot ask an OCI runtime which version of the specification it knows", "handler", handler)
 		return ""
 	}
 	return version

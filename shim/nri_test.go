@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"github.com/docker/docker/api/types/system"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -148,7 +149,7 @@ func (p *plugin) RemoveContainer(_ context.Context, pod *api.PodSandbox, c *api.
 func withNRI(n *node) {
 	n.cfg.NRI = &nri.Config{
 		SocketPath: filepath.Join(n.dir, "nri", "nri.sock"), PluginPath: filepath.Join(n.dir, "plugins"), PluginConfigPath: filepath.Join(n.dir, "conf.d"),
-		RegistrationTimeout: 5 * time.Second, RequestTimeout: 2 * time.Second,
+		RegistrationTimeout: 30 * time.Second, RequestTimeout: 30 * time.Second,
 	}
 }
 
@@ -360,6 +361,38 @@ func TestNRIRefused(t *testing.T) {
 	if count["CreateContainer"] != count["RemoveContainer"] || count["CreateContainer"] != count["StopContainer"] || count["PostCreateContainer"] != 0 {
 		t.Errorf("plugins were told %v", count)
 	}
+}
+
+// TestNRIHangingRuntime: a runtime that does not say what it supports fails the creation
+// in time, and holds up nobody.
+func TestNRIHangingRuntime(t *testing.T) {
+	n := newNode(t, withNRI, func(n *node) {
+		n.cfg.SeamDir = filepath.Join(n.dir, "run")
+		runtime := filepath.Join(n.dir, "hangs")
+		n.must(os.WriteFile(runtime, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755))
+		n.docker.SetInfo(func(i *system.Info) {
+			// It says what mounts it knows, so that cridock asks only for plugins.
+			i.Runtimes["runc"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: runtime}, Status: map[string]string{"org.opencontainers.runtime-spec.features": `{"mountOptions": ["rro"]}`}}
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+		})
+	})
+	var want func(*api.ContainerAdjustment)
+	p := &plugin{adjust: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		a := &api.ContainerAdjustment{}
+		want(a)
+		return a, nil, nil
+	}}
+	n.connect(p, "10", "adjuster")
+	pod := n.runPod(n.podConfig("web"))
+	want = func(a *api.ContainerAdjustment) {
+		a.SetLinuxIOPriority(&api.LinuxIOPriority{Class: api.IOPrioClass_IOPRIO_CLASS_IDLE})
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
+	defer cancel()
+	_, err := n.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: containerConfig("main", "pause")})
+	wantCode(t, err, codes.FailedPrecondition, "10-adjuster", "unknown version")
+	want = func(*api.ContainerAdjustment) {}
+	n.create(pod, containerConfig("main", "pause"))
 }
 
 // TestNRIFaults: plugins that conflict, leave or refuse fail at most the call that they

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/cridock/cridock/network"
@@ -75,7 +76,8 @@ func (s *Service) addParts(cni *network.CNI) {
 		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: s.metrics.indexObserver(),
 	})
 	s.images = newImageParts(s)
-	s.networks = podnet.New(podnet.Options{CNI: cni, PinDir: s.cfg.NetNSDir, Engine: s.engine, Index: s.index, Bounded: withinDeadline})
+	s.networks = podnet.New(podnet.Options{CNI: cni, PinDir: s.cfg.NetNSDir, Engine: s.engine, Index: s.index, Bounded: withinDeadline,
+		Sysctls: func(cfg *runtimeapi.PodSandboxConfig) map[string]string { return s.Host().SandboxSysctls(cfg) }})
 	s.mounts = mounts.New(mounts.Options{
 		ImageVolumeDir: s.cfg.ImageVolumeDir, CDISpecDirs: s.cfg.CDISpecDirs,
 		AbsentSourcesToReject: s.cfg.AbsentMountSourcesToReject, Instance: s.cfg.RootDir,

@@ -2,18 +2,20 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 
-	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/translate"
 )
 
-// earlyNetworkAPI is Docker 26.1's. Earlier engines have not been tried; Docker 20.10
-// disables IPv6 in the network namespace of a container that it starts, which removes
-// addresses that CNI has added before.
-const earlyNetworkAPI = "1.45"
+// earlyNetworkEngine is the first version of Docker for which CNI connects a sandbox
+// that has not been started. Earlier ones have not been tried, not even 26.0, which has
+// the same API; Docker 20.10 disables IPv6 in the network namespace of a container that
+// it starts, which removes addresses that CNI has added before.
+const earlyNetworkEngine = "26.1"
 
 // sandboxStart starts a sandbox that has been created, and connects it.
 type sandboxStart struct {
@@ -28,7 +30,7 @@ type sandboxStart struct {
 // run returns when the sandbox runs and is connected. After an error the caller
 // releases what it has left.
 func (b *sandboxStart) run(ctx context.Context) error {
-	if b.create.EarlyNetwork() && b.s.engine.Capabilities().AtLeast(earlyNetworkAPI) {
+	if b.create.EarlyNetwork() && b.s.engine.Capabilities().EngineAtLeast(earlyNetworkEngine) {
 		return b.whileConnecting(ctx)
 	}
 	return b.thenConnect(ctx)
@@ -58,19 +60,14 @@ func (b *sandboxStart) whileConnecting(ctx context.Context) error {
 	if err := b.look(ctx); err != nil { // a sandbox is in the index before it has a pin
 		return err
 	}
-	namespace, err := b.s.networks.Make(b.sandbox)
+	namespace, err := b.s.networks.Make(b.sandbox, b.cfg)
 	if err != nil {
 		return err
 	}
 	if err := b.s.userns.recordSandbox(b.create, b.id, namespace); err != nil {
 		return err
 	}
-	// If the start fails, nobody needs the network. If CNI fails, the start is not
-	// interrupted: that would leave a sandbox in an unknown state.
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.start(ctx) })
-	g.Go(func() error { return b.s.networks.Connect(gctx, b.sandbox, b.cfg) })
-	if err := g.Wait(); err != nil {
+	if err := b.startAndConnect(ctx); err != nil {
 		return err
 	}
 	if err := b.look(ctx); err != nil {
@@ -80,6 +77,27 @@ func (b *sandboxStart) whileConnecting(ctx context.Context) error {
 		return err
 	}
 	return b.s.networks.Finish(ctx, b.sandbox, b.cfg)
+}
+
+// startAndConnect starts the sandbox while CNI connects it. If the start fails, nobody
+// needs the network. If CNI fails, the start is not interrupted: that would leave a
+// sandbox in an unknown state.
+func (b *sandboxStart) startAndConnect(ctx context.Context) error {
+	needed, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var started, connected error
+	var g sync.WaitGroup
+	g.Go(func() {
+		if started = b.start(ctx); started != nil {
+			cancel()
+		}
+	})
+	g.Go(func() { connected = b.s.networks.Connect(needed, b.sandbox, b.cfg) })
+	g.Wait()
+	if started != nil && connected != nil && needed.Err() != nil {
+		connected = errors.New(connected.Error()) // the start decides the code, not its cancellation of CNI
+	}
+	return errors.Join(started, connected)
 }
 
 func (b *sandboxStart) start(ctx context.Context) error {

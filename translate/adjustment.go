@@ -8,6 +8,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cridock/cridock/internal/seam"
 )
@@ -58,6 +59,57 @@ type AdjustedLimits struct {
 // them; "" if nothing.
 func (h Host) SeamUnmet(handler string) string { return h.seamUnmet(handler) }
 
+// replacesMount reports whether an adjustment removes what is mounted on a clean path,
+// or mounts something else there. a may be nil.
+func (a *Adjustment) replacesMount(target string) bool {
+	return a != nil && (slices.Contains(a.Unmount, target) ||
+		slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target }))
+}
+
+// replacesDevice is replacesMount for a device.
+func (a *Adjustment) replacesDevice(target string) bool {
+	return a != nil && (slices.Contains(a.RemoveDevices, target) ||
+		slices.ContainsFunc(a.Devices, func(d container.DeviceMapping) bool { return path.Clean(d.PathInContainer) == target }) ||
+		a.Spec != nil && slices.ContainsFunc(a.Spec.Devices, func(d specs.LinuxDevice) bool { return d.Path == target }))
+}
+
+// changesNamespace reports whether an adjustment replaces a namespace or has the
+// container use the host's. a may be nil.
+func (a *Adjustment) changesNamespace(kind specs.LinuxNamespaceType) bool {
+	return a.removesNamespace(kind) || a != nil && a.Spec != nil &&
+		slices.ContainsFunc(a.Spec.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+func (a *Adjustment) removesNamespace(kind specs.LinuxNamespaceType) bool {
+	return a != nil && a.Spec != nil && slices.Contains(a.Spec.RemoveNamespaces, kind)
+}
+
+// checkAdjustment refuses what Docker would ignore, or cridock-runtime refuse at the
+// start.
+func (c *Create) checkAdjustment(req ContainerRequest, host Host) error {
+	a := req.Adjustment
+	if a == nil {
+		return nil
+	}
+	for _, volume := range req.Image.Volumes {
+		target := path.Clean(volume)
+		if slices.Contains(a.Unmount, target) && !slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target }) {
+			return unmet("mounts", "%s: Docker makes this volume of the image in every container; mount something else there", target)
+		}
+	}
+	if podUserns(req.Sandbox.Namespaces) != nil {
+		for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.PIDNamespace} {
+			if a.removesNamespace(kind) {
+				return unmet("linux.security_context.namespace_options", "a pod with a user namespace can't use the host's %s namespace", kind)
+			}
+		}
+	}
+	if a.Spec != nil && len(a.Spec.Devices) > 0 && c.remapped(host) {
+		return unmet("devices", "%s: with the engine's userns-remap the runtime can't make devices that the host does not have at the same path", a.Spec.Devices[0].Path)
+	}
+	return nil
+}
+
 // adjust applies an adjustment; nil is none.
 func (c *Create) adjust(a *Adjustment, handler string, host Host) {
 	if a == nil {
@@ -69,11 +121,10 @@ func (c *Create) adjust(a *Adjustment, handler string, host Host) {
 		cfg.Entrypoint, cfg.Cmd = slices.Clone(a.Process), nil
 	}
 	hc.Mounts = append(slices.DeleteFunc(slices.Clone(hc.Mounts), func(m mount.Mount) bool {
-		target := path.Clean(m.Target)
-		return slices.Contains(a.Unmount, target) || slices.ContainsFunc(a.Mounts, func(n mount.Mount) bool { return path.Clean(n.Target) == target })
+		return a.replacesMount(path.Clean(m.Target))
 	}), a.Mounts...)
 	hc.Devices = append(slices.DeleteFunc(slices.Clone(hc.Devices), func(d container.DeviceMapping) bool {
-		return slices.Contains(a.RemoveDevices, d.PathInContainer) || slices.ContainsFunc(a.Devices, func(n container.DeviceMapping) bool { return n.PathInContainer == d.PathInContainer })
+		return a.replacesDevice(path.Clean(d.PathInContainer))
 	}), a.Devices...)
 	hc.DeviceCgroupRules = append(hc.DeviceCgroupRules, a.DeviceRules...)
 	hc.Ulimits = append(slices.DeleteFunc(slices.Clone(hc.Ulimits), func(u *container.Ulimit) bool {

@@ -10,19 +10,20 @@ import (
 	"strings"
 
 	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
 )
 
-// BaseSpec is what the operator adds to all containers and sandboxes. Requests precede
-// it, and so do images with their environment.
+// BaseSpec is what the operator adds to containers and sandboxes. Requests precede it,
+// and so do images with their environment.
 type BaseSpec struct {
-	// Env has the form NAME=value; sandboxes have none.
-	Env []string
+	// Env, of the form NAME=value, and Ulimits are for containers only.
+	Env     []string
+	Ulimits []*container.Ulimit
 	// Sysctls are set in each sandbox that has the namespace for them.
 	Sysctls map[string]string
-	Ulimits []*container.Ulimit
-	// Hooks need cridock-runtime.
+	// Hooks are for both; they need cridock-runtime.
 	Hooks []seam.Hook
 }
 
@@ -132,19 +133,19 @@ func (h Host) addBaseEnv(env []string, image Image) []string {
 	return append(added, env...)
 }
 
-// addBaseSysctls adds those of the base to a sandbox's, as far as the sandbox has the
-// namespaces for them.
-func (h Host) addBaseSysctls(sysctls map[string]string, req SandboxRequest) map[string]string {
+// SandboxSysctls returns a sandbox's sysctls: those that it requests, and those of the
+// base that it has the namespaces for. The caller must not change them.
+func (h Host) SandboxSysctls(cfg *runtimeapi.PodSandboxConfig) map[string]string {
 	if h.Base == nil {
-		return sysctls
+		return cfg.GetLinux().GetSysctls()
 	}
 	requested := map[string]bool{}
-	for key := range req.Config.GetLinux().GetSysctls() {
+	for key := range cfg.GetLinux().GetSysctls() {
 		requested[dottedSysctl(key)] = true
 	}
-	out := maps.Clone(sysctls)
+	out := maps.Clone(cfg.GetLinux().GetSysctls())
 	for key, value := range h.Base.Sysctls {
-		if requested[dottedSysctl(key)] || validateSysctl(key, value, sandboxNamespaces(req.Config)) != nil {
+		if requested[dottedSysctl(key)] || validateSysctl(key, value, sandboxNamespaces(cfg)) != nil {
 			continue
 		}
 		if out == nil {

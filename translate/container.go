@@ -111,20 +111,19 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := create.enterUserNamespace(req.Sandbox.Namespaces, req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
-	create.mapMounts(cfg.GetMounts(), req.Mounts)
+	create.mapMounts(req)
 	if req.CDI != nil && len(req.CDI.Hooks) > 0 && !host.CDI {
 		create.useSeam(req.runtimeHandler(), host).Hooks = req.CDI.Hooks
 	}
 	if err := create.addBaseHooks(req.runtimeHandler(), host); err != nil {
 		return nil, err
 	}
-	if err := create.applySeamSettings(req, host); err != nil {
+	create.annotate(req.runtimeAnnotations(host), req.runtimeHandler(), host)
+	create.addMountOptions(req, host)
+	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
+	if err := create.adjustAndSet(req, host); err != nil {
 		return nil, err
 	}
-	create.annotate(req.runtimeAnnotations(host), req.runtimeHandler(), host)
-	create.addMountOptions(cfg.GetMounts(), req.Mounts, req.runtimeHandler(), host)
-	create.limitBeforeStart(cfg.GetLinux().GetResources(), req.runtimeHandler(), host)
-	create.adjust(req.Adjustment, req.runtimeHandler(), host)
 	if err := stampRequest(create); err != nil {
 		return nil, err
 	}

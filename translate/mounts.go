@@ -94,7 +94,8 @@ func validateImageMount(field string, m *runtimeapi.Mount) error {
 }
 
 // dockerMounts returns Docker's mounts, and the CDI devices that make those with
-// mount options. Of mounts on the same path the last one wins.
+// mount options, without mounts that the adjustment replaces. Of mounts on the same path
+// the last one wins.
 func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, error) {
 	requested := req.Config.GetMounts()
 	if len(req.Mounts) != len(requested) {
@@ -107,7 +108,8 @@ func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, err
 	var mounts []mount.Mount
 	var devices []string
 	for i, m := range requested {
-		if last[path.Clean(m.GetContainerPath())] != i {
+		target := path.Clean(m.GetContainerPath())
+		if last[target] != i || req.Adjustment.replacesMount(target) {
 			continue
 		}
 		field := fmt.Sprintf("mounts[%d]", i)

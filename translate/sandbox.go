@@ -127,7 +127,6 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	if sc.GetPrivileged() && len(selinuxOpts(sc.GetSelinuxOptions())) == 0 {
 		opts = append(opts, "label=disable")
 	}
-	sysctls, _ := InterfaceSysctls(linux.GetSysctls())
 	_, groups := sandboxUser(sc)
 	hc := baseHostConfig(host)
 	hc.LogConfig = container.LogConfig{Type: "none"}
@@ -144,7 +143,7 @@ func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, er
 	hc.GroupAdd = groups
 	hc.ReadonlyRootfs = sc.GetReadonlyRootfs()
 	hc.SecurityOpt = opts
-	hc.Sysctls = host.addBaseSysctls(sysctls, req)
+	hc.Sysctls, _ = InterfaceSysctls(host.SandboxSysctls(req.Config))
 	hc.Runtime = runtime
 	hc.OomScoreAdj = max(sandboxOOMScoreAdj, host.MinOOMScoreAdj)
 	hc.CPUShares = sandboxCPUShares
@@ -275,6 +274,10 @@ func InterfaceSysctls(sysctls map[string]string) (atCreate, afterCNI map[string]
 	}
 	return atCreate, afterCNI
 }
+
+// ResetByCNI reports whether a sysctl is one that is changed before CNI connects a
+// sandbox, so that the pod's value must be set again afterwards: IPv6 is enabled then.
+func ResetByCNI(key string) bool { return strings.HasSuffix(key, "disable_ipv6") }
 
 // namesInterface reports whether key is net.<family>.<conf|neigh>.<interface>.…,
 // with dots or slashes.

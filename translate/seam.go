@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 
@@ -59,33 +60,45 @@ func (c *Create) limitBeforeStart(r *runtimeapi.LinuxContainerResources, handler
 // namespace, so that it can be connected before the sandbox runs.
 func (c *Create) EarlyNetwork() bool { return c.Seam != nil && c.Seam.Record.Network != nil }
 
+// remapped reports whether the engine puts the container into the user namespace of its
+// setting userns-remap. Its other namespaces must belong to that.
+func (c *Create) remapped(host Host) bool {
+	return host.UsernsRemap && !c.HostConfig.UsernsMode.IsHost()
+}
+
 // networkEarly has cridock-runtime take care of a sandbox's network namespace, as
-// requested. A sandbox with a user namespace has Docker do it: its network namespace
-// must belong to the user namespace.
+// requested. A sandbox with a user namespace, its own or the engine's, has Docker do it:
+// its network namespace must belong to the user namespace. The caller sets the sysctls
+// of [ResetByCNI] that are left out.
 func (c *Create) networkEarly(req SandboxRequest, host Host) {
 	if !req.EarlyNetwork || c.HostConfig.NetworkMode != network.NetworkNone || host.seamUnmet(req.RuntimeHandler) != "" {
 		return
 	}
-	if c.Seam != nil && c.Seam.Record.UserNamespace != nil {
+	if c.remapped(host) || c.Seam != nil && c.Seam.Record.UserNamespace != nil {
 		return
 	}
+	// The runtime would set these while CNI adds addresses.
+	maps.DeleteFunc(c.HostConfig.Sysctls, func(key, _ string) bool { return ResetByCNI(key) })
 	c.useSeam(req.RuntimeHandler, host).Network = &seam.Network{}
 }
 
 // addMountOptions has cridock-runtime add options to mounts that Docker can't make with
-// them. resolved are those of mounts; [dockerMounts] has refused what is impossible.
-func (c *Create) addMountOptions(mounts []*runtimeapi.Mount, resolved []ResolvedMount, handler string, host Host) {
+// them; [dockerMounts] has refused what is impossible.
+func (c *Create) addMountOptions(req ContainerRequest, host Host) {
 	options := map[string][]string{}
-	for i, m := range mounts {
+	for i, m := range req.Config.GetMounts() {
 		target := path.Clean(m.GetContainerPath())
 		// Of mounts on the same path the last one wins.
 		delete(options, target)
-		if add := seamMountOptions(m, handler, host); len(add) > 0 && resolved[i].CDIDevice == "" {
+		if req.Adjustment.replacesMount(target) {
+			continue
+		}
+		if add := seamMountOptions(m, req.runtimeHandler(), host); len(add) > 0 && req.Mounts[i].CDIDevice == "" {
 			options[target] = add
 		}
 	}
 	if len(options) > 0 {
-		c.useSeam(handler, host).MountOptions = options
+		c.useSeam(req.runtimeHandler(), host).MountOptions = options
 	}
 }
 

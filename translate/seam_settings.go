@@ -3,8 +3,11 @@ package translate
 import (
 	"path"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
@@ -27,9 +30,15 @@ type SeamSettings struct {
 	WritableCgroups []string
 }
 
-// applySeamSettings has cridock-runtime do what the settings ask for.
-func (c *Create) applySeamSettings(req ContainerRequest, host Host) error {
-	if err := c.changeDevices(req, host); err != nil {
+// adjustAndSet applies the request's adjustment, and then has cridock-runtime do what
+// the settings ask for.
+func (c *Create) adjustAndSet(req ContainerRequest, host Host) error {
+	requested := c.requestedDevices(req)
+	if err := c.checkAdjustment(req, host); err != nil {
+		return err
+	}
+	c.adjust(req.Adjustment, req.runtimeHandler(), host)
+	if err := c.changeDevices(req, requested, host); err != nil {
 		return err
 	}
 	if err := c.makeCgroupsWritable(req, host); err != nil {
@@ -38,49 +47,89 @@ func (c *Create) applySeamSettings(req ContainerRequest, host Host) error {
 	return c.shareUTS(req, host)
 }
 
-// changeDevices applies the settings of devices.
-func (c *Create) changeDevices(req ContainerRequest, host Host) error {
-	const field = "linux.security_context."
+// requestedDevices returns where the container has the devices that its configuration
+// names, unless the adjustment replaces them; those of CDI are not among them.
+func (c *Create) requestedDevices(req ContainerRequest) []string {
+	n := len(req.Devices)
+	if req.Devices == nil {
+		n = len(req.Config.GetDevices())
+	}
+	var paths []string
+	for _, d := range c.HostConfig.Devices[:n] { // those of CDI follow
+		if target := path.Clean(d.PathInContainer); !req.Adjustment.replacesDevice(target) {
+			paths = append(paths, target)
+		}
+	}
+	return paths
+}
+
+// changeDevices applies the settings of devices. The user of the container owns those on
+// the requested paths.
+func (c *Create) changeDevices(req ContainerRequest, requested []string, host Host) error {
 	sc, handler := req.Config.GetLinux().GetSecurityContext(), req.runtimeHandler()
 	exclusive := sc.GetPrivileged() && slices.Contains(host.Settings.PrivilegedWithoutHostDevices, runtimeName(handler, host))
 	uid, gid := owner(sc.GetRunAsUser()), owner(sc.GetRunAsGroup())
-	requested := c.HostConfig.Devices // those of CDI follow
-	if n := len(req.Config.GetDevices()); req.Devices == nil {
-		requested = requested[:n]
-	} else {
-		requested = requested[:len(req.Devices)]
-	}
 	owned := host.Settings.DeviceOwnership && (uid != nil || gid != nil) && len(requested) > 0
 	if !exclusive && !owned {
 		return nil
 	}
-	if why := host.seamUnmet(handler); why != "" && exclusive {
-		return unmet(field+"privileged", "privileged-without-host-devices is set for runtime %q, and needs %s", runtimeName(handler, host), why)
-	} else if why != "" {
-		return unmet("devices", "device-ownership-from-security-context is set, and needs %s", why)
-	}
-	names, err := CDIDevices(req.Config)
-	switch {
-	case err != nil:
+	if err := c.devicesUnmet(req, exclusive, host); err != nil {
 		return err
-	case exclusive && host.CDI && len(names) > 0:
-		return unmet("CDI_devices", "%q can't be told from the host's devices: privileged-without-host-devices is set for runtime %q", names, runtimeName(handler, host))
-	case !owned:
-		uid, gid = nil, nil
 	}
 	d := &seam.Devices{Exclusive: exclusive}
-	if exclusive {
-		d.Nodes = deviceNodes(c.HostConfig.Devices)
-	} else {
-		d.Nodes = deviceNodes(requested)
+	for _, n := range deviceNodes(c.HostConfig.Devices) {
+		if owned && slices.Contains(requested, n.Path) {
+			n.UID, n.GID = uid, gid
+		} else if !exclusive {
+			continue
+		}
+		d.Nodes = append(d.Nodes, n)
 	}
-	for i := range d.Nodes {
-		if owns := slices.ContainsFunc(requested, func(m container.DeviceMapping) bool { return path.Clean(m.PathInContainer) == d.Nodes[i].Path }); owns {
-			d.Nodes[i].UID, d.Nodes[i].GID = uid, gid
+	if exclusive && req.Adjustment != nil {
+		for _, rule := range req.Adjustment.DeviceRules {
+			d.Rules = append(d.Rules, deviceRule(rule))
 		}
 	}
 	c.useSeam(handler, host).Devices = d
 	return nil
+}
+
+// devicesUnmet returns an error if cridock-runtime can't change the container's devices.
+func (c *Create) devicesUnmet(req ContainerRequest, exclusive bool, host Host) error {
+	const field = "linux.security_context."
+	handler := req.runtimeHandler()
+	name, why := runtimeName(handler, host), host.seamUnmet(handler)
+	names, err := CDIDevices(req.Config)
+	switch {
+	case exclusive && why != "":
+		return unmet(field+"privileged", "privileged-without-host-devices is set for runtime %q, and needs %s", name, why)
+	case why != "":
+		return unmet("devices", "device-ownership-from-security-context is set, and needs %s", why)
+	case c.remapped(host):
+		return unmet("devices", "device-ownership-from-security-context is set, but with the engine's userns-remap the runtime mounts the host's devices, with their owners")
+	case err != nil:
+		return err
+	case exclusive && host.CDI && len(names) > 0:
+		return unmet("CDI_devices", "%q can't be told from the host's devices: privileged-without-host-devices is set for runtime %q", names, name)
+	}
+	return nil
+}
+
+// deviceRule converts a rule from Docker's form, such as "c 1:* rwm".
+func deviceRule(text string) specs.LinuxDeviceCgroup {
+	kind, rest, _ := strings.Cut(text, " ")
+	numbers, access, _ := strings.Cut(rest, " ")
+	major, minor, _ := strings.Cut(numbers, ":")
+	return specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: deviceNumber(major), Minor: deviceNumber(minor), Access: access}
+}
+
+// deviceNumber returns nil for all.
+func deviceNumber(text string) *int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &n
 }
 
 // owner returns an ID to own devices, nil for the host's owner. Like containerd, it
@@ -115,8 +164,11 @@ func (c *Create) makeCgroupsWritable(req ContainerRequest, host Host) error {
 	if !host.CgroupV2 {
 		return unmet(field, "writable-cgroups is set for runtime %q, but needs cgroup v2: in v1 a container would see those of others", runtimeName(handler, host))
 	}
-	if podUserns(req.Sandbox.Namespaces) != nil {
+	if podUserns(req.Sandbox.Namespaces) != nil || c.remapped(host) {
 		return unmet(field, "writable-cgroups is set for runtime %q, but in a user namespace runc leaves the cgroup to the host's root", runtimeName(handler, host))
+	}
+	if req.Adjustment.changesNamespace(specs.CgroupNamespace) {
+		return unmet(field, "writable-cgroups is set for runtime %q, but needs a cgroup namespace of the container's own", runtimeName(handler, host))
 	}
 	if why := host.seamUnmet(handler); why != "" {
 		return unmet(field, "writable-cgroups is set for runtime %q, and needs %s", runtimeName(handler, host), why)
@@ -125,9 +177,10 @@ func (c *Create) makeCgroupsWritable(req ContainerRequest, host Host) error {
 	return nil
 }
 
-// shareUTS has the container join its pod's UTS namespace, unless that is the host's.
+// shareUTS has the container join its pod's UTS namespace, unless that is the host's or
+// the adjustment chooses another.
 func (c *Create) shareUTS(req ContainerRequest, host Host) error {
-	if req.Sandbox.HostNetwork || !host.Settings.SharedUTS && podUserns(req.Sandbox.Namespaces) == nil {
+	if req.Sandbox.HostNetwork || req.Adjustment.changesNamespace(specs.UTSNamespace) || !host.Settings.SharedUTS && podUserns(req.Sandbox.Namespaces) == nil {
 		return nil
 	}
 	if why := host.seamUnmet(req.runtimeHandler()); why != "" {

@@ -105,6 +105,12 @@ func TestSeamSettingsUnmet(t *testing.T) {
 			_, r.Sandbox = sandboxInUserNamespace(t)
 			r.Config.Linux.SecurityContext.Privileged, r.Config.Mounts, r.Mounts = false, nil, nil
 		}, "user namespace"},
+		"devices with userns-remap": {SeamSettings{DeviceOwnership: true}, func(r *ContainerRequest, h *Host) {
+			h.UsernsRemap, r.Config.Linux.SecurityContext.Privileged = true, false
+		}, "userns-remap"},
+		"cgroups with userns-remap": {SeamSettings{WritableCgroups: []string{"crun"}}, func(r *ContainerRequest, h *Host) {
+			h.UsernsRemap, r.Config.Linux.SecurityContext.Privileged = true, false
+		}, "user namespace"},
 		"the engine's CDI": {SeamSettings{PrivilegedWithoutHostDevices: []string{"crun"}}, func(r *ContainerRequest, _ *Host) {
 			r.Config.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v.io/c=1"}}
 		}, "v.io/c=1"},

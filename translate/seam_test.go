@@ -292,6 +292,7 @@ func TestEarlyNetwork(t *testing.T) {
 		"host network": func(req *SandboxRequest, _ *Host) {
 			namespaces(req, &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})
 		},
+		"userns-remap": func(_ *SandboxRequest, h *Host) { h.UsernsRemap = true },
 		"user namespace": func(req *SandboxRequest, _ *Host) {
 			namespaces(req, &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)})
 		},
@@ -299,5 +300,19 @@ func TestEarlyNetwork(t *testing.T) {
 		if c := request(change); c.EarlyNetwork() {
 			t.Errorf("%s: %+v", name, c.Seam)
 		}
+	}
+	c = request(func(req *SandboxRequest, h *Host) {
+		req.Config.Linux = &runtimeapi.LinuxPodSandboxConfig{Sysctls: map[string]string{"net/ipv6/conf/all/disable_ipv6": "1", "net.ipv4.conf.default.rp_filter": "2"}}
+		h.Base = &BaseSpec{Sysctls: map[string]string{"net.ipv6.conf.default.disable_ipv6": "1"}}
+	})
+	if diff := cmp.Diff(map[string]string{"net.ipv4.conf.default.rp_filter": "2"}, c.HostConfig.Sysctls); diff != "" {
+		t.Errorf("the runtime sets while CNI adds addresses: %s", diff)
+	}
+	// The engine leaves this one out of its user namespace.
+	if c := request(func(req *SandboxRequest, h *Host) {
+		h.UsernsRemap = true
+		namespaces(req, &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_NODE})
+	}); !c.EarlyNetwork() {
+		t.Errorf("userns-remap, without the user namespace: %+v", c.HostConfig)
 	}
 }

@@ -143,24 +143,29 @@ func (c *Create) enterUserNamespace(ns *runtimeapi.NamespaceOption, handler stri
 }
 
 // mapMounts has cridock-runtime id-map the mounts of a container in a user namespace
-// that the CRI has mappings for, and all images. resolved are those of mounts.
-func (c *Create) mapMounts(mounts []*runtimeapi.Mount, resolved []ResolvedMount) {
+// that the CRI has mappings for, and all images, but nothing that the adjustment mounts
+// instead.
+func (c *Create) mapMounts(req ContainerRequest) {
 	if c.Seam == nil || c.Seam.Record.UserNamespace == nil {
 		return
 	}
 	r := &c.Seam.Record
-	for i, m := range mounts {
+	r.MappedFiles = slices.DeleteFunc(r.MappedFiles, req.Adjustment.replacesMount)
+	for i, m := range req.Config.GetMounts() {
 		target := path.Clean(m.GetContainerPath())
 		// Of mounts on the same path the last one wins.
 		r.MappedMounts = slices.DeleteFunc(r.MappedMounts, func(d string) bool { return d == target })
 		r.Images = slices.DeleteFunc(r.Images, func(i seam.Image) bool { return i.Destination == target })
 		r.MappedFiles = slices.DeleteFunc(r.MappedFiles, func(d string) bool { return d == target })
+		if req.Adjustment.replacesMount(target) {
+			continue
+		}
 		image := m.GetImage().GetImage() != ""
 		if image || len(m.GetUidMappings()) > 0 {
 			r.MappedMounts = append(r.MappedMounts, target)
 		}
 		if image {
-			r.Images = append(r.Images, seam.Image{Destination: target, Layers: resolved[i].Layers})
+			r.Images = append(r.Images, seam.Image{Destination: target, Layers: req.Mounts[i].Layers})
 		}
 	}
 }

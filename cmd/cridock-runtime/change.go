@@ -53,11 +53,6 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 			return err
 		}
 	}
-	if r.Spec != nil {
-		if err := s.extend(r.Spec); err != nil {
-			return err
-		}
-	}
 	return s.write(bundle)
 }
 
@@ -68,6 +63,12 @@ func (s spec) setFields(r *seam.Record) error {
 	}
 	if r.Devices != nil {
 		if err := s.setDevices(r.Devices); err != nil {
+			return err
+		}
+	}
+	if r.Spec != nil {
+		// What follows checks the namespaces that it changes, and moves its devices.
+		if err := s.extend(r.Spec); err != nil {
 			return err
 		}
 	}
@@ -115,7 +116,7 @@ func enterUserNamespace(s spec, dir seam.Dir, bundle string, r *seam.Record) err
 	if err := moveBinds(s, bundle, dir, userns, r); err != nil {
 		return err
 	}
-	if err := moveDevices(s, dir, r.UserNamespace, r.Devices); err != nil {
+	if err := moveDevices(s, dir, r); err != nil {
 		return err
 	}
 	return giveStreams(r)

@@ -49,6 +49,9 @@ func (s spec) setDevices(d *seam.Devices) error {
 	if !d.Exclusive {
 		return nil
 	}
+	for _, r := range d.Rules {
+		rules = append(rules, r)
+	}
 	resources, err := makeObject(linux, "resources")
 	if err != nil {
 		return err
@@ -59,8 +62,8 @@ func (s spec) setDevices(d *seam.Devices) error {
 
 // moveDevices makes nodes for those devices that the real runtime cannot: in a user
 // namespace it mounts instead whatever the host has on a device's path in the container,
-// with the host's owner. owned are the record's devices.
-func moveDevices(s spec, dir seam.Dir, u *seam.UserNamespace, owned *seam.Devices) error {
+// with the host's owner.
+func moveDevices(s spec, dir seam.Dir, r *seam.Record) error {
 	linux := object(s, "linux")
 	list, err := objects(linux, "devices")
 	if err != nil {
@@ -72,7 +75,7 @@ func moveDevices(s spec, dir seam.Dir, u *seam.UserNamespace, owned *seam.Device
 		if err != nil {
 			return err
 		}
-		if !owned.Owned(n.path) && n.onHost() {
+		if !r.OwnsDevice(n.path) && n.onHost() {
 			left = append(left, d)
 			continue
 		}
@@ -82,7 +85,7 @@ func moveDevices(s spec, dir seam.Dir, u *seam.UserNamespace, owned *seam.Device
 			}
 		}
 		source := filepath.Join(nodes, strconv.Itoa(i))
-		if err := n.make(source, u); err != nil {
+		if err := n.make(source, r.UserNamespace); err != nil {
 			return fmt.Errorf("device %s: %w", n.path, err)
 		}
 		mounts, _ := s["mounts"].([]any)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -66,7 +68,11 @@ func replaceDevices(linux map[string]any, devices []specs.LinuxDevice) error {
 		return fmt.Errorf("%s: linux.resources.devices is not a list", specName)
 	}
 	for _, d := range devices {
-		list = append(list, d)
+		device, err := toObject(d)
+		if err != nil {
+			return err
+		}
+		list = append(list, device)
 		if d.Type == "p" {
 			continue // a FIFO needs no access
 		}
@@ -94,7 +100,11 @@ func setNamespaces(linux map[string]any, add *seam.Spec) error {
 		return err
 	}
 	for _, ns := range add.Namespaces {
-		list = append(list, ns)
+		namespace, err := toObject(ns)
+		if err != nil {
+			return err
+		}
+		list = append(list, namespace)
 	}
 	linux["namespaces"] = list
 	return nil
@@ -112,6 +122,18 @@ func setNetDevices(linux map[string]any, devices map[string]specs.LinuxNetDevice
 		have[name] = d
 	}
 	return nil
+}
+
+// toObject converts a value to what it is in a bundle, for later changes to find it.
+func toObject(v any) (map[string]any, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var o map[string]any
+	return o, d.Decode(&o)
 }
 
 // without returns a list of objects without those whose key drop accepts.

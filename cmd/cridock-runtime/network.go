@@ -17,7 +17,11 @@ func (s spec) setNetwork(n *seam.Network) error {
 			return err
 		}
 	}
-	return s.replaceSetKey()
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	return s.replaceSetKey(self)
 }
 
 // joinNetwork has the container join a network namespace instead of getting a new one.
@@ -44,17 +48,20 @@ const (
 	execRootFlag = "-exec-root="
 )
 
+// deleted follows the path of a program whose file is gone.
+const deleted = " (deleted)"
+
 // replaceSetKey has this program do the work of the engine's hook that tells the engine
 // of the container's network namespace. It leaves a hook that it does not know as it
-// is, and engines without one (from Docker 28 on).
-func (s spec) replaceSetKey() error {
+// is, and engines without one (from Docker 28 on). self is the program's path; if an
+// upgrade has just replaced the file, the hook stays.
+func (s spec) replaceSetKey(self string) error {
 	hooks, err := objects(object(s, "hooks"), "prestart")
 	if err != nil {
 		return err
 	}
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return err
+	if strings.HasSuffix(self, deleted) {
+		return nil
 	}
 	for _, hook := range hooks {
 		path, _ := hook["path"].(string)

@@ -65,6 +65,19 @@ func TestSetNetwork(t *testing.T) {
 	}
 }
 
+// TestSetNetworkDuringUpgrade: the path of a file that is gone is no hook.
+func TestSetNetworkDuringUpgrade(t *testing.T) {
+	const before = `{"hooks": {"prestart": [` + dockerSetKey + `]}}`
+	s, bundle := parseSpec(t, before)
+	if err := s.replaceSetKey("/usr/bin/cridock-runtime (deleted)"); err != nil {
+		t.Fatal(err)
+	}
+	_, out := changedSpec(t, s, bundle)
+	if diff := cmp.Diff(parsed(t, before), out); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestSetKey runs the hook as a runtime does, against an engine that replies.
 func TestSetKey(t *testing.T) {
 	const state = `{"id": "x", "pid": 123}`

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Devices changes the device nodes of a container.
@@ -14,6 +16,9 @@ type Devices struct {
 	Exclusive bool `json:"exclusive,omitempty"`
 	// Nodes are devices of the bundle. Of two on the same path the last one counts.
 	Nodes []DeviceNode `json:"nodes,omitempty"`
+	// Rules allow access besides that to Nodes. Only Exclusive needs them: otherwise the
+	// bundle has them.
+	Rules []specs.LinuxDeviceCgroup `json:"rules,omitempty"`
 }
 
 // DeviceNode is a device in the bundle.
@@ -27,9 +32,11 @@ type DeviceNode struct {
 	Access string `json:"access,omitempty"`
 }
 
-// Owned reports whether a device has another owner than in the bundle. d may be nil.
-func (d *Devices) Owned(path string) bool {
-	return d != nil && slices.ContainsFunc(d.Nodes, func(n DeviceNode) bool { return n.Path == path && (n.UID != nil || n.GID != nil) })
+// OwnsDevice reports whether the record, and not the engine, says what node a device is
+// or who owns it.
+func (r *Record) OwnsDevice(path string) bool {
+	owned := r.Devices != nil && slices.ContainsFunc(r.Devices.Nodes, func(n DeviceNode) bool { return n.Path == path && (n.UID != nil || n.GID != nil) })
+	return owned || r.Spec != nil && slices.ContainsFunc(r.Spec.Devices, func(d specs.LinuxDevice) bool { return d.Path == path })
 }
 
 func (d *Devices) validate() error {
@@ -44,6 +51,14 @@ func (d *Devices) validate() error {
 		paths[i] = n.Path
 		if strings.Trim(n.Access, "rwm") != "" || d.Exclusive && n.Access == "" {
 			return fmt.Errorf("device %q: access %q is not a combination of r, w and m", n.Path, n.Access)
+		}
+	}
+	if len(d.Rules) > 0 && !d.Exclusive {
+		return errors.New("rules for devices that are not exclusive")
+	}
+	for _, r := range d.Rules {
+		if !r.Allow || !slices.Contains([]string{"a", "b", "c"}, r.Type) || r.Access == "" || strings.Trim(r.Access, "rwm") != "" {
+			return fmt.Errorf("device rule %+v: want one that allows r, w or m of type a, b or c", r)
 		}
 	}
 	return validateDestinations(paths)

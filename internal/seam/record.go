@@ -66,7 +66,8 @@ type Record struct {
 	WritableCgroups bool `json:"writableCgroups,omitempty"`
 	// UTS is a process, with its UTS namespace, to share that with; nil for the bundle's.
 	UTS *Process `json:"uts,omitempty"`
-	// Spec is applied after all that; nil for none.
+	// Spec is applied once Devices are changed, and before all that depends on devices
+	// and namespaces; nil for none.
 	Spec *Spec `json:"spec,omitempty"`
 }
 

@@ -75,6 +75,13 @@ func (c *Capabilities) AtLeast(v string) bool {
 	return c != nil && versions.GreaterThanOrEqualTo(c.APIVersion, v)
 }
 
+// EngineAtLeast reports whether the daemon's version is v or later; false before the
+// first Refresh, and if its major version is not a number. Use it only for what the API
+// version does not tell.
+func (c *Capabilities) EngineAtLeast(v string) bool {
+	return c != nil && versions.GreaterThanOrEqualTo(c.EngineVersion, v)
+}
+
 // RecursiveReadOnly reports whether the runtime can make mounts and all their
 // submounts read-only.
 func (r Runtime) RecursiveReadOnly() bool { return slices.Contains(r.MountOptions, "rro") }

@@ -39,3 +39,16 @@ func TestCapabilitiesOfTheConfiguration(t *testing.T) {
 		t.Errorf("insecure registries (-want +got):\n%s", diff)
 	}
 }
+
+func TestEngineAtLeast(t *testing.T) {
+	for version, want := range map[string]bool{
+		"20.10.24+dfsg1": false, "25.0.6": false, "26.0.2": false, "26.1.0": true, "26.1.5+dfsg1": true, "28.5.2": true, "master": false, "": false,
+	} {
+		if got := (&engine.Capabilities{EngineVersion: version}).EngineAtLeast("26.1"); got != want {
+			t.Errorf("%q is at least 26.1: %t", version, got)
+		}
+	}
+	if (*engine.Capabilities)(nil).EngineAtLeast("1") {
+		t.Error("an unknown engine has a version")
+	}
+}

@@ -176,10 +176,10 @@ func (x *adjuster) annotations() error {
 		x.out.Annotations, x.out.RemoveAnnotations = add, remove
 		return nil
 	}
-	if len(add) == 0 {
-		return nil // this engine passes none on
+	if len(add) == 0 && x.node.SeamUnmet != "" {
+		return nil // nobody passes any on
 	}
-	spec, err := x.inSpec(api.Field_Annotations, slices.Sorted(maps.Keys(add))[0], "")
+	spec, err := x.inSpec(api.Field_Annotations, "", "")
 	if err != nil {
 		return refuse(api.Field_Annotations, slices.Sorted(maps.Keys(add))[0], "this needs Docker 24 (API 1.43), or %s", x.node.SeamUnmet)
 	}

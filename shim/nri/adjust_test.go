@@ -22,6 +22,27 @@ import (
 
 const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
+// TestRemovedAnnotations: where cridock-runtime passes annotations on, it removes them.
+func TestRemovedAnnotations(t *testing.T) {
+	for _, seamUnmet := range []string{"", "the seam"} {
+		node := able()
+		node.Annotations, node.SeamUnmet = false, seamUnmet
+		a := &api.ContainerAdjustment{}
+		a.RemoveAnnotation("gone")
+		_, out, err := adjust(a, node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		if out.Spec != nil {
+			got = out.Spec.RemoveAnnotations
+		}
+		if want := seamUnmet == ""; want != slices.Equal(got, []string{"gone"}) || len(out.RemoveAnnotations) > 0 {
+			t.Errorf("without %q: %+v, %+v", seamUnmet, out, out.Spec)
+		}
+	}
+}
+
 // able is a node on which everything is possible.
 func able() Node {
 	return Node{

@@ -23,7 +23,7 @@ func BenchmarkNoPlugin(b *testing.B) {
 	dir := b.TempDir()
 	p := New(Config{
 		SocketPath: filepath.Join(dir, "nri.sock"), PluginPath: dir, PluginConfigPath: dir,
-		RegistrationTimeout: time.Second, RequestTimeout: time.Second,
+		RegistrationTimeout: 30 * time.Second, RequestTimeout: 30 * time.Second,
 	}, nothing{})
 	ctx, end := context.WithCancel(b.Context())
 	ended := make(chan error, 1)

@@ -194,7 +194,7 @@ func deviceNumber(n *api.OptionalInt64) string {
 	return strconv.FormatInt(n.GetValue(), 10)
 }
 
-// namespaceTypes are the OCI names of those that Docker calls otherwise.
+// namespaces has cridock-runtime replace, add and remove namespaces.
 func (x *adjuster) namespaces() error {
 	for _, ns := range x.linux().GetNamespaces() {
 		kind, removed := ns.IsMarkedForRemoval()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/netns"
 	"github.com/cridock/cridock/internal/trace"
@@ -47,6 +48,8 @@ type Options struct {
 	// Bounded returns the context of a CNI operation. It ends before the caller's
 	// deadline, since a plugin may hang.
 	Bounded func(context.Context) (context.Context, context.CancelFunc)
+	// Sysctls returns those of a pod, with the node's defaults.
+	Sysctls func(*runtimeapi.PodSandboxConfig) map[string]string
 }
 
 // Networks are the networks of all pods of a node.

@@ -2,8 +2,11 @@ package podnet_test
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -11,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/netns"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/podnet"
 	"github.com/cridock/cridock/translate"
@@ -43,6 +47,7 @@ func newNetworks(t *testing.T, d docker, change ...func(*podnet.Options)) (*podn
 	o := podnet.Options{
 		PinDir: filepath.Join(t.TempDir(), "netns"), Engine: d, Index: pods{},
 		Bounded: context.WithCancel,
+		Sysctls: func(cfg *runtimeapi.PodSandboxConfig) map[string]string { return cfg.GetLinux().GetSysctls() },
 	}
 	for _, c := range change {
 		c(&o)
@@ -165,6 +170,63 @@ func TestPin(t *testing.T) {
 				t.Errorf("pinned: %v, want %v", got, tc.pinned)
 			}
 		})
+	}
+}
+
+// TestSysctls: interfaces are created with the defaults that the pod asks for, and what
+// CNI resets is set again when they are there.
+func TestSysctls(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("needs root: makes a network namespace")
+	}
+	const port, rpFilter, arp, ipv6, shm = "net.ipv4.ip_unprivileged_port_start", "net/ipv4/conf/default/rp_filter",
+		"net.ipv4.conf.default.arp_ignore", "net.ipv6.conf.default.disable_ipv6", "kernel.shm_rmid_forced"
+	n, o := newNetworks(t, docker{}, withCNI(t), func(o *podnet.Options) {
+		requested := o.Sysctls
+		o.Sysctls = func(cfg *runtimeapi.PodSandboxConfig) map[string]string {
+			all := maps.Clone(requested(cfg))
+			all[ipv6], all[arp] = "1", "2" // the node's
+			return all
+		}
+	})
+	sb := &translate.Sandbox{ID: "sandbox", NetworkMode: "none"}
+	cfg := &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{Sysctls: map[string]string{
+		port: "7", rpFilter: "2", "net.ipv4.conf.lo.arp_ignore": "2", "net.ipv4.conf.eth0.arp_ignore": "2", shm: "1",
+	}}}
+	namespace, err := n.Make(sb, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, want map[string]string) {
+		t.Helper()
+		err := netns.DoAt(namespace, func() error {
+			for key, value := range want {
+				got, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))
+				if err != nil || strings.TrimSpace(string(got)) != value {
+					t.Errorf("%s, %s is %q, %v, want %s", when, key, got, err, value)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	check("before CNI runs", map[string]string{port: "7", rpFilter: "2", arp: "2", ipv6: "0", "net.ipv4.conf.lo.arp_ignore": "2"})
+	if err := n.Finish(t.Context(), sb, cfg); !errors.Is(err, os.ErrNotExist) { // of eth0
+		t.Errorf("without an interface: %v", err)
+	}
+	delete(cfg.Linux.Sysctls, "net.ipv4.conf.eth0.arp_ignore")
+	if err := n.Finish(t.Context(), sb, cfg); err != nil {
+		t.Fatal(err)
+	}
+	check("in the end", map[string]string{ipv6: "1"})
+	cfg.Linux.Sysctls["net.no_such_thing"] = "1"
+	if _, err := n.Make(sb, cfg); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an unknown sysctl: %v", err)
+	}
+	if released, err := n.Undo(t.Context(), sb); !released || err != nil || len(pins(t, o)) > 0 {
+		t.Errorf("Undo = %v, %v; left: %v", released, err, pins(t, o))
 	}
 }
 

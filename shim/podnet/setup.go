@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -45,11 +46,16 @@ func (n *Networks) Setup(ctx context.Context, sb *translate.Sandbox, cfg *runtim
 }
 
 // Make makes and pins a network namespace for a sandbox that has not been started, and
-// returns its path. Undo and Release remove it.
-func (n *Networks) Make(sb *translate.Sandbox) (string, error) {
+// returns its path. It sets the pod's sysctls there: interfaces inherit some when they
+// are created. Undo and Release remove it.
+func (n *Networks) Make(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) (string, error) {
 	pin := n.pin(sb.ID)
 	if err := network.MakeNetNS(pin); err != nil {
 		return "", fmt.Errorf("network namespace of sandbox %s: %w", sb.ID, err)
+	}
+	before, _ := n.sysctls(cfg)
+	if err := network.SetSysctls(pin, before); err != nil {
+		return "", fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
 	}
 	return pin, nil
 }
@@ -137,23 +143,31 @@ func (n *Networks) running(sb *translate.Sandbox) string {
 // setInterfaceSysctls sets the sysctls of interfaces, which CNI or Docker has
 // created by now, and those that CNI has changed.
 func (n *Networks) setInterfaceSysctls(sb *translate.Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
-	early, late := translate.InterfaceSysctls(cfg.GetLinux().GetSysctls())
-	for key, value := range early {
-		// CNI's setup enables IPv6, which Docker disables: set the pod's value again.
-		if strings.HasSuffix(key, "disable_ipv6") {
-			if late == nil {
-				late = map[string]string{}
-			}
-			late[key] = value
-		}
-	}
-	if len(late) == 0 {
+	_, after := n.sysctls(cfg)
+	if len(after) == 0 || sb.HostNetwork {
 		return nil
 	}
-	if err := network.SetSysctls(n.running(sb), late); err != nil {
+	if err := network.SetSysctls(n.running(sb), after); err != nil {
 		return fmt.Errorf("linux.sysctls of sandbox %s: %w", sb.ID, err)
 	}
 	return nil
+}
+
+// sysctls returns a pod's sysctls of its network namespace that belong there before its
+// interfaces are created, and those that can be set only afterwards.
+func (n *Networks) sysctls(cfg *runtimeapi.PodSandboxConfig) (before, after map[string]string) {
+	before, after = map[string]string{}, map[string]string{}
+	atCreate, afterCNI := translate.InterfaceSysctls(n.o.Sysctls(cfg))
+	for key, value := range atCreate {
+		switch {
+		case translate.ResetByCNI(key):
+			after[key] = value
+		case strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "net/"):
+			before[key] = value
+		}
+	}
+	maps.Copy(after, afterCNI)
+	return before, after
 }
 
 // Pin pins a running sandbox's network namespace: without it CNI DEL reverts only

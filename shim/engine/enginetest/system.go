@@ -53,8 +53,11 @@ func (s *Server) getInfo(w http.ResponseWriter, _ *http.Request, _ string) error
 }
 
 func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request, _ string) error {
+	s.mu.Lock()
+	version := s.info.ServerVersion
+	s.mu.Unlock()
 	return reply(w, http.StatusOK, types.Version{
-		Version: engineVersion, APIVersion: s.version(), MinAPIVersion: "1.12",
+		Version: version, APIVersion: s.version(), MinAPIVersion: "1.12",
 		Os: "linux", Arch: "amd64", KernelVersion: "6.1.0",
 	})
 }
