@@ -241,6 +241,8 @@ func (n *nriTest) adjusted(t *testing.T) {
 // removes takes its mapping with it; the host's namespaces are refused.
 func (n *nriTest) adjustedInUserns(t *testing.T) {
 	const hostID = 100000
+	volume := filepath.Join(n.node.dir, "nri-volume")
+	n.run(t, "mkdir", volume)
 	p := &nriPlugin{adjust: map[string]func(*api.ContainerAdjustment){
 		"device": func(a *api.ContainerAdjustment) {
 			a.AddDevice(&api.LinuxDevice{Path: "/dev/made", Type: "c", Major: 1, Minor: 5, FileMode: api.FileMode(uint32(0o640)), Uid: api.UInt32(uint32(7))})
@@ -248,13 +250,11 @@ func (n *nriTest) adjustedInUserns(t *testing.T) {
 		"unmounted": func(a *api.ContainerAdjustment) { a.RemoveMount("/data") },
 		"replaced": func(a *api.ContainerAdjustment) {
 			a.RemoveMount("/data")
-			a.AddMount(&api.Mount{Type: "bind", Source: n.node.dir, Destination: "/data", Options: []string{"rbind", "ro"}})
+			a.AddMount(&api.Mount{Type: "bind", Source: volume, Destination: "/data", Options: []string{"rbind", "ro"}})
 		},
 		"host": func(a *api.ContainerAdjustment) { a.RemoveNamespace(&api.LinuxNamespace{Type: "pid"}) },
 	}}
 	n.connect(t, p, "10")
-	volume := filepath.Join(n.node.dir, "nri-volume")
-	n.run(t, "mkdir", volume)
 	pod := n.runPod(t, inUserNamespace(hostID))
 	if got := pod.output("device", "stat -c '%a %u %t %T' /dev/made; head -c 4 /dev/made | wc -c"); got != "640 7 1 5\n4\n" {
 		t.Errorf("a container with a device has %q", got)
