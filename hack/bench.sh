@@ -136,16 +136,6 @@ cni_conflist() { # DIR NAME SUBNET
 	END
 }
 
-# runc_wrapper prints the path of a wrapper of runc for a machine that cannot lower
-# oom_score_adj. With CAP_SYS_RESOURCE it prints nothing.
-runc_wrapper() {
-	local effective
-	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
-	[ $((effective >> 24 & 1)) = 0 ] || return 0
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$dir/runcwrap" ./hack/runcwrap
-	echo "$dir/runcwrap"
-}
-
 # serve runs a server in an engine's namespaces, with its log in ENGINE/NAME.log,
 # and waits for its socket. The server stops with the engine, or by stop_server.
 serve() { # ENGINE NAME SOCKET COMMAND...
@@ -229,32 +219,22 @@ start_containerd() { # ENGINE
 	serve "$1" cri-containerd "$d/containerd.sock" env "PATH=$containerd_dir:$PATH" containerd --config "$d/config.toml"
 }
 
-docker_post() { # ENGINE PATH
-	curl -sS --fail --unix-socket "$(engine_socket "$1")" -H 'X-Registry-Auth: e30=' -X POST "http://docker$2"
-}
-
-# push pushes an image to the registry under a name, then removes that name.
-push() { # ENGINE IMAGE NAME
-	[ "$2" = "$3" ] || docker_post "$1" "/images/$2/tag?repo=${3%:*}&tag=${3##*:}"
-	docker_post "$1" "/images/${3%:*}/push?tag=${3##*:}" | jq -es 'all(.error == null)' >/dev/null || die "push of $3 failed"
-	curl -sS --fail --unix-socket "$(engine_socket "$1")" -X DELETE "http://docker/images/$3" >/dev/null
-}
-
 # fill_registry pushes the run's images to the registry: the pods' image, cridock's
 # built-in sandbox image, and one to pull.
 fill_registry() { # ENGINE
-	local tree
-	push "$1" "$(import_busybox "$(engine_socket "$1")" "$image")" "$image"
-	push "$1" "$(curl -sS --unix-socket "$(engine_socket "$1")" http://docker/images/json | jq -r '.[].RepoTags[]? | select(startswith("cridock.internal/pause:"))' | head -n 1)" "$pause"
+	local tree socket
+	socket=$(engine_socket "$1")
+	push_image "$socket" "$(import_busybox "$socket" "$image")" "$image"
+	push_image "$socket" "$(pause_image "$socket")" "$pause"
 	tree=$(mktemp -d)
 	busybox_tree "$tree"
 	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
-	push "$1" "$(import_tree "$(engine_socket "$1")" "$pull" "$tree")" "$pull"
+	push_image "$socket" "$(import_tree "$socket" "$pull" "$tree")" "$pull"
 	rm -rf "$tree"
 }
 
 log "starting cridock and containerd"
-wrapper=$(runc_wrapper)
+wrapper=$(runc_wrapper "$dir")
 runtime=()
 if [ -n "$wrapper" ]; then
 	log "no CAP_SYS_RESOURCE: Docker and containerd run runc through hack/runcwrap"

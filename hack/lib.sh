@@ -302,13 +302,39 @@ engine_remove() { # DIR
 	rm -rf --one-file-system -- "$1"
 }
 
-# import_tree makes an image from a directory tree, with files owned by root and the
-# default command sh, and prints its name.
-import_tree() { # SOCKET NAME:TAG DIR
+# import_tree makes an image from a directory tree, with files owned by root and one
+# instruction of a Dockerfile, by default CMD ["sh"], and prints its name.
+import_tree() { # SOCKET NAME:TAG DIR [INSTRUCTION]
+	local changes=${4-'CMD ["sh"]'}
+	changes=$(jq -rn --arg changes "$changes" '$changes | @uri')
 	tar -C "$3" --owner=0 --group=0 -c . |
 		curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
-			"http://docker/images/create?fromSrc=-&repo=${2%:*}&tag=${2##*:}&changes=CMD%20%5B%22sh%22%5D" >/dev/null
+			"http://docker/images/create?fromSrc=-&repo=${2%:*}&tag=${2##*:}&changes=$changes" >/dev/null
 	echo "$2"
+}
+
+# push_image pushes an image to the registry in a name, and then removes that name.
+push_image() { # SOCKET IMAGE NAME:TAG
+	[ "$2" = "$3" ] || curl -sS --fail --unix-socket "$1" -X POST "http://docker/images/$2/tag?repo=${3%:*}&tag=${3##*:}"
+	curl -sS --fail --unix-socket "$1" -H 'X-Registry-Auth: e30=' -X POST "http://docker/images/${3%:*}/push?tag=${3##*:}" |
+		jq -es 'all(.error == null)' >/dev/null || die "push of $3 failed"
+	curl -sS --fail --unix-socket "$1" -X DELETE "http://docker/images/$3" >/dev/null
+}
+
+# pause_image prints the name of cridock's own sandbox image, once cridock has made it.
+pause_image() { # SOCKET
+	curl -sS --unix-socket "$1" http://docker/images/json |
+		jq -er 'first(.[].RepoTags[]? | select(startswith("cridock.internal/pause:")))'
+}
+
+# runc_wrapper builds a wrapper of runc for a machine without CAP_SYS_RESOURCE, and
+# prints its path. With that capability it prints nothing.
+runc_wrapper() { # DIR
+	local effective
+	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
+	[ $((effective >> 24 & 1)) = 0 ] || return 0
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$1/runcwrap" ./hack/runcwrap
+	echo "$1/runcwrap"
 }
 
 # busybox_tree makes a root directory with the machine's static busybox, symbolic
