@@ -49,7 +49,6 @@ image=$registry/busybox:cridock
 pause=$registry/pause:cridock
 pull=$registry/pull:cridock
 collector=127.0.0.1:4317
-containerd_version=v2.4.2
 cri_dockerd_version=v0.4.4
 
 need_root
@@ -59,35 +58,9 @@ install_missing docker.io containerd containernetworking-plugins iptables iprout
 cni_bin=/usr/lib/cni
 [ -x "$cni_bin/bridge" ] || cni_bin=/opt/cni/bin
 
-# build_peer builds commands of a module that cridock does not depend on, with the
-# dependencies that the module's go.mod selects, and prints their directory. It prints
-# nothing if they cannot be built. "go install" would refuse a module that replaces
-# others.
-build_peer() { # NAME VERSION MODULE LDFLAGS PACKAGE...
-	local bin source work name=$1 version=$2 module=$3 ldflags=$4
-	shift 4
-	bin=$(tool_dir "$name" "$version") || return
-	if [ ! -d "$bin" ]; then
-		log "building $name $version: some minutes the first time"
-		source=$(go mod download -json "$module@$version" | jq -er 'select(.Error == null).Dir') || return
-		work=$(mktemp -d)
-		install -m644 "$source"/go.{mod,sum} "$work"
-		mkdir -p "$work/bin" "${bin%/*}"
-		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
-			-modfile "$work/go.mod" -ldflags "-s -w $ldflags" -o "$work/bin/" "$@") >&2 || {
-			rm -r "$work"
-			return 1
-		}
-		mv -T "$work/bin" "$bin"
-		rm -r "$work"
-	fi
-	echo "$bin"
-}
-
 # Do everything that needs the network first: there is none inside.
 containerd_dir=${CONTAINERD:-}
-[ -n "$containerd_dir" ] || containerd_dir=$(build_peer containerd "$containerd_version" github.com/containerd/containerd/v2 \
-	"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2) || {
+[ -n "$containerd_dir" ] || containerd_dir=$(build_containerd) || {
 	containerd_dir=$(dirname "$(command -v containerd)")
 	log "cannot build containerd $containerd_version, measuring $containerd_dir/containerd"
 }

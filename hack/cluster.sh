@@ -22,6 +22,8 @@
 # images are made of the programs and come from a registry on each node's loopback.
 # docs/cluster.md says more.
 #
+#   NODE2=containerd   "up": the second node runs containerd in place of cridock (built
+#                      from the Go module proxy, too)
 #   CLUSTER=DIR   where the nodes are (default /var/tmp/cridock-cluster)
 #   LOGS=DIR      "smoke" keeps all logs there
 set -euo pipefail
@@ -32,7 +34,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cluster=${CLUSTER:-/var/tmp/cridock-cluster}
 registry=127.0.0.1:5000
 busybox=$registry/busybox:cluster
-cri=unix:///run/cridock/cridock.sock
+declare -A cri=([cridock]=unix:///run/cridock/cridock.sock [containerd]=unix:///run/containerd/containerd.sock)
 coredns_version=v1.14.6 # the one of kubeadm 1.37
 declare -A address=([node1]=192.0.2.11 [node2]=192.0.2.12)
 . hack/smoke.sh
@@ -43,6 +45,7 @@ kubernetes_commands=(kubelet kubeadm kubectl kube-apiserver kube-controller-mana
 
 # programs prints the path of each program.
 programs() {
+	set -e # a command substitution does not inherit it
 	local command
 	for command in "${kubernetes_commands[@]}"; do
 		kubernetes_program "$command" k8s.io/kubernetes
@@ -52,6 +55,7 @@ programs() {
 }
 
 build_programs() {
+	set -e # a command substitution does not inherit it
 	local command
 	for command in "${kubernetes_commands[@]}"; do
 		kubernetes_build "$command" k8s.io/kubernetes
@@ -61,10 +65,11 @@ build_programs() {
 }
 
 all_built() {
-	local program
-	while read -r program; do
+	local program paths
+	paths=$(programs) || die "cannot tell which programs are needed"
+	for program in $paths; do
 		[ -x "$program" ] || return
-	done < <(programs)
+	done
 }
 
 # --- nodes -----------------------------------------------------------------------
@@ -155,13 +160,49 @@ run_kubelet() {
 		--config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS
 }
 
+# runtime prints what a node runs its pods on: cridock or containerd.
+runtime() { # NODE
+	cat "$cluster/$1.runtime"
+}
+
+endpoint() { # NODE
+	echo "${cri[$(runtime "$1")]}"
+}
+
+start_runtime() { # NODE
+	local runtime socket
+	runtime=$(runtime "$1")
+	socket=$(endpoint "$1")
+	"start_$runtime" "$1"
+	wait_for 30 on "$1" test -S "${socket#unix://}" || {
+		tail -n 20 "$cluster/$1/$runtime.log" >&2
+		die "$runtime did not start on $1"
+	}
+}
+
 start_cridock() { # NODE
 	start_service "$1" cridock cridock serve --docker-endpoint "unix://$(engine_socket "$cluster/$1")" \
 		--cni-conf-template "$cluster/cni.template" --v 4
-	wait_for 30 on "$1" test -S "${cri#unix://}" || {
-		tail -n 20 "$cluster/$1/cridock.log" >&2
-		die "cridock did not start on $1"
-	}
+}
+
+start_containerd() { # NODE
+	local config=$cluster/$1/containerd.toml
+	cat >"$config" <<-END
+		version = 2
+		[plugins."io.containerd.internal.v1.opt"]
+		  path = "$cluster/$1/opt"
+		[plugins."io.containerd.grpc.v1.cri"]
+		  sandbox_image = "$registry/pause:3.10.2"
+		  disable_apparmor = true
+		  restrict_oom_score_adj = true
+		  [plugins."io.containerd.grpc.v1.cri".cni]
+		    conf_template = "$cluster/cni.template"
+		  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+		    runtime_type = "io.containerd.runc.v2"
+		  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+		    BinaryName = "${wrapper:-runc}"
+	END
+	start_service "$1" containerd env "PATH=$containerd_dir:$PATH" containerd --config "$config"
 }
 
 # --- images ----------------------------------------------------------------------
@@ -220,7 +261,7 @@ registration() { # NODE
 	cat <<-END
 		nodeRegistration:
 		  name: $1
-		  criSocket: $cri
+		  criSocket: $(endpoint "$1")
 		  taints: [] # the control plane's node runs other pods, too
 		  ignorePreflightErrors: [SystemVerification] # cgroup v1: for kubeadm an error, whatever failCgroupV1 says
 		  kubeletExtraArgs:
@@ -334,23 +375,26 @@ await_ready() {
 }
 
 up() {
-	local program wrapper runtime=()
+	local program paths wrapper runtimes=()
 	[ ! -e "$cluster" ] || die "$cluster exists: run \"hack/cluster.sh down\" first"
 	mkdir -p "$cluster"/{bin,registry}
+	echo cridock >"$cluster/node1.runtime"
+	echo "$NODE2" >"$cluster/node2.runtime"
 	log "building cridock"
 	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/cridock" ./cmd/cridock
-	while read -r program; do # the machine's /root may not be visible
+	paths=$(programs)
+	for program in $paths; do
 		cp "$program" "$cluster/bin/$(basename "${program%-v*}")"
-	done < <(programs)
+	done
 	wrapper=$(runc_wrapper "$cluster")
-	[ -z "$wrapper" ] || runtime=(--add-runtime "bounded=$wrapper" --default-runtime bounded)
-	write_configuration
+	[ -z "$wrapper" ] || runtimes=(--add-runtime "bounded=$wrapper" --default-runtime bounded)
 	log "starting two nodes in $cluster"
-	start_node node1 "${runtime[@]}"
-	start_node node2 "${runtime[@]}"
+	start_node node1 "${runtimes[@]}"
+	start_node node2 "${runtimes[@]}"
 	connect
-	start_cridock node1
-	start_cridock node2
+	write_configuration
+	start_runtime node1
+	start_runtime node2
 	log "making images"
 	push_images
 	log "kubeadm init"
@@ -366,7 +410,7 @@ up() {
 # reset resets a node with kubeadm, and prints what is left of its pods.
 reset() { # NODE
 	stop_service "$1" kubelet
-	kubeadm "$1" reset --force --cri-socket "$cri"
+	kubeadm "$1" reset --force --cri-socket "$(endpoint "$1")"
 	curl -sf --unix-socket "$(engine_socket "$cluster/$1")" 'http://docker/containers/json?all=1' | jq -r '.[] | "container \(.Names[0])"'
 	on_function "$1" leftovers
 }
@@ -399,7 +443,7 @@ down() {
 }
 
 remove_node() { # NODE
-	(stop_service "$1" cridock) || true # the namespaces' end kills it
+	(stop_service "$1" "$(runtime "$1")") || true # the namespaces' end kills it
 	engine_stop "$cluster/$1"
 	node_remove_cgroups "$(engine_cgroup "$cluster/$1")"
 	engine_remove "$cluster/$1"
@@ -417,7 +461,12 @@ keep_logs() {
 
 prepare() {
 	need_root
-	install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
+	install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq bsdutils
+	case ${NODE2:=cridock} in
+	cridock) ;;
+	containerd) containerd_dir=$(build_containerd) || die "cannot build containerd" ;;
+	*) die "NODE2: $NODE2 is not cridock or containerd" ;;
+	esac
 	build_programs >/dev/null # what needs a network: the nodes have none
 }
 

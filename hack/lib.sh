@@ -37,6 +37,7 @@ has() { # PACKAGE
 	busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
+	bsdutils) command -v script >/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
 	systemd) command -v systemd-analyze >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
@@ -122,6 +123,40 @@ build_foreign() { # NAME VERSION MODULE PACKAGE LDFLAGS
 		mv "$binary.$$" "$binary"
 	fi
 	echo "$binary"
+}
+
+# build_peer builds commands of a module that cridock does not depend on, with the
+# dependencies that the module's go.mod selects, and prints their directory. It prints
+# nothing if they cannot be built. "go install" would refuse a module that replaces
+# others.
+build_peer() { # NAME VERSION MODULE LDFLAGS PACKAGE...
+	local bin source work name=$1 version=$2 module=$3 ldflags=$4
+	shift 4
+	bin=$(tool_dir "$name" "$version") || return
+	if [ ! -d "$bin" ]; then
+		log "building $name $version: some minutes the first time"
+		source=$(go mod download -json "$module@$version" | jq -er 'select(.Error == null).Dir') || return
+		work=$(mktemp -d)
+		install -m644 "$source"/go.{mod,sum} "$work"
+		mkdir -p "$work/bin" "${bin%/*}"
+		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
+			-modfile "$work/go.mod" -ldflags "-s -w $ldflags" -o "$work/bin/" "$@") >&2 || {
+			rm -r "$work"
+			return 1
+		}
+		mv -T "$work/bin" "$bin"
+		rm -r "$work"
+	fi
+	echo "$bin"
+}
+
+containerd_version=v2.4.2
+
+# build_containerd builds containerd and its shim, and prints their directory, or
+# nothing if it cannot.
+build_containerd() {
+	build_peer containerd "$containerd_version" github.com/containerd/containerd/v2 \
+		"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2
 }
 
 # built reports whether a script's programs are built.
