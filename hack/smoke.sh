@@ -99,6 +99,7 @@ web() { # VERSION
 		  template:
 		    metadata: {labels: {app: web}}
 		    spec:
+		      terminationGracePeriodSeconds: 6 # httpd does not stop for a signal
 		      topologySpreadConstraints:
 		      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}, matchLabelKeys: [pod-template-hash]}
 		      containers:
