@@ -5,9 +5,11 @@
 
 limit=120s # of kubectl's waits; a quiet machine needs a few seconds
 
-# smoke runs all checks and leaves the result in $summary.
+# smoke runs all checks and leaves the result in $summary and $failed. Do not call it
+# where its status is tested: nothing in it would end a check that fails.
 smoke() {
-	local passed=0 failed=0
+	local passed=0
+	failed=0
 	check "both nodes are ready, with their runtimes" nodes_are_ready
 	check "the control plane runs on cridock" control_plane_runs_on_cridock
 	check "a Deployment spreads over both nodes" deployment
@@ -31,7 +33,6 @@ smoke() {
 	check "deleted pods are gone" deletion
 	# shellcheck disable=SC2034 # for the script that sources this one
 	summary="$passed passed, $failed failed"
-	[ "$failed" = 0 ]
 }
 
 # check runs a function as its own process, in which any failure counts.
