@@ -120,6 +120,7 @@ connect() {
 		on "$node" ip address add "${address[$node]}/24" dev eth0
 		on "$node" ip link set eth0 up
 		on "$node" ip route add default dev eth0
+		printf '%s\n' "${address[node1]} node1" "${address[node2]} node2" | on "$node" tee -a /etc/hosts >/dev/null
 	done
 }
 
