@@ -122,9 +122,14 @@ deployment() {
 	kubectl wait --for condition=Ready pod/client --timeout "$limit"
 }
 
-# fetch prints a page that a pod sees.
-fetch() { # POD URL
-	kubectl exec "$1" -- wget -q -T 5 -O - "$2"
+# fetch prints a page that a pod sees. Debian's busybox has a wget that crashes.
+fetch() { # POD HOST PORT
+	kubectl exec "$1" -- sh -c "$(request "$2" "$3")" | grep .
+}
+
+# request prints a command that prints a page.
+request() { # HOST PORT
+	echo "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $1 $2 | tail -n 1"
 }
 
 # fetches_all fetches a page until each of the Deployment's pods has answered.
@@ -144,16 +149,16 @@ fetches_all() { # COMMAND...
 
 service_by_name() {
 	kubectl expose deployment web --port 80 --target-port http
-	wait_for 60 fetch client http://web.default.svc.cluster.local/
-	wait_for 60 fetch client http://web/
-	fetches_all fetch client http://web/
+	wait_for 60 fetch client web.default.svc.cluster.local 80
+	wait_for 60 fetch client web 80
+	fetches_all fetch client web 80
 	kubectl exec client -- nslookup web.default.svc.cluster.local | grep -F "$(kubectl get service web --output 'jsonpath={.spec.clusterIP}')"
 }
 
 across_nodes() {
 	local address
 	for address in $(kubectl get pod --selector app=web --output 'jsonpath={.items[*].status.podIP}'); do
-		fetch client "http://$address:8080/"
+		fetch client "$address" 8080
 	done
 }
 
@@ -176,13 +181,12 @@ exec_in_pod() {
 	done
 	kubectl exec "$pod" -- sh -c 'exit 7' || status=$?
 	expect "$status" 7
-	expect "$(script_terminal "$pod")" "a terminal"
+	exec_on_terminal "$pod" | grep "a terminal"
 }
 
-# script_terminal runs kubectl exec -it on a terminal.
-script_terminal() { # POD
+exec_on_terminal() { # POD
 	on node1 script --quiet --return --command \
-		"env KUBECONFIG=/etc/kubernetes/admin.conf kubectl exec -it $1 -- sh -c 'test -t 0 && echo a terminal'" /dev/null </dev/null | tr -d '\r'
+		"env KUBECONFIG=/etc/kubernetes/admin.conf kubectl exec -it $1 -- sh -c 'test -t 0 && echo a terminal'" /dev/null </dev/null
 }
 
 logs_of_pod() {
@@ -227,7 +231,7 @@ copy_files() {
 }
 
 attach_to_pod() {
-	kubectl run reader --image "$busybox" --restart Never --stdin --command -- sh -c 'read line; echo "read $line"; sleep 1'
+	kubectl run reader --image "$busybox" --restart Never --stdin --attach=false --command -- sh -c 'read line; echo "read $line"; sleep 1'
 	kubectl wait --for condition=Ready pod/reader --timeout "$limit"
 	expect "$(echo something | kubectl attach --stdin --quiet reader)" "read something"
 	kubectl delete pod reader --timeout "$limit"
@@ -244,13 +248,15 @@ debug_pod() {
 # rolling_update replaces all pods while a client sends requests, of which none may
 # fail.
 rolling_update() {
-	local page
-	kubectl exec client -- sh -c 'rm -f /tmp/stop; while [ ! -e /tmp/stop ]; do wget -q -T 5 -O - http://web/ || echo failed; sleep 0.05; done' >"$cluster/requests" &
+	local page client
+	kubectl exec client -- sh -c "rm -f /tmp/stop; while [ ! -e /tmp/stop ]; do
+		page=\$($(request web 80)); echo \${page:-failed}; sleep 0.05; done" >"$cluster/requests" &
+	client=$!
 	web v2 | kubectl apply --filename -
 	kubectl rollout status deployment/web --timeout "$limit"
 	wait_for 60 eval '[ "$(pods_of web | wc -l)" = 2 ]'
 	kubectl exec client -- touch /tmp/stop
-	wait $!
+	wait "$client"
 	for page in v1 v2; do
 		grep -q "^$page " "$cluster/requests"
 	done
