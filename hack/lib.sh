@@ -421,7 +421,7 @@ registry_start() { # DIR [PORT]
 		storage: {filesystem: {rootdirectory: $dir/registry}, delete: {enabled: true}}
 		http: {addr: "127.0.0.1:$port"}
 	END
-	engine_exec "$dir" docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
+	engine_exec "$dir" setsid docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
 	disown
 	wait_for 20 engine_exec "$dir" curl -sf "http://127.0.0.1:$port/v2/" || {
 		tail -n 20 "$dir/registry.log" >&2
