@@ -36,7 +36,7 @@ kubelet: ## a real kubelet on cridock (root)
 	hack/kubelet.sh $(ARGS)
 
 cluster: ## a cluster made by kubeadm on cridock, tested and removed (root)
-	hack/cluster.sh $(or $(ARGS),smoke)
+	hack/cluster.sh $(or $(ARGS),test)
 
 systemd: ## the package and cridock migrate, with systemd and kubelets from 1.23 on (root)
 	hack/systemd.sh $(ARGS)

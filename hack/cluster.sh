@@ -5,8 +5,9 @@
 #   sudo hack/cluster.sh up             make the cluster
 #   sudo hack/cluster.sh kubectl ...    run kubectl on its first node
 #   sudo hack/cluster.sh node N ...     run a command on a node: 1 or 2
-#   sudo hack/cluster.sh smoke          test the cluster that is up, or one that is made
+#   sudo hack/cluster.sh test           test the cluster that is up, or one that is made
 #                                       for this and removed afterwards
+#   sudo hack/cluster.sh smoke          the same with the most important checks only
 #   sudo hack/cluster.sh down           run "kubeadm reset" on both nodes, check that
 #                                       they are clean, and remove them
 #   sudo hack/cluster.sh build          only build the programs and print their paths
@@ -25,7 +26,7 @@
 #   NODE2=containerd   "up": the second node runs containerd in place of cridock (built
 #                      from the Go module proxy, too)
 #   CLUSTER=DIR   where the nodes are (default /var/tmp/cridock-cluster)
-#   LOGS=DIR      "smoke" keeps all logs there
+#   LOGS=DIR      "test" and "smoke" keep all logs there
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -416,10 +417,11 @@ reset() { # NODE
 	on_function "$1" leftovers
 }
 
-# leftovers prints a node's files that are gone once its pods are.
+# leftovers prints what a runtime and CNI plugins have left on a node without pods. The
+# links in /var/log/containers are the kubelet's; it removes them only while it runs.
 leftovers() {
 	find /var/lib/kubelet /etc/kubernetes/manifests /run/cridock/netns /run/cridock/image-volumes /var/lib/cridock/sandboxes \
-		/var/lib/cridock/containers /var/log/containers /var/lib/cni/networks/cluster /var/lib/cni/cache/results \
+		/var/lib/cridock/containers /var/lib/cni/networks/cluster /var/lib/cni/cache/results \
 		-mindepth 1 ! -name '.*' ! -name 'last_reserved_ip*' ! -name lock 2>/dev/null || true
 	awk '$2 ~ "^/var/lib/kubelet/|^/run/cridock/" { print "mount " $2 }' /proc/mounts
 }
@@ -505,7 +507,7 @@ node)
 	need_root
 	on "node$2" "${@:3}"
 	;;
-smoke)
+test | smoke)
 	prepare
 	made=''
 	if [ ! -e "$cluster" ]; then
@@ -515,7 +517,7 @@ smoke)
 		trap 'exit 143' TERM
 		up
 	fi
-	smoke
+	smoke "$([ "$1" = test ] && echo all || echo short)"
 	[ "$made" ] || printf '%s\n' "$summary"
 	[ "$failed" = 0 ]
 	;;
