@@ -1,6 +1,6 @@
 # The tasks of CONTRIBUTING.md by name: each only calls a script or the Go tool.
 # ARGS is passed on, for example: make test ARGS='-run TestName ./shim'
-.PHONY: help build run unit test lint fuzz bench microbench kubelet systemd matrix release clean
+.PHONY: help build run unit test lint fuzz bench microbench kubelet cluster systemd matrix release clean
 
 ARGS :=
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
@@ -34,6 +34,9 @@ microbench: ## Go's benchmarks that need no engine
 
 kubelet: ## a real kubelet on cridock (root)
 	hack/kubelet.sh $(ARGS)
+
+cluster: ## a cluster made by kubeadm on cridock, tested and removed (root)
+	hack/cluster.sh $(or $(ARGS),test)
 
 systemd: ## the package and cridock migrate, with systemd and kubelets from 1.23 on (root)
 	hack/systemd.sh $(ARGS)

@@ -49,7 +49,6 @@ image=$registry/busybox:cridock
 pause=$registry/pause:cridock
 pull=$registry/pull:cridock
 collector=127.0.0.1:4317
-containerd_version=v2.4.2
 cri_dockerd_version=v0.4.4
 
 need_root
@@ -59,35 +58,9 @@ install_missing docker.io containerd containernetworking-plugins iptables iprout
 cni_bin=/usr/lib/cni
 [ -x "$cni_bin/bridge" ] || cni_bin=/opt/cni/bin
 
-# build_peer builds commands of a module that cridock does not depend on, with the
-# dependencies that the module's go.mod selects, and prints their directory. It prints
-# nothing if they cannot be built. "go install" would refuse a module that replaces
-# others.
-build_peer() { # NAME VERSION MODULE LDFLAGS PACKAGE...
-	local bin source work name=$1 version=$2 module=$3 ldflags=$4
-	shift 4
-	bin=$(tool_dir "$name" "$version") || return
-	if [ ! -d "$bin" ]; then
-		log "building $name $version: some minutes the first time"
-		source=$(go mod download -json "$module@$version" | jq -er 'select(.Error == null).Dir') || return
-		work=$(mktemp -d)
-		install -m644 "$source"/go.{mod,sum} "$work"
-		mkdir -p "$work/bin" "${bin%/*}"
-		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
-			-modfile "$work/go.mod" -ldflags "-s -w $ldflags" -o "$work/bin/" "$@") >&2 || {
-			rm -r "$work"
-			return 1
-		}
-		mv -T "$work/bin" "$bin"
-		rm -r "$work"
-	fi
-	echo "$bin"
-}
-
 # Do everything that needs the network first: there is none inside.
 containerd_dir=${CONTAINERD:-}
-[ -n "$containerd_dir" ] || containerd_dir=$(build_peer containerd "$containerd_version" github.com/containerd/containerd/v2 \
-	"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2) || {
+[ -n "$containerd_dir" ] || containerd_dir=$(build_containerd) || {
 	containerd_dir=$(dirname "$(command -v containerd)")
 	log "cannot build containerd $containerd_version, measuring $containerd_dir/containerd"
 }
@@ -134,16 +107,6 @@ cni_conflist() { # DIR NAME SUBNET
 		   "ipam": {"type": "host-local", "dataDir": "$1/ipam", "ranges": [[{"subnet": "$3"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
 		  {"type": "portmap", "capabilities": {"portMappings": true}}]}
 	END
-}
-
-# runc_wrapper prints the path of a wrapper of runc for a machine that cannot lower
-# oom_score_adj. With CAP_SYS_RESOURCE it prints nothing.
-runc_wrapper() {
-	local effective
-	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
-	[ $((effective >> 24 & 1)) = 0 ] || return 0
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$dir/runcwrap" ./hack/runcwrap
-	echo "$dir/runcwrap"
 }
 
 # serve runs a server in an engine's namespaces, with its log in ENGINE/NAME.log,
@@ -229,32 +192,22 @@ start_containerd() { # ENGINE
 	serve "$1" cri-containerd "$d/containerd.sock" env "PATH=$containerd_dir:$PATH" containerd --config "$d/config.toml"
 }
 
-docker_post() { # ENGINE PATH
-	curl -sS --fail --unix-socket "$(engine_socket "$1")" -H 'X-Registry-Auth: e30=' -X POST "http://docker$2"
-}
-
-# push pushes an image to the registry under a name, then removes that name.
-push() { # ENGINE IMAGE NAME
-	[ "$2" = "$3" ] || docker_post "$1" "/images/$2/tag?repo=${3%:*}&tag=${3##*:}"
-	docker_post "$1" "/images/${3%:*}/push?tag=${3##*:}" | jq -es 'all(.error == null)' >/dev/null || die "push of $3 failed"
-	curl -sS --fail --unix-socket "$(engine_socket "$1")" -X DELETE "http://docker/images/$3" >/dev/null
-}
-
 # fill_registry pushes the run's images to the registry: the pods' image, cridock's
 # built-in sandbox image, and one to pull.
 fill_registry() { # ENGINE
-	local tree
-	push "$1" "$(import_busybox "$(engine_socket "$1")" "$image")" "$image"
-	push "$1" "$(curl -sS --unix-socket "$(engine_socket "$1")" http://docker/images/json | jq -r '.[].RepoTags[]? | select(startswith("cridock.internal/pause:"))' | head -n 1)" "$pause"
+	local tree socket
+	socket=$(engine_socket "$1")
+	push_image "$socket" "$(import_busybox "$socket" "$image")" "$image"
+	push_image "$socket" "$(pause_image "$socket")" "$pause"
 	tree=$(mktemp -d)
 	busybox_tree "$tree"
 	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
-	push "$1" "$(import_tree "$(engine_socket "$1")" "$pull" "$tree")" "$pull"
+	push_image "$socket" "$(import_tree "$socket" "$pull" "$tree")" "$pull"
 	rm -rf "$tree"
 }
 
 log "starting cridock and containerd"
-wrapper=$(runc_wrapper)
+wrapper=$(runc_wrapper "$dir")
 runtime=()
 if [ -n "$wrapper" ]; then
 	log "no CAP_SYS_RESOURCE: Docker and containerd run runc through hack/runcwrap"

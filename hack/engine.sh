@@ -30,11 +30,11 @@ start)
 	;;
 exec) engine_exec "$dir" "$@" ;;
 busybox)
-	install_missing busybox-static curl
+	install_missing busybox-static curl jq
 	import_busybox "$(engine_socket "$dir")" "$@"
 	;;
 go-base)
-	install_missing busybox-static curl
+	install_missing busybox-static curl jq
 	find_go
 	import_go_base "$(engine_socket "$dir")" "$@"
 	;;

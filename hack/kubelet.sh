@@ -27,67 +27,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
+. hack/node.sh
 
-# program prints where a command of e2e/kubelet is kept, in the release that its
-# go.mod requires.
-program() { # COMMAND MODULE
-	set -e # a command substitution does not inherit it
-	local version
-	# go list would download the module's go.mod: "built" must work without a network.
-	version=$(go mod edit -json e2e/kubelet/go.mod | jq -er --arg path "$2" '.Require[] | select(.Path == $path).Version') ||
-		die "e2e/kubelet/go.mod requires no $2"
-	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$version"
-}
-
-# build builds a command unless it is already built, and prints its path.
-build() { # COMMAND MODULE
-	set -e
-	local version minor binary package=k8s.io/component-base/version
-	binary=$(program "$@")
-	version=${binary##*-}
-	minor=${version#v*.}
-	if [ ! -x "$binary" ]; then
-		log "building $1 $version: some minutes the first time"
-		mkdir -p "${binary%/*}"
-		# Use another name until the build is complete.
-		(cd e2e/kubelet && CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath \
-			-ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}" \
-			-o "$binary.$$" "./cmd/$1") || die "cannot build $1 $version"
-		mv "$binary.$$" "$binary"
-	fi
-	echo "$binary"
-}
-
-# node_setup runs in the engine's namespaces and turns them into a node.
-node_setup() { # DIR CGROUP
-	local dir=$1 cgroup=$2 tree setting path
+# address gives the node an address; it runs in its namespaces.
+address() {
 	ip link add node0 type veth peer name node1
 	ip address add 192.0.2.10/24 dev node0
 	ip link set node1 up
 	ip link set node0 up
 	ip route add default dev node0
-	# Some of the kubelet's paths in /var/lib and /var/log cannot be changed by flags.
-	for tree in lib log; do
-		mkdir -p "$dir/var/$tree"
-		mount --bind "$dir/var/$tree" "/var/$tree"
-	done
-	for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
-		[ ! -e "$tree/cgroup.procs" ] || mkdir -p "$tree$cgroup"
-	done
-	# crun accepts cgroup v2 beside v1 only if v2 has no controllers.
-	[ ! -e /sys/fs/cgroup/unified/cgroup.controllers ] || mount --bind /dev/null /sys/fs/cgroup/unified/cgroup.controllers
-	# The kubelet would set these for the whole machine unless they are as it wants.
-	mkdir "$dir/sysctl"
-	for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
-		kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
-		path=${setting%=*}
-		echo "${setting#*=}" >"$dir/sysctl/${path##*/}"
-		mount --bind "$dir/sysctl/${path##*/}" "/proc/sys/$path"
-	done
-}
-
-remove_cgroups() { # CGROUP
-	find /sys/fs/cgroup -depth -type d -path "*$1*" -exec rmdir {} + 2>/dev/null || true
 }
 
 need_root
@@ -96,15 +44,15 @@ install_missing docker.io containernetworking-plugins iptables iproute2 mount do
 
 # Do everything that needs the network first: there is none inside.
 if [ "${1-}" = built ]; then
-	kubelet=$(program kubelet k8s.io/kubernetes)
-	apiserver=$(program kube-apiserver k8s.io/kubernetes)
-	etcd=$(program etcd go.etcd.io/etcd/server/v3)
+	kubelet=$(kubernetes_program kubelet k8s.io/kubernetes)
+	apiserver=$(kubernetes_program kube-apiserver k8s.io/kubernetes)
+	etcd=$(kubernetes_program etcd go.etcd.io/etcd/server/v3)
 	[ -x "$kubelet" ] && [ -x "$apiserver" ] && [ -x "$etcd" ] || exit 3
 	exit 0
 fi
-kubelet=$(build kubelet k8s.io/kubernetes)
-apiserver=$(build kube-apiserver k8s.io/kubernetes)
-etcd=$(build etcd go.etcd.io/etcd/server/v3)
+kubelet=$(kubernetes_build kubelet k8s.io/kubernetes)
+apiserver=$(kubernetes_build kube-apiserver k8s.io/kubernetes)
+etcd=$(kubernetes_build etcd go.etcd.io/etcd/server/v3)
 if [ "${1-}" = build ]; then
 	printf '%s\n' "$kubelet" "$apiserver" "$etcd"
 	exit
@@ -115,7 +63,7 @@ finish() {
 	local status=$?
 	[ -z "${LOGS-}" ] || { mkdir -p "$LOGS" && cp "$dir"/*.log "$LOGS"; } || status=1
 	engine_stop "$dir" || status=1
-	remove_cgroups "$cgroup"
+	node_remove_cgroups "$cgroup"
 	engine_remove "$dir" || status=1
 	exit "$status"
 }
@@ -136,7 +84,7 @@ runtimes=(--add-runtime second=runc)
 socket=$(engine_start "$dir" "${runtimes[@]}")
 registry=$(registry_start "$dir")
 image=$(import_busybox "$socket")
-engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup)"'; node_setup "$@"' _ "$dir" "$cgroup"
+engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup address)"'; address; node_setup "$@"' _ "$dir" "$cgroup"
 export CRIDOCK_E2E_KUBELET=$dir/bin/kubelet CRIDOCK_E2E_APISERVER=$dir/bin/kube-apiserver CRIDOCK_E2E_ETCD=$dir/bin/etcd \
 	CRIDOCK_E2E_CRIDOCK=$dir/cridock CRIDOCK_E2E_DOCKER=unix://$socket \
 	CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image CRIDOCK_E2E_CGROUP=$cgroup CRIDOCK_CI=1

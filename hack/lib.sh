@@ -37,6 +37,7 @@ has() { # PACKAGE
 	busybox-static) [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 ;;
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
+	bsdutils) command -v script >/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
 	systemd) command -v systemd-analyze >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
@@ -122,6 +123,40 @@ build_foreign() { # NAME VERSION MODULE PACKAGE LDFLAGS
 		mv "$binary.$$" "$binary"
 	fi
 	echo "$binary"
+}
+
+# build_peer builds commands of a module that cridock does not depend on, with the
+# dependencies that the module's go.mod selects, and prints their directory. It prints
+# nothing if they cannot be built. "go install" would refuse a module that replaces
+# others.
+build_peer() { # NAME VERSION MODULE LDFLAGS PACKAGE...
+	local bin source work name=$1 version=$2 module=$3 ldflags=$4
+	shift 4
+	bin=$(tool_dir "$name" "$version") || return
+	if [ ! -d "$bin" ]; then
+		log "building $name $version: some minutes the first time"
+		source=$(go mod download -json "$module@$version" | jq -er 'select(.Error == null).Dir') || return
+		work=$(mktemp -d)
+		install -m644 "$source"/go.{mod,sum} "$work"
+		mkdir -p "$work/bin" "${bin%/*}"
+		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
+			-modfile "$work/go.mod" -ldflags "-s -w $ldflags" -o "$work/bin/" "$@") >&2 || {
+			rm -r "$work"
+			return 1
+		}
+		mv -T "$work/bin" "$bin"
+		rm -r "$work"
+	fi
+	echo "$bin"
+}
+
+containerd_version=v2.4.2
+
+# build_containerd builds containerd and its shim, and prints their directory, or
+# nothing if it cannot.
+build_containerd() {
+	build_peer containerd "$containerd_version" github.com/containerd/containerd/v2 \
+		"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2
 }
 
 # built reports whether a script's programs are built.
@@ -302,13 +337,39 @@ engine_remove() { # DIR
 	rm -rf --one-file-system -- "$1"
 }
 
-# import_tree makes an image from a directory tree, with files owned by root and the
-# default command sh, and prints its name.
-import_tree() { # SOCKET NAME:TAG DIR
+# import_tree makes an image from a directory tree, with files owned by root and one
+# instruction of a Dockerfile, by default CMD ["sh"], and prints its name.
+import_tree() { # SOCKET NAME:TAG DIR [INSTRUCTION]
+	local changes=${4-'CMD ["sh"]'}
+	changes=$(jq -rn --arg changes "$changes" '$changes | @uri')
 	tar -C "$3" --owner=0 --group=0 -c . |
 		curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
-			"http://docker/images/create?fromSrc=-&repo=${2%:*}&tag=${2##*:}&changes=CMD%20%5B%22sh%22%5D" >/dev/null
+			"http://docker/images/create?fromSrc=-&repo=${2%:*}&tag=${2##*:}&changes=$changes" >/dev/null
 	echo "$2"
+}
+
+# push_image pushes an image to the registry in a name, and then removes that name.
+push_image() { # SOCKET IMAGE NAME:TAG
+	[ "$2" = "$3" ] || curl -sS --fail --unix-socket "$1" -X POST "http://docker/images/$2/tag?repo=${3%:*}&tag=${3##*:}"
+	curl -sS --fail --unix-socket "$1" -H 'X-Registry-Auth: e30=' -X POST "http://docker/images/${3%:*}/push?tag=${3##*:}" |
+		jq -es 'all(.error == null)' >/dev/null || die "push of $3 failed"
+	curl -sS --fail --unix-socket "$1" -X DELETE "http://docker/images/$3" >/dev/null
+}
+
+# pause_image prints the name of cridock's own sandbox image, once cridock has made it.
+pause_image() { # SOCKET
+	curl -sS --unix-socket "$1" http://docker/images/json |
+		jq -er 'first(.[].RepoTags[]? | select(startswith("cridock.internal/pause:")))'
+}
+
+# runc_wrapper builds a wrapper of runc for a machine without CAP_SYS_RESOURCE, and
+# prints its path. With that capability it prints nothing.
+runc_wrapper() { # DIR
+	local effective
+	effective=$((16#$(awk '/^CapEff/ {print $2}' /proc/self/status)))
+	[ $((effective >> 24 & 1)) = 0 ] || return 0
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$1/runcwrap" ./hack/runcwrap
+	echo "$1/runcwrap"
 }
 
 # busybox_tree makes a root directory with the machine's static busybox, hard links for
@@ -357,7 +418,7 @@ registry_start() { # DIR [PORT]
 		storage: {filesystem: {rootdirectory: $dir/registry}, delete: {enabled: true}}
 		http: {addr: "127.0.0.1:$port"}
 	END
-	engine_exec "$dir" docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
+	engine_exec "$dir" setsid docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
 	disown
 	wait_for 20 engine_exec "$dir" curl -sf "http://127.0.0.1:$port/v2/" || {
 		tail -n 20 "$dir/registry.log" >&2

@@ -53,6 +53,7 @@ func (n *node) config(s settings) map[string]any {
 		"address":                  "0.0.0.0", // the API server reads the node's
 		"authentication":           map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
 		"authorization":            map[string]any{"mode": "AlwaysAllow"},
+		"volumePluginDir":          n.path("volume-plugins"), // the default is the machine's
 		"staticPodPath":            n.manifests(), "fileCheckFrequency": "1s", "syncFrequency": "5s",
 		"cgroupDriver": "cgroupfs", "cgroupRoot": n.cgroup, "failCgroupV1": false, "failSwapOn": false,
 		"oomScoreAdj": 0, // a negative one needs CAP_SYS_RESOURCE

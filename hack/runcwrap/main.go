@@ -1,7 +1,8 @@
-// Command runcwrap runs runc for benchmarks on a machine without CAP_SYS_RESOURCE,
-// where a process cannot lower its oom_score_adj, and runc fails for a container that
-// asks for it. Before "create" it raises a negative oomScoreAdj in the bundle to 0;
-// everything else it leaves to the runc in PATH.
+// Command runcwrap runs runc on a machine without CAP_SYS_RESOURCE, where a process
+// cannot lower its oom_score_adj nor have that capability, and runc fails for a
+// container that asks for either. Before "create" it raises a negative oomScoreAdj in
+// the bundle to 0 and removes the capability; everything else it leaves to the runc in
+// PATH.
 package main
 
 import (
@@ -25,7 +26,7 @@ func main() {
 // run replaces the process with runc, and returns why it cannot.
 func run(args []string) error {
 	if dir, creates := bundle(args[1:]); creates {
-		if err := raiseOOMScore(filepath.Join(dir, "config.json")); err != nil {
+		if err := boundFile(filepath.Join(dir, "config.json")); err != nil {
 			return err
 		}
 	}
@@ -58,14 +59,14 @@ func bundle(args []string) (dir string, creates bool) {
 	return ".", true
 }
 
-// raiseOOMScore raises a negative process.oomScoreAdj in a file to 0. It writes only
-// then, and keeps all other values as they are.
-func raiseOOMScore(path string) error {
+// boundFile makes a bundle's configuration one that the machine can run. It writes only
+// if there is something to change, and keeps all other values as they are.
+func boundFile(path string) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	changed, err := withoutNegativeOOMScore(old)
+	changed, err := bound(old)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -75,8 +76,8 @@ func raiseOOMScore(path string) error {
 	return replace(path, changed)
 }
 
-// withoutNegativeOOMScore returns config itself if there is nothing to raise.
-func withoutNegativeOOMScore(config []byte) ([]byte, error) {
+// bound returns config itself if there is nothing to change.
+func bound(config []byte) ([]byte, error) {
 	// Numbers and the order of lists stay as they are in what is not decoded.
 	var spec, process map[string]json.RawMessage
 	if err := json.Unmarshal(config, &spec); err != nil {
@@ -88,22 +89,62 @@ func withoutNegativeOOMScore(config []byte) ([]byte, error) {
 	if err := json.Unmarshal(spec["process"], &process); err != nil {
 		return nil, err
 	}
-	var score int
-	if raw := process["oomScoreAdj"]; raw != nil {
-		if err := json.Unmarshal(raw, &score); err != nil {
-			return nil, err
-		}
+	raised, err := raiseOOMScore(process)
+	if err != nil {
+		return nil, err
 	}
-	if score >= 0 {
+	dropped, err := dropSysResource(process)
+	if err != nil {
+		return nil, err
+	}
+	if !raised && !dropped {
 		return config, nil
 	}
-	process["oomScoreAdj"] = json.RawMessage("0")
 	encoded, err := json.Marshal(process)
 	if err != nil {
 		return nil, err
 	}
 	spec["process"] = encoded
 	return json.Marshal(spec)
+}
+
+// raiseOOMScore raises a negative oomScoreAdj to 0, and reports whether it did.
+func raiseOOMScore(process map[string]json.RawMessage) (bool, error) {
+	var score int
+	if raw := process["oomScoreAdj"]; raw != nil {
+		if err := json.Unmarshal(raw, &score); err != nil {
+			return false, err
+		}
+	}
+	if score >= 0 {
+		return false, nil
+	}
+	process["oomScoreAdj"] = json.RawMessage("0")
+	return true, nil
+}
+
+// dropSysResource removes CAP_SYS_RESOURCE from all sets, and reports whether any had
+// it.
+func dropSysResource(process map[string]json.RawMessage) (bool, error) {
+	var sets map[string][]string
+	if raw := process["capabilities"]; raw != nil {
+		if err := json.Unmarshal(raw, &sets); err != nil {
+			return false, err
+		}
+	}
+	found := false
+	for name, set := range sets {
+		if slices.Contains(set, "CAP_SYS_RESOURCE") {
+			found = true
+			sets[name] = slices.DeleteFunc(set, func(c string) bool { return c == "CAP_SYS_RESOURCE" })
+		}
+	}
+	if !found {
+		return false, nil
+	}
+	encoded, err := json.Marshal(sets)
+	process["capabilities"] = encoded
+	return true, err
 }
 
 // replace replaces a file in one step and keeps its mode.

@@ -29,15 +29,18 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-func TestOnlyANegativeScoreChanges(t *testing.T) {
+func TestOnlyWhatCannotRunChanges(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"process":{"oomScoreAdj":-998,"x":9007199254740993},"a":[1,2.50]}`: `{"a":[1,2.50],"process":{"oomScoreAdj":0,"x":9007199254740993}}`,
 		`{"process": {"oomScoreAdj": 100}}`:                                  `{"process": {"oomScoreAdj": 100}}`,
 		`{"process": {"oomScoreAdj": null}}`:                                 `{"process": {"oomScoreAdj": null}}`,
 		`{"process": {}}`:                                                    `{"process": {}}`,
-		`{"root": {}}`:                                                       `{"root": {}}`,
+		`{"process":{"capabilities":{"bounding":["CAP_CHOWN","CAP_SYS_RESOURCE","CAP_KILL"],"ambient":["CAP_KILL"]},"y":1}}`: `{"process":{"capabilities":{"ambient":["CAP_KILL"],"bounding":["CAP_CHOWN","CAP_KILL"]},"y":1}}`,
+		`{"process": {"capabilities": {"bounding": ["CAP_KILL"]}}}`:                                                          `{"process": {"capabilities": {"bounding": ["CAP_KILL"]}}}`,
+		`{"process": {"capabilities": null}}`:                                                                                `{"process": {"capabilities": null}}`,
+		`{"root": {}}`:                                                                                                       `{"root": {}}`,
 	} {
-		got, err := withoutNegativeOOMScore([]byte(config))
+		got, err := bound([]byte(config))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,8 +48,8 @@ func TestOnlyANegativeScoreChanges(t *testing.T) {
 			t.Errorf("%s: %s", config, diff)
 		}
 	}
-	for _, bad := range []string{``, `{`, `{"process":[]}`, `{"process":{"oomScoreAdj":"x"}}`} {
-		if _, err := withoutNegativeOOMScore([]byte(bad)); err == nil {
+	for _, bad := range []string{``, `{`, `{"process":[]}`, `{"process":{"oomScoreAdj":"x"}}`, `{"process":{"capabilities":["CAP_KILL"]}}`} {
+		if _, err := bound([]byte(bad)); err == nil {
 			t.Errorf("%s was taken", bad)
 		}
 	}
