@@ -358,7 +358,7 @@ func TestDraftThatStays(t *testing.T) {
 		if err := os.Chmod(draft, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = os.Chmod(draft, 0o700) }) //nolint:gosec // the test's own
+		t.Cleanup(func() { _ = os.Chmod(draft, 0o700) })
 	} else if err := unix.Mount("tmpfs", draft, "tmpfs", 0, "size=4k"); err != nil {
 		t.Skip("no mounts here:", err)
 	} else {

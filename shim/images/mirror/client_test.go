@@ -34,7 +34,7 @@ func TestNoConnectionStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newClient(Host{URL: u, dial: dialTimeout, tls: &tls.Config{InsecureSkipVerify: true}}, "app", nil) //nolint:gosec // a test
+	c := newClient(Host{URL: u, dial: dialTimeout, tls: &tls.Config{InsecureSkipVerify: true}}, "app", nil)
 	transport := c.http.Client.Transport.(hostHeaders).next.(*http.Transport)
 	if transport.IdleConnTimeout <= 0 || transport.IdleConnTimeout > time.Minute {
 		t.Fatalf("idle connections stay for %v", transport.IdleConnTimeout)
