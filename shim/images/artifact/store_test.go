@@ -22,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/shim/images/mirror"
 	"github.com/cridock/cridock/translate"
 )
@@ -359,9 +360,9 @@ func TestDraftThatStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.Chmod(draft, 0o700) })
-	} else if err := unix.Mount("tmpfs", draft, "tmpfs", 0, "size=4k"); err != nil {
-		t.Skip("no mounts here:", err)
 	} else {
+		err := unix.Mount("tmpfs", draft, "tmpfs", 0, "size=4k")
+		needs.That(t, err == nil, "needs to mount a tmpfs, whose directory nobody can remove: %v", err)
 		t.Cleanup(func() {
 			entries, _ := filepath.Glob(filepath.Join(s.opts.Dir, draftPrefix+"*"))
 			for _, e := range entries {
