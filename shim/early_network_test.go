@@ -22,20 +22,32 @@ func newEarlyNode(t *testing.T) *node {
 	})
 }
 
+// beforeStart delays the start of containers until ready is closed.
+func (n *node) beforeStart(ready <-chan struct{}) {
+	n.engine.on(func(call string) {
+		if call == "container start" {
+			<-ready
+		}
+	})
+}
+
 // TestEarlyNetworkErrors: if the start and CNI fail, both errors are reported, whichever
 // is the first.
 func TestEarlyNetworkErrors(t *testing.T) {
 	const busy = "cgroup is busy"
 	t.Run("start", func(t *testing.T) {
 		n := newEarlyNode(t)
-		n.docker.FailNext("container start", 1, http.StatusInternalServerError, busy)
+		adding := make(chan struct{})
 		n.plugins.respond(func(ctx context.Context, command, _ string) error {
 			if command == "ADD" {
+				close(adding)
 				<-ctx.Done() // the failed start ends it
 				return ctx.Err()
 			}
 			return errBroken
 		})
+		n.beforeStart(adding)
+		n.docker.FailNext("container start", 1, http.StatusInternalServerError, busy)
 		_, err := n.tryRunPod(n.podConfig("web"))
 		wantCode(t, err, codes.Unknown, busy, "roll back", errBroken.Error())
 		n.plugins.respond(nil)
@@ -53,11 +65,7 @@ func TestEarlyNetworkErrors(t *testing.T) {
 			}
 			return nil
 		})
-		n.engine.on(func(call string) {
-			if call == "container start" {
-				<-adding
-			}
-		})
+		n.beforeStart(adding)
 		n.docker.FailNext("container start", 1, http.StatusInternalServerError, busy)
 		_, err := n.tryRunPod(cfg)
 		wantCode(t, err, codes.Unknown, busy, errBroken.Error())
