@@ -72,14 +72,14 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 log "building cridock"
-CGO_ENABLED=0 go build -trimpath -o "$dir/cridock" ./cmd/cridock
+CGO_ENABLED=0 go build -trimpath -o "$dir/" ./cmd/cridock ./cmd/cridock-runtime
 mkdir "$dir/bin" # the machine's /var/lib is not visible inside
 cp "$kubelet" "$dir/bin/kubelet"
 cp "$apiserver" "$dir/bin/kube-apiserver"
 cp "$etcd" "$dir/bin/etcd"
 
 log "starting a private Docker Engine in $dir"
-runtimes=(--add-runtime second=runc)
+runtimes=(--add-runtime second=runc --add-runtime "cridock=$dir/cridock-runtime")
 ! command -v crun >/dev/null || runtimes+=(--add-runtime crun=crun)
 socket=$(engine_start "$dir" "${runtimes[@]}")
 registry=$(registry_start "$dir")

@@ -47,6 +47,10 @@ node_setup() { # DIR CGROUP
 	done
 	# crun accepts cgroup v2 beside v1 only if v2 has no controllers.
 	[ ! -e /sys/fs/cgroup/unified/cgroup.controllers ] || mount --bind /dev/null /sys/fs/cgroup/unified/cgroup.controllers
+	# The next lines cover parts of /proc, and in a user namespace the kernel mounts proc
+	# only if a whole one is visible: this one.
+	mkdir "$dir/proc"
+	mount -t proc proc "$dir/proc"
 	# The kubelet would set these for the whole machine unless they are as it wants.
 	mkdir "$dir/sysctl"
 	for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \

@@ -66,7 +66,8 @@ func (n *node) runtimes(t *testing.T) []string {
 	}
 	var names []string
 	for name := range info.Runtimes {
-		if name != info.DefaultRuntime && !strings.HasPrefix(name, "io.containerd.") {
+		// cridock-runtime is for cridock's own use.
+		if name != info.DefaultRuntime && name != "cridock" && !strings.HasPrefix(name, "io.containerd.") {
 			names = append(names, name)
 		}
 	}

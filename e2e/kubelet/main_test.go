@@ -25,6 +25,7 @@ var scenarios = map[string]func(*testing.T, *kubelet){
 	"volumes":            testVolumes,
 	"image volume":       testImageVolume,
 	"security context":   testSecurityContext,
+	"user namespace":     testUserNamespace,
 	"resources":          testResources,
 	"OOM":                testOOM,
 	"termination":        testTerminationMessage,

@@ -206,7 +206,7 @@ func (n *node) leftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, pattern := range []string{
-		"/run/cridock/netns/*", "/run/cridock/image-volumes/[^.]*", "/var/lib/cridock/sandboxes/*", "/var/lib/cridock/containers/*",
+		"/run/cridock/netns/*", "/run/cridock/oci/*", "/run/cridock/image-volumes/[^.]*", "/var/lib/cridock/sandboxes/*", "/var/lib/cridock/containers/*",
 		"/var/lib/kubelet/pods/*", "/var/log/pods/*", "/var/log/containers/*",
 		cniDir + "/ipam/kubelet/10.*", cniDir + "/ipam/kubelet/fd88*", cniDir + "/cache/results/*",
 	} {
