@@ -160,7 +160,7 @@ func (w *workload) checkTaken() {
 // checkServed connects to the pod through its host port.
 func (w *workload) checkServed() {
 	w.t.Helper()
-	eventually(w.t, "the host port answers", 20*time.Second, func() bool {
+	eventually(w.t, "the host port answers", time.Minute, func() bool {
 		resp, err := w.http().Get(fmt.Sprintf("http://127.0.0.1:%d/", w.port))
 		if err != nil {
 			return false
@@ -298,7 +298,7 @@ func (h *onHost) check() {
 	if s.State != runtimeapi.PodSandboxState_SANDBOX_READY || s.GetNetwork().GetIp() != "" || s.GetLinux().GetNamespaces().GetOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE {
 		h.t.Errorf("the sandbox with the host's network is %v", s)
 	}
-	eventually(h.t, "a log that Docker keeps in another form is carried over", 30*time.Second, func() bool {
+	eventually(h.t, "a log that Docker keeps in another form is carried over", time.Minute, func() bool {
 		_, err := os.Stat(h.local.logPath())
 		return err == nil && h.local.logText() == "kept by Docker\n"
 	})
@@ -329,7 +329,7 @@ func TestHandBack(t *testing.T) {
 	if err := c.start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the log of what runs is a link to Docker's", 30*time.Second, func() bool {
+	eventually(t, "the log of what runs is a link to Docker's", time.Minute, func() bool {
 		link, err := os.Readlink(counter.logPath())
 		return err == nil && link == c.docker.inspect(t, counter.id).LogPath
 	})
@@ -347,12 +347,12 @@ func TestHandBack(t *testing.T) {
 	c.restart(t, func() { c.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil) })
 	counter.sh("touch /stop")
 	var count int
-	eventually(t, "the log is carried over once more", 30*time.Second, func() bool {
+	eventually(t, "the log is carried over once more", time.Minute, func() bool {
 		count = len(counter.logLines())
 		return count > 0 && fmt.Sprint(count) == counter.logLines()[count-1].text
 	})
 	checkSequence(t, counter.logLines(), count)
-	eventually(t, "the position of a container that others have removed is gone", 30*time.Second, func() bool {
+	eventually(t, "the position of a container that others have removed is gone", time.Minute, func() bool {
 		positions, err := globs(filepath.Join(c.root(), "containers", "*", "log-position"))
 		return err == nil && len(positions) == 3
 	})

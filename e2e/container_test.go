@@ -407,7 +407,7 @@ func TestStopContainer(t *testing.T) {
 		}()
 		eventually(t, "the signal arrives", time.Minute, func() bool { return strings.Contains(main.logText(), "term") })
 		main.stop(0)
-		if err := <-first; err != nil || time.Since(start) > 30*time.Second {
+		if err := <-first; err != nil || time.Since(start) > 90*time.Second {
 			t.Errorf("the first stop ends with %v after %v", err, time.Since(start))
 		}
 		if n := strings.Count(main.logText(), "term"); n != 1 {

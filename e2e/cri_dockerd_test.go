@@ -211,7 +211,7 @@ func (w *workload) checkAt(d *criDockerd) {
 		return info.Size()
 	}
 	before := size()
-	eventually(t, "the log that cri-dockerd names grows", 30*time.Second, func() bool { return size() > before })
+	eventually(t, "the log that cri-dockerd names grows", time.Minute, func() bool { return size() > before })
 	if s := rpc(t, d.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: w.exits.id}).Status; s.ExitCode != 3 {
 		t.Errorf("cri-dockerd has the exited container as %v", s)
 	}

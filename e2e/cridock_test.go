@@ -142,7 +142,7 @@ func (c *cridock) start() error {
 	if err := c.launch(); err != nil {
 		return err
 	}
-	return c.awaitReady(30 * time.Second)
+	return c.awaitReady(time.Minute)
 }
 
 // awaitReady waits until the runtime is ready, and with CNI the network too.
@@ -220,8 +220,8 @@ func (c *cridock) stop() error {
 	}
 	select {
 	case <-c.done:
-	case <-time.After(30 * time.Second):
-		return errors.Join(fmt.Errorf("cridock does not end within 30 s of SIGTERM\n%s", c.logTail()), c.kill())
+	case <-time.After(time.Minute):
+		return errors.Join(fmt.Errorf("cridock does not end within a minute of SIGTERM\n%s", c.logTail()), c.kill())
 	}
 	if err := c.check(); err != nil {
 		return err
@@ -377,7 +377,7 @@ func onBothNetworks(t *testing.T, test func(t *testing.T, c *cridock)) {
 }
 
 // rpcTimeout is longer than any call may take.
-const rpcTimeout = 2 * time.Minute
+const rpcTimeout = 10 * time.Minute
 
 // method is a unary call of a CRI client.
 type method[Req, Resp any] func(context.Context, Req, ...grpc.CallOption) (Resp, error)

@@ -100,7 +100,7 @@ func TestLogDiskFull(t *testing.T) {
 		}
 		p := c.runPod(t, logsTo("pod"))
 		counting := p.start("counting", counts)
-		eventually(t, "it counts", 30*time.Second, func() bool {
+		eventually(t, "it counts", time.Minute, func() bool {
 			s, err := os.Stat(c.seen(counting.logPath()))
 			return err == nil && s.Size() > 0
 		})
@@ -162,7 +162,7 @@ func TestRootDirectoryFull(t *testing.T) {
 		p, gone := c.runPod(t), c.runPod(t)
 		counting, created := p.start("counting", counts), p.create("created", "echo started")
 		gone.start("main", "sleep 1000")
-		eventually(t, "it counts", 30*time.Second, func() bool {
+		eventually(t, "it counts", time.Minute, func() bool {
 			b, err := os.ReadFile(counting.logPath())
 			return err == nil && len(b) > 0
 		})
@@ -192,7 +192,7 @@ func TestRootDirectoryFull(t *testing.T) {
 		// Fill up what was freed.
 		d.free(t)
 		d.fill(t)
-		eventually(t, "the log goes on without a place for its position", 30*time.Second, func() bool {
+		eventually(t, "the log goes on without a place for its position", time.Minute, func() bool {
 			before := len(counting.logLines())
 			time.Sleep(100 * time.Millisecond)
 			return len(counting.logLines()) > before
@@ -233,7 +233,7 @@ func TestDockerDataFull(t *testing.T) {
 		p, gone := c.runPod(t), c.runPod(t)
 		counting := p.start("counting", "i=0; until [ -e /dev/shm/stop ]; do i=$((i+1)); echo $i; usleep 10000; done; echo $i >/dev/shm/count; exec sleep 1000")
 		gone.start("main", "sleep 1000")
-		eventually(t, "it counts", 30*time.Second, func() bool {
+		eventually(t, "it counts", time.Minute, func() bool {
 			b, err := os.ReadFile(counting.logPath())
 			return err == nil && len(b) > 0
 		})

@@ -60,13 +60,13 @@ func TestDockerfile(t *testing.T) {
 	})
 	p := c.runPod(t)
 	p.start("server", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp")
-	if got := p.output("client", "for i in $(seq 50); do wget -qO- http://"+p.status().Network.Ip+":8080/ && exit; sleep 0.1; done; exit 1"); lastLine(got) != "served" {
+	if got := p.output("client", "for i in $(seq 600); do wget -qO- http://"+p.status().Network.Ip+":8080/ && exit; sleep 0.1; done; exit 1"); lastLine(got) != "served" {
 		t.Errorf("the pod's client got %q", got)
 	}
 	// Pods outlive the container that cridock runs in.
 	before := p.status()
 	c.docker.must(t, http.MethodPost, "/containers/"+id+"/restart?t=20", nil, nil)
-	if err := c.awaitReady(30 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if after := p.status(); after.State != before.State || after.Network.Ip != before.Network.Ip {
@@ -153,7 +153,7 @@ func (c *cridock) runInContainer(t *testing.T, image string) (id string) {
 	id = created.ID
 	t.Cleanup(func() { c.docker.must(t, http.MethodDelete, "/containers/"+id+"?force=1", nil, nil) })
 	c.docker.must(t, http.MethodPost, "/containers/"+id+"/start", nil, nil)
-	if err := c.awaitReady(30 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		out, _ := c.docker.call(http.MethodGet, "/containers/"+id+"/logs?stdout=1&stderr=1", nil, nil)
 		t.Fatalf("%v\n%s", err, strings.ToValidUTF8(string(out), "?"))
 	}

@@ -67,7 +67,7 @@ func TestDropIn(t *testing.T) {
 				}
 				t.Cleanup(func() { c.endDropIn(t) })
 			}
-			if err := c.awaitReady(30 * time.Second); err != nil {
+			if err := c.awaitReady(time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			c.checkPod(t, row.plugin)
@@ -78,7 +78,7 @@ func TestDropIn(t *testing.T) {
 			if err := c.signal(syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the configuration is read again", 30*time.Second, func() bool {
+			eventually(t, "the configuration is read again", time.Minute, func() bool {
 				b, err := os.ReadFile(c.logFile())
 				return err == nil && strings.Contains(string(b), "Configuration reloaded")
 			})

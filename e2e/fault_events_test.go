@@ -183,7 +183,7 @@ func (b *behindItsBack) seen(t *testing.T) bool {
 // undo removes what is left, and checks that all of it is gone.
 func (b *behindItsBack) undo(t *testing.T) {
 	t.Helper()
-	eventually(t, "the sandbox that was removed has released its address", 30*time.Second, func() bool {
+	eventually(t, "the sandbox that was removed has released its address", time.Minute, func() bool {
 		held, err := b.addresses(b.goes.id)
 		return err == nil && len(held) == 0
 	})
@@ -274,7 +274,7 @@ func TestEventsCut(t *testing.T) {
 	f := newEventFault(t)
 	c, proxy, changes := f.cridock, f.proxy, f.changes
 	proxy.cut()
-	eventually(t, "the runtime is not ready", 30*time.Second, func() bool { return c.runtimeReady(t) != "" })
+	eventually(t, "the runtime is not ready", time.Minute, func() bool { return c.runtimeReady(t) != "" })
 	changes.change(t)
 	// Docker answers calls: pods can still be used.
 	if s := changes.killed.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -282,14 +282,14 @@ func TestEventsCut(t *testing.T) {
 	}
 	f.bystander.unharmed("without events")
 	proxy.mend()
-	if err := c.awaitReady(30 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	// Once ready, cridock is in sync.
 	if !changes.seen(t) {
 		t.Error("changes were not seen although the runtime is ready")
 	}
-	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return f.told.of(changes.killed.id) > 0 })
+	eventually(t, "the subscriber is told of the end", time.Minute, func() bool { return f.told.of(changes.killed.id) > 0 })
 	changes.undo(t)
 	for range 10 { // cut during RunPodSandbox
 		p := c.runPod(t)
@@ -323,7 +323,7 @@ func TestEventsLost(t *testing.T) {
 	changes.change(t)
 	start := time.Now()
 	// The relist comes once a minute; the rest allows for a busy machine.
-	eventually(t, "the changes are seen without events", 90*time.Second, func() bool { return changes.seen(t) })
+	eventually(t, "the changes are seen without events", 150*time.Second, func() bool { return changes.seen(t) })
 	t.Logf("seen after %v, %d events lost", time.Since(start).Round(time.Second), proxy.dropped())
 	if reason := c.runtimeReady(t); reason != "" {
 		t.Errorf("lost events make the runtime not ready: %s", reason)
@@ -332,7 +332,7 @@ func TestEventsLost(t *testing.T) {
 		t.Error("no event was lost")
 	}
 	proxy.mend()
-	eventually(t, "the subscriber is told of the end", 10*time.Second, func() bool { return f.told.of(changes.killed.id) == 1 })
+	eventually(t, "the subscriber is told of the end", time.Minute, func() bool { return f.told.of(changes.killed.id) == 1 })
 	changes.undo(t)
 	f.finish("after events were lost")
 }

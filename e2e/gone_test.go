@@ -192,7 +192,7 @@ func (g *goneClient) use(p *pod, main *ctr) {
 
 	// A command is killed with its client.
 	goes(g, r.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: main.id, Cmd: []string{"sh", "-c", "sleep 4321 & wait"}})
-	eventually(t, "the command is killed with its children", 30*time.Second, func() bool {
+	eventually(t, "the command is killed with its children", time.Minute, func() bool {
 		return !strings.Contains(main.sh("ps"), "4321")
 	})
 	if out := repeated(g, r.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: main.id, Cmd: []string{"echo", "works"}}); string(out.Stdout) != "works\n" {

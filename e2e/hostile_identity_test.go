@@ -217,7 +217,7 @@ func adoptedFromHostileImage(t *testing.T, c *cridock) (func(), func(*testing.T)
 		for name, ctr := range ctrs {
 			ctr.in(t).checkClaims(name)
 		}
-		eventually(t, "the log of an adopted container is written", 30*time.Second, func() bool {
+		eventually(t, "the log of an adopted container is written", time.Minute, func() bool {
 			b, err := os.ReadFile(ctrs["good"].logPath())
 			return err == nil && strings.Contains(string(b), " F line ")
 		})

@@ -187,7 +187,7 @@ func (c *cridock) checkServes(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	client := runtimeapi.NewRuntimeServiceClient(conn)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := client.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 		t.Fatalf("Version: %v", err)

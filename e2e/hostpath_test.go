@@ -27,7 +27,7 @@ func TestAbsentHostPath(t *testing.T) {
 	if err := c.launchAs(c.command(args...)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.awaitReady(30 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	for link, target := range map[string]string{"link": "real", "dangling": "nowhere", "loop": "loop", "around": "."} {

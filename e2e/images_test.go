@@ -198,7 +198,7 @@ http: {addr: "%[2]s"}
 auth: {htpasswd: {realm: e2e, path: %[1]s/htpasswd}}
 `, dir, address),
 	})
-	eventually(t, "the registry answers", 20*time.Second, func() bool {
+	eventually(t, "the registry answers", time.Minute, func() bool {
 		resp, err := n.http().Get("http://" + address + "/v2/")
 		if err == nil {
 			_ = resp.Body.Close()
@@ -263,7 +263,7 @@ func TestPullCancelled(t *testing.T) {
 	case <-asked:
 	case err := <-done:
 		t.Fatalf("the pull ended before it was cancelled: %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("docker does not load the layer")
 	}
 	cancel()
@@ -272,7 +272,7 @@ func TestPullCancelled(t *testing.T) {
 	}
 	select {
 	case <-gone:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("docker goes on with a pull that was cancelled")
 	}
 }

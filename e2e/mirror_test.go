@@ -38,7 +38,7 @@ storage: {filesystem: {rootdirectory: %[1]s/data}}
 http: {addr: "%[2]s", tls: {certificate: %[1]s/server.crt, key: %[1]s/server.key, clientcas: [%[1]s/ca.crt]}}
 `, dir, address),
 	})
-	eventually(t, "the registry listens", 20*time.Second, func() bool {
+	eventually(t, "the registry listens", time.Minute, func() bool {
 		conn, err := n.dial(t.Context(), "tcp", address)
 		if err == nil {
 			_ = conn.Close()

@@ -22,8 +22,8 @@ type nriPlugin struct {
 	mu      sync.Mutex
 	adjust  map[string]func(*api.ContainerAdjustment)
 	updates []*api.ContainerUpdate
-	events  []string // EVENT CONTAINER
-	hang    map[string]time.Duration
+	events  []string                 // EVENT CONTAINER
+	hang    map[string]chan struct{} // an event's call returns when it is closed
 }
 
 func (p *nriPlugin) note(event, name string) {
@@ -31,7 +31,9 @@ func (p *nriPlugin) note(event, name string) {
 	p.events = append(p.events, event+" "+name)
 	hang := p.hang[event]
 	p.mu.Unlock()
-	time.Sleep(hang)
+	if hang != nil {
+		<-hang
+	}
 }
 
 func (p *nriPlugin) of(name string) string {
@@ -127,7 +129,8 @@ func TestNRI(t *testing.T) {
 	node := newNode(t)
 	socket := filepath.Join(node.dir, "nri", "nri.sock")
 	c := installCridock(t, node, "cni", "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock",
-		"--privileged-without-host-devices=bounded", "--device-ownership-from-security-context", "--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"))
+		"--privileged-without-host-devices=bounded", "--device-ownership-from-security-context", "--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"),
+		"--nri-plugin-request-timeout=1m")
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", node.pid)
 	n := &nriTest{&usernsTest{c, buildRuntime(t, node)}, socket}
 	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
@@ -320,7 +323,11 @@ func (n *nriTest) unaskedUpdates(t *testing.T) {
 
 // hanging: a plugin that does not answer delays a call by its timeout, once.
 func (n *nriTest) hanging(t *testing.T) {
-	p := &nriPlugin{hang: map[string]time.Duration{"create": 10 * time.Second}}
+	n.flags = append(n.flags, "--nri-plugin-request-timeout=5s")
+	n.restart(t, nil)
+	end := make(chan struct{})
+	defer close(end)
+	p := &nriPlugin{hang: map[string]chan struct{}{"create": end}}
 	_, gone := n.connect(t, p, "10")
 	good := &nriPlugin{}
 	n.connect(t, good, "20")

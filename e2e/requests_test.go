@@ -288,7 +288,7 @@ func TestInterfaceSysctls(t *testing.T) {
 	})
 }
 
-const logLimit = 30 * time.Second
+const logLimit = time.Minute
 
 // eventuallyLog waits for a line in a container's log.
 func eventuallyLog(t *testing.T, c *ctr, line string) {

@@ -55,7 +55,7 @@ func TestKilled(t *testing.T) {
 	if s := dies.status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 137 || dies.logText() != "up\n" {
 		t.Errorf("what ended meanwhile is %v, exit code %d, log %q", s.State, s.ExitCode, dies.logText())
 	}
-	eventually(t, "the log catches up", 30*time.Second, func() bool { return strings.HasSuffix(counter.logText(), "\n1500\n") })
+	eventually(t, "the log catches up", 5*time.Minute, func() bool { return strings.HasSuffix(counter.logText(), "\n1500\n") })
 	checkSequence(t, counter.logLines(), 1500)
 	if counter.sh("echo works") != "works" {
 		t.Error("exec does not work after the restart")
@@ -97,7 +97,7 @@ func TestStopAfterRestart(t *testing.T) {
 	if err := c.launch(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the network is not ready, the runtime is", 30*time.Second, func() bool {
+	eventually(t, "the network is not ready, the runtime is", time.Minute, func() bool {
 		conditions := rpc(t, c.runtime.Status, &runtimeapi.StatusRequest{}).GetStatus().GetConditions()
 		return conditions[0].GetStatus() && !conditions[1].GetStatus() && conditions[1].GetMessage() != ""
 	})
@@ -119,7 +119,7 @@ func TestStopAfterRestart(t *testing.T) {
 	if err := os.Rename(conf+".gone", conf); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.awaitReady(10 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		t.Errorf("the configuration came back: %v", err)
 	}
 }
@@ -141,7 +141,7 @@ func (c *cridock) killedInRunPodSandbox(t *testing.T) {
 			_, err := try(c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 			done <- err
 		}()
-		eventually(t, "the slow plugin runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
+		eventually(t, "the slow plugin runs", time.Minute, func() bool { return os.Remove(c.path("slow")) == nil })
 		c.restart(t, func() { c.plugIn(t, "e2e-slow", "true") })
 		if err := <-done; status.Code(err) != codes.Unavailable {
 			t.Errorf("the call ends with %v", err)
@@ -199,7 +199,8 @@ func TestCreatedSandbox(t *testing.T) {
 func TestCallerGoesAway(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
-	c.plugIn(t, "e2e-slow", "touch "+c.path("slow")+"; sleep 2")
+	finish := c.path("finish")
+	c.plugIn(t, "e2e-slow", "touch "+c.path("slow")+"; until [ -e "+finish+" ]; do sleep 0.1; done")
 	c.useConf(t, c.conflist(`{"type": "e2e-slow"}`))
 	cfg := c.podConfig(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -208,10 +209,13 @@ func TestCallerGoesAway(t *testing.T) {
 		_, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 		done <- err
 	}()
-	eventually(t, "the slow plugin runs", 30*time.Second, func() bool { return os.Remove(c.path("slow")) == nil })
+	eventually(t, "the slow plugin runs", time.Minute, func() bool { return os.Remove(c.path("slow")) == nil })
 	cancel()
 	if err := <-done; status.Code(err) != codes.Canceled {
 		t.Errorf("the call ends with %v", err)
+	}
+	if err := os.WriteFile(finish, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	p := c.runPod(t, func(want *runtimeapi.PodSandboxConfig) { want.Metadata, want.Labels = cfg.Metadata, cfg.Labels })
 	if names, err := c.docker.withLabel("io.kubernetes.pod.uid=" + cfg.Metadata.Uid); err != nil || len(names) != 1 {

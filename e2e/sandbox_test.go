@@ -29,7 +29,7 @@ func TestPodLifecycle(t *testing.T) {
 		checkCNI(t, c, p)
 
 		server := p.start("server", `echo "$HOSTNAME $(hostname)" >/tmp/index.html; exec httpd -f -p 8080 -h /tmp`)
-		got := p.output("client", "for i in $(seq 50); do wget -qO- http://localhost:8080/ && exit; sleep 0.1; done; exit 1")
+		got := p.output("client", "for i in $(seq 600); do wget -qO- http://localhost:8080/ && exit; sleep 0.1; done; exit 1")
 		if name := p.cfg.Hostname; strings.TrimSpace(lastLine(got)) != name+" "+name {
 			t.Errorf("the server says %q, want its hostname twice, %s", got, name)
 		}
@@ -136,7 +136,7 @@ func TestPodsReachEachOther(t *testing.T) {
 			hosts = append(hosts, "["+ip.Ip+"]")
 		}
 		for i, host := range hosts {
-			got := client.output(fmt.Sprint("client", i), "for i in $(seq 50); do wget -qO- http://"+host+":8080/ && exit; sleep 0.1; done; exit 1")
+			got := client.output(fmt.Sprint("client", i), "for i in $(seq 600); do wget -qO- http://"+host+":8080/ && exit; sleep 0.1; done; exit 1")
 			if lastLine(got) != "reached" {
 				t.Errorf("over %s: %q", host, got)
 			}

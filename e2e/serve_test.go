@@ -33,7 +33,7 @@ func TestStartBeforeDocker(t *testing.T) {
 	if err := os.Symlink("docker.sock", late); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.awaitReady(30 * time.Second); err != nil {
+	if err := c.awaitReady(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if v := rpc(t, c.runtime.Version, &runtimeapi.VersionRequest{}).RuntimeVersion; v == "0.0.0" {
@@ -52,7 +52,7 @@ func TestServe(t *testing.T) {
 	}
 	refused := func(want string, flags ...string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		serve := c.command(append(append([]string{binary}, c.serve()...), flags...)...)
 		out, err := exec.CommandContext(ctx, serve.Path, serve.Args[1:]...).CombinedOutput()

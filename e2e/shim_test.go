@@ -168,7 +168,7 @@ func onShims(t *testing.T, dockerdFlags []string, test func(t *testing.T, g *shi
 			c := newCridock(t, e.node, "cni", "--docker-endpoint=unix://"+e.socket(), fmt.Sprintf("--shim-grouping=%t", grouped))
 			g := &shimTest{cridock: c, engine: e, grouped: grouped}
 			t.Cleanup(func() {
-				eventually(t, "no shim is left when all pods are gone", 30*time.Second, func() bool { return len(g.shims(t)) == 0 })
+				eventually(t, "no shim is left when all pods are gone", time.Minute, func() bool { return len(g.shims(t)) == 0 })
 			})
 			test(t, g)
 			g.works(t, "after all")
@@ -249,7 +249,7 @@ func TestShimGroupLife(t *testing.T) {
 		}
 		g.checkShims(t, p, ctrs...)
 		for _, c := range ctrs[1:] {
-			eventually(t, "its log is complete", 30*time.Second, func() bool { return strings.HasSuffix(c.logText(), "\n5000\n") })
+			eventually(t, "its log is complete", time.Minute, func() bool { return strings.HasSuffix(c.logText(), "\n5000\n") })
 			checkSequence(t, c.logLines(), 5000)
 		}
 		for i := range 10 { // a crash loop
@@ -258,9 +258,9 @@ func TestShimGroupLife(t *testing.T) {
 			checkSequence(t, c.logLines(), 100)
 			rpc(t, g.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: c.id})
 		}
-		hungry := p.start("hungry", "tail /dev/zero", func(cfg *runtimeapi.ContainerConfig) {
-			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
-		})
+		limited, release := waitingGlutton(t)
+		hungry := p.start("hungry", glutton, limited)
+		release()
 		checkExited(t, "no memory", hungry, 137, "OOMKilled")
 		g.docker.must(t, http.MethodPost, "/containers/"+ctrs[1].id+"/kill", nil, nil)
 		checkExited(t, "killed", ctrs[1], 137, "Error")
@@ -342,10 +342,10 @@ func TestShimGroupKilled(t *testing.T) {
 		checkExited(t, "without its shim", first, 137, "Error")
 		if g.grouped {
 			checkExited(t, "without its shim", second, 137, "Error")
-			eventually(t, "the sandbox is not ready", 30*time.Second, func() bool {
+			eventually(t, "the sandbox is not ready", time.Minute, func() bool {
 				return p.status().State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 			})
-			eventually(t, "the processes are gone", 30*time.Second, func() bool {
+			eventually(t, "the processes are gone", time.Minute, func() bool {
 				return !slices.ContainsFunc(pids, func(pid int) bool {
 					_, err := os.Stat(fmt.Sprintf("/proc/%d/root/proc/%d", g.pid, pid))
 					return err == nil
@@ -412,7 +412,7 @@ func (g *shimTest) survives(t *testing.T, when string, restart func(quiet *ctr, 
 	late := p.start("late", "seq 1000; sleep 1000")
 	g.checkShims(t, p, counter, quiet, late)
 	checkRuns(t, when, late)
-	eventually(t, "the log goes on", time.Minute, func() bool { return strings.HasSuffix(counter.logText(), "\n2000\n") })
+	eventually(t, "the log goes on", 5*time.Minute, func() bool { return strings.HasSuffix(counter.logText(), "\n2000\n") })
 	checkSequence(t, counter.logLines(), 2000)
 	g.docker.must(t, http.MethodPost, "/containers/"+quiet.id+"/kill", nil, nil)
 	checkExited(t, when, quiet, 137, "Error")
@@ -423,7 +423,7 @@ func (g *shimTest) survives(t *testing.T, when string, restart func(quiet *ctr, 
 // awaitExec waits until the engine can run commands in a container again.
 func (g *shimTest) awaitExec(t *testing.T, c *ctr) {
 	t.Helper()
-	eventually(t, "exec works", 30*time.Second, func() bool {
+	eventually(t, "exec works", time.Minute, func() bool {
 		r, err := c.exec(10, "true")
 		return err == nil && r.ExitCode == 0
 	})
@@ -445,11 +445,11 @@ func TestShimGroupEngineEnds(t *testing.T) {
 			}
 			main.exited()
 			second.exited()
-			eventually(t, "the sandbox is not ready", 30*time.Second, func() bool {
+			eventually(t, "the sandbox is not ready", time.Minute, func() bool {
 				return p.status().State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 			})
 			p.remove()
-			eventually(t, "no shim is left", 30*time.Second, func() bool { return len(g.shims(t)) == 0 })
+			eventually(t, "no shim is left", time.Minute, func() bool { return len(g.shims(t)) == 0 })
 			g.works(t, "after "+signal)
 		}
 	})

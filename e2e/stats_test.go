@@ -18,7 +18,7 @@ func TestStats(t *testing.T) {
 			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuQuota: 10000, CpuPeriod: 100000}
 		})
 		p.start("ping", "ping "+c.gateway()+" >/dev/null")
-		eventually(t, "the container's usage is seen", 60*time.Second, func() bool {
+		eventually(t, "the container's usage is seen", time.Minute, func() bool {
 			s := rpc(t, c.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: main.id}).Stats
 			return s.GetAttributes().GetId() == main.id && s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > 0 &&
 				s.GetMemory().GetWorkingSetBytes().GetValue() > 0 && s.GetMemory().GetUsageBytes().GetValue() > 0 &&
@@ -42,7 +42,7 @@ func TestStats(t *testing.T) {
 			}
 		}
 		var first *runtimeapi.PodSandboxStats
-		eventually(t, "the pod's network counters grow", 30*time.Second, func() bool {
+		eventually(t, "the pod's network counters grow", time.Minute, func() bool {
 			s := rpc(t, c.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id}).Stats
 			if first == nil {
 				first = s
@@ -72,7 +72,6 @@ func TestEvents(t *testing.T) {
 	ip := p.status().GetNetwork().GetIp()
 	main := p.start("main", "exit 3")
 	main.exited()
-	p.remove()
 
 	const created, started, stopped, deleted = runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
 		runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT
@@ -82,7 +81,7 @@ func TestEvents(t *testing.T) {
 		var e *runtimeapi.ContainerEventResponse
 		select {
 		case e = <-events:
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("no more events after %v", got)
 		}
 		if e.ContainerId != p.id && e.ContainerId != main.id {
@@ -104,6 +103,7 @@ func TestEvents(t *testing.T) {
 			if s := e.GetContainersStatuses(); len(s) != 1 || s[0].ExitCode != 3 || s[0].State != runtimeapi.ContainerState_CONTAINER_EXITED {
 				t.Errorf("the stop event has the statuses %v", s)
 			}
+			p.remove() // only now: earlier events have the status that the pod has when they are sent
 		}
 	}
 	// If containerd delivers an event late, Docker may start an exited container

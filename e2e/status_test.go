@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os/exec"
 	"strings"
 	"sync"
@@ -70,13 +71,14 @@ func TestStatus(t *testing.T) {
 	stopped := make(chan error, 1)
 	ctx := t.Context()
 	go func() {
-		_, err := c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: main.id, Timeout: 20})
+		_, err := c.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: main.id, Timeout: 600})
 		stopped <- err
 	}()
-	eventually(t, "the stop is shown with its age", 15*time.Second, func() bool {
+	eventually(t, "the stop is shown with its age", 2*time.Minute, func() bool {
 		r, _ = c.ask(t)
 		return len(r.Operations) == 1 && r.Operations[0].Kind == "StopContainer" && r.Operations[0].Object == main.id && r.Operations[0].AgeSeconds >= 1
 	})
+	c.docker.must(t, http.MethodPost, "/containers/"+main.id+"/kill", nil, nil)
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}

@@ -163,7 +163,7 @@ func TestStreamExecDropped(t *testing.T) {
 		}
 		leave()
 		<-done //nolint:errcheck // it was told to leave
-		eventually(t, "the command ends with its client", 15*time.Second, func() bool {
+		eventually(t, "the command ends with its client", time.Minute, func() bool {
 			return !strings.Contains(main.sh("ps -o args"), "sleep 4720")
 		})
 	}

@@ -311,7 +311,7 @@ func (u *usernsTest) hostName(t *testing.T) {
 func (u *usernsTest) network(t *testing.T) {
 	p, other := u.runPod(t, inUserNamespace(100000)), u.runPod(t)
 	p.start("server", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp")
-	if got := other.output("client", "for i in $(seq 50); do wget -qO- http://"+p.status().Network.Ip+":8080/ && exit; sleep 0.1; done; exit 1"); lastLine(got) != "served" {
+	if got := other.output("client", "for i in $(seq 600); do wget -qO- http://"+p.status().Network.Ip+":8080/ && exit; sleep 0.1; done; exit 1"); lastLine(got) != "served" {
 		t.Errorf("another pod's client got %q", got)
 	}
 	admin := p.start("admin", "sleep 1000", capability("NET_ADMIN"))
@@ -416,7 +416,7 @@ func (u *usernsTest) restarted(t *testing.T) {
 	gone := p.start("gone", "sleep 1000")
 	before := len(u.records(t))
 	u.restart(t, func() { u.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil) })
-	eventually(t, "the record of the removed container is gone", 20*time.Second, func() bool { return len(u.records(t)) == before-1 })
+	eventually(t, "the record of the removed container is gone", time.Minute, func() bool { return len(u.records(t)) == before-1 })
 	if got := c.sh("echo works"); got != "works" {
 		t.Errorf("exec printed %q", got)
 	}

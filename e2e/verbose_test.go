@@ -106,7 +106,7 @@ func TestImageSpec(t *testing.T) {
 	const image = "localhost/e2e/spec:1"
 	c.docker.build(t, image, "FROM "+c.image+"\nRUN echo >/file\nENV A=b\nUSER 7\nCMD [\"run\"]\n")
 	t.Cleanup(func() { c.docker.removeImage(t, image) })
-	eventually(t, "what Docker built is there", 30*time.Second, func() bool { return c.imageStatus(t, image) != nil })
+	eventually(t, "what Docker built is there", time.Minute, func() bool { return c.imageStatus(t, image) != nil })
 	r := rpc(t, c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: image}, Verbose: true})
 	var info struct {
 		ChainID   string        `json:"chainID"`

@@ -8,6 +8,8 @@
 #   sudo hack/cluster.sh test           test the cluster that is up, or one that is made
 #                                       for this and removed afterwards
 #   sudo hack/cluster.sh smoke          the same with the most important checks only
+#   sudo hack/cluster.sh disrupt        restart and kill cridock and Docker under a Service
+#                                       that a client uses, likewise
 #   sudo hack/cluster.sh down           run "kubeadm reset" on both nodes, check that
 #                                       they are clean, and remove them
 #   sudo hack/cluster.sh build          only build the programs and print their paths
@@ -26,7 +28,8 @@
 #   NODE2=containerd   "up": the second node runs containerd in place of cridock (built
 #                      from the Go module proxy, too)
 #   CLUSTER=DIR   where the nodes are (default /var/tmp/cridock-cluster)
-#   LOGS=DIR      "test" and "smoke" keep all logs there
+#   LOGS=DIR      "test", "smoke" and "disrupt" keep all logs there
+#   AWAY=N        "disrupt" stops the second node's runtime for N seconds (default 600)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -39,6 +42,7 @@ declare -A cri=([cridock]=unix:///run/cridock/cridock.sock [containerd]=unix:///
 coredns_version=v1.14.6 # the one of kubeadm 1.37
 declare -A address=([node1]=192.0.2.11 [node2]=192.0.2.12)
 . hack/smoke.sh
+. hack/disrupt.sh
 
 # --- programs --------------------------------------------------------------------
 
@@ -377,7 +381,7 @@ await_ready() {
 }
 
 up() {
-	local program paths wrapper runtimes=()
+	local program paths wrapper dockerd=(--live-restore)
 	[ ! -e "$cluster" ] || die "$cluster exists: run \"hack/cluster.sh down\" first"
 	mkdir -p "$cluster"/{bin,registry}
 	echo cridock >"$cluster/node1.runtime"
@@ -388,11 +392,12 @@ up() {
 	for program in $paths; do
 		cp "$program" "$cluster/bin/$(basename "${program%-v*}")"
 	done
+	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/requests" ./hack/requests
 	wrapper=$(runc_wrapper "$cluster")
-	[ -z "$wrapper" ] || runtimes=(--add-runtime "bounded=$wrapper" --default-runtime bounded)
+	[ -z "$wrapper" ] || dockerd+=(--add-runtime "bounded=$wrapper" --default-runtime bounded)
 	log "starting two nodes in $cluster"
-	start_node node1 "${runtimes[@]}"
-	start_node node2 "${runtimes[@]}"
+	start_node node1 "${dockerd[@]}"
+	start_node node2 "${dockerd[@]}"
 	connect
 	write_configuration
 	start_runtime node1
@@ -507,7 +512,7 @@ node)
 	need_root
 	on "node$2" "${@:3}"
 	;;
-test | smoke)
+test | smoke | disrupt)
 	prepare
 	made=''
 	if [ ! -e "$cluster" ]; then
@@ -517,7 +522,11 @@ test | smoke)
 		trap 'exit 143' TERM
 		up
 	fi
-	smoke "$([ "$1" = test ] && echo all || echo short)"
+	case $1 in
+	test) smoke all ;;
+	smoke) smoke short ;;
+	disrupt) disrupt ;;
+	esac
 	[ "$made" ] || printf '%s\n' "$summary"
 	[ "$failed" = 0 ]
 	;;
