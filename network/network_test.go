@@ -52,21 +52,40 @@ func TestSetupAttachesAndTeardownForgets(t *testing.T) {
 	}
 }
 
+// limited is a context whose deadline passes when expire is called.
+type limited struct {
+	context.Context
+	done   chan struct{}
+	expire func()
+}
+
+func newLimited() *limited {
+	done := make(chan struct{})
+	return &limited{context.Background(), done, sync.OnceFunc(func() { close(done) })}
+}
+
+func (l *limited) Done() <-chan struct{} { return l.done }
+
+func (l *limited) Err() error {
+	select {
+	case <-l.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 // A failed ADD must not leak what it has reserved: DEL runs, whatever the
 // failure was.
 func TestFailedADDIsRolledBack(t *testing.T) {
-	hang := func(ctx context.Context, c call) (string, error) {
-		<-ctx.Done()
-		return "", fmt.Errorf("plugin %s killed: %w", c.plugin, ctx.Err())
-	}
 	tests := []struct {
 		name string
-		add  func(context.Context, call) (string, error)
+		add  func(context.Context, call) (string, error) // nil: it hangs
 		want string
 		is   error
 	}{
 		{"the plugin fails", func(context.Context, call) (string, error) { return "", errPlugin }, "no address left", errPlugin},
-		{"the plugin hangs past the deadline", hang, `network "one": CNI ADD: plugin type="fake"`, context.DeadlineExceeded},
+		{"the plugin hangs past the deadline", nil, `network "one": CNI ADD: plugin type="fake"`, context.DeadlineExceeded},
 		{"the result is garbage", func(context.Context, call) (string, error) { return "{{{", nil }, "network \"one\"", nil},
 		{"the result is null", func(context.Context, call) (string, error) { return "null", nil }, "no address", nil},
 		{"the result is of an unknown version", func(context.Context, call) (string, error) { return `{"cniVersion":"7.0.0"}`, nil }, "7.0.0", nil},
@@ -79,16 +98,20 @@ func TestFailedADDIsRolledBack(t *testing.T) {
 			c := n.start()
 			rt := n.pod("a")
 			var delContext error
+			caller := newLimited()
 			n.exec.answer(func(ctx context.Context, c call) (string, error) {
-				if c.command == "ADD" {
+				switch {
+				case c.command != "ADD":
+					delContext = ctx.Err()
+					return "", nil
+				case tt.add != nil:
 					return tt.add(ctx, c)
 				}
-				delContext = ctx.Err()
-				return "", nil
+				caller.expire()
+				<-ctx.Done()
+				return "", fmt.Errorf("plugin %s killed: %w", c.plugin, ctx.Err())
 			})
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			_, err := c.Setup(ctx, rt)
+			_, err := c.Setup(caller, rt)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || (tt.is != nil && !errors.Is(err, tt.is)) {
 				t.Errorf("Setup error = %v, want one with %q and %v", err, tt.want, tt.is)
 			}
@@ -150,26 +173,26 @@ func TestTeardownGivesUpWithoutResult(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		attach func(n *node, c *CNI, rt *libcni.RuntimeConf)
-		limit  time.Duration // of Teardown; a short one is the time that DEL takes
+		hangs  bool // DEL, until the deadline of Teardown
 		want   error
 	}{
-		{"nothing is recorded", func(*node, *CNI, *libcni.RuntimeConf) {}, time.Minute, nil},
+		{"nothing is recorded", func(*node, *CNI, *libcni.RuntimeConf) {}, false, nil},
 		{"ADD failed", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
 			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
 				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
 			}
-		}, time.Minute, nil},
+		}, false, nil},
 		{"ADD failed and DEL hangs", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
 			if _, err := c.Setup(n.t.Context(), rt); !errors.Is(err, errDel) {
 				n.t.Fatalf("Setup error = %v, want %v", err, errDel)
 			}
-		}, time.Second, nil},
+		}, true, nil},
 		{"ADD has a result", func(n *node, c *CNI, rt *libcni.RuntimeConf) {
 			n.exec.answer(nil)
 			if _, err := c.Setup(n.t.Context(), rt); err != nil {
 				n.t.Fatal(err)
 			}
-		}, time.Minute, errDel},
+		}, false, errDel},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
@@ -178,15 +201,15 @@ func TestTeardownGivesUpWithoutResult(t *testing.T) {
 			rt := n.pod("a")
 			n.exec.answer(func(context.Context, call) (string, error) { return "", errDel })
 			tc.attach(n, c, rt)
-			ctx, cancel := context.WithTimeout(t.Context(), tc.limit)
-			defer cancel()
+			caller := newLimited()
 			n.exec.answer(func(ctx context.Context, _ call) (string, error) {
-				if tc.limit < time.Minute {
+				if tc.hangs {
+					caller.expire()
 					<-ctx.Done()
 				}
 				return "", errDel
 			})
-			if err := c.Teardown(ctx, rt); !errors.Is(err, tc.want) {
+			if err := c.Teardown(caller, rt); !errors.Is(err, tc.want) {
 				t.Errorf("Teardown error = %v, want %v", err, tc.want)
 			}
 			if kept := len(n.files()) > 0; kept != (tc.want != nil) {

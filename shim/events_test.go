@@ -141,7 +141,7 @@ func TestStopWithSilentClient(t *testing.T) {
 	n.must(err)
 	began := time.Now()
 	n.shutDown()
-	if took := time.Since(began); took > 15*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("the stop took %v", took)
 	}
 }

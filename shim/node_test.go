@@ -86,7 +86,7 @@ func newNode(t testing.TB, change ...func(*node)) *node {
 	t.Helper()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	before := leakcheck.Now(t)
-	t.Cleanup(func() { before.Await(t, 20*time.Second) })
+	t.Cleanup(func() { before.Await(t, time.Minute) })
 	dir, err := os.MkdirTemp("", "shim") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)

@@ -31,10 +31,12 @@ func TestNRIStopWithoutCaller(t *testing.T) {
 	}}
 	n.connect(first, "10", "first")
 	second := n.connect(&plugin{}, "20", "second")
+	n.docker.LoseEvents(true) // the index inspects for each
 	id := n.runContainer(n.runPod(n.podConfig("web")), containerConfig("main", "pause"))
 	// The index inspects, and then the one who would tell plugins of the exit by itself.
 	held, release := n.docker.HoldNext("container inspect", 2)
 	defer release()
+	n.docker.LoseEvents(false)
 	n.docker.Exit(id, 3)
 	<-held
 	n.eventually("it has exited", func() bool { return n.status(id).State == runtimeapi.ContainerState_CONTAINER_EXITED })
@@ -56,13 +58,25 @@ func TestNRIStopUpdates(t *testing.T) {
 	}}, "10", "updates")
 	id := n.runContainer(pod, containerConfig("main", "pause"))
 	held, release := n.docker.HoldNext("container update", 1)
-	for range 2 {
-		ctx, cancel := context.WithTimeout(n.ctx, time.Second)
+	defer release()
+	ctx, leave := context.WithCancel(n.ctx)
+	defer leave()
+	first := make(chan error, 1)
+	go func() {
 		_, err := n.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})
-		cancel()
-		wantCode(t, err, codes.DeadlineExceeded)
-		<-held
+		first <- err
+	}()
+	select {
+	case <-held:
+	case err := <-first:
+		t.Fatalf("the stop does not wait: %v", err)
 	}
+	leave()
+	wantCode(t, <-first, codes.Canceled)
+	ctx, cancel := context.WithTimeout(n.ctx, time.Second)
+	defer cancel()
+	_, err := n.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})
+	wantCode(t, err, codes.DeadlineExceeded)
 	release()
 	n.must(n.stopContainer(id, 0))
 	if got := n.status(other).Resources.Linux.CpuShares; got != 444 {

@@ -51,6 +51,8 @@ func newNetNS(t *testing.T) string {
 		made <- f
 	}()
 	f := <-made
+	for range made { // closed when the thread has come back
+	}
 	if f == nil {
 		t.FailNow()
 	}

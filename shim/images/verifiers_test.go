@@ -102,7 +102,7 @@ func gone(t *testing.T, file string) {
 	if err != nil || bad != nil {
 		t.Fatalf("the child's ID is %q, %v", text, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || strings.Contains(string(stat), ") Z ") { // a zombie is its new parent's to reap
 			return
@@ -139,10 +139,13 @@ func TestVerifierHangs(t *testing.T) {
 		}
 	}()
 	start := time.Now()
-	if err := v.Verify(ctx, "a", ocispec.Descriptor{}); err == nil || errors.Is(err, context.Canceled) {
+	err := v.Verify(ctx, "a", ocispec.Descriptor{})
+	if err == nil || errors.Is(err, context.Canceled) {
 		t.Errorf("error %v; want one that is not the caller's", err)
+	} else if !strings.Contains(err.Error(), context.Canceled.Error()) {
+		t.Errorf("error %v; want one that the caller caused", err)
 	}
-	if took := time.Since(start); took > verifierTimeout/2 {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	gone(t, file)

@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	// eventDelay is how long an event may take to arrive: a difference that it
-	// resolves does not count.
+	// eventDelay is the default of Options.EventDelay.
 	eventDelay = time.Second
 	// createdAge is the age from which a created container is inspected at each
 	// relist: a failed start sends no event and leaves it created.
@@ -103,7 +102,7 @@ func (ix *Index) relist(ctx context.Context) error {
 	}
 	if ix.differs(list, number) {
 		select {
-		case <-time.After(eventDelay):
+		case <-time.After(ix.opts.EventDelay):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

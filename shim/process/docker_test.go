@@ -103,9 +103,9 @@ func processes(t testing.TB, id string) []string {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
@@ -261,7 +261,7 @@ func TestDockerTimeoutKillsTree(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	var left []string
@@ -284,13 +284,14 @@ func TestDockerTimeoutKillsTree(t *testing.T) {
 // the command has exited by itself.
 func TestDockerBackgroundChild(t *testing.T) {
 	r := runner(t)
+	r.checkPeriod = time.Hour // it would find the exit
 	id := start(t, r, container.Config{})
 	began := time.Now()
 	stdout, _, code, err := r.ExecSync(t.Context(), id, sh("sleep 300 & echo started; exit 3"), 0)
 	if err != nil || string(stdout) != "started\n" || code != 3 {
 		t.Errorf("%q, %d, %v", stdout, code, err)
 	}
-	if took := time.Since(began); took > checkPeriod { // the check would find it then
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	if left := processes(t, id); len(left) != 3 {
@@ -301,7 +302,7 @@ func TestDockerBackgroundChild(t *testing.T) {
 	if _, _, code, err = r.ExecSync(t.Context(), id, sh("(while true; do echo tick; sleep 0.1; done) & exit 5"), 0); err != nil || code != 5 {
 		t.Errorf("%d, %v", code, err)
 	}
-	if took := time.Since(began); took > checkPeriod {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
@@ -439,7 +440,7 @@ func TestDockerDroppedExecs(t *testing.T) {
 	}()
 	eventually(t, "the container has its own processes only", func() bool { return len(processes(t, id)) == 2 })
 	_ = r.engine.(*engine.Client).Close() // only closes idle connections
-	before.Await(t, 20*time.Second)
+	before.Await(t, time.Minute)
 }
 
 // dropOne runs one exec and drops it, at a moment and with streams that depend
@@ -677,7 +678,7 @@ func TestDockerAttachAfterExit(t *testing.T) {
 	id := start(t, r, container.Config{})
 	began := time.Now()
 	err := r.Attach(t.Context(), id, Streams{Stdout: io.Discard}, func(context.Context) error { return nil })
-	if took := time.Since(began); err != nil || took > 5*drainTimeout {
+	if took := time.Since(began); err != nil || took > time.Minute {
 		t.Errorf("the session ended after %v with %v", took, err)
 	}
 }

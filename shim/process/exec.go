@@ -225,7 +225,7 @@ func feed(stream *engine.Stream, stdin io.Reader, tty bool) {
 
 // watchEnd notifies out when the process has exited. It returns when ctx ends.
 func (r *Runner) watchEnd(ctx context.Context, execID string, ended *exit, out *drain) {
-	pause := checkPeriod
+	pause := r.checkPeriod
 	check := time.NewTimer(pause)
 	defer check.Stop()
 	for {

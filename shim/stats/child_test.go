@@ -211,7 +211,7 @@ func (c *child) makeGroups(t testing.TB) {
 // removeGroup removes a group that a test has created. The kernel takes a
 // moment to release a group after its last process was reaped.
 func removeGroup(t testing.TB, dir string) {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		err := os.Remove(dir)
 		if err == nil || errors.Is(err, os.ErrNotExist) {
 			return

@@ -275,29 +275,29 @@ func TestHugeTreeTakesItsShareOnly(t *testing.T) {
 		}
 	}
 	write(t, small+"/file", 0)
-	d := NewDisk(DiskOptions{Share: share, LayerAge: time.Hour})
+	d := NewDisk(DiskOptions{Share: share, LayerAge: time.Hour, TreeAge: time.Hour})
 	d.Usage(huge)
-	d.TreeUsage(Tree{Roots: []string{small}})
+	other := Tree{Roots: []string{small}}
+	d.TreeUsage(other)
 	started, cpu := time.Now(), cpuTime(unix.RUSAGE_SELF)
 	runDisk(t, d)
-	var smallAfter time.Duration
 	eventually(t, "huge tree measured", func() bool {
-		if _, ok := d.TreeUsage(Tree{Roots: []string{small}}); ok && smallAfter == 0 {
-			smallAfter = time.Since(started)
-		}
 		_, ok := d.Usage(huge)
 		time.Sleep(5 * time.Millisecond) // the test's own CPU time counts below
 		return ok
 	})
 	wall, cpu := time.Since(started), cpuTime(unix.RUSAGE_SELF)-cpu
-	if u, _ := d.Usage(huge); u.Inodes != 400*51+1 {
+	u, _ := d.Usage(huge)
+	if u.Inodes != 400*51+1 {
 		t.Errorf("usage = %+v", u)
 	}
 	if got := cpu.Seconds() / wall.Seconds(); got > 3*share {
 		t.Errorf("walking took %.0f %% of a CPU (%v in %v), want %.0f %%", got*100, cpu, wall, share*100)
 	}
-	if smallAfter == 0 || smallAfter > wall/2 {
-		t.Errorf("the small tree was measured after %v, the huge one after %v", smallAfter, wall)
+	first, ok := d.TreeUsage(other)
+	smallAfter, hugeAfter := first.At.Sub(started), u.At.Sub(started)
+	if !ok || smallAfter > hugeAfter/2 {
+		t.Errorf("the small tree was measured after %v (%v), the huge one after %v", smallAfter, ok, hugeAfter)
 	}
 	t.Logf("%d inodes: %v CPU in %v; small tree after %v", 400*51+1, cpu, wall, smallAfter)
 }

@@ -20,20 +20,24 @@ func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("root-directory: %w", err)
 	}
-	if err := lock(ctx, f); err != nil {
+	if err := lock(ctx, f, lockPatience); err != nil {
 		return nil, errors.Join(fmt.Errorf("root-directory %s: another cridock uses it: %w", dir, err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// lockPatience is how long a lock may outlive its process: if a process is killed
-// while it starts a child, the child holds its locks until exec.
-const lockPatience = 2 * time.Second
+const (
+	// lockPatience is how long a lock may outlive its process: if a process is killed
+	// while it starts a child, the child holds its locks until exec.
+	lockPatience = 2 * time.Second
+	// lockRetry is the pause between attempts.
+	lockRetry = 50 * time.Millisecond
+)
 
 // lock takes an advisory lock, which is released when the process exits. It fails
-// if the lock stays held for lockPatience.
-func lock(ctx context.Context, f *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+// if the lock stays held for longer than patience.
+func lock(ctx context.Context, f *os.File, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -41,7 +45,7 @@ func lock(ctx context.Context, f *os.File) error {
 			return err
 		}
 		select {
-		case <-time.After(lockPatience / 40):
+		case <-time.After(lockRetry):
 		case <-ctx.Done():
 			return err
 		}
@@ -76,7 +80,7 @@ func (d *engineData) claim(ctx context.Context, path string) error {
 	if d.dir != nil && sameFile(d.dir, dir) {
 		return dir.Close()
 	}
-	if err := lock(ctx, dir); err != nil {
+	if err := lock(ctx, dir, lockPatience); err != nil {
 		d.taken = fmt.Errorf("docker engine with data in %s: another cridock serves it; stop that or choose another docker-endpoint: %w", path, err)
 		d.refuse(d.taken)
 		return errors.Join(d.taken, dir.Close())

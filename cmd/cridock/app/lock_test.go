@@ -21,16 +21,16 @@ func TestLock(t *testing.T) {
 		return f
 	}
 	held, wanted := open(), open()
-	if err := lock(t.Context(), held); err != nil {
+	if err := lock(t.Context(), held, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := lock(ended, wanted); err == nil {
+	if err := lock(ended, wanted, time.Minute); err == nil {
 		t.Fatal("two have the lock")
 	}
-	time.AfterFunc(lockPatience/10, func() { _ = held.Close() })
-	if err := lock(t.Context(), wanted); err != nil {
+	time.AfterFunc(4*lockRetry, func() { _ = held.Close() })
+	if err := lock(t.Context(), wanted, time.Minute); err != nil {
 		t.Errorf("the lock was free in time: %v", err)
 	}
 }

@@ -125,7 +125,7 @@ func contractExec(t *testing.T, s subject) {
 // slightly before or after its streams do.
 func execState(t *testing.T, s subject, exec string, until func(container.ExecInspect) bool) container.ExecInspect {
 	t.Helper()
-	end := time.Now().Add(20 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for {
 		r, err := s.ExecInspect(t.Context(), exec)
 		if err != nil {

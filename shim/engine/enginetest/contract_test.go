@@ -139,7 +139,7 @@ func (s subject) state(t *testing.T, id string) *container.State {
 // exited waits until a container is not running and returns its state.
 func (s subject) exited(t *testing.T, id string) *container.State {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := s.ContainerWait(ctx, id); err != nil {
 		t.Fatal(err)
@@ -424,7 +424,7 @@ func contractEvents(t *testing.T, s subject) {
 			checkEvent(t, s, m)
 		case err := <-errs:
 			t.Fatal(err)
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("events: got %v, want %v", seen, want)
 		}
 	}
@@ -434,7 +434,7 @@ func contractEvents(t *testing.T, s subject) {
 	cancel()
 	select {
 	case <-errs: //nolint:errcheck // that it ends is what counts
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the stream does not end with its context")
 	}
 }
