@@ -67,10 +67,10 @@ func validateMount(field string, m *runtimeapi.Mount) error {
 	return validateBind(field, m)
 }
 
+// validateBind accepts an image_sub_path: in a pod with an image volume, the kubelet sets
+// it for each mount with a subPath. The host_path of a mount without an image has that
+// already.
 func validateBind(field string, m *runtimeapi.Mount) error {
-	if m.GetImageSubPath() != "" {
-		return invalid(field+".image_sub_path", "set without image")
-	}
 	if !path.IsAbs(m.GetHostPath()) {
 		return invalid(field+".host_path", "%q is not an absolute path", m.GetHostPath())
 	}

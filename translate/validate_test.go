@@ -117,7 +117,6 @@ func TestValidateContainerConfig(t *testing.T) {
 		"host path and image":                {mounted(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Image: image, Readonly: true}), "mounts[0].host_path"},
 		"an image to write to":               {mounted(&runtimeapi.Mount{ContainerPath: "/a", Image: image}), "mounts[0].readonly"},
 		"a sub-path that climbs":             {mounted(&runtimeapi.Mount{ContainerPath: "/a", Image: image, Readonly: true, ImageSubPath: "a/../.."}), "mounts[0].image_sub_path"},
-		"a sub-path without an image":        {mounted(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", ImageSubPath: "a"}), "mounts[0].image_sub_path"},
 		"recursive read-only but writable":   {mounted(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true}), "mounts[0].recursive_read_only"},
 		"recursive read-only but propagated": {mounted(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true, Readonly: true, Propagation: private}), "mounts[0].recursive_read_only"},
 		"an idmapped mount":                  {mounted(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", UidMappings: []*runtimeapi.IDMapping{{}}}), "mounts[0].uidMappings"},
@@ -303,5 +302,20 @@ func TestResolvConf(t *testing.T) {
 	}
 	if got := ResolvConf(nil); got != nil {
 		t.Errorf("nothing asked for gives %q", got)
+	}
+}
+
+// TestSubPathOfAnother: in a pod with an image volume the kubelet sets image_sub_path for
+// the host's paths, too, which have it already.
+func TestSubPathOfAnother(t *testing.T) {
+	req := containerRequest(t)
+	req.Config = proto.CloneOf(req.Config)
+	req.Config.Mounts, req.Mounts = []*runtimeapi.Mount{{ContainerPath: "/part", HostPath: "/subpaths/part", ImageSubPath: "part"}}, []ResolvedMount{{Source: "/subpaths/part"}}
+	created, err := DockerContainer(req, exampleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := created.HostConfig.Mounts; len(m) != 1 || m[0].Source != "/subpaths/part" || m[0].Target != "/part" {
+		t.Errorf("mounts are %+v", m)
 	}
 }
