@@ -169,6 +169,9 @@ func (n *userNamespaces) describe(ctx context.Context, h *translate.Host, c *eng
 		if features.Seam && !features.RecursiveReadOnly {
 			features.SeamRecursiveReadOnly = userns.RecursiveReadOnly(ctx, r.Path, r.Args)
 		}
+		if features.Seam && len(h.Settings.RDTClasses) > 0 {
+			features.SeamRDT = userns.Features(ctx, r.Path, r.Args).RDT()
+		}
 		h.Runtimes[name] = features
 	}
 }

@@ -95,6 +95,7 @@ type Options struct {
 	DeviceOwnership              bool     // device-ownership-from-security-context
 	PrivilegedWithoutHostDevices []string // privileged-without-host-devices: runtime handlers
 	WritableCgroups              []string // writable-cgroups: runtime handlers
+	RDTClasses                   []string // rdt-classes: resctrl groups
 
 	MetricsAddr string // metrics-bind-address; empty: off
 	Profiling   bool   // profiling; needs MetricsAddr
@@ -206,6 +207,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.DeviceOwnership, "device-ownership-from-security-context", o.DeviceOwnership, "let a container's user and group (runAsUser, runAsGroup) own the devices that it requests; needs cridock-runtime")
 	f.StringSliceVar(&o.PrivilegedWithoutHostDevices, "privileged-without-host-devices", o.PrivilegedWithoutHostDevices, "runtime handlers whose privileged containers have only the devices that they request; needs cridock-runtime")
 	f.StringSliceVar(&o.WritableCgroups, "writable-cgroups", o.WritableCgroups, "runtime handlers whose containers can write to their cgroups; needs cgroup v2 and cridock-runtime")
+	f.StringSliceVar(&o.RDTClasses, "rdt-classes", o.RDTClasses, "classes of Intel RDT that annotations of pods can name: groups in /sys/fs/resctrl, which you make; needs cridock-runtime")
 
 	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz: host:port, a port for loopback, or unix:///path (default: off)")
 	f.StringVar(&o.MetricsTLSCert, "metrics-tls-cert", o.MetricsTLSCert, "file with the TLS certificate for that address; read again when it changes")

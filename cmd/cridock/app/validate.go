@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+
+	"github.com/cridock/cridock/translate"
 )
 
 // Validate checks what can be checked without touching the system. The error names
@@ -18,7 +20,7 @@ import (
 func (o *Options) Validate() error {
 	return errors.Join(
 		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
-		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateRDTClasses(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
 	)
 }
 
@@ -89,6 +91,16 @@ func (o *Options) ulimits() []*units.Ulimit {
 		}
 	}
 	return out
+}
+
+func (o *Options) validateRDTClasses() error {
+	var err error
+	for _, name := range o.RDTClasses {
+		if nameErr := translate.ValidateRDTClass(name); nameErr != nil {
+			err = errors.Join(err, fmt.Errorf("rdt-classes: %w", nameErr))
+		}
+	}
+	return err
 }
 
 func (o *Options) validateLogs() error {
