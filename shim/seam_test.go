@@ -152,6 +152,51 @@ func TestRDTRecords(t *testing.T) {
 	n.noRecords()
 }
 
+// TestExecCPURecords: cridock-runtime finds the first CPU of a container's cpuset, and of
+// the one that an update sets. Containers without a cpuset do not need it.
+func TestExecCPURecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir, n.cfg.Settings.ExecOnFirstCPU = filepath.Join(n.dir, "run"), true
+		fresh, old := n.runtimeWith(`{"ociVersionMax": "1.2.1"}`), n.runtimeWith(`{"ociVersionMax": "1.0.2-dev"}`)
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+			i.Runtimes["new"], i.Runtimes["old"] = fresh, old
+		})
+	})
+	pod := n.runPodOf("new", n.podConfig("web"))
+	id := n.createLimited(pod, &runtimeapi.LinuxContainerResources{CpusetCpus: "2-3"})
+	update := func(r *runtimeapi.LinuxContainerResources) {
+		t.Helper()
+		_, err := n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		n.must(err)
+	}
+	for _, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 2},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpusetCpus: "5,1"}) }, 1},
+		{func() { n.startContainer(id) }, 1},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpuShares: 7}) }, 1},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpusetCpus: "4"}) }, 4},
+	} {
+		step.do()
+		record, err := n.record(id)
+		n.must(err)
+		if record.ExecCPU == nil || *record.ExecCPU != step.want {
+			t.Errorf("the record is %+v; want CPU %d", record, step.want)
+		}
+	}
+	n.must(n.removePod(pod))
+	pod = n.runPodOf("old", n.podConfig("old"))
+	cfg := containerConfig("main", "pause")
+	cfg.Linux = &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{CpusetCpus: "2-3"}}
+	_, err := n.tryCreate(pod, cfg)
+	wantCode(t, err, codes.FailedPrecondition, "such as runc 1.3")
+	n.create(pod, containerConfig("other", "pause"))
+	n.noRecords()
+}
+
 // TestSharedUTSRecords: containers without a user namespace join their pod's UTS
 // namespace if the settings say so.
 func TestSharedUTSRecords(t *testing.T) {

@@ -47,6 +47,18 @@ type Features struct {
 // kernel has them. Only newer runtimes say so: runc from 1.2.
 func (f Features) RDT() bool { return f.Linux.IntelRdt.Enabled }
 
+// Versions as of which runtimes apply process.execCPUAffinity. crun does not raise the
+// version of the specification that it names.
+const (
+	affinitySpec = "1.2.1" // of runc 1.3
+	affinityCrun = "1.19"
+)
+
+// ExecCPUAffinity reports whether the runtime applies process.execCPUAffinity.
+func (f Features) ExecCPUAffinity() bool {
+	return AtLeast(f.SpecVersion, affinitySpec) || AtLeast(f.Annotations["run.oci.crun.version"], affinityCrun)
+}
+
 // AtLeast compares versions such as 1.2.0, without what follows - or +.
 func AtLeast(have, want string) bool {
 	h, w := numbers(have), numbers(want)

@@ -85,6 +85,23 @@ func (r *Records) SetResources(id string, limits *seam.Resources) error {
 	return r.Write(*record, 0)
 }
 
+// MoveExecs replaces the CPU of exec sessions in a container's record, if it has one. A
+// missing record is success: the container has no exec sessions then.
+func (r *Records) MoveExecs(id string, cpu int) error {
+	record, err := seam.Dir(r.dir).Read(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("record for cridock-runtime: %w", err)
+	}
+	if record.ExecCPU == nil || *record.ExecCPU == cpu {
+		return nil
+	}
+	record.ExecCPU = &cpu
+	return r.Write(*record, 0)
+}
+
 // Available reports whether there is a directory for records.
 func (r *Records) Available() bool { return r.dir != "" }
 

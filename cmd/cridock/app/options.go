@@ -96,6 +96,7 @@ type Options struct {
 	PrivilegedWithoutHostDevices []string // privileged-without-host-devices: runtime handlers
 	WritableCgroups              []string // writable-cgroups: runtime handlers
 	RDTClasses                   []string // rdt-classes: resctrl groups
+	ExecCPUAffinity              string   // exec-cpu-affinity: "" or first
 
 	MetricsAddr string // metrics-bind-address; empty: off
 	Profiling   bool   // profiling; needs MetricsAddr
@@ -208,6 +209,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.PrivilegedWithoutHostDevices, "privileged-without-host-devices", o.PrivilegedWithoutHostDevices, "runtime handlers whose privileged containers have only the devices that they request; needs cridock-runtime")
 	f.StringSliceVar(&o.WritableCgroups, "writable-cgroups", o.WritableCgroups, "runtime handlers whose containers can write to their cgroups; needs cgroup v2 and cridock-runtime")
 	f.StringSliceVar(&o.RDTClasses, "rdt-classes", o.RDTClasses, "classes of Intel RDT that annotations of pods can name: groups in /sys/fs/resctrl, which you make; needs cridock-runtime")
+	f.StringVar(&o.ExecCPUAffinity, "exec-cpu-affinity", o.ExecCPUAffinity, "first: processes of exec sessions, such as probes, start on the first CPU of the cpuset of a container that has one; needs cridock-runtime (default: on any of its CPUs)")
 
 	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz: host:port, a port for loopback, or unix:///path (default: off)")
 	f.StringVar(&o.MetricsTLSCert, "metrics-tls-cert", o.MetricsTLSCert, "file with the TLS certificate for that address; read again when it changes")

@@ -136,6 +136,7 @@ func (o *Options) serviceConfig() shim.Config {
 		Settings: translate.SeamSettings{
 			SharedUTS: o.SharedUTS, DeviceOwnership: o.DeviceOwnership,
 			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups, RDTClasses: o.RDTClasses,
+			ExecOnFirstCPU: o.ExecCPUAffinity == execFirst,
 		},
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,

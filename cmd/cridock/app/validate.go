@@ -171,6 +171,9 @@ func (o *Options) streamingAddr() (string, error) {
 	return o.StreamingAddr, nil
 }
 
+// execFirst is the value of exec-cpu-affinity, as in CRI-O.
+const execFirst = "first"
+
 func (o *Options) validateSwitches() error {
 	var errs []error
 	if _, err := strconv.ParseBool(o.RestrictOOMScoreAdj); err != nil && o.RestrictOOMScoreAdj != "auto" {
@@ -178,6 +181,9 @@ func (o *Options) validateSwitches() error {
 	}
 	if _, err := strconv.ParseBool(o.ShimGrouping); err != nil && o.ShimGrouping != "auto" {
 		errs = append(errs, fmt.Errorf("shim-grouping %q: want auto, true or false", o.ShimGrouping))
+	}
+	if o.ExecCPUAffinity != "" && o.ExecCPUAffinity != execFirst {
+		errs = append(errs, fmt.Errorf("exec-cpu-affinity %q: want first, or nothing", o.ExecCPUAffinity))
 	}
 	return errors.Join(errs...)
 }
