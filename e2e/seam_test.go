@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/needs"
+	"github.com/cridock/cridock/internal/ocifeatures"
 )
 
 // TestOCISeam runs containers with what Docker's API cannot ask for, besides user
@@ -19,7 +21,7 @@ import (
 func TestOCISeam(t *testing.T) {
 	t.Parallel()
 	u := newUsernsTest(t, "--default-ulimits=nofile=1000:2000", "--pod-annotations=e2e.test.*", "--device-ownership-from-security-context",
-		"--privileged-without-host-devices=bounded", "--writable-cgroups=bounded")
+		"--privileged-without-host-devices=bounded", "--writable-cgroups=bounded", "--rdt-classes="+noRDTGroup, "--exec-cpu-affinity=first")
 	disk := u.useBlockIO(t)
 	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
 	if err := os.WriteFile(filepath.Join(u.node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
@@ -35,6 +37,7 @@ func TestOCISeam(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,
 		"annotations": u.seamAnnotations, "device owners": u.deviceOwners, "privileged": u.withoutHostDevices, "cgroups": u.writableCgroups,
+		"RDT": u.rdtClass, "exec CPU": u.execCPU,
 	} {
 		t.Run(name, test)
 	}
@@ -358,5 +361,57 @@ func (u *usernsTest) blockIO(t *testing.T, disk string) {
 	wantCode(t, err, codes.InvalidArgument, "unknown class")
 	if left := u.records(t); len(left) > 0 {
 		t.Errorf("there are the records %v", left)
+	}
+}
+
+// noRDTGroup is an RDT class that pods may name, but no group of this machine.
+const noRDTGroup = "cridock-e2e-no-such-group"
+
+// rdtClass: a class is refused if the runtime would ignore it, and so is one that does
+// not exist.
+func (u *usernsTest) rdtClass(t *testing.T) {
+	p := u.runPod(t, func(cfg *runtimeapi.PodSandboxConfig) {
+		cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": noRDTGroup, "rdt.resources.beta.kubernetes.io/container.other": "other"}
+	})
+	_, err := p.tryCreate(p.ctrConfig("other", "true"))
+	wantCode(t, err, codes.InvalidArgument, "unknown class")
+	id, err := p.tryCreate(p.ctrConfig("main", "true"))
+	if err != nil {
+		wantCode(t, err, codes.FailedPrecondition, "such as runc 1.2")
+		return
+	}
+	_, err = try(u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: id})
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("RDT class %q", noRDTGroup)) {
+		t.Errorf("a container in a group that does not exist: %v", err)
+	}
+}
+
+// execCPU: an exec session starts on the first CPU of the cpuset, or the container is
+// refused because the runtime would ignore that.
+func (u *usernsTest) execCPU(t *testing.T) {
+	needs.That(t, runtime.NumCPU() > 1, "the machine has one CPU")
+	p := u.runPod(t)
+	main := p.ctrConfig("main", "sleep 1000", limited(&runtimeapi.LinuxContainerResources{CpusetCpus: "0-1"}))
+	id, err := p.tryCreate(main)
+	if err != nil {
+		wantCode(t, err, codes.FailedPrecondition, "process.execCPUAffinity")
+		return
+	}
+	rpc(t, u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: id})
+	c := &ctr{pod: p, cfg: main, id: id}
+	const allowed = "grep Cpus_allowed_list /proc/self/status"
+	want := "Cpus_allowed_list:\t0"
+	if kernel := strings.TrimSpace(read(t, "/proc/sys/kernel/osrelease")); !ocifeatures.AtLeast(kernel, "6.2") {
+		want += "-1" // it started there
+	}
+	if got := c.sh(allowed); got != want {
+		t.Errorf("an exec session has %q; want %q", got, want)
+	}
+	rpc(t, u.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{CpusetCpus: "1"}})
+	if got := c.sh(allowed); got != "Cpus_allowed_list:\t1" {
+		t.Errorf("after an update it has %q", got)
+	}
+	if !strings.Contains(u.run(t, "cat", filepath.Join(u.runDir, "oci", id+".json")), `"execCPU":1`) {
+		t.Error("the record has another CPU")
 	}
 }

@@ -53,6 +53,9 @@ func newLimits(s *Service) (*limits.Keeper, *limits.Pods) {
 		Lock: func(ctx context.Context, c *translate.Container) (func(), error) {
 			return s.locks.Lock(ctx, s.containerKey(ctx, c))
 		},
+		Updated: func(c *translate.Container, want *runtimeapi.LinuxContainerResources) error {
+			return s.userns.moveExecs(c, want)
+		},
 		CgroupRoot: s.cfg.CgroupRoot, Interval: s.cfg.LimitsInterval,
 	})
 	return keeper, limits.NewPods(sandboxResources{s.state})

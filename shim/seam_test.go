@@ -7,6 +7,7 @@ import (
 
 	"github.com/docker/docker/api/types/system"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/seam"
@@ -100,6 +101,99 @@ func TestMountOptionRecords(t *testing.T) {
 		t.Error(diff)
 	}
 	n.must(n.removePod(r.PodSandboxId))
+	n.noRecords()
+}
+
+// runtimeWith is a program that says, as a runtime does, that it has these features.
+func (n *node) runtimeWith(features string) system.RuntimeWithStatus {
+	n.t.Helper()
+	f, err := os.CreateTemp(n.dir, "runtime")
+	n.must(err)
+	n.must(f.Close())
+	n.must(os.WriteFile(f.Name(), []byte("#!/bin/sh\necho '"+features+"'\n"), 0o600))
+	n.must(os.Chmod(f.Name(), 0o755)) //nolint:gosec // a program
+	return system.RuntimeWithStatus{Runtime: system.Runtime{Path: f.Name()}}
+}
+
+// runPodOf runs a pod of a runtime handler.
+func (n *node) runPodOf(handler string, cfg *runtimeapi.PodSandboxConfig) string {
+	n.t.Helper()
+	r, err := n.runtime.RunPodSandbox(n.ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
+	n.must(err)
+	return r.PodSandboxId
+}
+
+// TestRDTRecords: cridock-runtime finds the RDT class that a pod names, if the runtime
+// knows such classes and the settings have it.
+func TestRDTRecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir, n.cfg.Settings.RDTClasses = filepath.Join(n.dir, "run"), []string{"gold"}
+		fresh, old := n.runtimeWith(`{"linux": {"intelRdt": {"enabled": true}}}`), n.runtimeWith(`{"linux": {}}`)
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+			i.Runtimes["new"], i.Runtimes["old"] = fresh, old
+		})
+	})
+	cfg := n.podConfig("web")
+	cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold", "rdt.resources.beta.kubernetes.io/container.other": "lead"}
+	pod := n.runPodOf("new", cfg)
+	record, err := n.record(n.create(pod, containerConfig("main", "pause")))
+	n.must(err)
+	if record.Spec == nil || record.Spec.IntelRdt == nil || record.Spec.IntelRdt.ClosID != "gold" {
+		t.Errorf("the record is %+v", record)
+	}
+	_, err = n.tryCreate(pod, containerConfig("other", "pause"))
+	wantCode(t, err, codes.InvalidArgument, `["gold"]`)
+	n.must(n.removePod(pod))
+	cfg = n.podConfig("second")
+	cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold"}
+	_, err = n.tryCreate(n.runPodOf("old", cfg), containerConfig("main", "pause"))
+	wantCode(t, err, codes.FailedPrecondition, "such as runc 1.2")
+	n.noRecords()
+}
+
+// TestExecCPURecords: cridock-runtime finds the first CPU of a container's cpuset, and of
+// the one that an update sets. Containers without a cpuset do not need it.
+func TestExecCPURecords(t *testing.T) {
+	n := newNode(t, func(n *node) {
+		n.cfg.SeamDir, n.cfg.Settings.ExecOnFirstCPU = filepath.Join(n.dir, "run"), true
+		fresh, old := n.runtimeWith(`{"ociVersionMax": "1.2.1"}`), n.runtimeWith(`{"ociVersionMax": "1.0.2-dev"}`)
+		n.docker.SetInfo(func(i *system.Info) {
+			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+			i.Runtimes["new"], i.Runtimes["old"] = fresh, old
+		})
+	})
+	pod := n.runPodOf("new", n.podConfig("web"))
+	id := n.createLimited(pod, &runtimeapi.LinuxContainerResources{CpusetCpus: "2-3"})
+	update := func(r *runtimeapi.LinuxContainerResources) {
+		t.Helper()
+		_, err := n.runtime.UpdateContainerResources(n.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		n.must(err)
+	}
+	for _, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 2},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpusetCpus: "5,1"}) }, 1},
+		{func() { n.startContainer(id) }, 1},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpuShares: 7}) }, 1},
+		{func() { update(&runtimeapi.LinuxContainerResources{CpusetCpus: "4"}) }, 4},
+	} {
+		step.do()
+		record, err := n.record(id)
+		n.must(err)
+		if record.ExecCPU == nil || *record.ExecCPU != step.want {
+			t.Errorf("the record is %+v; want CPU %d", record, step.want)
+		}
+	}
+	n.must(n.removePod(pod))
+	pod = n.runPodOf("old", n.podConfig("old"))
+	cfg := containerConfig("main", "pause")
+	cfg.Linux = &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{CpusetCpus: "2-3"}}
+	_, err := n.tryCreate(pod, cfg)
+	wantCode(t, err, codes.FailedPrecondition, "such as runc 1.3")
+	n.create(pod, containerConfig("other", "pause"))
 	n.noRecords()
 }
 

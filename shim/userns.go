@@ -92,6 +92,16 @@ func (n *userNamespaces) updateRecord(c, updated *translate.Container) error {
 	return n.records.SetResources(c.ID, translate.SeamResources(updated.Resources, n.host()))
 }
 
+// moveExecs has exec sessions of a container, if they start on the first CPU of its
+// cpuset, follow an update of its resources.
+func (n *userNamespaces) moveExecs(c *translate.Container, want *runtimeapi.LinuxContainerResources) error {
+	cpu, ok := translate.ExecCPU(want)
+	if !c.Seam || !ok {
+		return nil
+	}
+	return n.records.MoveExecs(c.ID, cpu)
+}
+
 // forget removes a removed container's record. It only logs errors: nobody
 // would retry for a removed container.
 func (n *userNamespaces) forget(ctx context.Context, id string) {
@@ -168,6 +178,10 @@ func (n *userNamespaces) describe(ctx context.Context, h *translate.Host, c *eng
 		features.Seam = name != h.SeamRuntime && r.Path != "" && n.records.Available()
 		if features.Seam && !features.RecursiveReadOnly {
 			features.SeamRecursiveReadOnly = userns.RecursiveReadOnly(ctx, r.Path, r.Args)
+		}
+		if features.Seam && (len(h.Settings.RDTClasses) > 0 || h.Settings.ExecOnFirstCPU) {
+			said := userns.Features(ctx, r.Path, r.Args)
+			features.SeamRDT, features.SeamExecCPU = said.RDT(), said.ExecCPUAffinity()
 		}
 		h.Runtimes[name] = features
 	}

@@ -41,6 +41,9 @@ type Adjustment struct {
 	// BlockIOClass replaces the class that annotations name; "" for none, nil for
 	// theirs.
 	BlockIOClass *string
+	// NoRDTClass: the class that annotations name doesn't count. Otherwise Spec's does, or
+	// theirs if it has none.
+	NoRDTClass bool
 	// Hooks and Spec need cridock-runtime, see [Host.SeamUnmet].
 	Hooks []seam.Hook
 	Spec  *seam.Spec

@@ -10,10 +10,10 @@ import (
 const (
 	// blockIOAnnotation on a container, or with the suffixes below on its pod, names a
 	// class, as in containerd and CRI-O.
-	blockIOAnnotation      = "io.kubernetes.cri.blockio-class"
-	blockIOPodAnnotations  = "blockio.resources.beta.kubernetes.io/"
-	blockIOPodSuffix       = "pod"
-	blockIOContainerSuffix = "container."
+	blockIOAnnotation     = "io.kubernetes.cri.blockio-class"
+	blockIOPodAnnotations = "blockio.resources.beta.kubernetes.io/"
+	classPodSuffix        = "pod"
+	classContainerSuffix  = "container."
 
 	minWeight, maxWeight = 10, 1000
 )
@@ -57,14 +57,20 @@ func blockIOClass(req ContainerRequest) (field, class string) {
 	if a := req.Adjustment; a != nil && a.BlockIOClass != nil {
 		return "blockio_class", *a.BlockIOClass
 	}
+	return req.annotatedClass(blockIOAnnotation, blockIOPodAnnotations)
+}
+
+// annotatedClass returns the class that an annotation of the container or, with the
+// prefix, of its pod names; "" for none. field names the annotation in errors.
+func (req *ContainerRequest) annotatedClass(annotation, podPrefix string) (field, class string) {
 	own, pod := req.Config.GetAnnotations(), req.Sandbox.Annotations
 	for _, a := range []struct {
 		key  string
 		from map[string]string
 	}{
-		{blockIOAnnotation, own},
-		{blockIOPodAnnotations + blockIOContainerSuffix + req.Config.GetMetadata().GetName(), pod},
-		{blockIOPodAnnotations + blockIOPodSuffix, pod},
+		{annotation, own},
+		{podPrefix + classContainerSuffix + req.Config.GetMetadata().GetName(), pod},
+		{podPrefix + classPodSuffix, pod},
 	} {
 		if class, ok := a.from[a.key]; ok {
 			return fmt.Sprintf("annotations[%q]", a.key), class

@@ -97,6 +97,9 @@ type RuntimeFeatures struct {
 	// SeamRecursiveReadOnly is RecursiveReadOnly for mounts that cridock-runtime
 	// changes; engines before API 1.44 do not say what a runtime supports.
 	SeamRecursiveReadOnly bool
+	// SeamRDT: it knows classes of Intel RDT; SeamExecCPU: it knows
+	// process.execCPUAffinity. They are set only if a setting needs them.
+	SeamRDT, SeamExecCPU bool
 }
 
 // dockerHandler is a name for the engine's default runtime, as in dockershim and

@@ -28,6 +28,11 @@ type SeamSettings struct {
 	// WritableCgroups lists the Docker runtimes whose containers can write to their
 	// cgroup file system.
 	WritableCgroups []string
+	// RDTClasses are the resctrl groups that pods may name.
+	RDTClasses []string
+	// ExecOnFirstCPU: processes of exec sessions start on the first CPU of the cpuset of
+	// a container that was created with one.
+	ExecOnFirstCPU bool
 }
 
 // adjustAndSet applies the request's adjustment, and then has cridock-runtime do what
@@ -38,6 +43,12 @@ func (c *Create) adjustAndSet(req ContainerRequest, host Host) error {
 		return err
 	}
 	c.adjust(req.Adjustment, req.runtimeHandler(), host)
+	if err := c.setRDTClass(req, host); err != nil {
+		return err
+	}
+	if err := c.startExecsOnFirstCPU(req, host); err != nil {
+		return err
+	}
 	if err := c.changeDevices(req, requested, host); err != nil {
 		return err
 	}

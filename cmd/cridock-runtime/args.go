@@ -16,6 +16,7 @@ type call struct {
 	command        string
 	id             string // "" if the command has no container
 	bundle         string // of create
+	process        string // of exec, the file with the process; "" for none
 	args           []string
 }
 
@@ -59,11 +60,27 @@ func parse(args []string) (*call, error) {
 	}
 	if i := slices.IndexFunc(args, seam.IsID); i >= 0 {
 		c.id = args[i]
+		if c.command == "exec" {
+			c.process = lastValue(args[:i], "process", "p")
+		}
 	}
 	if c.command != "create" {
 		return c, nil
 	}
 	return c, c.parseCreate(args)
+}
+
+// lastValue returns the value of a command's flag with either name; "" for none.
+func lastValue(args []string, name, short string) (value string) {
+	for i, arg := range args {
+		switch {
+		case (arg == "--"+name || arg == "-"+short) && i+1 < len(args):
+			value = args[i+1]
+		case strings.HasPrefix(arg, "--"+name+"="):
+			value = strings.TrimPrefix(arg, "--"+name+"=")
+		}
+	}
+	return value
 }
 
 // cut reads the first argument: the name of a flag and its value, or no name. taken

@@ -2,8 +2,8 @@
 // such as a user namespace per pod or a very low memory limit. Docker executes it for
 // the containers that cridock creates with it. For "create" it changes the container's
 // bundle as cridock's record says, prepares mounts, and executes the real runtime in
-// its own place; for "exec" it gives the standard streams to the container's root. For
-// everything else it only executes the real runtime.
+// its own place; for "exec" it gives the standard streams to the container's root, and the
+// process a CPU to start on. For everything else it only executes the real runtime.
 //
 //	cridock-runtime [--cridock-dir=DIR] ARGUMENTS OF THE REAL RUNTIME...
 //
@@ -69,11 +69,11 @@ func (c *call) run() error {
 	}
 	switch c.command {
 	case "create":
-		if err = checkMountOptions(record, path); err == nil {
+		if err = errors.Join(checkMountOptions(record, path), checkExecCPU(record, path), checkRDT(record, resctrl, unix.RDTGROUP_SUPER_MAGIC)); err == nil {
 			err = change(c.dir, c.bundle, record)
 		}
 	case "exec":
-		err = giveStreams(record)
+		err = errors.Join(giveStreams(record), setExecCPU(record, c.process))
 	case "run", "restore":
 		// Both would start a container from an unchanged bundle.
 		err = fmt.Errorf("%s is not supported for containers that cridock-runtime changes", c.command)

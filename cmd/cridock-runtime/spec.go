@@ -30,16 +30,24 @@ func readSpec(bundle string) (spec, error) {
 }
 
 func decodeSpec(text []byte) (spec, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber() // keeps large numbers as they are
-	var s spec
-	if err := d.Decode(&s); err != nil {
+	s, err := decodeObject(text)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", specName, err)
 	}
-	if s == nil {
-		return nil, fmt.Errorf("%s: no object", specName)
-	}
 	return s, nil
+}
+
+func decodeObject(text []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // keeps large numbers as they are
+	var o map[string]any
+	if err := d.Decode(&o); err != nil {
+		return nil, err
+	}
+	if o == nil {
+		return nil, errors.New("no object")
+	}
+	return o, nil
 }
 
 // write replaces a bundle's configuration.

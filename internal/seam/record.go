@@ -16,12 +16,13 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 3
+const Version = 4
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
 	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images, network namespaces, other parts
+	execVersion   = 4 // the CPU of exec sessions
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -69,6 +70,9 @@ type Record struct {
 	// Spec is applied once Devices are changed, and before all that depends on devices
 	// and namespaces; nil for none.
 	Spec *Spec `json:"spec,omitempty"`
+	// ExecCPU is the number of the CPU on which processes of exec sessions start; nil for
+	// any. The real runtime must know process.execCPUAffinity.
+	ExecCPU *int `json:"execCPU,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -124,12 +128,17 @@ const (
 	maxRecord = 1 << 20
 	// idCount is the number of user IDs; the last one is not an ID (-1).
 	idCount = 1<<32 - 1
+	// maxCPU is the highest number of a CPU in any kernel.
+	maxCPU = 1<<16 - 1
 	// maxMappings is the kernel's limit.
 	maxMappings = 340
 )
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
+	if r.ExecCPU != nil {
+		return execVersion
+	}
 	if len(r.Annotations) > 0 || r.Devices != nil || r.WritableCgroups || r.UTS != nil || len(r.Images) > 0 || r.Network != nil || r.Spec != nil {
 		return fieldsVersion
 	}
@@ -196,6 +205,8 @@ func (r *Record) Validate() error {
 		err = errors.New("a user namespace with an existing network namespace")
 	case r.UserNamespace == nil && len(r.MappedMounts)+len(r.MappedFiles) > 0:
 		err = errors.New("mounts to id-map without a user namespace")
+	case r.ExecCPU != nil && (*r.ExecCPU < 0 || *r.ExecCPU > maxCPU):
+		err = fmt.Errorf("%d is not the number of a CPU", *r.ExecCPU)
 	default:
 		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate(), r.Spec.Validate())
 	}

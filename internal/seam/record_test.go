@@ -28,7 +28,7 @@ func example() Record {
 		Annotations:  map[string]string{"a.test/b": "c"},
 		Devices:      &Devices{Exclusive: true, Nodes: []DeviceNode{{Path: "/dev/x", UID: new(uint32), Access: "rw"}}, Rules: []specs.LinuxDeviceCgroup{{Allow: true, Type: "b", Access: "r"}}},
 		UTS:          &Process{PID: 43, Device: 4, Inode: 4026531838}, WritableCgroups: true,
-		Network: &Network{},
+		Network: &Network{}, ExecCPU: new(int),
 		Spec: &Spec{
 			Annotations: map[string]string{"a": "b"}, RemoveAnnotations: []string{"c"},
 			Devices:    []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3}},
@@ -64,13 +64,14 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":3`, `"version":4`, "version 4"},
-		"too low a version":   {`"version":3`, `"version":1`, "version 1"},
-		"a version before":    {`"version":3`, `"version":2`, "version 2"},
-		"no version":          {`"version":3,`, ``, "version 0"},
+		"a later version":     {`"version":4`, `"version":5`, "version 5"},
+		"too low a version":   {`"version":4`, `"version":1`, "version 1"},
+		"a version before":    {`"version":4`, `"version":3`, "version 3"},
+		"no version":          {`"version":4,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"closID":"gold"}}}`, `"closID":"gold"}}}{}`, "after top-level value"},
+		"more than a record":  {`"execCPU":0}`, `"execCPU":0}{}`, "after top-level value"},
+		"no CPU":              {`"execCPU":0`, `"execCPU":-1`, "not the number of a CPU"},
 		"a network for later": {`"network":{}`, `"network":{"namespace":"/run/netns/a"}`, "existing network namespace"},
 		"a short ID":          {id, id[:12], "not a container ID"},
 		"a path as ID":        {id, "../../" + id[6:], "not a container ID"},
@@ -142,9 +143,13 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
+	r.ExecCPU = nil
+	if text := string(encode(t, r)); !strings.Contains(text, `"version":3,`) {
+		t.Errorf("a record for the release before: %s", text)
+	}
 	r.Annotations, r.Devices, r.WritableCgroups, r.UTS, r.Images, r.Network, r.Spec = nil, nil, false, nil, nil, nil, nil
 	if text := string(encode(t, r)); !strings.Contains(text, `"version":2,`) {
-		t.Errorf("a record for the release before: %s", text)
+		t.Errorf("a record for the release before that: %s", text)
 	}
 	r.Resources, r.MountOptions, r.Hooks = nil, nil, nil
 	text := string(encode(t, r))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cridock/cridock/internal/cgroup"
 	"github.com/cridock/cridock/translate"
@@ -45,7 +46,7 @@ type Store interface {
 	Remove(containerID string) error
 }
 
-// Options are what a [Keeper] needs. All but the last three are required.
+// Options are what a [Keeper] needs. All but the last four are required.
 type Options struct {
 	Engine Engine
 	Index  Index
@@ -58,6 +59,8 @@ type Options struct {
 	// CgroupRoot is where cgroups are mounted, ProcRoot where /proc is; empty for
 	// /sys/fs/cgroup and /proc.
 	CgroupRoot, ProcRoot string
+	// Updated is told what an update has changed; its error reverts that. nil for nobody.
+	Updated func(c *translate.Container, want *runtimeapi.LinuxContainerResources) error
 	// Interval is the time between checks of limits that systemd may have overwritten;
 	// zero for ten seconds.
 	Interval time.Duration

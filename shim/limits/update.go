@@ -48,6 +48,11 @@ func (k *Keeper) Update(ctx context.Context, id string, want *runtimeapi.LinuxCo
 			return err
 		}
 	}
+	if k.opts.Updated != nil {
+		if err := k.opts.Updated(c, want); err != nil {
+			return err
+		}
+	}
 	if err := k.records.keep(c.ID, merged); err != nil {
 		return fmt.Errorf("store the updated resources of container %s: %w", c.ID, err)
 	}

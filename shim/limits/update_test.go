@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cridock/cridock/translate"
 )
 
 func TestApply(t *testing.T) {
@@ -228,6 +230,26 @@ func TestUpdateOfSmallMemory(t *testing.T) {
 	f.check(c, map[string]string{"memory.max": "4194304"})
 	if n := len(f.engine.updates); n != 2 || f.engine.updates[1].Memory != 6<<20 {
 		t.Errorf("updates of Docker: %v", f.engine.updates)
+	}
+}
+
+// TestUpdatedFails: whoever is told of an update can prevent it.
+func TestUpdatedFails(t *testing.T) {
+	f := newFixture(t)
+	c := f.add("c", running, &linuxResources{CpusetCpus: "1"}, nil)
+	var told []string
+	f.opts.Updated = func(c *translate.Container, want *linuxResources) error {
+		told = append(told, c.ID+" "+want.GetCpusetCpus())
+		return errors.New("no")
+	}
+	if err := f.Update(t.Context(), "c", &linuxResources{CpusetCpus: "2"}); err == nil || err.Error() != "no" {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]container.Resources{{CpusetCpus: "2"}, {CpusetCpus: "1"}}, f.engine.updates); diff != "" || f.Effective(c) != c {
+		t.Errorf("updates of Docker (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"c 2"}, told); diff != "" {
+		t.Error(diff)
 	}
 }
 

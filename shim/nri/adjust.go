@@ -5,7 +5,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/nri/pkg/api"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cridock/cridock/internal/ocifeatures"
 	"github.com/cridock/cridock/internal/seam"
 	"github.com/cridock/cridock/translate"
 )
@@ -98,7 +98,7 @@ func (x *adjuster) inSpec(field api.Field, key, since string) (*seam.Spec, error
 		return nil, refuse(field, key, "this needs %s", x.node.SeamUnmet)
 	}
 	if since != "" {
-		if have := x.node.SpecVersion(); !atLeast(have, since) {
+		if have := x.node.SpecVersion(); !ocifeatures.AtLeast(have, since) {
 			if have == "" {
 				have = "an unknown version"
 			}
@@ -107,26 +107,6 @@ func (x *adjuster) inSpec(field api.Field, key, since string) (*seam.Spec, error
 	}
 	x.usesSpec = true
 	return x.spec, nil
-}
-
-// atLeast compares versions such as 1.2.0.
-func atLeast(have, want string) bool {
-	h, w := numbers(have), numbers(want)
-	return len(h) > 0 && slices.Compare(h, w) >= 0
-}
-
-func numbers(version string) []int {
-	version, _, _ = strings.Cut(version, "-")
-	version, _, _ = strings.Cut(version, "+")
-	var out []int
-	for part := range strings.SplitSeq(version, ".") {
-		n, err := strconv.Atoi(part)
-		if err != nil {
-			return nil
-		}
-		out = append(out, n)
-	}
-	return out
 }
 
 func (x *adjuster) process() error {

@@ -113,6 +113,37 @@ func TestAdjust(t *testing.T) {
 	}
 }
 
+// TestAdjustRDT: plugins can replace the class of annotations, remove it, and add to it.
+func TestAdjustRDT(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ask     func(*api.ContainerAdjustment)
+		without bool
+		want    *specs.LinuxIntelRdt
+	}{
+		"nothing":    {func(*api.ContainerAdjustment) {}, false, nil},
+		"a class":    {func(a *api.ContainerAdjustment) { a.SetLinuxRDTClass("gold") }, true, &specs.LinuxIntelRdt{ClosID: "gold"}},
+		"no class":   {func(a *api.ContainerAdjustment) { a.SetLinuxRDTClass("") }, true, nil},
+		"removed":    {func(a *api.ContainerAdjustment) { a.RemoveLinuxRDT() }, true, nil},
+		"a group":    {func(a *api.ContainerAdjustment) { a.SetLinuxRDTClosID("gold") }, true, &specs.LinuxIntelRdt{ClosID: "gold"}},
+		"no group":   {func(a *api.ContainerAdjustment) { a.SetLinuxRDTClosID("") }, true, &specs.LinuxIntelRdt{}},
+		"monitoring": {func(a *api.ContainerAdjustment) { a.SetLinuxRDTEnableMonitoring(true) }, false, &specs.LinuxIntelRdt{EnableMonitoring: true}},
+	} {
+		a := &api.ContainerAdjustment{}
+		tc.ask(a)
+		_, out, err := adjust(a, able())
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		var got *specs.LinuxIntelRdt
+		if out.Spec != nil {
+			got = out.Spec.IntelRdt
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" || out.NoRDTClass != tc.without {
+			t.Errorf("%s: without the annotations' class: %t; %s", name, out.NoRDTClass, diff)
+		}
+	}
+}
+
 // TestAdjustRefuses: each adjustment that needs what the node lacks is refused, and says
 // what that is.
 func TestAdjustRefuses(t *testing.T) {

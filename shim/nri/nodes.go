@@ -297,8 +297,10 @@ func (x *adjuster) netDevices() error {
 
 func (x *adjuster) rdt() error {
 	class, r := x.linux().GetResources().GetRdtClass(), x.linux().GetRdt()
+	// Without a class of the plugins' own, these remove the one that annotations name.
+	x.out.NoRDTClass = class != nil || r.GetRemove() || r.GetClosId() != nil
 	if class.GetValue() == "" && (r == nil || r.ClosId == nil && r.Schemata == nil && r.EnableMonitoring == nil) {
-		return nil // no container of Docker's has any to remove
+		return nil
 	}
 	field := api.Field_RdtClosID
 	if r == nil {

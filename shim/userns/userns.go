@@ -85,6 +85,23 @@ func (r *Records) SetResources(id string, limits *seam.Resources) error {
 	return r.Write(*record, 0)
 }
 
+// MoveExecs replaces the CPU of exec sessions in a container's record, if it has one. A
+// missing record is success: the container has no exec sessions then.
+func (r *Records) MoveExecs(id string, cpu int) error {
+	record, err := seam.Dir(r.dir).Read(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("record for cridock-runtime: %w", err)
+	}
+	if record.ExecCPU == nil || *record.ExecCPU == cpu {
+		return nil
+	}
+	record.ExecCPU = &cpu
+	return r.Write(*record, 0)
+}
+
 // Available reports whether there is a directory for records.
 func (r *Records) Available() bool { return r.dir != "" }
 
@@ -149,14 +166,23 @@ func RecursiveReadOnly(ctx context.Context, path string, args []string) bool {
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); errors.Is(err, unix.ENOSYS) {
 		return false
 	}
+	return slices.Contains(Features(ctx, path, args).MountOptions, seam.RecursiveReadOnly)
+}
+
+// Features returns what a runtime, named as in Docker's configuration, says of itself;
+// nothing if it can't. It starts the runtime.
+func Features(ctx context.Context, path string, args []string) ocifeatures.Features {
 	path, err := exec.LookPath(path)
 	if err != nil {
-		return false // Docker's PATH may have it, but that is not known
+		return ocifeatures.Features{} // Docker's PATH may have it, but that is not known
 	}
 	ctx, cancel := context.WithTimeout(ctx, featuresTimeout)
 	defer cancel()
-	options, err := ocifeatures.MountOptions(ctx, path, args)
-	return err == nil && slices.Contains(options, seam.RecursiveReadOnly)
+	features, err := ocifeatures.Ask(ctx, path, args)
+	if err != nil {
+		return ocifeatures.Features{}
+	}
+	return features
 }
 
 // Engine is what [Unmet] needs to know of the engine.

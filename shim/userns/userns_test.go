@@ -164,6 +164,30 @@ func TestRecursiveReadOnly(t *testing.T) {
 	}
 }
 
+func TestMoveExecs(t *testing.T) {
+	r := New(t.TempDir())
+	if err := r.MoveExecs(id, 1); err != nil {
+		t.Errorf("a missing record: %v", err)
+	}
+	for _, had := range []*int{nil, new(int)} {
+		first := record(id)
+		first.ExecCPU = had
+		if err := r.Write(first, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.MoveExecs(id, 5); err != nil {
+			t.Fatal(err)
+		}
+		got, err := seam.Dir(r.dir).Read(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (got.ExecCPU != nil) != (had != nil) || had != nil && *got.ExecCPU != 5 || got.UserNamespace == nil {
+			t.Errorf("the record is %+v", got)
+		}
+	}
+}
+
 func TestSetResources(t *testing.T) {
 	r := New(t.TempDir())
 	if err := r.SetResources(id, &seam.Resources{}); !errors.Is(err, fs.ErrNotExist) {

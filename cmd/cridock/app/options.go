@@ -95,6 +95,8 @@ type Options struct {
 	DeviceOwnership              bool     // device-ownership-from-security-context
 	PrivilegedWithoutHostDevices []string // privileged-without-host-devices: runtime handlers
 	WritableCgroups              []string // writable-cgroups: runtime handlers
+	RDTClasses                   []string // rdt-classes: resctrl groups
+	ExecCPUAffinity              string   // exec-cpu-affinity: "" or first
 
 	MetricsAddr string // metrics-bind-address; empty: off
 	Profiling   bool   // profiling; needs MetricsAddr
@@ -200,12 +202,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.Var(&annotationPatterns{list: &o.ContainerAnnotations}, "container-annotations", "the same for container annotations")
 	f.StringSliceVar(&o.CRIAnnotations, "cri-annotations", o.CRIAnnotations, "runtime handlers that get the annotations io.kubernetes.cri.* of other CRI runtimes, which gVisor and Kata Containers need to recognise pods; needs Docker 24 (API 1.43)")
 
-	f.StringVar(&o.BlockIOConfigFile, "blockio-config-file", o.BlockIOConfigFile, "file with the classes of block I/O that annotations of pods can name, as for containerd and CRI-O (default: none)")
-	f.StringVar(&o.BaseRuntimeSpec, "base-runtime-spec", o.BaseRuntimeSpec, "file with the process.env, process.rlimits, linux.sysctl and hooks, as in an OCI runtime specification, that all containers get; hooks need cridock-runtime (default: none)")
-	f.BoolVar(&o.SharedUTS, "shared-uts-namespace", o.SharedUTS, "let the containers of a pod share its UTS namespace, so that all see a changed host name; needs cridock-runtime")
-	f.BoolVar(&o.DeviceOwnership, "device-ownership-from-security-context", o.DeviceOwnership, "let a container's user and group (runAsUser, runAsGroup) own the devices that it requests; needs cridock-runtime")
-	f.StringSliceVar(&o.PrivilegedWithoutHostDevices, "privileged-without-host-devices", o.PrivilegedWithoutHostDevices, "runtime handlers whose privileged containers have only the devices that they request; needs cridock-runtime")
-	f.StringSliceVar(&o.WritableCgroups, "writable-cgroups", o.WritableCgroups, "runtime handlers whose containers can write to their cgroups; needs cgroup v2 and cridock-runtime")
+	o.addRuntimeFlags(f)
 
 	f.StringVar(&o.MetricsAddr, "metrics-bind-address", o.MetricsAddr, "address for /metrics, /healthz and /readyz: host:port, a port for loopback, or unix:///path (default: off)")
 	f.StringVar(&o.MetricsTLSCert, "metrics-tls-cert", o.MetricsTLSCert, "file with the TLS certificate for that address; read again when it changes")
@@ -217,6 +214,18 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	o.addNRIFlags(f)
 	o.addCompatibilityFlags(f)
 	addLogFlags(f)
+}
+
+// addRuntimeFlags adds the flags about what containers get besides their requests.
+func (o *Options) addRuntimeFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.BlockIOConfigFile, "blockio-config-file", o.BlockIOConfigFile, "file with the classes of block I/O that annotations of pods can name, as for containerd and CRI-O (default: none)")
+	f.StringVar(&o.BaseRuntimeSpec, "base-runtime-spec", o.BaseRuntimeSpec, "file with the process.env, process.rlimits, linux.sysctl and hooks, as in an OCI runtime specification, that all containers get; hooks need cridock-runtime (default: none)")
+	f.BoolVar(&o.SharedUTS, "shared-uts-namespace", o.SharedUTS, "let the containers of a pod share its UTS namespace, so that all see a changed host name; needs cridock-runtime")
+	f.BoolVar(&o.DeviceOwnership, "device-ownership-from-security-context", o.DeviceOwnership, "let a container's user and group (runAsUser, runAsGroup) own the devices that it requests; needs cridock-runtime")
+	f.StringSliceVar(&o.PrivilegedWithoutHostDevices, "privileged-without-host-devices", o.PrivilegedWithoutHostDevices, "runtime handlers whose privileged containers have only the devices that they request; needs cridock-runtime")
+	f.StringSliceVar(&o.WritableCgroups, "writable-cgroups", o.WritableCgroups, "runtime handlers whose containers can write to their cgroups; needs cgroup v2 and cridock-runtime")
+	f.StringSliceVar(&o.RDTClasses, "rdt-classes", o.RDTClasses, "classes of Intel RDT that annotations of pods can name: groups in /sys/fs/resctrl, which you make; needs cridock-runtime")
+	f.StringVar(&o.ExecCPUAffinity, "exec-cpu-affinity", o.ExecCPUAffinity, "first: processes of exec sessions, such as probes, start on the first CPU of the cpuset of a container that has one; needs cridock-runtime (default: on any of its CPUs)")
 }
 
 // addImageFlags adds the flags about images and registries.

@@ -84,6 +84,9 @@ func TestRefusedSettings(t *testing.T) {
 		want string
 	}{
 		"unknown key":            {file: "no-such-key: 1", want: `unknown key "no-such-key"`},
+		"a path as RDT class":    {args: []string{"--rdt-classes=gold,../x"}, want: `rdt-classes: RDT class "../x"`},
+		"no name as RDT class":   {file: "rdt-classes: ['', gold]", want: "rdt-classes"},
+		"another CPU for execs":  {args: []string{"--exec-cpu-affinity=last"}, want: "exec-cpu-affinity"},
 		"relative pod logs":      {args: []string{"--pod-logs-dir=pods"}, want: "pod-logs-dir"},
 		"all files are pod logs": {args: []string{"--pod-logs-dir=/var/.."}, want: "pod-logs-dir"},
 		"key given twice":        {file: "profiling: true\nprofiling: true", want: "profiling"},

@@ -135,7 +135,8 @@ func (o *Options) serviceConfig() shim.Config {
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
 		Settings: translate.SeamSettings{
 			SharedUTS: o.SharedUTS, DeviceOwnership: o.DeviceOwnership,
-			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups,
+			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups, RDTClasses: o.RDTClasses,
+			ExecOnFirstCPU: o.ExecCPUAffinity == execFirst,
 		},
 		PodLogsDir:     o.PodLogsDir,
 		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+
+	"github.com/cridock/cridock/translate"
 )
 
 // Validate checks what can be checked without touching the system. The error names
@@ -18,7 +20,7 @@ import (
 func (o *Options) Validate() error {
 	return errors.Join(
 		o.validateSocket(), o.validateNetwork(), o.validateLogs(), o.validateStreaming(),
-		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
+		o.validateMetrics(), o.validateTracing(), o.validateUlimits(), o.validateBaseSpec(), o.validateBlockIO(), o.validateRDTClasses(), o.validateSwitches(), o.validateImages(), o.validateNRI(),
 	)
 }
 
@@ -91,6 +93,16 @@ func (o *Options) ulimits() []*units.Ulimit {
 	return out
 }
 
+func (o *Options) validateRDTClasses() error {
+	var err error
+	for _, name := range o.RDTClasses {
+		if nameErr := translate.ValidateRDTClass(name); nameErr != nil {
+			err = errors.Join(err, fmt.Errorf("rdt-classes: %w", nameErr))
+		}
+	}
+	return err
+}
+
 func (o *Options) validateLogs() error {
 	var errs []error
 	if !filepath.IsAbs(o.PodLogsDir) || filepath.Clean(o.PodLogsDir) == "/" {
@@ -159,6 +171,9 @@ func (o *Options) streamingAddr() (string, error) {
 	return o.StreamingAddr, nil
 }
 
+// execFirst is the value of exec-cpu-affinity, as in CRI-O.
+const execFirst = "first"
+
 func (o *Options) validateSwitches() error {
 	var errs []error
 	if _, err := strconv.ParseBool(o.RestrictOOMScoreAdj); err != nil && o.RestrictOOMScoreAdj != "auto" {
@@ -166,6 +181,9 @@ func (o *Options) validateSwitches() error {
 	}
 	if _, err := strconv.ParseBool(o.ShimGrouping); err != nil && o.ShimGrouping != "auto" {
 		errs = append(errs, fmt.Errorf("shim-grouping %q: want auto, true or false", o.ShimGrouping))
+	}
+	if o.ExecCPUAffinity != "" && o.ExecCPUAffinity != execFirst {
+		errs = append(errs, fmt.Errorf("exec-cpu-affinity %q: want first, or nothing", o.ExecCPUAffinity))
 	}
 	return errors.Join(errs...)
 }
