@@ -150,7 +150,12 @@ tag_of() { # NAME
 	tags_of "$1" | grep . || die "the suite has no image $1"
 }
 
-list_images() { KUBE_TEST_REPO_LIST=$cluster/repos.yaml "$programs/e2e.test" --list-images | sort -u; }
+# list_images prints the images that the suite asks for.
+list_images() {
+	[ -s "$cluster/conformance-images" ] ||
+		KUBE_TEST_REPO_LIST=$cluster/repos.yaml "$programs/e2e.test" --list-images | sort -u >"$cluster/conformance-images"
+	cat "$cluster/conformance-images"
+}
 
 # write_repos has the suite ask the nodes' registry for all images.
 write_repos() {
@@ -169,7 +174,7 @@ suite() { # GINKGO ARGUMENTS... -- SUITE ARGUMENTS...
 # specs prints the names of all conformance specs.
 specs() {
 	[ -s "$results/specs" ] || {
-		suite --dry-run --silence-skips --focus '\[Conformance\]' --json-report "$results/specs.json" "$programs/e2e.test" >/dev/null
+		suite --dry-run --silence-skips --focus '\[Conformance\]' --json-report specs.json --output-dir "$results" "$programs/e2e.test" >/dev/null
 		report "$results/specs.json" | cut -f 2 | sort >"$results/specs.new"
 		mv "$results/specs.new" "$results/specs"
 	}
@@ -200,7 +205,7 @@ run_batch() { # PROCS
 	[ "$focus" ] || return 0
 	dir=$results/$(date +%Y%m%dT%H%M%S)
 	mkdir "$dir"
-	suite --procs "$1" --silence-skips --no-color --focus "($focus)\$" --json-report "$dir/report.json" --junit-report "$dir/junit.xml" --output-dir "$dir" \
+	suite --procs "$1" --silence-skips --no-color --focus "($focus)\$" --json-report report.json --junit-report junit.xml --output-dir "$dir" --timeout 6h \
 		"$programs/e2e.test" -- --provider local --num-nodes 2 --kubectl-path "$cluster/bin/kubectl" --report-dir "$dir" >"$dir/output" 2>&1 || true
 	[ -s "$dir/report.json" ] || {
 		tail -n 40 "$dir/output" >&2
@@ -238,10 +243,10 @@ prepare() {
 	mkdir -p "$results"
 	touch "$results/results"
 	write_repos
-	[ -e "$cluster/conformance-images" ] || {
+	[ -e "$cluster/conformance-images.pushed" ] || {
 		log "making images"
 		push_images
-		touch "$cluster/conformance-images"
+		touch "$cluster/conformance-images.pushed"
 	}
 }
 

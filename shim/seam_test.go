@@ -111,7 +111,7 @@ func (n *node) runtimeWith(features string) system.RuntimeWithStatus {
 	n.must(err)
 	n.must(f.Close())
 	n.must(os.WriteFile(f.Name(), []byte("#!/bin/sh\necho '"+features+"'\n"), 0o600))
-	n.must(os.Chmod(f.Name(), 0o755)) //nolint:gosec // a program
+	n.must(os.Chmod(f.Name(), 0o755))
 	return system.RuntimeWithStatus{Runtime: system.Runtime{Path: f.Name()}}
 }
 

@@ -72,7 +72,7 @@ func TestExecOnFirstCPU(t *testing.T) {
 }
 
 func TestExecCPU(t *testing.T) {
-	for cpus, want := range map[string]int{"0": 0, "3": 3, "5,1-2": 1, "1-2,0": 0, " 4\n": 4, "": -1, "a": -1, "1,": -1, "-1": -1, "65536": -1} {
+	for cpus, want := range map[string]int{"0": 0, "3": 3, "5,1-2": 1, "1-2,0": 0, "": -1, "a": -1, "1,": -1, "-1": -1, "65536": -1} {
 		got, ok := ExecCPU(&runtimeapi.LinuxContainerResources{CpusetCpus: cpus})
 		if ok != (want >= 0) || ok && got != want {
 			t.Errorf("%q: %d, %t", cpus, got, ok)

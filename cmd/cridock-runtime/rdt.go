@@ -27,7 +27,7 @@ func checkRDT(r *seam.Record, root string, magic int64) error {
 	if err := unix.Statfs(group, &st); err != nil {
 		return fmt.Errorf("RDT class %q: %s: %w", rdt.ClosID, group, err)
 	}
-	if int64(st.Type) != magic {
+	if int64(st.Type) != magic { //nolint:unconvert // 32 bits on some architectures
 		return fmt.Errorf("RDT class %q: %s is not in a resctrl file system: mount one on %s", rdt.ClosID, group, root)
 	}
 	return nil

@@ -22,7 +22,7 @@ func TestCheckRDT(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "gold"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	here := int64(st.Type)
+	here := int64(st.Type) //nolint:unconvert // 32 bits on some architectures
 	for name, tc := range map[string]struct {
 		rdt   *specs.LinuxIntelRdt
 		magic int64
