@@ -138,7 +138,7 @@ func (k *kubelet) warnings(t *testing.T) []corev1.Event {
 func (k *kubelet) checkWarnings(t *testing.T) {
 	t.Helper()
 	meant := map[string]string{ // reasons and the pods that they are expected for
-		"Unhealthy":              "liveness readiness probetimeout probes init portforward",
+		"Unhealthy":              "liveness readiness probetimeout probes init portforward userns",
 		"BackOff":                "crash logs attach liveness",
 		"Failed":                 "pull security",
 		"ErrImageNeverPull":      "pull",

@@ -43,7 +43,7 @@ func testUserNamespace(t *testing.T, k *kubelet) {
 	last := container(s, "again").LastTerminationState.Terminated
 	expect(t, "exit code", last.ExitCode, 3)
 	expect(t, "termination message", last.Message, "message\n")
-	expect(t, "log", l.logs("again", nil), "out\n")
+	eventually(t, "its log", limit, func() bool { return l.logs("again", nil) == "out\n" })
 	expect(t, "owners", l.sh("main", "stat -c %u / /disk /memory /info/labels /image/bin/busybox /etc/hosts /proc/1 | xargs"), "0 0 0 0 0 0 0\n")
 	expect(t, "group", l.sh("main", "stat -c %g /disk | xargs"), "4567\n")
 	expect(t, "writing", l.sh("main", "for f in /disk/x /part/x /memory/x /x; do touch $f && chown 1000 $f && stat -c %u $f; done | xargs; echo '1.2.3.4 x' >>/etc/hosts"), "1000 1000 1000 1000\n")
