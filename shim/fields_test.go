@@ -167,53 +167,87 @@ func leaves(m protoreflect.MessageDescriptor, prefix string, visit func(path str
 // TestEveryRequestField goes through the requests of all calls, and checks what
 // the table says about each field by sending a request that differs in it.
 func TestEveryRequestField(t *testing.T) {
+	fields := saidFields(t)
+	t.Run("reads", func(t *testing.T) {
+		reader := newFieldNode(t, newNode)
+		reader.ctx = t.Context() // longer than one test takes
+		for _, f := range fields {
+			if f.reads() {
+				t.Run(f.name, func(t *testing.T) {
+					f.check(t, func(request string) string { return reader.outcome(f.method, request) })
+				})
+			}
+		}
+	})
+	// The reader has been stopped: its periodic work would look like a leak of the others.
+	t.Run("changes", func(t *testing.T) {
+		for _, f := range fields {
+			if !f.reads() {
+				t.Run(f.name, func(t *testing.T) { f.check(t, func(request string) string { return f.outcomeAlone(t, request) }) })
+			}
+		}
+	})
+}
+
+// saidField is a field of a call's request, and two requests that differ in it.
+type saidField struct {
+	name   string // METHOD.FIELD
+	method protoreflect.MethodDescriptor
+	differs
+}
+
+// saidFields returns the fields for which the table has requests. It fails the test if
+// there is one about which the table says nothing, and the other way round.
+func saidFields(t *testing.T) (fields []saidField) {
+	t.Helper()
 	said := requestFields()
-	reader := newFieldNode(t, newNode)
-	reader.ctx = t.Context() // longer than one test takes
 	services := new(runtimeapi.VersionRequest).ProtoReflect().Descriptor().ParentFile().Services()
 	for i := range services.Len() {
 		methods := services.Get(i).Methods()
 		for j := range methods.Len() {
 			method := methods.Get(j)
 			leaves(method.Input(), "", func(path string) {
-				field := string(method.Name()) + "." + path
-				switch what := said[field].(type) {
+				name := string(method.Name()) + "." + path
+				switch what := said[name].(type) {
 				case differs:
-					t.Run(field, func(t *testing.T) { what.check(t, method, reader) })
+					fields = append(fields, saidField{name, method, what})
 				case nil:
-					t.Errorf("%s: say what becomes of it", field)
+					t.Errorf("%s: say what becomes of it", name)
 				}
-				delete(said, field)
+				delete(said, name)
 			})
 		}
 	}
-	for _, field := range slices.Sorted(maps.Keys(said)) {
-		t.Errorf("%s is not in the CRI any more", field)
+	for _, name := range slices.Sorted(maps.Keys(said)) {
+		t.Errorf("%s is not in the CRI any more", name)
 	}
+	return fields
 }
 
 // reads are the calls that do not change the node.
 var reads = regexp.MustCompile("^(List|Stream|Exec$|Attach|PortForward|.*Sta(tus|ts)$)")
 
-// check makes both requests: to the reader if they change nothing, otherwise to
-// a node each.
-func (d differs) check(t *testing.T, method protoreflect.MethodDescriptor, reader *fieldNode) {
-	var ends differs
-	for i, request := range d {
-		if reads.MatchString(string(method.Name())) {
-			ends[i] = reader.outcome(method, request)
-			continue
+func (f saidField) reads() bool { return reads.MatchString(string(f.method.Name())) }
+
+// outcomeAlone is the outcome of a request on a node of its own.
+func (f saidField) outcomeAlone(t *testing.T, request string) (end string) {
+	t.Helper()
+	t.Run("request", func(t *testing.T) {
+		makeNode := newNode
+		if f.method.Name() == "UpdateRuntimeConfig" {
+			makeNode = newCNINode // Docker's networks get their addresses from Docker
 		}
-		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
-			makeNode := newNode
-			if method.Name() == "UpdateRuntimeConfig" {
-				makeNode = newCNINode // Docker's networks get their addresses from Docker
-			}
-			ends[i] = newFieldNode(t, makeNode).outcome(method, request)
-		})
-	}
-	if ends[0] == ends[1] {
-		t.Errorf("%s\nand\n%s\nboth end with\n%s", d[0], d[1], ends[0])
+		end = newFieldNode(t, makeNode).outcome(f.method, request)
+	})
+	return end
+}
+
+// check makes both requests, which must end differently.
+func (d differs) check(t *testing.T, outcome func(request string) string) {
+	t.Helper()
+	first, second := outcome(d[0]), outcome(d[1])
+	if first == second {
+		t.Errorf("%s\nand\n%s\nboth end with\n%s", d[0], d[1], first)
 	}
 }
 
