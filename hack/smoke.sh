@@ -40,11 +40,12 @@ further() {
 }
 
 # check runs a function as its own process, in which any failure counts.
-check() { # NAME FUNCTION
-	local start=$SECONDS output=$cluster/smoke-$2.log
+check() { # NAME FUNCTION [ARGUMENT...]
+	local start=$SECONDS output
+	output=$cluster/smoke-$(IFS=- && echo "${*:2}").log
 	(
 		set -ex
-		"$2"
+		"${@:2}"
 	) >"$output" 2>&1 &
 	if wait $!; then
 		passed=$((passed + 1))
