@@ -386,12 +386,12 @@ func (h *pluginHost) specVersion(ctx context.Context, handler string) string {
 	defer cancel()
 	bounded, cancel := context.WithTimeout(ctx, featuresTimeout)
 	defer cancel()
-	version, err := ocifeatures.SpecVersion(bounded, r.Path, r.Args)
+	features, err := ocifeatures.Ask(bounded, r.Path, r.Args)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot ask an OCI runtime which version of the specification it knows", "handler", handler)
 		return ""
 	}
-	return version
+	return features.SpecVersion
 }
 
 // containerJob is one call of CreateContainer.

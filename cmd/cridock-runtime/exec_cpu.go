@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,31 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cridock/cridock/internal/ocifeatures"
 	"github.com/cridock/cridock/internal/seam"
 )
 
 // maxProcess bounds the file with a process, in bytes: arguments and environment are at
 // most 2 MiB together.
 const maxProcess = 16 << 20
-
-// checkExecCPU returns an error if the real runtime would ignore on which CPU exec
-// sessions start.
-func checkExecCPU(r *seam.Record, path string) error {
-	if r.ExecCPU == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), featuresTimeout)
-	defer cancel()
-	features, err := ocifeatures.Ask(ctx, path, r.Runtime.Args)
-	if err != nil {
-		return fmt.Errorf("CPU affinity of exec sessions: %w", err)
-	}
-	if !features.ExecCPUAffinity() {
-		return fmt.Errorf("CPU affinity of exec sessions: %s does not know it", path)
-	}
-	return nil
-}
 
 // setExecCPU has the real runtime start the process in a file on the record's CPU,
 // before it enters the container's cgroup. It changes the file in its place: the engine

@@ -69,7 +69,7 @@ func (c *call) run() error {
 	}
 	switch c.command {
 	case "create":
-		if err = errors.Join(checkMountOptions(record, path), checkExecCPU(record, path), checkRDT(record, resctrl, unix.RDTGROUP_SUPER_MAGIC)); err == nil {
+		if err = errors.Join(checkFeatures(record, path), checkRDT(record, resctrl, unix.RDTGROUP_SUPER_MAGIC)); err == nil {
 			err = change(c.dir, c.bundle, record)
 		}
 	case "exec":

@@ -1,18 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
-	"github.com/cridock/cridock/internal/ocifeatures"
 	"github.com/cridock/cridock/internal/seam"
 )
-
-// featuresTimeout bounds the wait for what the real runtime supports.
-const featuresTimeout = 10 * time.Second
 
 // addMountOptions adds options to bind mounts. It is an error if one of them is not
 // there, or more than once.
@@ -48,23 +42,4 @@ func (b bind) addOptions(options []string) {
 		}
 	}
 	b.mount["options"] = list
-}
-
-// checkMountOptions returns an error if the real runtime would ignore an option, as
-// some do that do not know it.
-func checkMountOptions(r *seam.Record, path string) error {
-	recursive := func(options []string) bool { return slices.Contains(options, seam.RecursiveReadOnly) }
-	if !slices.ContainsFunc(slices.Collect(maps.Values(r.MountOptions)), recursive) {
-		return nil // all runtimes know the others
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), featuresTimeout)
-	defer cancel()
-	known, err := ocifeatures.MountOptions(ctx, path, r.Runtime.Args)
-	if err != nil {
-		return fmt.Errorf("mount option %s: %w", seam.RecursiveReadOnly, err)
-	}
-	if !recursive(known) {
-		return fmt.Errorf("mount option %s: %s does not know it", seam.RecursiveReadOnly, path)
-	}
-	return nil
 }

@@ -18,19 +18,6 @@ import (
 // hold its output open.
 const waitDelay = time.Second
 
-// MountOptions returns the mount options that the runtime at path knows, as [Ask] does.
-func MountOptions(ctx context.Context, path string, args []string) ([]string, error) {
-	f, err := Ask(ctx, path, args)
-	return f.MountOptions, err
-}
-
-// SpecVersion returns the latest version of the OCI specification that the runtime at
-// path says it knows, as [Ask] does.
-func SpecVersion(ctx context.Context, path string, args []string) (string, error) {
-	f, err := Ask(ctx, path, args)
-	return f.SpecVersion, err
-}
-
 // Features are what a runtime says of itself.
 type Features struct {
 	MountOptions []string          `json:"mountOptions"`

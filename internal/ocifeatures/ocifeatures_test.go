@@ -25,12 +25,12 @@ func TestMountOptions(t *testing.T) {
 		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+tc.script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		got, err := ocifeatures.MountOptions(t.Context(), path, []string{"--own"})
-		if diff := cmp.Diff(tc.want, got); diff != "" || (err == nil) != (tc.want != nil) {
-			t.Errorf("%s: %v, %v", name, got, err)
+		f, err := ocifeatures.Ask(t.Context(), path, []string{"--own"})
+		if diff := cmp.Diff(tc.want, f.MountOptions); diff != "" || (err == nil) != (tc.want != nil) {
+			t.Errorf("%s: %v, %v", name, f, err)
 		}
 	}
-	if _, err := ocifeatures.MountOptions(t.Context(), "/nowhere/runc", nil); err == nil {
+	if _, err := ocifeatures.Ask(t.Context(), "/nowhere/runc", nil); err == nil {
 		t.Error("a missing runtime is no error")
 	}
 }

@@ -59,7 +59,8 @@ type Options struct {
 	// CgroupRoot is where cgroups are mounted, ProcRoot where /proc is; empty for
 	// /sys/fs/cgroup and /proc.
 	CgroupRoot, ProcRoot string
-	// Updated is told what an update has changed; its error reverts that. nil for nobody.
+	// Updated is told what an update has changed, and after a later failure what holds
+	// again; its error reverts the update. nil for nobody.
 	Updated func(c *translate.Container, want *runtimeapi.LinuxContainerResources) error
 	// Interval is the time between checks of limits that systemd may have overwritten;
 	// zero for ten seconds.

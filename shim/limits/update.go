@@ -52,6 +52,7 @@ func (k *Keeper) Update(ctx context.Context, id string, want *runtimeapi.LinuxCo
 		if err := k.opts.Updated(c, want); err != nil {
 			return err
 		}
+		steps.Push(func(context.Context) error { return k.opts.Updated(c, c.Resources) })
 	}
 	if err := k.records.keep(c.ID, merged); err != nil {
 		return fmt.Errorf("store the updated resources of container %s: %w", c.ID, err)

@@ -253,6 +253,25 @@ func TestUpdatedFails(t *testing.T) {
 	}
 }
 
+// TestUpdatedIsUndone: whoever was told of an update that fails later is told what
+// holds again.
+func TestUpdatedIsUndone(t *testing.T) {
+	f := newFixture(t)
+	f.add("c", running, &linuxResources{CpusetCpus: "1"}, nil)
+	var told []string
+	f.opts.Updated = func(_ *translate.Container, r *linuxResources) error {
+		told = append(told, r.GetCpusetCpus())
+		return nil
+	}
+	f.store.write = errors.New("disk full")
+	if err := f.Update(t.Context(), "c", &linuxResources{CpusetCpus: "2"}); err == nil {
+		t.Error("the failed update is no error")
+	}
+	if diff := cmp.Diff([]string{"2", "1"}, told); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestUpdateNotUndone(t *testing.T) {
 	f := newFixture(t)
 	f.add("c", running, &linuxResources{CpuShares: 512}, nil)
