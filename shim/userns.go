@@ -176,12 +176,9 @@ func (n *userNamespaces) describe(ctx context.Context, h *translate.Host, c *eng
 	for name, features := range h.Runtimes {
 		r := c.Runtimes[name]
 		features.Seam = name != h.SeamRuntime && r.Path != "" && n.records.Available()
-		if features.Seam && !features.RecursiveReadOnly {
-			features.SeamRecursiveReadOnly = userns.RecursiveReadOnly(ctx, r.Path, r.Args)
-		}
-		if features.Seam && (len(h.Settings.RDTClasses) > 0 || h.Settings.ExecOnFirstCPU) {
+		if features.Seam && (!features.RecursiveReadOnly || len(h.Settings.RDTClasses) > 0 || h.Settings.ExecOnFirstCPU) {
 			said := userns.Features(ctx, r.Path, r.Args)
-			features.SeamRDT, features.SeamExecCPU = said.RDT(), said.ExecCPUAffinity()
+			features.SeamRecursiveReadOnly, features.SeamRDT, features.SeamExecCPU = userns.RecursiveReadOnly(said), said.RDT(), said.ExecCPUAffinity()
 		}
 		h.Runtimes[name] = features
 	}

@@ -98,7 +98,7 @@ type RuntimeFeatures struct {
 	// changes; engines before API 1.44 do not say what a runtime supports.
 	SeamRecursiveReadOnly bool
 	// SeamRDT: it knows classes of Intel RDT; SeamExecCPU: it knows
-	// process.execCPUAffinity. They are set only if a setting needs them.
+	// process.execCPUAffinity.
 	SeamRDT, SeamExecCPU bool
 }
 

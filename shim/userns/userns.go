@@ -159,14 +159,14 @@ func Check(u *seam.UserNamespace, pid int) (gone bool, err error) {
 // featuresTimeout bounds the wait for what a runtime supports.
 const featuresTimeout = 10 * time.Second
 
-// RecursiveReadOnly reports whether a runtime, named as in Docker's configuration, and
-// the kernel can make a mount and all mounts below it read-only. It starts the runtime.
-func RecursiveReadOnly(ctx context.Context, path string, args []string) bool {
+// RecursiveReadOnly reports whether a runtime with these features, and the kernel, can
+// make a mount and all mounts below it read-only.
+func RecursiveReadOnly(f ocifeatures.Features) bool {
 	// Only a kernel without the call does not look at the file descriptor.
 	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); errors.Is(err, unix.ENOSYS) {
 		return false
 	}
-	return slices.Contains(Features(ctx, path, args).MountOptions, seam.RecursiveReadOnly)
+	return slices.Contains(f.MountOptions, seam.RecursiveReadOnly)
 }
 
 // Features returns what a runtime, named as in Docker's configuration, says of itself;

@@ -154,12 +154,12 @@ func TestRecursiveReadOnly(t *testing.T) {
 		}
 		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 		for _, path := range []string{"runtime", filepath.Join(bin, "runtime")} {
-			if got := RecursiveReadOnly(t.Context(), path, nil); got != tc.want {
+			if got := RecursiveReadOnly(Features(t.Context(), path, nil)); got != tc.want {
 				t.Errorf("%s as %s: %t", name, path, got)
 			}
 		}
 	}
-	if RecursiveReadOnly(t.Context(), "/nowhere/runtime", nil) {
+	if RecursiveReadOnly(Features(t.Context(), "/nowhere/runtime", nil)) {
 		t.Error("a missing runtime has it")
 	}
 }
