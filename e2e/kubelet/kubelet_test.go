@@ -104,7 +104,13 @@ func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{os.Getenv("CRIDOCK_E2E_KUBELET"), "--config=" + n.path("kubelet.yaml"), "--hostname-override=" + nodeName, "--node-ip=" + nodeIP, "--v=2"}
+	args := []string{
+		os.Getenv("CRIDOCK_E2E_KUBELET"), "--config=" + n.path("kubelet.yaml"), "--hostname-override=" + nodeName, "--node-ip=" + nodeIP, "--v=2",
+		// Its garbage collection counts a container that has not started yet as dead.
+		// With a maximum of one, the default, it then removes the one that has just
+		// exited, and the pod has no last state.
+		"--maximum-dead-containers-per-container=2",
+	}
 	if api != nil {
 		args = append(args, "--kubeconfig="+n.kubeconfig())
 	}

@@ -111,10 +111,11 @@ func testCrashLoop(t *testing.T, k *kubelet) {
 		t.Errorf("ran from %v to %v, the pod is from %v", last.StartedAt, last.FinishedAt, l.started)
 	}
 	l.awaitPrevious("about to fail\n")
-	// Of the exited containers, the kubelet keeps the last one.
+	// Of the exited containers, the kubelet keeps the last two (see startKubelet).
+	l.await("fifth start", func(s *corev1.PodStatus) bool { return container(s, "main").RestartCount >= 4 })
 	eventually(t, "old containers removed", limit, func() bool {
 		names, err := k.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"]`)
-		return err == nil && len(names) <= 3 // the sandbox, the last one, and one that starts
+		return err == nil && len(names) <= 4 // the sandbox, these two, and one that starts
 	})
 }
 
