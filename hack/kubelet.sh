@@ -94,5 +94,5 @@ run="env -C $dir $PWD/hack/engine.sh exec $dir"
 cd e2e/kubelet
 # In the background, so that a signal is handled at once and not after the tests,
 # which end with the namespaces.
-CGO_ENABLED=0 go test -count=1 -trimpath -timeout=40m -parallel=30 -exec "$run" "$@" . &
+CGO_ENABLED=0 go test -count=1 -trimpath -timeout=40m -parallel=10 -exec "$run" "$@" . &
 wait $!

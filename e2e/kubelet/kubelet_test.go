@@ -196,44 +196,26 @@ func (k *kubelet) pods() ([]corev1.Pod, error) {
 	return list.Items, nil
 }
 
-// allowed are error lines of the kubelet's log that are no fault of the
-// runtime, with the reason for each.
+// allowed are complaints that are no fault of the runtime, with the reason for each.
 var allowed = []struct{ pattern, reason string }{
-	{`"Failed to set rlimit on max file handles"`, "the node may have no CAP_SYS_RESOURCE"},
 	{`"Skipping pod synchronization" err="\[?(container runtime status check may not have completed yet)?(, )?(PLEG is not healthy: pleg has yet to be successful)?\]?"`, "the kubelet's first second"},
 	{`"Skipping pod synchronization" err="container runtime not ready: RuntimeReady=false reason:DockerDaemonNotReady message:not connected to docker since`, "the scenario of a killed dockerd, if the kubelet looks just then"},
-	{`"Failed to read data from checkpoint" err="checkpoint is not found"`, "a node's first kubelet"},
-	{`"Failed to find cgroups of kubelet"`, "the kubelet runs in a cgroup of the machine's, not of the node's"},
-	{`"eviction manager: failed to check if we have separate container filesystem. Ignoring." err="no imagefs label for configured runtime"`, "the kubelet knows such a label for CRI-O's socket alone"},
-	{`conn.go:\d+\] "Error on socket receive".*use of closed network connection`, "the kubelet's way to end a WebSocket session"},
-	{`upgradeaware.go:\d+\] "Error proxying data from backend to client" .*(websocket: close sent|connection reset by peer|broken pipe)"`, "a client that closes a session before the runtime does"},
-	{`"failed to check if node is newer; using informer node"`, "there is no API server"},
 	{`rpc error: code = Canceled desc = context canceled`, "calls under way when the kubelet was told to end"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*sleep 3600`, "the scenario of probes that time out"},
 	{`e2e/pull(-node)?"|in pod pull(-node)?_e2e|127.0.0.1:5000/none:1`, "the scenario of images that are not there"},
 	{`refused.*CreateContainerConfigError`, "the scenario of a container that must not be root"},
-	{`"Eviction manager: (cannot evict a critical pod|eviction thresholds have been met, but no pods are active to evict)"`, "the scenario of the full disk"},
-	{`"Partial failure issuing cadvisor.ContainerInfoV2"`, "its cAdvisor has not looked yet"},
 	{`"PodSandbox from runtime service failed".*podSandboxID=""`, "the kubelet finds out whether the runtime has statistics of pods by asking for one without a name"},
-	{`node \\?"node\\?" not found|nodes \\?"node\\?" not found`, "the kubelet has not registered its node yet"},
-	{`"(Failed to get system container stats|Eviction manager: failed to construct signal)"`, "its cAdvisor has not looked yet"},
-	{`"Failed creating a mirror pod" err="pods .*already exists"`, "the kubelet does not know yet that it has made it"},
-	{`(kubelet_node_status|controller|request|reflector|status_manager)\.go:\d+\]`, "the API server is slow when the machine is busy"},
 	{`"Unknown runtime handler" runtimeHandlerName="unknown"|unknown runtime \\+"unknown\\+"`, "the scenario of a runtime that is not there"},
 	{`cannot decrease memory limits: .*below current usage`, "the scenario of memory that is in use"},
-	{`"failed to read memory cgroup (config|limits) for the pod".*no such file or directory`, "the kubelet looks at a cgroup that it has just removed"},
-	{`"Housekeeping took longer than expected"`, "the machine is busy"},
-	{`"Error syncing pod, skipping".*CrashLoopBackOff`, "what a crash loop is"},
-	{`file.go:\d+\] "(Unable to process watch event|Could not get metadata)"`, "a manifest that is already gone when the kubelet looks at it"},
-	{`watcher.go:\d+\] Failed to watch directory "/sys/fs/cgroup`, "a cgroup that is already gone when the kubelet looks at it"},
+	{`CrashLoopBackOff`, "what a crash loop is"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = FailedPrecondition desc = container [0-9a-f]{64}.* not running`, "a probe of a container that has just ended"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*unable to start container process: .*(broken pipe|connection reset by peer|setns process: exit status 1)`, "a probe of a container that ends just then, which the engine has not heard of yet"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*process was not started: exit code 126`, "likewise, with a reason that the engine could not pass on"},
 	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
 }
 
-// complaints returns the kubelet's errors, and all other lines of its log that
-// blame the runtime, without those that are allowed.
+// complaints returns the lines of the kubelet's log that blame the runtime, without
+// those that are allowed.
 func (k *kubelet) complaints() ([]string, error) {
 	f, err := os.Open(k.process.log)
 	if err != nil {
@@ -251,9 +233,11 @@ func (k *kubelet) complaints() ([]string, error) {
 	return found, lines.Err()
 }
 
-// errorLine matches klog's error lines; warnings and messages from the
-// kubelet's runtime client count as well.
-var errorLine = regexp.MustCompile(`^[EF]\d{4} |rpc error: code = |panic`)
+// complaint matches an error that the runtime has returned, an error of the kubelet's
+// packages for the runtime, and the kubelet's death. It does not match other errors: on
+// a busy machine the kubelet logs many of them, about the API server, its cAdvisor, or
+// files that are already gone.
+var complaint = regexp.MustCompile(`rpc error: code = |^E\d{4} .*(kuberuntime_\w+\.go|remote_\w+\.go|container runtime|runtime service)|^F\d{4} |panic`)
 
 // allowedLines are the patterns of allowed.
 var allowedLines = func() (patterns []*regexp.Regexp) {
@@ -264,7 +248,7 @@ var allowedLines = func() (patterns []*regexp.Regexp) {
 }()
 
 func isComplaint(line string) bool {
-	if !errorLine.MatchString(line) {
+	if !complaint.MatchString(line) {
 		return false
 	}
 	for _, a := range allowedLines {
