@@ -141,7 +141,7 @@ request() { # HOST PORT
 fetches_all() { # COMMAND...
 	local pod pages='' try
 	for try in {1..40}; do
-		pages+=$("$@")$'\n'
+		pages+=$("$@" || true)$'\n' # a busy machine may not answer in time
 		for pod in $(pods_of web | cut -d ' ' -f 1); do
 			grep -qw "$pod" <<<"$pages" || continue 2
 		done
@@ -154,16 +154,20 @@ fetches_all() { # COMMAND...
 
 service_by_name() {
 	kubectl expose deployment web --port 80 --target-port http
-	wait_for 60 fetch client web.default.svc.cluster.local 80
-	wait_for 60 fetch client web 80
+	wait_for 180 fetch client web.default.svc.cluster.local 80
+	wait_for 180 fetch client web 80
 	fetches_all fetch client web 80
-	kubectl exec client -- nslookup web.default.svc.cluster.local | grep -F "$(kubectl get service web --output 'jsonpath={.spec.clusterIP}')"
+	wait_for 180 resolves client web.default.svc.cluster.local "$(kubectl get service web --output 'jsonpath={.spec.clusterIP}')"
+}
+
+resolves() { # POD NAME ADDRESS
+	kubectl exec "$1" -- nslookup "$2" | grep -F "$3"
 }
 
 across_nodes() {
 	local address
 	for address in $(kubectl get pod --selector app=web --output 'jsonpath={.items[*].status.podIP}'); do
-		fetch client "$address" 8080
+		wait_for 180 fetch client "$address" 8080
 	done
 }
 
@@ -172,7 +176,7 @@ node_port() {
 	kubectl expose deployment web --name web-port --type NodePort --port 80 --target-port http
 	port=$(kubectl get service web-port --output 'jsonpath={.spec.ports[0].nodePort}')
 	for node in node1 node2; do
-		wait_for 60 on node1 curl -sf --max-time 5 "http://${address[$node]}:$port/"
+		wait_for 180 on node1 curl -sf --max-time 5 "http://${address[$node]}:$port/"
 		fetches_all on node1 curl -sf --max-time 5 "http://${address[$node]}:$port/"
 		fetches_all on node2 curl -sf --max-time 5 "http://${address[$node]}:$port/"
 	done
@@ -195,13 +199,19 @@ exec_on_terminal() { # POD
 }
 
 logs_of_pod() {
-	local pod
+	local pod followed=$cluster/followed follower
 	for pod in $(pods_of web | cut -d ' ' -f 1); do
 		expect "$(kubectl logs "$pod")" "v1 $pod"
 	done
-	kubectl run counter --image "$busybox" --restart Never --command -- sh -c 'for i in 1 2 3 4 5; do echo line $i; sleep 1; done'
+	kubectl run counter --image "$busybox" --restart Never --command -- \
+		sh -c 'for i in 1 2 3 4; do echo line $i; done; until [ -e /tmp/go ]; do sleep 1; done; echo line 5'
 	kubectl wait --for jsonpath='{.status.phase}'=Running pod/counter --timeout "$limit"
-	expect "$(kubectl logs --follow counter | xargs)" "line 1 line 2 line 3 line 4 line 5"
+	kubectl logs --follow counter >"$followed" &
+	follower=$!
+	wait_for 180 grep -qx "line 4" "$followed"
+	kubectl exec counter -- touch /tmp/go
+	wait "$follower"
+	expect "$(xargs <"$followed")" "line 1 line 2 line 3 line 4 line 5"
 	expect "$(kubectl logs --tail 1 counter)" "line 5"
 	kubectl delete pod counter --timeout "$limit"
 }
@@ -223,6 +233,7 @@ fetch_forwarded() { # POD
 		sleep 0.2
 	done
 	kill "$forward"
+	wait "$forward" || true # it has the port
 	[ "$try" -lt 100 ]
 }
 
@@ -259,7 +270,7 @@ rolling_update() {
 	client=$!
 	web v2 | kubectl apply --filename -
 	kubectl rollout status deployment/web --timeout "$limit"
-	wait_for 60 eval '[ "$(pods_of web | wc -l)" = 2 ]'
+	wait_for 180 eval '[ "$(pods_of web | wc -l)" = 2 ]'
 	kubectl exec client -- touch /tmp/stop
 	wait "$client"
 	for page in v1 v2; do
@@ -274,7 +285,7 @@ scale() {
 	kubectl rollout status deployment/web --timeout "$limit"
 	expect "$(pods_of web | cut -d ' ' -f 2 | sort | uniq -c | xargs)" "3 node1 3 node2"
 	kubectl scale deployment/web --replicas 2
-	wait_for 60 eval '[ "$(pods_of web | wc -l)" = 2 ]'
+	wait_for 180 eval '[ "$(pods_of web | wc -l)" = 2 ]'
 }
 
 job() {
@@ -341,7 +352,7 @@ stateful_set() {
 		      - {name: main, image: $busybox, command: [sh, -c, "echo start >>/data/log; exec sleep infinity"], volumeMounts: [{name: data, mountPath: /data}]}
 	END
 	kubectl rollout status statefulset/store --timeout "$limit"
-	wait_for 60 kubectl exec client -- nslookup store-0.store.default.svc.cluster.local
+	wait_for 180 kubectl exec client -- nslookup store-0.store.default.svc.cluster.local
 	kubectl delete pod store-0 --timeout "$limit"
 	kubectl rollout status statefulset/store --timeout "$limit"
 	kubectl wait --for condition=Ready pod/store-0 --timeout "$limit"
@@ -391,8 +402,8 @@ deletion() {
 	local node
 	kubectl delete pod client --ignore-not-found --grace-period 1 --timeout "$limit"
 	kubectl delete deployment/web service/web service/web-port --timeout "$limit"
-	wait_for 60 eval '[ -z "$(kubectl get pod --output name)" ]'
+	wait_for 180 eval '[ -z "$(kubectl get pod --output name)" ]'
 	for node in node1 node2; do
-		wait_for 60 eval "! docker_has '$(engine_socket "$cluster/$node")' k8s_web_" || return 1
+		wait_for 180 eval "! docker_has '$(engine_socket "$cluster/$node")' k8s_web_" || return 1
 	done
 }

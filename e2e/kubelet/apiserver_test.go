@@ -84,13 +84,13 @@ func (n *node) startAPIServer() (*apiServer, error) {
 // awaitNamespace creates the namespace once the API server serves.
 func (s *apiServer) awaitNamespace() error {
 	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 		if err == nil {
 			_, err = s.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 		}
 		cancel()
-		if err == nil {
+		if err == nil || apierrors.IsAlreadyExists(err) { // an attempt that was not answered
 			return nil
 		}
 		for _, p := range []*process{s.etcd, s.process} {
@@ -136,13 +136,14 @@ func (k *kubelet) create(pod *corev1.Pod) (*live, error) {
 // object returns the pod as the API server has it; nil if it is gone.
 func (l *live) object() *corev1.Pod {
 	l.t.Helper()
-	pod, err := l.api.pods().Get(context.Background(), l.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	var pod *corev1.Pod
+	persistently(l.t, func() (err error) {
+		pod, err = l.api.pods().Get(context.Background(), l.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			pod, err = nil, nil
+		}
+		return err
+	})
 	return pod
 }
 

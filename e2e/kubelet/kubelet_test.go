@@ -121,7 +121,7 @@ func (n *node) startKubelet(s settings, api *apiServer) (*kubelet, error) {
 	k := &kubelet{
 		node: n, process: p, api: api, criStats: s.gates["PodAndContainerStatsFromCRI"],
 		// The kubelet has a self-signed certificate.
-		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
+		http: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}},
 	}
 	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
 		if body, err := k.get("/healthz"); err == nil && body == "ok" && (api == nil || api.nodeReady()) {
@@ -207,11 +207,16 @@ var allowed = []struct{ pattern, reason string }{
 	{`"PodSandbox from runtime service failed".*podSandboxID=""`, "the kubelet finds out whether the runtime has statistics of pods by asking for one without a name"},
 	{`"Unknown runtime handler" runtimeHandlerName="unknown"|unknown runtime \\+"unknown\\+"`, "the scenario of a runtime that is not there"},
 	{`cannot decrease memory limits: .*below current usage`, "the scenario of memory that is in use"},
+	{noMemoryUsage.String(), "its cAdvisor has not looked yet"},
+	{`"Failed to remove container log dead symlink".*no such file or directory`, "the kubelet removes a container's log in two places"},
 	{`CrashLoopBackOff`, "what a crash loop is"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = FailedPrecondition desc = container [0-9a-f]{64}.* not running`, "a probe of a container that has just ended"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*unable to start container process: .*(broken pipe|connection reset by peer|setns process: exit status 1)`, "a probe of a container that ends just then, which the engine has not heard of yet"},
 	{`"(ExecSync cmd from runtime service failed|Probe errored)".*process was not started: exit code 126`, "likewise, with a reason that the engine could not pass on"},
-	{`"(ContainerStatus from runtime service failed|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*process was not started: .*(cannot exec in a stopped|adding pid \d+ to cgroups|no running task|ttrpc: closed|no such process)`, "likewise, with other reasons"},
+	{`"(ExecSync cmd from runtime service failed|Probe errored)".*code = NotFound desc = container`, "a probe of a container that has just been removed"},
+	{`"(ReopenContainerLog from runtime service failed|Failed to rotate log for container|Container log doesn't exist, reopen container log failed)".*code = (NotFound|FailedPrecondition desc = container [0-9a-f]{64}.* not running)`, "the log of a container that has just ended or been removed"},
+	{`"(ContainerStatus from runtime service failed|Failed to get container status|DeleteContainer returned error|Error getting ContainerStatus for containerID|Failed to remove container)".*code = NotFound`, "the kubelet asks for a container that it has just removed, whatever the runtime"},
 }
 
 // complaints returns the lines of the kubelet's log that blame the runtime, without
@@ -222,6 +227,9 @@ func (k *kubelet) complaints() ([]string, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
+	if _, err := f.Seek(k.process.logged, io.SeekStart); err != nil {
+		return nil, err
+	}
 	var found []string
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)

@@ -134,12 +134,12 @@ func testLiveness(t *testing.T, k *kubelet) {
 }
 
 func testReadiness(t *testing.T, k *kubelet) {
-	main := k.shell("main", "mkdir /www; exec httpd -f -p 8080 -h /www")
+	main := k.shell("main", "mkdir -p /www; exec httpd -f -p 8080 -h /www")
 	main.ReadinessProbe = probe(corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(8080)}})
 	l := k.run(t, newPod("readiness", main))
 	s := l.await("running", func(s *corev1.PodStatus) bool { return container(s, "main").State.Running != nil })
 	expect(t, "ready before", container(s, "main").Ready, false)
-	l.sh("main", "echo yes >/www/ready")
+	l.sh("main", "mkdir -p /www; echo yes >/www/ready") // the container itself may not be that far
 	l.awaitReady()
 	l.sh("main", "rm /www/ready")
 	l.await("not ready again", func(s *corev1.PodStatus) bool { return !container(s, "main").Ready })
@@ -167,11 +167,20 @@ func testProbeTimeout(t *testing.T, k *kubelet) {
 func testTerminationMessage(t *testing.T, k *kubelet) {
 	file := k.shell("file", "echo not this; printf 'from the file' >/tmp/why; exit 3")
 	file.TerminationMessagePath = "/tmp/why"
-	log := k.shell("log", "echo first; usleep 200000; echo last words >&2; exit 4")
+	log := k.shell("log", "echo first; until [ -e /host/go ]; do usleep 100000; done; echo last words >&2; exit 4")
 	log.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
 	pod := newPod("termination", file, log)
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	dir := hostDir(t, pod, "/host")
 	l := k.run(t, pod)
+	// Docker records the two streams independently.
+	eventually(t, "first line", limit, func() bool {
+		log, err := l.tryLogs("log", nil)
+		return err == nil && log == "first\n"
+	})
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	end := l.awaitTerminated("file")
 	expect(t, "exit code", end.ExitCode, 3)
 	expect(t, "message", end.Message, "from the file")
@@ -287,13 +296,10 @@ func (s *survivor) check(t *testing.T, k *kubelet) {
 func (s *survivor) end(t *testing.T) {
 	t.Helper()
 	var lines []string
-	for _, f := range s.pod.logFiles("main") {
-		more, err := readLog(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, more...)
-	}
+	eventually(t, "survivor's whole log", limit, func() bool {
+		lines = s.pod.wholeLog("main")
+		return lines != nil
+	})
 	checkCount(t, lines, len(lines))
 	s.pod.remove()
 	s.pod.checkGone(t, nil)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -19,12 +20,18 @@ import (
 )
 
 func testLogs(t *testing.T, k *kubelet) {
-	main := k.shell("main", `for i in 1 2 3; do echo out $i; done; usleep 100000; echo err 1 >&2; usleep 100000
+	main := k.shell("main", `for i in 1 2 3; do echo out $i; done; usleep 100000
+		until [ -e /host/err ]; do usleep 100000; done; echo err 1 >&2; usleep 100000
 		until [ -e /host/go ]; do usleep 100000; done; echo on; printf 'no newline'; exit 1`)
 	pod := newPod("logs", main)
 	dir := hostDir(t, pod, "/host")
 	l := k.run(t, pod)
 	l.awaitReady()
+	// Docker records the two streams independently.
+	eventually(t, "three lines", limit, func() bool { return strings.Count(l.logs("main", nil), "\n") == 3 })
+	if err := os.WriteFile(filepath.Join(dir, "err"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "four lines", limit, func() bool { return strings.Count(l.logs("main", nil), "\n") == 4 })
 	expect(t, "lines of stdout", strings.Count(l.logs("main", nil), "out "), 3)
 	expect(t, "tail", strings.Count(l.logs("main", url.Values{"tailLines": {"2"}}), "\n"), 2)
@@ -78,21 +85,37 @@ func testFollow(t *testing.T, l *live, dir string) {
 func testLogRotation(t *testing.T, k *kubelet) {
 	// 40,000 bytes a second including the format's overhead, for longer than three
 	// of the kubelet's checks.
-	main := k.shell("main", `i=0; while [ $i -lt 12000 ]; do i=$((i+1)); echo "$i 0123456789012345678901234567890123456789"; [ $((i%50)) -gt 0 ] || usleep 100000; done; echo done; sleep 3600`)
-	l := k.run(t, newPod("rotation", main))
+	main := k.shell("main", `i=0; while [ $i -lt 12000 ]; do i=$((i+1)); echo "$i 0123456789012345678901234567890123456789"; [ $((i%50)) -gt 0 ] || usleep 100000; done; echo done; touch /host/done; sleep 3600`)
+	pod := newPod("rotation", main)
+	dir := hostDir(t, pod, "/host")
+	l := k.run(t, pod)
 	l.awaitReady()
-	eventually(t, "all written", limit, func() bool { return l.logs("main", url.Values{"tailLines": {"1"}}) == "done\n" })
-	eventually(t, "rotated twice", limit, func() bool { return len(l.logFiles("main")) >= 3 })
+	awaitFile(t, filepath.Join(dir, "done"))
 	var lines []string
-	for _, f := range l.logFiles("main") {
+	eventually(t, "rotated twice and all written", limit, func() bool {
+		lines = l.wholeLog("main")
+		return len(l.logFiles("main")) >= 3 && len(lines) > 0 && lines[len(lines)-1] == "done"
+	})
+	t.Logf("%d lines in %d files", len(lines), len(l.logFiles("main")))
+	checkCount(t, lines[:len(lines)-1], 12000)
+}
+
+// wholeLog returns the lines of all files of a container's log, or nil if the log was
+// rotated, or a line written, while it was read.
+func (l *live) wholeLog(container string) (lines []string) {
+	l.t.Helper()
+	files := l.logFiles(container)
+	for _, f := range files {
 		more, err := readLog(f)
 		if err != nil {
-			t.Fatal(err)
+			return nil
 		}
 		lines = append(lines, more...)
 	}
-	t.Logf("%d lines in %d files", len(lines), len(l.logFiles("main")))
-	checkCount(t, lines[:max(0, len(lines)-1)], 12000)
+	if !slices.Equal(files, l.logFiles(container)) {
+		return nil
+	}
+	return lines
 }
 
 // checkCount looks for gaps in lines that begin with their numbers, from 1.

@@ -117,6 +117,9 @@ func underKubelet(t *testing.T, n *node, s settings, survivor *survivor, tests .
 				t.Error(err)
 			}
 		})
+		if err := api.createRuntimeClasses(n); err != nil {
+			t.Fatal(err)
+		}
 	}
 	k, err := n.startKubelet(s, api)
 	if err != nil {

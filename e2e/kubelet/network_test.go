@@ -19,7 +19,7 @@ func (n *node) web(name, listen, page string) corev1.Container {
 }
 
 // direct opens a new connection for each request.
-var direct = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var direct = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // fetch returns a page that must exist.
 func fetch(t testing.TB, url string) string {
@@ -53,7 +53,7 @@ func testHostPort(t *testing.T, k *kubelet) {
 	l := k.run(t, newPod("hostport", web))
 	s := l.awaitReady()
 	for _, url := range []string{"http://" + s.PodIP + ":8080/", "http://" + nodeIP + ":18080/", "http://127.0.0.1:18080/"} {
-		eventually(t, url, time.Minute, func() bool { return answers(url, "host port\n") })
+		eventually(t, url, limit, func() bool { return answers(url, "host port\n") })
 	}
 	l.remove()
 	if answers("http://"+nodeIP+":18080/", "host port\n") {
@@ -68,7 +68,7 @@ func testHostNetwork(t *testing.T, k *kubelet) {
 	pod.Spec.HostIPC = true
 	l := k.run(t, pod)
 	l.awaitReady() // without an API server, the kubelet reports no address of such pods
-	eventually(t, "page", time.Minute, func() bool { return answers("http://"+nodeIP+":18081/", "host network\n") })
+	eventually(t, "page", limit, func() bool { return answers("http://"+nodeIP+":18081/", "host network\n") })
 	expectContains(t, "interfaces", l.sh("web", "ip -o link"), "node0")
 	for _, ns := range []string{"net", "pid", "ipc"} {
 		own, err := os.Readlink("/proc/self/ns/" + ns)

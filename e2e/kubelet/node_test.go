@@ -127,9 +127,10 @@ func (n *node) writeCNI() error {
 
 // process is a daemon on the node whose output goes to a file.
 type process struct {
-	cmd  *exec.Cmd
-	log  string
-	done chan struct{} // closed when it has exited
+	cmd    *exec.Cmd
+	log    string
+	logged int64         // the size of the log before it started
+	done   chan struct{} // closed when it has exited
 }
 
 // startProcess appends to the log of an earlier process.
@@ -139,7 +140,11 @@ func startProcess(log string, args ...string) (*process, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // the process has its own descriptor
-	p := &process{cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
+	before, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cmd: exec.Command(args[0], args[1:]...), log: log, logged: before.Size(), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -159,10 +164,10 @@ func (p *process) stop() error {
 	select {
 	case <-p.done:
 		return nil
-	case <-time.After(30 * time.Second):
+	case <-time.After(limit):
 		_ = p.cmd.Process.Kill()
 		<-p.done
-		return fmt.Errorf("%s did not end within 30 s of SIGTERM\n%s", p.cmd.Path, p.tail())
+		return fmt.Errorf("%s did not end within %v of SIGTERM\n%s", p.cmd.Path, limit, p.tail())
 	}
 }
 
@@ -181,7 +186,7 @@ func (n *node) startCridock() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		if conn, err := net.Dial("unix", n.criSocket()); err == nil {
 			return p, conn.Close()
 		}
@@ -230,12 +235,27 @@ func (n *node) leftovers() ([]string, error) {
 	return left, nil
 }
 
-// eventually waits for a condition that nothing signals.
+// eventually waits for a condition that nothing signals. It asks seldom: most conditions
+// ask the kubelet for all pods.
 func eventually(t testing.TB, what string, limit time.Duration, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(limit); !ok(); time.Sleep(300 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// persistently repeats what a daemon on a busy machine may fail to answer in time.
+func persistently(t testing.TB, do func() error) {
+	t.Helper()
+	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
+		err := do()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
 		}
 	}
 }

@@ -108,10 +108,11 @@ func (l *live) status() *corev1.PodStatus {
 		}
 		return &pod.Status
 	}
-	pods, err := l.pods()
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	var pods []corev1.Pod
+	persistently(l.t, func() (err error) {
+		pods, err = l.pods()
+		return err
+	})
 	for i := range pods {
 		if pods[i].Name == l.name && pods[i].Namespace == namespace {
 			l.uid = string(pods[i].UID)
@@ -251,10 +252,11 @@ func (l *live) remove() {
 // running returns the pod's running containers.
 func (l *live) running() []string {
 	l.t.Helper()
-	names, err := l.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"],"status":["running"]`)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	var names []string
+	persistently(l.t, func() (err error) {
+		names, err = l.containers(`"label":["io.kubernetes.pod.uid=` + l.uid + `"],"status":["running"]`)
+		return err
+	})
 	return names
 }
 

@@ -181,6 +181,7 @@ func testAttach(t *testing.T, k *kubelet) {
 		in, out := io.Pipe()
 		done := make(chan error, 1)
 		go func() {
+			defer func() { _ = in.Close() }() // a session that failed reads nothing
 			done <- l.session(protocol, l.url("attach", "main", nil), remotecommand.StreamOptions{Stdin: in, Stdout: &stdout, Stderr: &stderr})
 		}()
 		if _, err := io.WriteString(out, "one\ntwo\nend\n"); err != nil {
@@ -231,7 +232,7 @@ func testPortForward(t *testing.T, k *kubelet) {
 			for range 3 {
 				expect(t, "page", fetch(t, fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local)), "forwarded\n")
 			}
-			if _, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[1].Local)); err == nil {
+			if _, err := direct.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[1].Local)); err == nil {
 				t.Error("a port that nothing listens on answers")
 			}
 			close(stop)
