@@ -20,6 +20,8 @@ import (
 const (
 	// createAttempts bounds the attempts to create a container despite name conflicts.
 	createAttempts = 3
+	// creationWait bounds the wait for somebody else's creation in progress.
+	creationWait = time.Minute
 	// removalWait bounds the wait for a removal in progress.
 	removalWait = time.Minute
 )
@@ -43,16 +45,10 @@ type names struct {
 // what an interrupted call has left.
 func (n *names) create(ctx context.Context, c *translate.Create, settle settle) (id string, existing bool, err error) {
 	for range createAttempts {
-		id, err = n.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
-		if !errdefs.IsConflict(err) {
-			return id, false, err
-		}
-		holder, herr := n.holder(ctx, c.Name)
-		if herr != nil {
-			return "", false, errors.Join(err, herr)
-		}
+		var holder *container.InspectResponse
+		id, holder, err = n.createOrHolder(ctx, c)
 		if holder == nil {
-			continue // removed in the meantime
+			return id, false, err
 		}
 		keep, serr := settle(ctx, *holder)
 		if serr != nil {
@@ -66,6 +62,35 @@ func (n *names) create(ctx context.Context, c *translate.Create, settle settle) 
 		}
 	}
 	return "", false, err
+}
+
+// createOrHolder creates a container. If its name is taken it returns the holder, with
+// Docker's error.
+//
+// A taken name may have no holder. Docker reserves the name when a creation begins and
+// shows the container when it ends, which may be long after the client has gone, such
+// as a cridock that was killed. A removal may also have ended in the meantime. So it
+// tries again until the container is there, or the name is free.
+func (n *names) createOrHolder(ctx context.Context, c *translate.Create) (string, *container.InspectResponse, error) {
+	waiting, cancel := context.WithTimeout(ctx, creationWait)
+	defer cancel()
+	pause := backoff.Backoff{Min: 50 * time.Millisecond, Max: time.Second}
+	for {
+		id, err := n.engine.ContainerCreate(ctx, c.Name, c.Config, c.HostConfig, c.Networking)
+		if !errdefs.IsConflict(err) {
+			return id, nil, err
+		}
+		holder, herr := n.holder(ctx, c.Name)
+		if herr != nil {
+			return "", nil, errors.Join(err, herr)
+		}
+		if holder != nil {
+			return "", holder, err
+		}
+		if pause.Wait(waiting, nil) != nil {
+			return "", nil, err
+		}
+	}
 }
 
 // holder returns the container with exactly this name; nil if there is none.
