@@ -310,7 +310,7 @@ func TestHandBack(t *testing.T) {
 	t.Parallel()
 	c := newCridock(t, newNode(t), "cni")
 	p := c.runPod(t)
-	counter := p.start("counter", "i=0; until [ -e /stop ]; do i=$((i+1)); echo $i; usleep 10000; done; exec sleep 100000")
+	counter := p.start("counter", "i=0; until [ -e /stop ]; do i=$((i+1)); echo $i; usleep 10000; done; echo $i >/count; exec sleep 100000")
 	exits := p.start("exits", "echo bye")
 	exits.exited()
 	gone := p.start("gone", "exec sleep 100000")
@@ -345,12 +345,9 @@ func TestHandBack(t *testing.T) {
 	}
 	c.flags = nil
 	c.restart(t, func() { c.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil) })
-	counter.sh("touch /stop")
-	var count int
-	eventually(t, "the log is carried over once more", time.Minute, func() bool {
-		count = len(counter.logLines())
-		return count > 0 && fmt.Sprint(count) == counter.logLines()[count-1].text
-	})
+	// The log is carried over once more.
+	count := counter.stopCounting()
+	c.awaitLast(t, counter.logPath(), count)
 	checkSequence(t, counter.logLines(), count)
 	eventually(t, "the position of a container that others have removed is gone", time.Minute, func() bool {
 		positions, err := globs(filepath.Join(c.root(), "containers", "*", "log-position"))

@@ -111,12 +111,14 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 
 // hangLimit returns the deadline of a call to a plugin that hangs: ten times as
 // long as this machine takes to run and remove a pod, as a tenth of the
-// deadline is left for the answer to the caller.
+// deadline, but no more than ten seconds, is left to undo the pod and to answer
+// the caller. It is long enough for the whole ten seconds, as other tests run at
+// the same time. The pod has a host port: its rules take the longest.
 func (c *cridock) hangLimit(t *testing.T) time.Duration {
 	t.Helper()
 	start := time.Now()
-	c.runPod(t).remove()
-	return max(10*time.Second, 10*time.Since(start))
+	c.runPod(t, hostPort(18079)).remove()
+	return max(100*time.Second, 10*time.Since(start))
 }
 
 // TestFaultyADD makes a plugin fail in every way while a pod is attached: the
@@ -133,11 +135,10 @@ func TestFaultyADD(t *testing.T) {
 		port := int32(18080)
 		for name, fault := range faults {
 			port++
+			published := hostPort(port) // each pod has its own
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				cfg := c.podConfig(t, func(cfg *runtimeapi.PodSandboxConfig) {
-					cfg.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: port}}
-				})
+				cfg := c.podConfig(t, published)
 				c.behave(t, "ADD", cfg.Metadata, fault.script)
 				faultyCall(t, c, "ADD", fault, cfg.Metadata, c.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 				c.checkGone(t, cfg.Metadata.Uid, "")

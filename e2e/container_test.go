@@ -242,7 +242,7 @@ func TestDevices(t *testing.T) {
 		cfg.Devices = []*runtimeapi.Device{{HostPath: "/dev/loop-control", ContainerPath: "/dev/readable", Permissions: "r"}}
 	})
 	other.sh(": </dev/readable")
-	if r, err := other.exec(10, "sh", "-c", ": <>/dev/readable"); err != nil || r.ExitCode == 0 {
+	if r, err := other.exec(longTimeout, "sh", "-c", ": <>/dev/readable"); err != nil || r.ExitCode == 0 {
 		t.Errorf("a device that is mapped for reading can be written to: %v", err)
 	}
 }
@@ -378,14 +378,14 @@ func TestStopContainer(t *testing.T) {
 		} {
 			main := p.in(t).start(tc.name, traps, tc.option)
 			eventually(t, "it is up", time.Minute, func() bool { return strings.Contains(main.logText(), "up") })
-			main.stop(30)
+			main.stop(longTimeout)
 			if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != tc.code {
 				t.Errorf("%s: %v, exit code %d, want %d", tc.name, s.State, s.ExitCode, tc.code)
 			}
 			if got := main.logText(); !strings.Contains(got, tc.name) {
 				t.Errorf("%s: the log is %q", tc.name, got)
 			}
-			main.stop(30)
+			main.stop(longTimeout)
 		}
 	})
 	t.Run("what ignores it is killed after the grace period", func(t *testing.T) {

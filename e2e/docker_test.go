@@ -26,7 +26,7 @@ func newDocker(socket string) *docker {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}
-	return &docker{&http.Client{Timeout: 30 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
+	return &docker{&http.Client{Timeout: 90 * time.Minute, Transport: &http.Transport{DialContext: dial}}}
 }
 
 // call makes one request and returns the body of the response.
@@ -169,7 +169,8 @@ func (d *docker) list(filter, value string) (names []string, err error) {
 	return names, nil
 }
 
-// build builds an image with the classic builder; its name is name:tag.
+// build builds an image with the classic builder; its name is name:tag. The builder
+// fails if another test removes an image that it considers for its cache.
 func (d *docker) build(t testing.TB, name, dockerfile string) {
 	t.Helper()
 	var archive bytes.Buffer
@@ -183,7 +184,7 @@ func (d *docker) build(t testing.TB, name, dockerfile string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d.stream(t, "/build?networkmode=none&t="+url.QueryEscape(name), http.Header{"Content-Type": {"application/x-tar"}}, &archive)
+	d.stream(t, "/build?nocache=1&networkmode=none&t="+url.QueryEscape(name), http.Header{"Content-Type": {"application/x-tar"}}, &archive)
 }
 
 // stream makes a request whose response is progress messages.

@@ -23,7 +23,7 @@ func TestExecSync(t *testing.T) {
 		{"kill -KILL $$", "", "", 137},
 		{"cat; echo end", "end\n", "", 0}, // stdin is empty
 	} {
-		r, err := main.exec(30, "sh", "-c", tc.script)
+		r, err := main.exec(longTimeout, "sh", "-c", tc.script)
 		if err != nil || r.ExitCode != tc.code || string(r.Stdout) != tc.stdout || string(r.Stderr) != tc.stderr {
 			t.Errorf("%q: exit code %d, %q, %q, %v", tc.script, r.GetExitCode(), r.GetStdout(), r.GetStderr(), err)
 		}
@@ -34,12 +34,12 @@ func TestExecSyncBigOutput(t *testing.T) {
 	t.Parallel()
 	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
 	const size = 4 << 20
-	r, err := main.exec(60, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x; head -c %d /dev/zero | tr '\\0' y >&2", size, size))
+	r, err := main.exec(longTimeout, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x; head -c %d /dev/zero | tr '\\0' y >&2", size, size))
 	if err != nil || r.ExitCode != 0 || string(r.Stdout) != strings.Repeat("x", size) || string(r.Stderr) != strings.Repeat("y", size) {
 		t.Errorf("exit code %d, %d and %d bytes, %v; want 4 MiB each", r.GetExitCode(), len(r.GetStdout()), len(r.GetStderr()), err)
 	}
 	// One endless command must not exhaust the process's memory.
-	r, err = main.exec(60, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero", 40<<20))
+	r, err = main.exec(longTimeout, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero", 40<<20))
 	if err != nil || len(r.Stdout) == 0 || len(r.Stdout) > 16<<20 {
 		t.Errorf("of 40 MiB %d bytes are returned, %v; want at most 16 MiB", len(r.GetStdout()), err)
 	}

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -78,14 +80,74 @@ func (b *bystander) unharmed(when string) {
 // finish removes the pod after checking its whole log.
 func (b *bystander) finish() {
 	b.t.Helper()
-	b.counter.sh("touch /stop; until [ -s /count ]; do usleep 10000; done")
-	count, err := strconv.Atoi(b.counter.sh("cat /count"))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	eventually(b.t, "the bystander's log is complete", time.Minute, func() bool { return len(b.counter.logLines()) >= count })
+	count := b.end()
 	checkSequence(b.t, b.counter.logLines(), count)
 	b.remove()
+}
+
+// finishAfterKill is finish after dockerd was killed.
+func (b *bystander) finishAfterKill() {
+	b.t.Helper()
+	count := b.end()
+	b.counter.checkKept(count)
+	b.remove()
+}
+
+// end ends the counter's output, and returns the last number once it is in the log.
+func (b *bystander) end() (count int) {
+	b.t.Helper()
+	count = b.counter.stopCounting()
+	b.awaitLast(b.t, b.counter.logPath(), count)
+	return count
+}
+
+// checkKept is checkSequence after dockerd was killed once. What it had read from
+// the container and not yet written to its own file is lost, which makes one gap at
+// most. The log must have all that the file has.
+func (c *ctr) checkKept(count int) {
+	c.t.Helper()
+	var texts []string
+	last, gaps := 0, 0
+	for _, l := range c.logLines() {
+		number, err := strconv.Atoi(l.text)
+		if err != nil || !l.full || number <= last {
+			c.t.Fatalf("after %d comes %q", last, l.text)
+		}
+		if number > last+1 {
+			c.t.Logf("after %d comes %d", last, number)
+			gaps++
+		}
+		last = number
+		texts = append(texts, l.text+"\n")
+	}
+	if last != count || texts[0] != "1\n" || gaps > 1 {
+		c.t.Errorf("the log ends with %d, want %d; %d gaps", last, count, gaps)
+	}
+	if diff := cmp.Diff(c.kept(), texts); diff != "" {
+		c.t.Errorf("the log is not what Docker has kept (-Docker +log):\n%s", diff)
+	}
+}
+
+// kept returns the output in Docker's own file.
+func (c *ctr) kept() (texts []string) {
+	c.t.Helper()
+	file, err := os.Open(c.docker.inspect(c.t, c.id).LogPath)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	for records := json.NewDecoder(file); ; {
+		var record struct {
+			Log string `json:"log"`
+		}
+		switch err := records.Decode(&record); {
+		case errors.Is(err, io.EOF):
+			return texts
+		case err != nil:
+			c.t.Fatal(err)
+		}
+		texts = append(texts, record.Log)
+	}
 }
 
 // kubelet brings pods up and down as the kubelet does: it reads the state,
@@ -217,7 +279,7 @@ func (k *kubelet) cycle(cfg *runtimeapi.PodSandboxConfig, ctrCfg *runtimeapi.Con
 		if s.Status.GetNetwork().GetIp() == "" {
 			return fmt.Errorf("a ready sandbox without an address: %v", s.Status)
 		}
-		r, err := step(k, k.runtime.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"echo", "works"}, Timeout: 60})
+		r, err := step(k, k.runtime.ExecSync, &runtimeapi.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"echo", "works"}, Timeout: longTimeout})
 		if err == nil && string(r.Stdout) != "works\n" {
 			err = fmt.Errorf("exec printed %q", r.Stdout)
 		}
@@ -258,8 +320,32 @@ func (k *kubelet) killer(random *rand.Rand, stop <-chan struct{}) (kills int, er
 			return kills, err
 		}
 		kills++
+		if err := k.awaitPlugins(); err != nil {
+			return kills, err
+		}
 		if err := k.launch(); err != nil {
 			return kills, err
+		}
+	}
+}
+
+// awaitPlugins waits until the CNI plugins of a killed cridock have ended. What such
+// an ADD still does after the next cridock's DEL would stay behind.
+func (k *kubelet) awaitPlugins() error {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		programs, err := filepath.Glob(k.seen("/proc/[0-9]*/exe"))
+		if err != nil {
+			return err
+		}
+		running := slices.ContainsFunc(programs, func(link string) bool {
+			program, err := os.Readlink(link)
+			return err == nil && filepath.Dir(program) == cniBinDir // else it has ended
+		})
+		if !running {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.New("a CNI plugin runs on a minute after cridock was killed")
 		}
 	}
 }
@@ -377,7 +463,7 @@ func TestDockerKilledLiveRestore(t *testing.T) {
 	c.checkTrue(t, "after dockerd was killed", ends, b.counter, b.quiet)
 	p.start("late", "exec sleep 1000").sh("true")
 	p.remove()
-	b.finish()
+	b.finishAfterKill()
 	c.checkCensus(t, before)
 }
 

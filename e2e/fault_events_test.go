@@ -22,7 +22,7 @@ type eventProxy struct {
 	socket string
 
 	mu      sync.Mutex
-	away    bool // streams are cut, and none can be opened
+	away    bool // streams are cut, none can be opened, and containers cannot be listed
 	deaf    bool // streams stay open, but their events are lost
 	lost    int
 	streams map[*eventStream]struct{}
@@ -59,9 +59,12 @@ func newEventProxy(t *testing.T, n *node) *eventProxy {
 	return p
 }
 
-// filter wraps the responses that are streams of events.
+// filter wraps the responses that are streams of events. While these are cut it
+// refuses lists of containers, too: beside each attempt to open a stream, cridock lists
+// what has changed.
 func (p *eventProxy) filter(r *http.Response) error {
-	if !strings.HasSuffix(r.Request.URL.Path, "/events") {
+	events := strings.HasSuffix(r.Request.URL.Path, "/events")
+	if !events && !strings.HasSuffix(r.Request.URL.Path, "/containers/json") {
 		return nil
 	}
 	p.mu.Lock()
@@ -69,6 +72,9 @@ func (p *eventProxy) filter(r *http.Response) error {
 	if p.away {
 		_ = r.Body.Close()
 		return io.ErrUnexpectedEOF
+	}
+	if !events {
+		return nil
 	}
 	s := &eventStream{proxy: p, body: r.Body, lines: bufio.NewReader(r.Body)}
 	p.streams[s] = struct{}{}

@@ -109,7 +109,7 @@ func (l *logAttack) check(t *testing.T) {
 		// More than a pipe can hold.
 		c.sh("yes 'more than a pipe holds, of a log that is not there any more' | head -n 3000 >/proc/1/fd/1")
 		c.checkReplaced(name)
-		if _, err := inTime(t, l.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: 10}); err != nil {
+		if _, err := inTime(t, l.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: c.id, Timeout: longTimeout}); err != nil {
 			t.Errorf("%s: stop: %v", name, err)
 		}
 		if s := c.exited(); s.ExitCode != 0 {

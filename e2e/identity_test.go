@@ -258,7 +258,7 @@ func (c *ctr) compareIdentity(tc identityCase, reported *runtimeapi.Image) {
 	if diff := cmp.Diff(identity{told.GetUid(), told.GetGid(), told.GetSupplementalGroups()}, got); diff != "" {
 		c.t.Errorf("what runs is not what ContainerStatus tells (-told +runs):\n%s", diff)
 	}
-	r, err := c.exec(30, "cat", "/proc/self/status")
+	r, err := c.exec(longTimeout, "cat", "/proc/self/status")
 	if err != nil {
 		c.t.Errorf("ExecSync: %v", err)
 	} else if diff := cmp.Diff(got, parseIdentity(c.t, string(r.Stdout))); diff != "" {

@@ -67,9 +67,11 @@ func TestImages(t *testing.T) {
 			t.Errorf("%s was pulled as %s, want %s", ref, got, id)
 		}
 	}
-	for _, ref := range []string{repo + ":one", repo + ":two", repo, repo + "@" + digest, repo + ":one@" + digest, id, strings.TrimPrefix(id, "sha256:"), c.shortestID(t, id)} {
+	for _, ref := range []string{repo + ":one", repo + ":two", repo, repo + "@" + digest, repo + ":one@" + digest, id, strings.TrimPrefix(id, "sha256:")} {
 		checkImage(t, c.imageStatus(t, ref), ref, id, repo, digest)
 	}
+	short, image := c.byShortestID(t, id)
+	checkImage(t, image, short, id, repo, digest)
 	if got := rpc(t, c.images.ListImages, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: repo}}}).Images; len(got) != 1 {
 		t.Errorf("the list of the repository is %v", got)
 	} else {
@@ -94,6 +96,25 @@ func TestImages(t *testing.T) {
 		}
 	}
 	rpc(t, c.images.RemoveImage, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: repo + ":two"}})
+}
+
+// byShortestID returns an image by its shortestID, and that. Another test may have made
+// an image with the same digits in between.
+func (c *cridock) byShortestID(t *testing.T, id string) (short string, image *runtimeapi.Image) {
+	t.Helper()
+	eventually(t, "a part of the ID is unique", time.Minute, func() bool {
+		short = c.shortestID(t, id)
+		r, err := try(c.images.ImageStatus, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: short}})
+		if status.Code(err) == codes.InvalidArgument {
+			return false
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		image = r.Image
+		return true
+	})
+	return short, image
 }
 
 // shortestID returns the shortest prefix of an image's ID, of at least three

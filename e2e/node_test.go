@@ -20,6 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// requestTimeout bounds a request to a node, which is only there to end what hangs.
+const requestTimeout = 2 * time.Minute
+
 // node stands for a machine: a private engine and its namespaces.
 type node struct {
 	dir      string // of the engine and all other files; short, as it contains unix sockets
@@ -115,7 +118,7 @@ func (n *node) run(t testing.TB, args ...string) string {
 // dial connects from inside the node.
 func (n *node) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = n.inNetNS(func() error {
-		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
+		conn, err = (&net.Dialer{Timeout: requestTimeout}).DialContext(ctx, network, address)
 		return err
 	})
 	return conn, err
@@ -123,7 +126,7 @@ func (n *node) dial(ctx context.Context, network, address string) (conn net.Conn
 
 // http returns an HTTP client on the node.
 func (n *node) http() *http.Client {
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: n.dial, DisableKeepAlives: true}}
+	return &http.Client{Timeout: requestTimeout, Transport: &http.Transport{DialContext: n.dial, DisableKeepAlives: true}}
 }
 
 // inNetNS runs f on a thread in the node's network namespace. f must not start

@@ -323,7 +323,7 @@ func (n *nriTest) unaskedUpdates(t *testing.T) {
 
 // hanging: a plugin that does not answer delays a call by its timeout, once.
 func (n *nriTest) hanging(t *testing.T) {
-	n.flags = append(n.flags, "--nri-plugin-request-timeout=5s")
+	n.flags = append(n.flags, "--nri-plugin-request-timeout=20s")
 	n.restart(t, nil)
 	end := make(chan struct{})
 	defer close(end)

@@ -169,12 +169,17 @@ func (c *ctr) status() *runtimeapi.ContainerStatus {
 func (c *ctr) exited() *runtimeapi.ContainerStatus {
 	c.t.Helper()
 	var s *runtimeapi.ContainerStatus
-	eventually(c.t, "container "+c.cfg.Metadata.Name+" exits", time.Minute, func() bool {
+	// Longer than the loops of scripts that give up by themselves: they say why.
+	eventually(c.t, "container "+c.cfg.Metadata.Name+" exits", 5*time.Minute, func() bool {
 		s = c.status()
 		return s.State == runtimeapi.ContainerState_CONTAINER_EXITED
 	})
 	return s
 }
+
+// longTimeout is a timeout or a grace period, in seconds, of what ends by itself: only
+// what hangs uses it up.
+const longTimeout = 600
 
 func (c *ctr) stop(grace int64) {
 	c.t.Helper()
@@ -188,7 +193,7 @@ func (c *ctr) exec(timeout int64, cmd ...string) (*runtimeapi.ExecSyncResponse, 
 // sh runs a script in the container; the script must succeed.
 func (c *ctr) sh(script string) string {
 	c.t.Helper()
-	r, err := c.exec(30, "sh", "-c", script)
+	r, err := c.exec(longTimeout, "sh", "-c", script)
 	if err != nil {
 		c.t.Fatalf("exec %q: %v", script, err)
 	}
@@ -224,12 +229,18 @@ func parseLog(t testing.TB, content []byte) (lines []logLine) {
 	return lines
 }
 
+// logLines returns the lines of the log, which may grow: a reader can see the first
+// part of what is being written.
 func (c *ctr) logLines() []logLine {
 	c.t.Helper()
-	b, err := os.ReadFile(c.logPath())
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	var b []byte
+	eventually(c.t, "the log ends with a whole line", time.Minute, func() bool {
+		var err error
+		if b, err = os.ReadFile(c.logPath()); err != nil {
+			c.t.Fatal(err)
+		}
+		return len(b) == 0 || b[len(b)-1] == '\n'
+	})
 	return parseLog(c.t, b)
 }
 

@@ -42,7 +42,10 @@ func TestKilled(t *testing.T) {
 	before := views(t, p, counter, created)
 	pids := []int{c.docker.inspect(t, p.id).State.Pid, c.docker.inspect(t, counter.id).State.Pid}
 
+	eventuallyLog(t, dies, "up")
+	var starts int
 	c.restart(t, func() {
+		starts = c.starts(t)
 		c.docker.must(t, http.MethodPost, "/containers/"+dies.id+"/kill", nil, nil)
 		c.docker.must(t, http.MethodDelete, "/containers/"+gone.id+"?force=1", nil, nil)
 	})
@@ -65,6 +68,7 @@ func TestKilled(t *testing.T) {
 		t.Errorf("started after the restart: exit code %d, log %q", s.ExitCode, created.logText())
 	}
 	// Its container was removed while cridock was down: the network is released.
+	eventually(t, "cridock's start is over", time.Minute, func() bool { return c.starts(t) > starts })
 	c.checkGone(t, gone.cfg.Metadata.Uid, gone.id)
 }
 

@@ -95,7 +95,7 @@ func TestRuntimeClass(t *testing.T) {
 		r, err := try(c.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: main.id})
 		return err == nil && r.GetStats().GetMemory().GetWorkingSetBytes().GetValue() > 0
 	})
-	main.stop(30)
+	main.stop(longTimeout)
 	if s := main.status(); s.ExitCode != 3 || main.logText() != "up\nbye\n" {
 		t.Errorf("it ended with %d, and printed %q", s.ExitCode, main.logText())
 	}

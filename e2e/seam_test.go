@@ -62,7 +62,7 @@ const ownMemoryLimit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memo
 // littleMemory: a limit that Docker refuses holds, exactly, and survives updates of
 // other resources.
 func (u *usernsTest) littleMemory(t *testing.T) {
-	const limit = 5 << 20
+	limit := int64(6<<20 - os.Getpagesize()) // the most that Docker refuses: the runtime's own process needs room
 	p := u.runPod(t)
 	c := p.create("main", ownMemoryLimit+"; sleep 1000", limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit}))
 	_, err := try(u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: c.id})

@@ -14,7 +14,7 @@ func TestExecIsNotLogged(t *testing.T) {
 	ctr := c.runPod(t).start("main", "exec sleep 100000")
 	const secret = "hunter2-do-not-log"
 	for _, command := range [][]string{{"/" + secret}, {secret, "x"}, {"sh", "-c", "exit 3", secret}, {"/etc/" + secret + "/x"}} {
-		r, err := ctr.exec(30, command...)
+		r, err := ctr.exec(longTimeout, command...)
 		if command[0] == "sh" {
 			if err != nil || r.ExitCode != 3 {
 				t.Errorf("%q: %v, %v", command, r, err)

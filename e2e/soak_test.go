@@ -137,7 +137,7 @@ func (c *cridock) soakPod(t *testing.T) error {
 		return fmt.Errorf("StartContainer: %w", err)
 	}
 	for range 2 {
-		probe, err := m.exec(30, "echo", "alive")
+		probe, err := m.exec(longTimeout, "echo", "alive")
 		if err != nil || probe.ExitCode != 0 || string(probe.Stdout) != "alive\n" {
 			return fmt.Errorf("probe: %v, %w", probe, err)
 		}

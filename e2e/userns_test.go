@@ -315,7 +315,7 @@ func (u *usernsTest) network(t *testing.T) {
 		t.Errorf("another pod's client got %q", got)
 	}
 	admin := p.start("admin", "sleep 1000", capability("NET_ADMIN"))
-	if got := admin.sh("ip addr add 10.99.0.1/32 dev lo && ip -o addr show dev lo | grep -c 10.99.0.1; ping -c1 -W5 " + other.status().Network.Ip + " >/dev/null && echo pong"); got != "1\npong" {
+	if got := admin.sh("ip addr add 10.99.0.1/32 dev lo && ip -o addr show dev lo | grep -c 10.99.0.1; ping -c5 -w60 " + other.status().Network.Ip + " >/dev/null && echo pong"); got != "1\npong" {
 		t.Errorf("with NET_ADMIN: %q", got)
 	}
 }
@@ -353,7 +353,7 @@ func (u *usernsTest) streams(t *testing.T) {
 	if got := c.sh("echo one >/dev/stdout"); got != "one" {
 		t.Errorf("exec printed %q", got)
 	}
-	if r, err := c.exec(10, "sh", "-c", "exit 3"); err != nil || r.ExitCode != 3 {
+	if r, err := c.exec(longTimeout, "sh", "-c", "exit 3"); err != nil || r.ExitCode != 3 {
 		t.Errorf("exec: %v, %v", r, err)
 	}
 	c.stop(0)

@@ -216,7 +216,7 @@ engine_pid() { # DIR
 
 # engine_init is the first process of the namespaces. It stays a bash, which reaps
 # the shims that containerd leaves behind, and exits when dockerd exits. A killed
-# dockerd is started again, as systemd would do.
+# dockerd is started again, as systemd would do; once also one that has not started.
 engine_init() { # DIR DOCKERD_ARG...
 	local dir=$1 pid resolv
 	shift
@@ -241,16 +241,21 @@ engine_init() { # DIR DOCKERD_ARG...
 	# two pods on a CNI bridge gets through.
 	echo 1 >/proc/sys/net/ipv4/ip_forward
 	[ ! -e /proc/sys/net/ipv6 ] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-	pid='' killed=1
+	pid='' again=1 late=''
 	trap 'kill -TERM "$pid"' TERM
-	while [ "$killed" ]; do
+	while [ "$again" ]; do
 		dockerd --config-file "$dir/daemon.json" --cgroup-parent "$(engine_cgroup "$dir")" --data-root "$dir/root" --exec-root "$dir/exec" \
 			--pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" "$@" &
-		pid=$! killed=''
+		pid=$! again=''
 		# A trapped signal ends wait early; dockerd is still shutting down then.
 		while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
 		# The exit status is still available after the process has exited.
-		wait "$pid" || [ $? != 137 ] || killed=1
+		wait "$pid" || [ $? != 137 ] || again=1
+		# dockerd gives its containerd 15 seconds to start, which a busy machine may need
+		# for other things.
+		if [ ! "$late" ] && grep -q 'timeout waiting for containerd to start' "$dir/dockerd.log"; then
+			late=1 again=1
+		fi
 	done
 }
 
@@ -276,7 +281,7 @@ engine_start() { # DIR [DOCKERD_ARG...]
 		bash -c 'set -eu; . "$1/lib.sh"; shift; engine_init "$@"' cridock-engine "$here" "$dir" "${flags[@]}" "$@" \
 		</dev/null >"$dir/dockerd.log" 2>&1 &
 	disown
-	if ! wait_for 60 engine_answers_or_ended $! "$sock" || ! docker_answers "$sock" >/dev/null; then
+	if ! wait_for 180 engine_answers_or_ended $! "$sock" || ! kill -0 $! 2>/dev/null; then
 		tail -n 20 "$dir/dockerd.log" >&2
 		engine_stop "$dir"
 		die "dockerd did not start, its log is $dir/dockerd.log"
@@ -314,7 +319,7 @@ engine_stop() { # DIR
 		wait_for 20 test ! -e "/proc/$pid" || {
 			log "dockerd in $dir does not exit, killing it"
 			kill -KILL "$pid" 2>/dev/null || true
-			wait_for 20 test ! -e "/proc/$pid" || die "process $pid cannot be killed"
+			wait_for 120 test ! -e "/proc/$pid" || die "process $pid cannot be killed"
 		}
 	fi
 	engine_remove_cgroups "$dir"
@@ -424,7 +429,7 @@ registry_start() { # DIR [PORT]
 	END
 	engine_exec "$dir" setsid docker-registry serve "$dir/registry.yml" </dev/null >"$dir/registry.log" 2>&1 &
 	disown
-	wait_for 20 engine_exec "$dir" curl -sf "http://127.0.0.1:$port/v2/" || {
+	wait_for 120 engine_exec "$dir" curl -sf "http://127.0.0.1:$port/v2/" || {
 		tail -n 20 "$dir/registry.log" >&2
 		die "docker-registry did not start"
 	}

@@ -67,5 +67,5 @@ export CRIDOCK_CI=1 GOPROXY=off GOTOOLCHAIN=local
 log "go test -race -count=1 $*"
 # In the background, so that a signal is handled at once and not after the tests,
 # which end with the namespaces.
-engine_exec "$dir" go test -race -count=1 -timeout=60m "$@" &
+engine_exec "$dir" go test -race -count=1 -timeout=2h "$@" &
 wait $!

@@ -12,7 +12,7 @@ import (
 // eventually waits until the expected network is in use.
 func eventually(t *testing.T, c *CNI, what, want string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for c.Describe().Network != want {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: network in use is %+v, want %q", what, c.Describe(), want)

@@ -35,7 +35,7 @@ func TestActivity(t *testing.T) {
 		t.Errorf("operations %+v, want none", before.Operations)
 	}
 
-	_, releasePull := n.heldPull(appImage)
+	pull := n.heldPull(appImage)
 	starting, releaseStart := n.docker.HoldNext("container start", 1)
 	stopping, releaseStop := n.docker.HoldNext("container kill", 1)
 	results := make(chan error, 3)
@@ -75,7 +75,7 @@ func TestActivity(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"exec": 0, "attach": 0, "portforward": 0}, during.Sessions); diff != "" {
 		t.Errorf("sessions (-want +got):\n%s", diff)
 	}
-	releasePull()
+	pull.release()
 	releaseStart()
 	releaseStop()
 	n.must(n.stopContainer(running, 0)) // the other call waits for its grace period

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -32,7 +33,7 @@ func TestNodeCredentials(t *testing.T) {
 	t.Setenv("PATH", n.dir+":"+os.Getenv("PATH"))
 	var got registry.AuthConfig
 	for _, image := range []string{"registry.test/app:1", "helped.test/app:1", "missing.test/app:1", "broken.test/app:1", "app:1"} {
-		n.docker.Publish(image, enginetest.Image{Pull: func(_ func(string), auth string) error {
+		n.docker.Publish(image, enginetest.Image{Pull: func(_ context.Context, _ func(string), auth string) error {
 			got = registry.AuthConfig{}
 			return json.Unmarshal([]byte(auth), &got)
 		}})

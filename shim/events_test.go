@@ -45,33 +45,35 @@ func TestEvents(t *testing.T) {
 	if n.tryStart(bad) == nil {
 		t.Fatal("a program that is not there was started")
 	}
+	names := map[string]string{pod: "pod", main: "main", bad: "bad"}
+	receive := func(want ...string) {
+		t.Helper()
+		for i, stream := range streams {
+			var got []string
+			for range want {
+				e, err := stream.Recv()
+				n.must(err)
+				kind := strings.TrimSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT")
+				step := names[e.ContainerId] + " " + kind
+				got = append(got, step)
+				if diff := cmp.Diff(cfg.Metadata, e.PodSandboxStatus.GetMetadata(), protocmp.Transform()); diff != "" || e.CreatedAt == 0 {
+					t.Errorf("%s: time %d, metadata (-want +got):\n%s", step, e.CreatedAt, diff)
+				}
+				checkEvent(t, step, e)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("events of subscriber %d (-want +got):\n%s", i, diff)
+			}
+		}
+	}
+	// An event has the network's state when it is sent, which may be late.
+	receive("pod CREATED", "pod STARTED", "main CREATED", "main STARTED", "bad CREATED", "bad STOPPED")
 	n.must(n.stopContainer(main, 0))
 	n.must(n.removeContainer(main))
 	n.must(n.removeContainer(bad))
 	n.must(n.stopPod(pod))
 	n.must(n.removePod(pod))
-	names := map[string]string{pod: "pod", main: "main", bad: "bad"}
-	want := []string{
-		"pod CREATED", "pod STARTED", "main CREATED", "main STARTED", "bad CREATED", "bad STOPPED",
-		"main STOPPED", "main DELETED", "bad DELETED", "pod STOPPED", "pod DELETED",
-	}
-	for i, stream := range streams {
-		var got []string
-		for range want {
-			e, err := stream.Recv()
-			n.must(err)
-			kind := strings.TrimSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT")
-			step := names[e.ContainerId] + " " + kind
-			got = append(got, step)
-			if diff := cmp.Diff(cfg.Metadata, e.PodSandboxStatus.GetMetadata(), protocmp.Transform()); diff != "" || e.CreatedAt == 0 {
-				t.Errorf("%s: time %d, metadata (-want +got):\n%s", step, e.CreatedAt, diff)
-			}
-			checkEvent(t, step, e)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("events of subscriber %d (-want +got):\n%s", i, diff)
-		}
-	}
+	receive("main STOPPED", "main DELETED", "bad DELETED", "pod STOPPED", "pod DELETED")
 	cancel()
 	_, err := streams[0].Recv()
 	wantCode(t, err, codes.Canceled)
@@ -115,7 +117,7 @@ func checkEvent(t *testing.T, step string, e *runtimeapi.ContainerEventResponse)
 
 // TestStopWithSubscriber: an endless stream does not delay the shutdown.
 func TestStopWithSubscriber(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, func(n *node) { n.cfg.StopGrace = time.Hour })
 	stream := n.subscribe(n.ctx)
 	ended := make(chan error, 1)
 	go func() {
@@ -125,7 +127,7 @@ func TestStopWithSubscriber(t *testing.T) {
 	began := time.Now()
 	n.shutDown()
 	wantCode(t, <-ended, codes.Unavailable)
-	if took := time.Since(began); took > 9*time.Second { // streams are cut after ten
+	if took := time.Since(began); took > time.Minute { // far less than the grace
 		t.Errorf("the stop took %v", took)
 	}
 }

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -265,7 +266,7 @@ func newFieldNode(t *testing.T, makeNode func(testing.TB, ...func(*node)) *node)
 	f := &fieldNode{}
 	n := makeNode(t, func(n *node) {
 		n.docker.SetInfo(func(i *system.Info) { i.ExperimentalBuild = true })
-		n.docker.Publish(fieldImage, enginetest.Image{Pull: func(_ func(string), auth string) error {
+		n.docker.Publish(fieldImage, enginetest.Image{Pull: func(_ context.Context, _ func(string), auth string) error {
 			f.pulls = append(f.pulls, auth)
 			return nil
 		}})

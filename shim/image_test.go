@@ -47,21 +47,30 @@ func (n *node) removeImage(ref string) error {
 	return err
 }
 
-// heldPull publishes an image whose pulls block until release is called.
-func (n *node) heldPull(ref string) (pulls *atomic.Int32, release func()) {
-	pulls = &atomic.Int32{}
+// heldPulls are pulls of an image that block until release is called.
+type heldPulls struct {
+	begun     atomic.Int32
+	abandoned atomic.Int32 // those of which the engine knows that the client has left
+	release   func()
+}
+
+// heldPull publishes an image whose pulls block.
+func (n *node) heldPull(ref string) *heldPulls {
 	released := make(chan struct{})
-	n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error {
-		pulls.Add(1)
+	p := &heldPulls{release: func() { close(released) }}
+	n.docker.Publish(ref, enginetest.Image{Pull: func(ctx context.Context, _ func(string), _ string) error {
+		p.begun.Add(1)
+		stop := context.AfterFunc(ctx, func() { p.abandoned.Add(1) })
+		defer stop()
 		<-released
 		return nil
 	}})
-	return pulls, func() { close(released) }
+	return p
 }
 
 func TestPullIsShared(t *testing.T) {
 	n := newNode(t)
-	pulls, release := n.heldPull(appImage)
+	pulls := n.heldPull(appImage)
 	ids := make(chan string, 10)
 	pull := func(ctx context.Context, auth *runtimeapi.AuthConfig) {
 		id, err := n.pull(ctx, appImage, auth)
@@ -84,8 +93,8 @@ func TestPullIsShared(t *testing.T) {
 	}
 	// A pull is not shared with other credentials.
 	go pull(n.ctx, &runtimeapi.AuthConfig{Username: "u", Password: secret})
-	n.eventually("a pull of its own for other credentials", func() bool { return pulls.Load() == 2 })
-	release()
+	n.eventually("a pull of its own for other credentials", func() bool { return pulls.begun.Load() == 2 })
+	pulls.release()
 	want := ""
 	for range 5 {
 		id := <-ids
@@ -103,7 +112,7 @@ func TestPullIsShared(t *testing.T) {
 
 func TestPullIsCancelledByTheLast(t *testing.T) {
 	n := newNode(t)
-	pulls, release := n.heldPull(appImage)
+	pulls := n.heldPull(appImage)
 	ctx, cancel := context.WithCancel(n.ctx)
 	failed := make(chan error, 2)
 	for range 2 {
@@ -113,20 +122,21 @@ func TestPullIsCancelledByTheLast(t *testing.T) {
 		}()
 	}
 	n.waiting("pull", 2)
-	n.eventually("the pull has begun", func() bool { return pulls.Load() == 1 })
+	n.eventually("the pull has begun", func() bool { return pulls.begun.Load() == 1 })
 	cancel()
 	wantCode(t, <-failed, codes.Canceled)
 	wantCode(t, <-failed, codes.Canceled)
 	n.eventually("the pull has ended", func() bool { return n.metric(`cridock_image_pull_duration_seconds_count{result="error"}`) == "1" })
-	release()
+	n.eventually("the engine has noticed", func() bool { return pulls.abandoned.Load() == 1 })
+	pulls.release()
 	if n.imageStatus(appImage) != nil {
 		t.Error("a cancelled pull has made an image")
 	}
 	if _, err := n.pull(n.ctx, appImage, nil); err != nil {
 		t.Errorf("the next pull: %v", err)
 	}
-	if pulls.Load() != 2 {
-		t.Errorf("%d pulls, want 2", pulls.Load())
+	if pulls.begun.Load() != 2 {
+		t.Errorf("%d pulls, want 2", pulls.begun.Load())
 	}
 	expired, cancel := context.WithTimeout(n.ctx, time.Nanosecond)
 	defer cancel()
@@ -150,7 +160,7 @@ func TestPullErrors(t *testing.T) {
 		{"engine restarts", "error creating temporary lease: transport is closing: unavailable", "", codes.Unavailable},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n.docker.Publish(appImage, enginetest.Image{Pull: func(func(string), string) error { return errors.New(tc.text) }})
+			n.docker.Publish(appImage, enginetest.Image{Pull: func(context.Context, func(string), string) error { return errors.New(tc.text) }})
 			_, err := n.pull(n.ctx, appImage, nil)
 			wantCode(t, err, tc.code, tc.text, appImage)
 			if message := status.Convert(err).Message(); !strings.HasPrefix(message, tc.prefix) {
@@ -176,7 +186,9 @@ func TestNoArtifacts(t *testing.T) {
 		defer server.Close()
 		n := newNode(t, func(n *node) { n.cfg.MaxArtifacts = size })
 		ref := strings.TrimPrefix(server.URL, "http://") + "/app:1"
-		n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error { return errors.New("unsupported media type application/x") }})
+		n.docker.Publish(ref, enginetest.Image{Pull: func(context.Context, func(string), string) error {
+			return errors.New("unsupported media type application/x")
+		}})
 		_, err := n.pull(n.ctx, ref, nil)
 		if got := requests.Load(); err == nil || (got > 0) != (size > 0) {
 			t.Errorf("with room for %d bytes: %d requests, %v", size, got, err)
@@ -200,7 +212,7 @@ func TestTagMovesToArtifactAndBack(t *testing.T) {
 	ref := strings.TrimPrefix(server.URL, "http://") + "/app:1"
 	artifact := fmt.Sprintf("sha256:%x", sha256.Sum256(manifest))
 	for _, isArtifact := range []bool{false, true, false} {
-		n.docker.Publish(ref, enginetest.Image{Pull: func(func(string), string) error {
+		n.docker.Publish(ref, enginetest.Image{Pull: func(context.Context, func(string), string) error {
 			if isArtifact {
 				return errors.New("unsupported media type application/vnd.test")
 			}
@@ -220,7 +232,7 @@ func TestTagMovesToArtifactAndBack(t *testing.T) {
 func TestPullStallsAndEnds(t *testing.T) {
 	n := newNode(t, func(n *node) { n.cfg.PullProgressTimeout = 100 * time.Millisecond })
 	ended := make(chan struct{})
-	n.docker.Publish(appImage, enginetest.Image{Pull: func(progress func(string), _ string) error {
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ context.Context, progress func(string), _ string) error {
 		progress("Extracting")
 		<-ended
 		return nil
@@ -235,7 +247,7 @@ func TestPullStallsAndEnds(t *testing.T) {
 func TestPullCredentials(t *testing.T) {
 	n := newNode(t)
 	var got registry.AuthConfig
-	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ func(string), auth string) error {
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ context.Context, _ func(string), auth string) error {
 		got = registry.AuthConfig{}
 		return json.Unmarshal([]byte(auth), &got)
 	}})
@@ -395,7 +407,7 @@ func TestPullForNamespace(t *testing.T) {
 	sum := sha256.Sum256([]byte("registry.test/team/app"))
 	file := filepath.Join(n.cfg.NamespacedAuthDir, "team-"+hex.EncodeToString(sum[:])+".json")
 	n.must(os.WriteFile(file, []byte(`{"auths":{"registry.test":{"username":"team","password":"p"}}}`), 0o600))
-	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ func(string), got string) error {
+	n.docker.Publish(appImage, enginetest.Image{Pull: func(_ context.Context, _ func(string), got string) error {
 		auth = got
 		return nil
 	}})

@@ -22,9 +22,11 @@ func patiently(n *node) {
 func TestNRIStopWithoutCaller(t *testing.T) {
 	n := newNode(t, patiently)
 	ctx, leave := context.WithCancel(n.ctx)
+	left := make(chan struct{})
 	first := &plugin{refuses: func(event, _ string) error {
 		if event == "StopContainer" {
 			leave()
+			<-left
 			time.Sleep(100 * time.Millisecond) // the server learns of it, whether it minds or not
 		}
 		return nil
@@ -41,6 +43,7 @@ func TestNRIStopWithoutCaller(t *testing.T) {
 	<-held
 	n.eventually("it has exited", func() bool { return n.status(id).State == runtimeapi.ContainerState_CONTAINER_EXITED })
 	_, err := n.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})
+	close(left)
 	wantCode(t, err, codes.Canceled)
 	n.eventually("the second plugin is told", func() bool { return slices.Contains(second.of(id), "StopContainer") })
 }

@@ -62,7 +62,7 @@ func (s *Service) addParts(cni *network.CNI) {
 	s.state = state.New(s.cfg.RootDir)
 	s.userns = &userNamespaces{records: userns.New(s.cfg.SeamDir), engine: s.engine, host: s.Host}
 	s.logs = podlogs.New(podlogs.Options{
-		Dir: s.cfg.PodLogsDir, Symlinks: s.cfg.SymlinkLogs, MaxSize: s.cfg.LogMaxSize, Engine: s.engine,
+		Dir: s.cfg.PodLogsDir, Symlinks: s.cfg.SymlinkLogs, MaxSize: s.cfg.LogMaxSize, DrainTimeout: s.cfg.DrainTimeout, Engine: s.engine,
 		Containers: func(ctx context.Context) ([]*translate.Container, error) { return s.index.Containers(ctx) },
 		Position:   func(id string) string { return s.state.Container(id).Path(state.LogPosition) },
 	})
@@ -72,7 +72,7 @@ func (s *Service) addParts(cni *network.CNI) {
 	s.process = process.New(s.engine)
 	s.plugins = newPluginHost(s)
 	s.index = index.New(s.engine, index.Options{
-		Host: s.Host, Connected: s.connected, Exited: s.plugins.drained, OOMKilled: s.oomKilled,
+		Host: s.Host, Connected: s.connected, Exited: s.plugins.drained, DrainTimeout: s.cfg.DrainTimeout, OOMKilled: s.oomKilled,
 		Complete: func(sb *translate.Sandbox) bool { return s.networks.Complete(sb) }, SandboxGone: s.sandboxGone, ContainerGone: s.containerGone, Observer: s.metrics.indexObserver(),
 	})
 	s.images = newImageParts(s)

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ const (
 	// maxMessage is the message limit, in bytes, of the kubelet's and containerd's CRI
 	// clients and servers.
 	maxMessage = 16 << 20
-	// stopGrace is how long running requests may take to finish at shutdown.
+	// stopGrace is the default of Config.StopGrace.
 	stopGrace = 10 * time.Second
 	// connectTimeout is how long a new connection may take to open HTTP/2. A shutdown
 	// waits that long for a client that sends nothing.
@@ -91,7 +92,7 @@ type loggingStream struct {
 func (s *loggingStream) Context() context.Context { return s.ctx }
 
 // Serve serves CRI requests on l until ctx ends; running requests then have
-// stopGrace to finish.
+// Config.StopGrace to finish.
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	logger := klog.FromContext(ctx)
 	withLogger := func(ctx context.Context) context.Context { return klog.NewContext(ctx, logger) }
@@ -122,7 +123,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		force := time.AfterFunc(stopGrace, srv.Stop)
+		force := time.AfterFunc(cmp.Or(s.cfg.StopGrace, stopGrace), srv.Stop)
 		defer force.Stop()
 		srv.GracefulStop()
 	})

@@ -118,6 +118,12 @@ type Config struct {
 	// LimitsInterval is the time between checks of limits that systemd may have
 	// overwritten; zero for ten seconds.
 	LimitsInterval time.Duration
+	// DrainTimeout is how long an exit, or a removal, may wait until the container's log
+	// is complete; zero for ten seconds.
+	DrainTimeout time.Duration
+	// StopGrace is how long running requests may take to finish at shutdown; zero for
+	// ten seconds.
+	StopGrace time.Duration
 	// PullProgressTimeout cancels a pull without progress in any phase for this long;
 	// zero for never.
 	PullProgressTimeout time.Duration

@@ -32,7 +32,7 @@ func TestShutdownDuringStop(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.stopContainer(id, 1<<60) }()
 	wait(n, signals, unix.SIGTERM)
-	within(t, 30*time.Second, "the shutdown", n.shutDown)
+	within(t, time.Minute, "the shutdown", n.shutDown)
 	if err := <-stopped; status.Code(err) != codes.Unavailable {
 		t.Errorf("the stop that was under way: %v, want unavailable", err)
 	}
@@ -61,7 +61,7 @@ func TestShutdownDuringOperation(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			within(t, 30*time.Second, "the shutdown", n.shutDown)
+			within(t, time.Minute, "the shutdown", n.shutDown)
 		}()
 		n.eventually("the shutdown has begun: the socket is gone", func() bool {
 			_, err := os.Stat(filepath.Join(n.dir, "cri.sock"))

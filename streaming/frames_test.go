@@ -288,7 +288,7 @@ func TestExtraStreams(t *testing.T) {
 			}
 		}
 	})
-	quiet.Await(t, 20*time.Second)
+	quiet.Await(t, time.Minute)
 }
 
 // A client that disconnects while it opens streams to ports leaves nothing
@@ -319,7 +319,7 @@ func TestPortForwardGoesWhileOpening(t *testing.T) {
 			_ = conn.Close()
 		}
 	})
-	quiet.Await(t, 20*time.Second)
+	quiet.Await(t, time.Minute)
 }
 
 // readerConn is a connection of which a part has already been read.

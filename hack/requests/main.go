@@ -21,11 +21,12 @@ import (
 	"time"
 )
 
+// patience is how long a request may take.
 const patience = 5 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	err := run(ctx, os.Args[1:], os.Stdout, patience)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "requests:", err)
@@ -44,7 +45,7 @@ type load struct {
 	slowest    time.Duration
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func run(ctx context.Context, args []string, out io.Writer, patience time.Duration) error {
 	if len(args) != 2 {
 		return fmt.Errorf("usage: requests URL RATE")
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestRequests counts requests of which every third one fails.
@@ -25,7 +26,7 @@ func TestRequests(t *testing.T) {
 	}))
 	defer server.Close()
 	var out bytes.Buffer
-	if err := run(ctx, []string{server.URL, "200"}, &out); err != nil {
+	if err := run(ctx, []string{server.URL, "200"}, &out, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	total := int(count.Load())
@@ -41,7 +42,7 @@ func TestRequests(t *testing.T) {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{nil, {"http://localhost"}, {"http://localhost", "0"}, {"http://localhost", "often"}} {
-		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil {
+		if err := run(t.Context(), args, &bytes.Buffer{}, time.Minute); err == nil {
 			t.Errorf("%q: no error", args)
 		}
 	}

@@ -21,7 +21,7 @@ func TestCount(t *testing.T) {
 		_ = f.Close()
 		close(end)
 	})
-	before.Await(t, 20*time.Second)
+	before.Await(t, time.Minute)
 	if now := Now(t); now.Goroutines > before.Goroutines || now.Files > before.Files {
 		t.Errorf("%+v remain, before: %+v", now, before)
 	}

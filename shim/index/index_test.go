@@ -251,6 +251,9 @@ func TestOnlyPodMembers(t *testing.T) {
 		t.Errorf("%d inspects for one pod member", n)
 	}
 	after := f.run(f.create("later", map[string]string{translate.LabelType: "container"}, "sleep", "1000"))
+	// Events arrive in order: after this one, those of the container above have arrived,
+	// and a sync is later than the inspects that they ask for.
+	f.waitState(f.member(sandbox, 2), stateCreated)
 	f.sync(after)
 	f.sync(sandbox)
 	for _, id := range []string{other, labelled, after, "web", "", "/", "../../info", sandbox + "0"} {
@@ -504,7 +507,9 @@ func TestSyncWaitsForEveryContainer(t *testing.T) {
 	}
 	g := newFixture(t)
 	g.run(g.member("", 1))
-	g.docker.FailNext("container inspect", 1, http.StatusInternalServerError, "layer does not exist")
+	for i := range 100 { // however often it looks again
+		g.docker.FailNext("container inspect", i+1, http.StatusInternalServerError, "layer does not exist")
+	}
 	g.ready()
 	if all, err := g.Containers(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("containers %v, %v", all, err)
@@ -555,6 +560,7 @@ func (e *impatient) Ping(ctx context.Context) error {
 func TestExitWaitsForItsLog(t *testing.T) {
 	drain, drained := make(chan struct{}), make(chan string, 1)
 	f := newFixture(t, func(o *index.Options) {
+		o.DrainTimeout = time.Hour
 		o.Exited = func(ctx context.Context, c *translate.Container) {
 			select {
 			case <-drain:

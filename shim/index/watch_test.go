@@ -219,7 +219,7 @@ func TestSubscriptionEnds(t *testing.T) {
 func TestDeletedWhileDraining(t *testing.T) {
 	drain := make(chan struct{})
 	defer close(drain)
-	f := newFixture(t, blockExits(drain)).ready()
+	f := newFixture(t, blockExits(drain), func(o *index.Options) { o.DrainTimeout = time.Hour }).ready()
 	c := f.run(f.member("", 1))
 	f.sync(c)
 	s := f.subscribe(10)

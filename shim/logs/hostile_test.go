@@ -198,7 +198,7 @@ func TestRacedLog(t *testing.T) {
 		}
 	})
 	opened, refused := 0, 0
-	for end := time.Now().Add(20 * time.Second); (opened < 50 || refused < 50) && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); (opened < 50 || refused < 50) && time.Now().Before(end); {
 		n.numbered(0, 10)
 		tailer := New(Options{})
 		err := tailer.Start(n.src)

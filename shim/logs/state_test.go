@@ -91,7 +91,7 @@ func TestRemovedDuringStream(t *testing.T) {
 	if err := tailer.deliver(t.Context(), f, &s); !errors.Is(err, errFinished) {
 		t.Errorf("deliver: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tailer.serveAPI(ctx, f)
 	if ctx.Err() != nil {

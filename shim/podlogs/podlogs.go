@@ -29,7 +29,7 @@ import (
 const (
 	// DefaultDir is the kubelet's directory of all pods' logs.
 	DefaultDir = "/var/log/pods"
-	// drainTimeout bounds the wait for a log before its container is removed.
+	// drainTimeout is the default of Options.DrainTimeout.
 	drainTimeout = 10 * time.Second
 )
 
@@ -60,7 +60,10 @@ type Options struct {
 	// Position returns the path of the file that records how far a container's log
 	// has been converted.
 	Position func(containerID string) string
-	Engine   Engine
+	// DrainTimeout bounds the wait for a log before its container is removed; zero for
+	// ten seconds.
+	DrainTimeout time.Duration
+	Engine       Engine
 	// Containers lists the containers of Kubernetes.
 	Containers func(ctx context.Context) ([]*translate.Container, error)
 }
@@ -227,7 +230,7 @@ func (l *Logs) complete(ctx context.Context, c *translate.Container) error {
 // before its container is removed. It leaves a complete log alone: the kubelet may
 // have removed it by now.
 func (l *Logs) CompleteAgain(ctx context.Context, containerID string) {
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(l.o.DrainTimeout, drainTimeout))
 	defer cancel()
 	if err := l.tailer.Drain(ctx, containerID); err != nil && !errdefs.IsNotFound(err) {
 		klog.FromContext(ctx).Error(err, "Log of a removed container is incomplete", "containerID", containerID)

@@ -55,7 +55,7 @@ func (r *Runner) Attach(ctx context.Context, containerID string, st Streams, exi
 	}
 	client := newBacklog(maxBacklog)
 	go client.deliver(cancel)
-	out := newDrain(stream, func() { _ = stream.Close() }, drainTimeout)
+	out := newDrain(stream, func() { _ = stream.Close() }, r.drainTimeout)
 	defer out.stop()
 	go func() {
 		if exited(ctx) == nil {

@@ -182,7 +182,7 @@ func (r *Runner) converse(ctx context.Context, execID string, c *command, first 
 	if c.Stdin != nil {
 		go feed(stream, c.Stdin, c.TTY)
 	}
-	out := newDrain(stream, func() { _ = stream.Close() }, drainTimeout)
+	out := newDrain(stream, func() { _ = stream.Close() }, r.drainTimeout)
 	defer out.stop()
 	go r.watchEnd(ctx, execID, ended, out)
 	message, err = copyOutput(out, c)

@@ -32,13 +32,13 @@ const (
 // kill kills the process of an exec and all its descendants. It also works after
 // ctx has ended. No process to kill is success.
 func (r *Runner) kill(ctx context.Context, containerID, execID string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.killTimeout)
 	defer cancel()
 	pid, err := r.pid(ctx, execID)
 	if err != nil || pid == 0 {
 		return err
 	}
-	n, err := killTree(pid, containerID)
+	n, err := killTree(pid, containerID, r.deathTimeout)
 	if err != nil {
 		return fmt.Errorf("kill the processes of an abandoned exec in container %s: %w", containerID, err)
 	}
@@ -77,8 +77,9 @@ func (r *Runner) pid(ctx context.Context, execID string) (int, error) {
 // killTree kills the process root, which must be the first one of an exec in
 // the container, with its descendants and its whole session: runc gives each
 // exec a session, so children whose parent has exited are found as well. It
-// returns the number of processes killed.
-func killTree(root int, containerID string) (int, error) {
+// waits until they are gone, at most for the given time, and returns the number
+// of processes killed.
+func killTree(root int, containerID string, deathTimeout time.Duration) (int, error) {
 	p, err := open(root)
 	if err != nil || p == nil {
 		return 0, err
@@ -100,7 +101,7 @@ func killTree(root int, containerID string) (int, error) {
 	for sweep := range maxSweeps {
 		grown, err := grow(tree, root)
 		if err == nil && !grown && sweep > 0 {
-			return len(tree), awaitDeath(tree)
+			return len(tree), awaitDeath(tree, deathTimeout)
 		}
 		if err = errors.Join(err, killAll(tree)); err != nil {
 			return len(tree), err
@@ -230,9 +231,9 @@ func killAll(tree map[int]*proc) error {
 	return errors.Join(errs...)
 }
 
-// awaitDeath waits until killed processes are gone.
-func awaitDeath(tree map[int]*proc) error {
-	deadline := time.Now().Add(deathTimeout)
+// awaitDeath waits until killed processes are gone, at most for the given time.
+func awaitDeath(tree map[int]*proc, timeout time.Duration) error {
+	deadline := time.Now().Add(timeout)
 	for pid, p := range tree {
 		for {
 			ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor

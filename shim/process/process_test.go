@@ -222,7 +222,7 @@ func TestKillTreeSparesOthers(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := killTree(cmd.Process.Pid, c.id); !errdefs.IsFailedPrecondition(err) || n != 0 {
+		if n, err := killTree(cmd.Process.Pid, c.id, deathTimeout); !errdefs.IsFailedPrecondition(err) || n != 0 {
 			t.Errorf("%s: %d, %v", name, n, err)
 		}
 		if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
@@ -231,7 +231,7 @@ func TestKillTreeSparesOthers(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		// A process that is gone is no error.
-		if n, err := killTree(cmd.Process.Pid, c.id); n != 0 || err != nil {
+		if n, err := killTree(cmd.Process.Pid, c.id, deathTimeout); n != 0 || err != nil {
 			t.Errorf("%s: after its end: %d, %v", name, n, err)
 		}
 	}

@@ -36,8 +36,9 @@ type Size = remotecommand.TerminalSize
 
 // Runner runs processes. Its methods are safe for concurrent use.
 type Runner struct {
-	engine      Engine
-	checkPeriod time.Duration // the constant of that name, except in tests
+	engine Engine
+	// The constants of the same names, except in tests.
+	checkPeriod, drainTimeout, killTimeout, deathTimeout time.Duration
 
 	mu sync.Mutex
 	// running holds the running execs by ID.
@@ -47,7 +48,10 @@ type Runner struct {
 // New returns a Runner. Without Run it works too, but when something else holds a
 // process's output open, it must poll Docker to learn that the process has exited.
 func New(e Engine) *Runner {
-	return &Runner{engine: e, checkPeriod: checkPeriod, running: make(map[string]*exit)}
+	return &Runner{
+		engine: e, checkPeriod: checkPeriod, drainTimeout: drainTimeout, killTimeout: killTimeout, deathTimeout: deathTimeout,
+		running: make(map[string]*exit),
+	}
 }
 
 // exit signals that one process has exited. It has no exit code: Docker lets a

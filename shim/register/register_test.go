@@ -279,13 +279,18 @@ func TestInstallRefuses(t *testing.T) {
 		"not dockerd":     {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, strconv.Itoa(os.Getppid()), 0o644) }, "no dockerd"},
 		"runtimes as flags": {"{}", func(t *testing.T, d *daemon) {
 			path := filepath.Join(filepath.Dir(d.Binary), "dockerd")
-			write(t, path, "#!/bin/sh\nread line\n", 0o755)
+			write(t, path, "#!/bin/sh\necho\nread line\n", 0o755)
 			cmd := exec.Command(path, "--add-runtime", "other=/bin/other")
-			stdin, err := cmd.StdinPipe()
-			if err := errors.Join(err, cmd.Start()); err != nil {
+			stdin, inErr := cmd.StdinPipe()
+			stdout, outErr := cmd.StdoutPipe()
+			if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _, _ = stdin.Close(), cmd.Wait() })
+			// Start returns before the kernel has set the process's name and arguments.
+			if _, err := stdout.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
 			write(t, d.PIDFile, strconv.Itoa(cmd.Process.Pid), 0o644)
 		}, "--add-runtime"},
 		"no PID": {"{}", func(t *testing.T, d *daemon) { write(t, d.PIDFile, "-1", 0o644) }, "PID file"},

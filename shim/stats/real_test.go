@@ -1,7 +1,6 @@
 package stats
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,9 +55,7 @@ func TestStatsAgreeWithWhatAProcessDid(t *testing.T) {
 		t.Errorf("the group outlives its last process: %v, %v", s, err)
 	}
 	for _, g := range child.groups {
-		if err := os.Remove(g); err != nil {
-			t.Fatal(err)
-		}
+		removeGroup(t, g)
 	}
 	if _, err := c.Container(t.Context(), child.container()); !errdefs.IsNotFound(err) {
 		t.Errorf("removed group: %v, want NotFound", err)

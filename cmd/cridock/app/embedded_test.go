@@ -49,7 +49,7 @@ func TestEmbedded(t *testing.T) {
 	before := leakcheck.Now(t)
 	for range 2 {
 		runEmbedded(t, socket, args)
-		before.Await(t, 20*time.Second)
+		before.Await(t, time.Minute)
 	}
 	if messages := systemd.messages(t); messages != "" {
 		t.Errorf("the embedded command told systemd %q", messages)

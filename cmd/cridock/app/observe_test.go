@@ -86,7 +86,7 @@ func startCommand(t *testing.T, cmd *cobra.Command, args ...string) *node {
 // get fetches a path of the metrics address; it may not listen yet.
 func (n *node) get(t *testing.T, path string) (status int, body string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		resp, err := http.Get(n.metrics + path)
 		if err != nil && time.Now().Before(end) {
 			continue
@@ -145,7 +145,7 @@ func TestMetricsAddress(t *testing.T) {
 	if status, body := n.get(t, "/healthz"); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("healthz: %d %q", status, body)
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if status, _ := n.get(t, "/readyz"); status == http.StatusOK {
 			break
 		}
@@ -169,7 +169,7 @@ func TestMetricsAddress(t *testing.T) {
 		t.Errorf("profiles without --profiling: %d", status)
 	}
 	n.docker.Stop()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		status, body := n.get(t, "/readyz")
 		if status == http.StatusServiceUnavailable && body != "" {
 			break

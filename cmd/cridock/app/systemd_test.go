@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -39,18 +41,33 @@ func notifySocket(t *testing.T) *systemd {
 // sender goes on.
 func (s *systemd) messages(t *testing.T) string {
 	t.Helper()
-	for b := make([]byte, 4096); ; {
-		if err := s.conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
-			t.Fatal(err)
-		}
-		n, err := s.conn.Read(b)
-		if err != nil {
-			all := s.rest
-			s.rest = ""
-			return all
-		}
-		s.rest += string(b[:n]) + "\n"
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
 	}
+	// Not Read with a deadline: a deadline that has passed hides what has arrived.
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		for b := make([]byte, 4096); ; {
+			n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				return
+			case err != nil:
+				failed = err
+				return
+			default:
+				s.rest += string(b[:n]) + "\n"
+			}
+		}
+	})
+	if err := errors.Join(err, failed); err != nil {
+		t.Fatal(err)
+	}
+	all := s.rest
+	s.rest = ""
+	return all
 }
 
 // told waits for a message with a text, and takes the messages up to it.

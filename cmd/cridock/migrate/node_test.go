@@ -114,7 +114,7 @@ func newNode(t *testing.T) *node {
 	n.Host = &Host{
 		Root: nodeconf.Root(root), Run: n.run, Hostname: func() (string, error) { return "Node1", nil },
 		Unmount: func(string) error { return nil }, In: strings.NewReader(""), Out: n.out, Docker: func(string) (Engine, error) { return n, nil },
-		Patience: 5 * time.Second, Settle: 4 * time.Millisecond, Poll: 2 * time.Millisecond,
+		Patience: time.Minute, Settle: 4 * time.Millisecond, Poll: 2 * time.Millisecond,
 		Load: func(args []string) (Settings, error) {
 			if !slices.Equal(args, []string{"serve"}) {
 				t.Errorf("settings of a cridock with %q", args)

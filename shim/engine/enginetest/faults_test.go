@@ -104,12 +104,12 @@ func TestPull(t *testing.T) {
 	d, s := newSubject(t)
 	digest := "sha256:" + strings.Repeat("ab", 32)
 	var auth string
-	d.Publish("registry.test/app:1", enginetest.Image{Digests: []string{"registry.test/app@" + digest}, Pull: func(progress func(string), a string) error {
+	d.Publish("registry.test/app:1", enginetest.Image{Digests: []string{"registry.test/app@" + digest}, Pull: func(_ context.Context, progress func(string), a string) error {
 		progress("Extracting")
 		auth = a
 		return nil
 	}})
-	d.Publish("registry.test/broken:1", enginetest.Image{Pull: func(func(string), string) error { return errors.New("disk full") }})
+	d.Publish("registry.test/broken:1", enginetest.Image{Pull: func(context.Context, func(string), string) error { return errors.New("disk full") }})
 	pull := func(ref string) string {
 		t.Helper()
 		r, err := s.ImagePull(t.Context(), ref, registry.AuthConfig{Username: "me"})

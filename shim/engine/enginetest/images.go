@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -35,9 +36,9 @@ type Image struct {
 	// Layers are the directories that the storage driver, overlay2, reports for the
 	// image, uppermost first; empty for a driver that reports none.
 	Layers []string
-	// Pull, if set, decides a pull's progress and outcome. auth is the decoded
-	// X-Registry-Auth header.
-	Pull func(progress func(status string), auth string) error
+	// Pull, if set, decides a pull's progress and outcome. ctx ends when the engine
+	// notices that the client has left. auth is the decoded X-Registry-Auth header.
+	Pull func(ctx context.Context, progress func(status string), auth string) error
 
 	created time.Time
 }

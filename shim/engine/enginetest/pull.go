@@ -42,7 +42,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, _ string) err
 	}
 	send(jsonmessage.JSONMessage{ID: tag, Status: "Pulling from " + name})
 	if img.Pull != nil {
-		if err := img.Pull(func(status string) { send(jsonmessage.JSONMessage{Status: status}) }, string(auth)); err != nil {
+		if err := img.Pull(r.Context(), func(status string) { send(jsonmessage.JSONMessage{Status: status}) }, string(auth)); err != nil {
 			send(jsonmessage.JSONMessage{Error: &jsonmessage.JSONError{Message: err.Error()}})
 			return nil
 		}
