@@ -1,8 +1,8 @@
 // Command runcwrap runs runc on a machine without CAP_SYS_RESOURCE, where a process
 // cannot lower its oom_score_adj nor have that capability, and runc fails for a
-// container that asks for either. Before "create" it raises a negative oomScoreAdj in
-// the bundle to 0 and removes the capability; everything else it leaves to the runc in
-// PATH.
+// container or an exec session that asks for either. Before "create" and "exec" it raises
+// a negative oomScoreAdj to 0 and removes the capability; everything else it leaves to the
+// runc in PATH.
 package main
 
 import (
@@ -25,8 +25,8 @@ func main() {
 
 // run replaces the process with runc, and returns why it cannot.
 func run(args []string) error {
-	if dir, creates := bundle(args[1:]); creates {
-		if err := boundFile(filepath.Join(dir, "config.json")); err != nil {
+	if path, bound := described(args[1:]); path != "" {
+		if err := boundFile(path, bound); err != nil {
 			return err
 		}
 	}
@@ -37,31 +37,37 @@ func run(args []string) error {
 	return fmt.Errorf("%s: %w", runc, syscall.Exec(runc, append([]string{runc}, args[1:]...), os.Environ()))
 }
 
-// bundle reports whether a command line of runc creates a container, and returns its
-// bundle: by default the current directory.
-func bundle(args []string) (dir string, creates bool) {
-	at := slices.Index(args, "create")
+// described returns the file that describes the process that a command line of runc
+// starts, and what bounds it; "" if there is none.
+func described(args []string) (path string, bound func([]byte) ([]byte, error)) {
+	at := slices.IndexFunc(args, func(arg string) bool { return arg == "create" || arg == "exec" })
 	if at < 0 {
-		return "", false
+		return "", nil
 	}
-	for i, arg := range args[at:] {
-		name, value, joined := strings.Cut(arg, "=")
-		if name != "--bundle" && name != "-b" {
-			continue
-		}
-		if joined {
-			return value, true
-		}
-		if at+i+1 < len(args) {
-			return args[at+i+1], true
-		}
+	if args[at] == "exec" {
+		return option(args[at:], "--process", "-p"), boundProcess
 	}
-	return ".", true
+	return filepath.Join(option(args[at:], "--bundle", "-b"), "config.json"), boundConfig
 }
 
-// boundFile makes a bundle's configuration one that the machine can run. It writes only
-// if there is something to change, and keeps all other values as they are.
-func boundFile(path string) error {
+// option returns the value of an option, "" if it is not there.
+func option(args []string, names ...string) string {
+	for i, arg := range args {
+		name, value, joined := strings.Cut(arg, "=")
+		if !slices.Contains(names, name) {
+			continue
+		}
+		if !joined && i+1 < len(args) {
+			value = args[i+1]
+		}
+		return value
+	}
+	return ""
+}
+
+// boundFile makes a description of a process one that the machine can run. It writes
+// only if there is something to change, and keeps all other values as they are.
+func boundFile(path string, bound func([]byte) ([]byte, error)) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -76,17 +82,29 @@ func boundFile(path string) error {
 	return replace(path, changed)
 }
 
-// bound returns config itself if there is nothing to change.
-func bound(config []byte) ([]byte, error) {
+// boundConfig bounds the process of a bundle's configuration. It returns config itself if
+// there is nothing to change.
+func boundConfig(config []byte) ([]byte, error) {
 	// Numbers and the order of lists stay as they are in what is not decoded.
-	var spec, process map[string]json.RawMessage
+	var spec map[string]json.RawMessage
 	if err := json.Unmarshal(config, &spec); err != nil {
 		return nil, err
 	}
 	if spec["process"] == nil {
 		return config, nil
 	}
-	if err := json.Unmarshal(spec["process"], &process); err != nil {
+	process, err := boundProcess(spec["process"])
+	if err != nil || bytes.Equal(process, spec["process"]) {
+		return config, err
+	}
+	spec["process"] = process
+	return json.Marshal(spec)
+}
+
+// boundProcess is boundConfig for a process alone, as "exec" gets it.
+func boundProcess(config []byte) ([]byte, error) {
+	var process map[string]json.RawMessage
+	if err := json.Unmarshal(config, &process); err != nil {
 		return nil, err
 	}
 	raised, err := raiseOOMScore(process)
@@ -94,18 +112,10 @@ func bound(config []byte) ([]byte, error) {
 		return nil, err
 	}
 	dropped, err := dropSysResource(process)
-	if err != nil {
-		return nil, err
+	if err != nil || !raised && !dropped {
+		return config, err
 	}
-	if !raised && !dropped {
-		return config, nil
-	}
-	encoded, err := json.Marshal(process)
-	if err != nil {
-		return nil, err
-	}
-	spec["process"] = encoded
-	return json.Marshal(spec)
+	return json.Marshal(process)
 }
 
 // raiseOOMScore raises a negative oomScoreAdj to 0, and reports whether it did.

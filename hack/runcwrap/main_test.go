@@ -10,21 +10,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestBundle(t *testing.T) {
+func TestDescribed(t *testing.T) {
 	for line, want := range map[string]string{
-		"--root /r --log /l create --bundle /b --pid-file /p id": "/b",
-		"create -b /b id":       "/b",
-		"create --bundle=/b id": "/b",
-		"create id":             ".",
-		"--root /r start id":    "none",
-		"exec --process /p id":  "none",
+		"--root /r --log /l create --bundle /b --pid-file /p id": "/b/config.json",
+		"create -b /b id":             "/b/config.json",
+		"create --bundle=/b id":       "/b/config.json",
+		"create id":                   "config.json",
+		"--root /r start id":          "",
+		"--root /r exec --process /p": "/p",
+		"exec --detach -p /p id":      "/p",
+		"exec --process=/p id":        "/p",
+		"exec id sh":                  "",
 	} {
-		got, creates := bundle(strings.Fields(line))
-		if !creates {
-			got = "none"
-		}
-		if got != want {
-			t.Errorf("%s: bundle %s, want %s", line, got, want)
+		if got, _ := described(strings.Fields(line)); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
 }
@@ -40,7 +39,7 @@ func TestOnlyWhatCannotRunChanges(t *testing.T) {
 		`{"process": {"capabilities": null}}`:                                                                                `{"process": {"capabilities": null}}`,
 		`{"root": {}}`:                                                                                                       `{"root": {}}`,
 	} {
-		got, err := bound([]byte(config))
+		got, err := boundConfig([]byte(config))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +48,7 @@ func TestOnlyWhatCannotRunChanges(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{``, `{`, `{"process":[]}`, `{"process":{"oomScoreAdj":"x"}}`, `{"process":{"capabilities":["CAP_KILL"]}}`} {
-		if _, err := bound([]byte(bad)); err == nil {
+		if _, err := boundConfig([]byte(bad)); err == nil {
 			t.Errorf("%s was taken", bad)
 		}
 	}
@@ -85,6 +84,14 @@ func TestRunsRunc(t *testing.T) {
 	}
 	if got, want := run("create", "--bundle", dir, "id"), "create --bundle "+dir+" id\n{\"process\":{\"oomScoreAdj\":0}}"; got != want {
 		t.Errorf("create: %q, want %q", got, want)
+	}
+	process := filepath.Join(dir, "process")
+	if err := os.WriteFile(process, []byte(`{"capabilities":{"bounding":["CAP_KILL","CAP_SYS_RESOURCE"]}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("exec", "--process", process, "id")
+	if got, err := os.ReadFile(process); err != nil || string(got) != `{"capabilities":{"bounding":["CAP_KILL"]}}` {
+		t.Errorf("exec: %s, %v", got, err)
 	}
 	if info, err := os.Stat(config); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("%v, %v, want the mode kept", info, err)
