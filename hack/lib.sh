@@ -38,6 +38,8 @@ has() { # PACKAGE
 	docker-registry) command -v docker-registry >/dev/null ;;
 	iproute2) command -v ip >/dev/null ;;
 	bsdutils) command -v script >/dev/null ;;
+	bind9-dnsutils) command -v dig >/dev/null ;;
+	netcat-openbsd) command -v nc.openbsd >/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
 	systemd) command -v systemd-analyze >/dev/null ;;
 	gcc-x86-64-linux-gnu) command -v x86_64-linux-gnu-gcc >/dev/null ;;
@@ -99,27 +101,34 @@ foreign_program() { # NAME VERSION
 	echo "${XDG_CACHE_HOME:-$HOME/.cache}/cridock/$1-$2"
 }
 
+# released_modules copies a module's go.mod and go.sum to WORK. Kubernetes replaces its
+# k8s.io modules by directories that only its repository has: the copy has the released
+# modules instead.
+released_modules() { # SOURCE VERSION WORK
+	local module
+	install -m644 "$1"/go.{mod,sum} "$3"
+	for module in $(go mod edit -json "$3/go.mod" | jq -r '.Replace[]? | select(.New.Path | startswith("./staging/")).Old.Path'); do
+		case $module in
+		# Only tests need the examples, and not every proxy has all of their releases.
+		k8s.io/sample-*) go mod edit -droprequire "$module" -dropreplace "$module" "$3/go.mod" ;;
+		*) go mod edit -replace "$module=$module@v0.${2#v*.}" "$3/go.mod" ;;
+		esac
+	done
+}
+
 # build_foreign builds such a command, unless it is already built, and prints its
 # path. The module's own go.mod selects the dependencies. "go install" would refuse it:
-# it replaces modules. Kubernetes replaces its k8s.io modules by directories that only
-# its repository has, so the released modules are used instead.
+# it replaces modules.
 build_foreign() { # NAME VERSION MODULE PACKAGE LDFLAGS
 	set -e # a command substitution does not inherit it
-	local binary source work module
+	local binary source work
 	binary=$(foreign_program "$1" "$2")
 	if [ ! -x "$binary" ]; then
 		log "building $1 $2: some minutes the first time"
 		source=$(go mod download -json "$3@$2" | jq -er .Dir) || die "cannot download $3@$2"
 		mkdir -p "${binary%/*}"
 		work=$(mktemp -d)
-		install -m644 "$source"/go.{mod,sum} "$work"
-		for module in $(go mod edit -json "$work/go.mod" | jq -r '.Replace[]? | select(.New.Path | startswith("./staging/")).Old.Path'); do
-			case $module in
-			# No program needs the examples, and not every proxy has all of their releases.
-			k8s.io/sample-*) go mod edit -droprequire "$module" -dropreplace "$module" "$work/go.mod" ;;
-			*) go mod edit -replace "$module=$module@v0.${2#v*.}" "$work/go.mod" ;;
-			esac
-		done
+		released_modules "$source" "$2" "$work"
 		# Use another name until the build is complete.
 		(cd "$source" && GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -p 2 -trimpath -buildvcs=false -mod=mod \
 			-modfile "$work/go.mod" -ldflags "-s -w $5" -o "$binary.$$" "$4") || die "cannot build $1 $2"
