@@ -29,6 +29,9 @@ const (
 	// The kernel reports an OOM before it kills, and delays some notifications:
 	// after one, the count is read again, at intervals from firstLook to lastLook.
 	firstLook, lastLook = time.Millisecond, 256 * time.Millisecond
+	// removalDelay is how long after the removal of a group of cgroup v1 the kernel may
+	// still have to notify of it.
+	removalDelay = 200 * time.Millisecond
 )
 
 // Watcher watches control groups. Its methods are safe for concurrent use.
@@ -49,10 +52,14 @@ type group struct {
 	counter  int  // descriptor of the count; -1 once it is closed
 	notice   int  // eventfd on cgroup v1, else counter
 	notified bool // v1: a notification arrived while the group existed: an OOM
-	count    uint64
-	killed   bool
-	looking  bool
-	pod      *pod // nil if there is none
+	// gone is when the group was first seen removed, and since then unread is the number
+	// of notifications: v1 only.
+	gone    time.Time
+	unread  uint64
+	count   uint64
+	killed  bool
+	looking bool
+	pod     *pod // nil if there is none
 }
 
 // New returns a Watcher, which uses one descriptor, plus one or two for each running
@@ -156,18 +163,27 @@ func register(root beneath.Root, dir string, g *group) error {
 }
 
 // Killed reports whether the OOM killer has killed a process of a watched
-// container. The answer remains available after the exit, until Forget.
+// container. The answer remains available after the exit, until Forget. It may wait a
+// moment for the notification of a group's removal.
 func (w *Watcher) Killed(containerID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	g := w.groups[containerID]
-	if g == nil {
-		return false
+	for {
+		g := w.groups[containerID]
+		if g == nil {
+			return false
+		}
+		if g.look() {
+			w.release(g)
+			return g.killed
+		}
+		if g.gone.IsZero() {
+			return g.killed
+		}
+		w.mu.Unlock()
+		time.Sleep(firstLook)
+		w.mu.Lock()
 	}
-	if g.look() {
-		w.release(g)
-	}
-	return g.killed
 }
 
 // Forget stops watching a removed container; one that is not watched is success.
@@ -224,10 +240,20 @@ func (g *group) look() (done bool) {
 	case errors.Is(err, unix.EINTR):
 		return false
 	case err != nil: // ENODEV
-		g.killed = g.killed || g.notified || g.notices() > 1 || g.pod.take()
-		return true
+		return g.lookGone()
 	}
 	return g.killed && g.pod == nil
+}
+
+// lookGone is look for a group that was removed. One notification alone may be that of an
+// OOM, if that of the removal has yet to come.
+func (g *group) lookGone() (done bool) {
+	if g.gone.IsZero() {
+		g.gone = time.Now()
+	}
+	g.unread += g.notices()
+	g.killed = g.killed || g.notified || g.unread > 1 || g.pod.take()
+	return g.killed || g.unread != 1 || time.Since(g.gone) > removalDelay
 }
 
 // read reads the count.
@@ -336,7 +362,7 @@ func (w *Watcher) follow(ctx context.Context, g *group) {
 		done := g.look()
 		if done {
 			w.release(g)
-		} else if g.notice != g.counter {
+		} else if g.notice != g.counter && g.gone.IsZero() {
 			g.notified = true
 		}
 		g.looking = !done && pause <= lastLook

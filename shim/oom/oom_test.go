@@ -2,6 +2,7 @@ package oom
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/internal/beneath"
 	"github.com/cridock/cridock/internal/needs"
@@ -122,5 +125,54 @@ func TestWatchOfNothing(t *testing.T) {
 		if err := w.Watch("a", beneath.Root(t.TempDir()), CounterFile(v2), ""); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("v2 %v: %v, want that it does not exist", v2, err)
 		}
+	}
+}
+
+// TestRemovalNotifiedLate: the group of cgroup v1 is gone with one notification unread.
+// It is that of an OOM if one more comes, which is that of the removal.
+func TestRemovalNotifiedLate(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		before, now int // notifications
+		want        bool
+	}{
+		{"no OOM, removal not notified of", 0, 0, false},
+		{"no OOM", 1, 0, false},
+		{"OOM", 2, 0, true},
+		{"OOM, removal notified of late", 1, 1, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWatcher(t)
+			notice, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // it has no position to read at
+			if err != nil {
+				t.Fatal(err)
+			}
+			notify := func() {
+				one := binary.NativeEndian.AppendUint64(nil, 1)
+				if _, err := unix.Write(notice, one); err != nil {
+					t.Error(err)
+				}
+			}
+			g := &group{counter: gone, notice: notice}
+			w.mu.Lock()
+			w.groups["a"], w.events[int32(notice)] = g, g
+			for range tc.before {
+				notify()
+			}
+			if g.look() {
+				w.release(g)
+			}
+			for range tc.now {
+				notify()
+			}
+			w.mu.Unlock()
+			if got := w.Killed("a"); got != tc.want {
+				t.Errorf("killed %v, want %v", got, tc.want)
+			}
+		})
 	}
 }
