@@ -216,7 +216,7 @@ func (w *workload) checkUsable() {
 	if s := w.created.exited(); s.ExitCode != 0 || w.created.logText() != "ran\n" {
 		w.t.Errorf("started now, it ends with %d and log %q", s.ExitCode, w.created.logText())
 	}
-	got := w.output("new", "wget -qO- http://localhost:8080/; cat /etc/resolv.conf")
+	got := w.output("new", "for i in $(seq 600); do wget -qO- http://localhost:8080/ 2>/dev/null && break; sleep 0.1; done; cat /etc/resolv.conf")
 	if want := "adopted\nnameserver " + w.cfg.DnsConfig.Servers[0] + "\n"; got != want {
 		w.t.Errorf("a new container of the pod has %q, want %q", got, want)
 	}

@@ -251,6 +251,8 @@ func TestPortForward(t *testing.T) {
 			port = 18090
 		}
 		p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
+		// Wait here: the clients end for good when nothing listens.
+		p.output("client", fmt.Sprintf("for i in $(seq 600); do wget -qO- http://127.0.0.1:%d/ && exit; sleep 0.1; done; exit 1", port))
 		for protocol, dial := range portclient.Protocols() {
 			t.Run(kind+", "+protocol, func(t *testing.T) {
 				r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
