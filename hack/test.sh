@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs every test, with a private Docker Engine and registry.
 #
-#   sudo hack/test.sh [go test arguments]      the default is ./...
+#   sudo hack/test.sh [go test arguments]      without any: all packages, e2e last
 #
 # It installs missing packages with apt, runs gofmt and go vet, and runs the tests
 # with the race detector inside the namespaces of a private engine (see
@@ -63,9 +63,23 @@ export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_
 [ -z "$cri_dockerd" ] || export CRIDOCK_E2E_CRI_DOCKERD=$cri_dockerd
 export CRIDOCK_CI=1 GOPROXY=off GOTOOLCHAIN=local
 
-[ $# -gt 0 ] || set -- ./...
-log "go test -race -count=1 $*"
-# In the background, so that a signal is handled at once and not after the tests,
-# which end with the namespaces.
-engine_exec "$dir" go test -race -count=1 -timeout=2h "$@" &
-wait $!
+# go_test runs go test in the background, so that a signal is handled at once and not
+# after the tests, which end with the namespaces.
+go_test() {
+	engine_exec "$dir" go test -race -count=1 -timeout=2h "$@" &
+	wait $!
+}
+
+if [ $# -gt 0 ]; then
+	log "go test -race -count=1 $*"
+	go_test "$@"
+	exit
+fi
+# The end-to-end tests come last and alone: they keep all processors busy, as the others do.
+mapfile -t packages < <(go list ./... | grep -v '/e2e$')
+failed=0
+log "go test -race -count=1, all packages but e2e"
+go_test "${packages[@]}" || failed=$?
+log "go test -race -count=1 ./e2e"
+go_test ./e2e || failed=$?
+exit "$failed"
