@@ -203,7 +203,7 @@ func hostDir(t *testing.T, pod *corev1.Pod, path string) string {
 }
 
 func testGrace(t *testing.T, k *kubelet) {
-	main := k.shell("main", `trap 'sleep 1; echo term >>/host/order; exit 0' TERM; while :; do sleep 1 & wait $!; done`)
+	main := k.shell("main", `trap 'sleep 1; echo term >>/host/order; exit 0' TERM; touch /host/trapped; while :; do sleep 1 & wait $!; done`)
 	main.Lifecycle = &corev1.Lifecycle{
 		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "echo poststart >>/host/order"}}},
 		PreStop:   &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "sleep 1; echo prestop >>/host/order"}}},
@@ -213,6 +213,7 @@ func testGrace(t *testing.T, k *kubelet) {
 	dir := hostDir(t, pod, "/host")
 	l := k.run(t, pod)
 	l.awaitReady()
+	awaitFile(t, filepath.Join(dir, "trapped"))
 	l.remove() // must not take as long as the grace period
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if err != nil {
@@ -228,6 +229,7 @@ func testGraceExpires(t *testing.T, k *kubelet) {
 	dir := hostDir(t, pod, "/host")
 	l := k.run(t, pod)
 	l.awaitReady()
+	awaitFile(t, filepath.Join(dir, "alive")) // the trap is set before
 	from := time.Now()
 	l.remove()
 	terms, err := os.ReadFile(filepath.Join(dir, "terms"))
