@@ -210,6 +210,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		Annotations:          c.AtLeast("1.43"),
 		ReadOnlyNonRecursive: c.AtLeast("1.44"),
 		ImageMounts:          c.AtLeast("1.48"),
+		RepeatedImageMounts:  c.AtLeast("1.52"),
 		CDI:                  len(c.CDISpecDirs) > 0,
 		MountOptions:         mounts.SpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,

@@ -29,6 +29,8 @@ type Host struct {
 	ReadOnlyNonRecursive bool
 	// ImageMounts: the engine supports mounts of type image (API 1.48).
 	ImageMounts bool
+	// RepeatedImageMounts: a container can mount an image any number of times (API 1.52).
+	RepeatedImageMounts bool
 	// CDI: the engine resolves CDI device names itself.
 	CDI bool
 	// MountOptions: the caller makes a CDI device of each mount with mount_options

@@ -60,8 +60,24 @@ func ReadImage(in image.InspectResponse) Image {
 // ReadImageSummary reads an item of GET /images/json, which lacks user, stop
 // signal, command and volumes.
 func ReadImageSummary(in image.Summary) Image {
-	out := newImage(in.ID, in.RepoTags, in.RepoDigests, max(in.Size, in.VirtualSize))
+	digests := in.RepoDigests
+	if in.Descriptor != nil {
+		digests = append(digestsOf(in.RepoTags, in.Descriptor.Digest.String()), digests...)
+	}
+	out := newImage(in.ID, in.RepoTags, digests, max(in.Size, in.VirtualSize))
 	out.Labels = maps.Clone(in.Labels)
+	return out
+}
+
+// digestsOf returns an image's names with its digest. The containerd image store lists
+// all names as tags, and the digest of one only.
+func digestsOf(names []string, digest string) []string {
+	var out []string
+	for _, name := range names {
+		if ref, err := parseName(name); err == nil {
+			out = append(out, ImageReference{Name: ref.Name, Digest: cmp.Or(ref.Digest, digest)}.String())
+		}
+	}
 	return out
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/registry"
 	"github.com/google/go-cmp/cmp"
+	godigest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -36,6 +38,33 @@ func TestReadImage(t *testing.T) {
 	bare := ReadImageSummary(image.Summary{ID: imageID})
 	if bare.Ref != imageID || bare.Size != 1 || len(bare.RepoTags) != 0 {
 		t.Errorf("an image without names: %+v", bare)
+	}
+}
+
+// TestReadImageSummaryOfContainerd: the containerd image store lists names with a digest
+// as tags, and the digest of one name only.
+func TestReadImageSummaryOfContainerd(t *testing.T) {
+	const mirrored = "127.0.0.1:5089/cridock-mirror/registry.test/app@"
+	in := image.Summary{
+		ID:          digest,
+		RepoTags:    []string{"web:1", "other.test/web:2", mirrored + digest},
+		RepoDigests: []string{"web@" + digest},
+		Size:        7,
+		Descriptor:  &ocispec.Descriptor{Digest: godigest.Digest(digest)},
+	}
+	want := Image{
+		ID:          digest,
+		Ref:         "docker.io/library/web@" + digest,
+		RepoTags:    []string{"docker.io/library/web:1", "other.test/web:2"},
+		RepoDigests: []string{"docker.io/library/web@" + digest, "other.test/web@" + digest, "registry.test/app@" + digest},
+		Size:        7,
+	}
+	if diff := cmp.Diff(want, ReadImageSummary(in)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	in.Descriptor, want.RepoDigests = nil, want.RepoDigests[:1]
+	if diff := cmp.Diff(want, ReadImageSummary(in)); diff != "" {
+		t.Errorf("of another store (-want +got):\n%s", diff)
 	}
 }
 

@@ -107,6 +107,7 @@ func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, err
 	}
 	var mounts []mount.Mount
 	var devices []string
+	times := map[string]int{} // mounts of an image
 	for i, m := range requested {
 		target := path.Clean(m.GetContainerPath())
 		if last[target] != i || req.Adjustment.replacesMount(target) {
@@ -121,9 +122,28 @@ func dockerMounts(req ContainerRequest, host Host) ([]mount.Mount, []string, err
 		if err != nil {
 			return nil, nil, err
 		}
+		if id := dockerMount.Source; dockerMount.Type == mount.TypeImage && !host.RepeatedImageMounts {
+			if dockerMount.Source, err = respell(field, id, times[id]); err != nil {
+				return nil, nil, err
+			}
+			times[id]++
+		}
 		mounts = append(mounts, dockerMount)
 	}
 	return mounts, devices, nil
+}
+
+// respell returns the source of a container's nth mount of an image, from 0. Docker 28
+// names a mount's layer by the container and the source, so it takes each source once.
+// An ID has two spellings; anything else could be the name of another image.
+func respell(field, id string, nth int) (source string, err error) {
+	switch nth {
+	case 0:
+		return id, nil
+	case 1:
+		return strings.TrimPrefix(id, "sha256:"), nil
+	}
+	return "", &ReasonError{Reason: ReasonImageVolumeMountFailed, Err: unmet(field+".image", "Docker before 29 mounts an image at most twice in a container")}
 }
 
 func dockerMount(field string, m *runtimeapi.Mount, resolved ResolvedMount, handler string, host Host) (mount.Mount, error) {

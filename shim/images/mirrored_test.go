@@ -105,6 +105,24 @@ func TestPullFromMirrors(t *testing.T) {
 	}
 }
 
+// TestMirrorName: the containerd image store has no name of a mirror for a tagged image.
+func TestMirrorName(t *testing.T) {
+	for ref, want := range map[string][]string{"registry.test/app:1": {mirrorName}, "registry.test/app@" + testDigest: nil} {
+		f := newPuller(func(o *PullerOptions) { o.Mirrors = offered("a") })
+		f.engine.containerd = true
+		if id, err := f.Pull(t.Context(), ref, nil); id != "sha256:1" || err != nil {
+			t.Errorf("Pull = %q, %v", id, err)
+		}
+		if diff := cmp.Diff(want, f.engine.removed); diff != "" {
+			t.Errorf("%s: removed (-want +got):\n%s", ref, diff)
+		}
+	}
+	f := newPuller(func(o *PullerOptions) { o.Mirrors = offered("a") })
+	if _, err := f.Pull(t.Context(), "registry.test/app:1", nil); err != nil || f.engine.removed != nil {
+		t.Errorf("another store: removed %q, %v", f.engine.removed, err)
+	}
+}
+
 // policy accepts an image unless it has an error.
 type policy struct {
 	asked []string

@@ -252,7 +252,8 @@ func (p *Puller) direct(ctx context.Context, ref translate.ImageReference, auth 
 	if digest != "" {
 		ref = translate.ImageReference{Name: ref.Name, Digest: digest}
 	}
-	return p.pulledID(ctx, pullName(ref))
+	pulled, err := p.pulled(ctx, pullName(ref))
+	return pulled.ID, err
 }
 
 // directVerified pulls what the policy accepts: by digest, so that it is what the
@@ -288,10 +289,27 @@ func (p *Puller) byDigest(ctx context.Context, ref translate.ImageReference, nam
 	if _, err := p.transfer(ctx, ref, name, auth); err != nil {
 		return "", err
 	}
-	if id, err = p.pulledID(ctx, name); err != nil || ref.Digest != "" {
-		return id, err
+	pulled, err := p.pulled(ctx, name)
+	if err != nil || ref.Digest != "" {
+		return pulled.ID, err
 	}
-	return id, p.opts.Engine.ImageTag(ctx, id, pullName(ref))
+	if err := p.opts.Engine.ImageTag(ctx, pulled.ID, pullName(ref)); err != nil {
+		return "", err
+	}
+	return pulled.ID, p.dropMirrorName(ctx, name, pulled)
+}
+
+// dropMirrorName removes the name by which a tagged image came from a mirror from the
+// containerd image store, which shows it in "docker images" and knows the digest of the
+// tag without it. Docker's own store shows tags only, and knows no digest but this.
+func (p *Puller) dropMirrorName(ctx context.Context, name string, pulled image.InspectResponse) error {
+	if repository, _, _ := strings.Cut(name, "@"); pulled.Descriptor == nil || !translate.IsMirrorName(repository) {
+		return nil
+	}
+	if err := p.opts.Engine.ImageRemove(ctx, name, false); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove the name %s: %w", name, err)
+	}
+	return nil
 }
 
 // transfer has the engine pull the image of ref by a name, and returns the digest that it reports; "" if
@@ -314,24 +332,23 @@ func (p *Puller) transfer(ctx context.Context, ref translate.ImageReference, nam
 	return digest, err
 }
 
-// pulledID returns the ID of a pulled image. The containerd image store also takes an
-// artifact, which Docker can neither run nor mount: it has no platform and no layers,
-// and is removed again, even if nobody waits for the pull any more: it would look like
-// an image.
-func (p *Puller) pulledID(ctx context.Context, name string) (id string, err error) {
+// pulled inspects a pulled image. The containerd image store also takes an artifact,
+// which Docker can neither run nor mount: it has no platform and no layers, and is
+// removed again, even if nobody waits for the pull any more: it would look like an image.
+func (p *Puller) pulled(ctx context.Context, name string) (image.InspectResponse, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pulledTimeout)
 	defer cancel()
 	inspect, err := p.opts.Engine.ImageInspect(ctx, name)
 	if err != nil {
-		return "", fmt.Errorf("inspect pulled image %s: %w", name, err)
+		return image.InspectResponse{}, fmt.Errorf("inspect pulled image %s: %w", name, err)
 	}
 	if inspect.Os == "" && len(inspect.RootFS.Layers) == 0 {
 		if err := p.opts.Engine.ImageRemove(ctx, inspect.ID, true); err != nil && !errdefs.IsNotFound(err) {
-			return "", fmt.Errorf("remove artifact %s from the engine: %w", name, err)
+			return image.InspectResponse{}, fmt.Errorf("remove artifact %s from the engine: %w", name, err)
 		}
-		return "", fmt.Errorf("%s: %w", name, translate.ErrArtifact)
+		return image.InspectResponse{}, fmt.Errorf("%s: %w", name, translate.ErrArtifact)
 	}
-	return inspect.ID, nil
+	return inspect, nil
 }
 
 // pullName returns a reference in the form that Docker pulls: by digest if it has

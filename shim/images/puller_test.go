@@ -27,6 +27,7 @@ type pullEngine struct {
 	tagged    []string
 	// descriptor is what registries answer.
 	descriptor ocispec.Descriptor
+	containerd bool // the image store
 }
 
 func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.AuthConfig) (io.ReadCloser, error) {
@@ -36,7 +37,11 @@ func (e *pullEngine) ImagePull(ctx context.Context, ref string, auth registry.Au
 
 func (e *pullEngine) ImageInspect(ctx context.Context, ref string) (image.InspectResponse, error) {
 	e.inspected = append(e.inspected, ref)
-	return image.InspectResponse{ID: "sha256:1", Os: e.os}, ctx.Err()
+	inspect := image.InspectResponse{ID: "sha256:1", Os: e.os}
+	if e.containerd {
+		inspect.Descriptor = &e.descriptor
+	}
+	return inspect, ctx.Err()
 }
 
 func (e *pullEngine) ImageRemove(ctx context.Context, ref string, _ bool) error {
