@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -251,7 +252,7 @@ func TestPullErrorClasses(t *testing.T) {
 	image := store.image("", ocispec.MediaTypeImageLayerGzip, gzipped, fileArchive(t, "file", []byte("x")))
 	image.Platform = &ocispec.Platform{OS: "linux", Architecture: "none"}
 	store.manifest(ocispec.MediaTypeImageIndex, "platform", ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{image}})
-	store.manifest("application/vnd.docker.distribution.manifest.v1+prettyjws", "schema1", map[string]any{"schemaVersion": 1, "name": "e2e/a", "tag": "schema1", "fsLayers": []any{}, "history": []any{}, "signatures": []any{}})
+	store.manifest("application/vnd.docker.distribution.manifest.v1+prettyjws", "schema1", schema1())
 	store.status["limited"], store.status["broken"] = http.StatusTooManyRequests, http.StatusServiceUnavailable
 	local, err := n.listen()
 	if err != nil {
@@ -290,6 +291,14 @@ func TestPullErrorClasses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// schema1 returns a manifest of 2015. Engines that know the format want it signed, and do
+// not check by whom.
+func schema1() json.RawMessage {
+	const body = `{"schemaVersion":1,"name":"e2e/a","tag":"schema1","architecture":"amd64","fsLayers":[],"history":[]`
+	protected := fmt.Sprintf(`{"formatLength":%d,"formatTail":%q,"time":"2015-01-01T00:00:00Z"}`, len(body), base64.RawURLEncoding.EncodeToString([]byte("}")))
+	return json.RawMessage(body + `,"signatures":[{"header":{"alg":"none"},"signature":"","protected":"` + base64.RawURLEncoding.EncodeToString([]byte(protected)) + `"}]}`)
 }
 
 // remoteListener returns a function that listens on an address of the node outside of

@@ -31,7 +31,7 @@ func (c *cridock) imageStatus(t *testing.T, ref string) *runtimeapi.Image {
 }
 
 // pushed builds a new image, pushes it under the tags, removes it from the node
-// and returns its digest.
+// and returns its digest. Afterwards, cridock knows nothing of it.
 func (c *cridock) pushed(t *testing.T, repo, auth string, tags ...string) string {
 	t.Helper()
 	return c.pushedBuild(t, repo, auth, "USER 1234\n", tags...)
@@ -51,7 +51,9 @@ func (c *cridock) pushedBuild(t *testing.T, repo, auth, dockerfile string, tags 
 		ID string `json:"Id"`
 	}
 	c.docker.must(t, http.MethodGet, "/images/"+local+"/json", nil, &image)
+	eventually(t, "cridock sees the image", time.Minute, func() bool { return c.imageStatus(t, image.ID) != nil })
 	c.docker.removeImage(t, image.ID)
+	eventually(t, "cridock sees that the image is gone", time.Minute, func() bool { return c.imageStatus(t, image.ID) == nil })
 	return digest
 }
 
@@ -60,7 +62,6 @@ func TestImages(t *testing.T) {
 	c := sharedCridock(t, "docker")
 	repo := c.needRegistry(t) + "/e2e/images"
 	digest := c.pushed(t, repo, "", "one", "two", "latest")
-	eventually(t, "what Docker removed is gone", time.Minute, func() bool { return c.imageStatus(t, repo+":one") == nil })
 	id := c.pull(t, repo+":one")
 	for _, ref := range []string{repo + ":two", repo + "@" + digest, repo + ":one@" + digest, repo} {
 		if got := c.pull(t, ref); got != id {
