@@ -14,6 +14,7 @@ import (
 
 	"github.com/cridock/cridock/internal/needs"
 	"github.com/cridock/cridock/internal/ocifeatures"
+	"github.com/cridock/cridock/internal/seam"
 )
 
 // TestOCISeam runs containers with what Docker's API cannot ask for, besides user
@@ -411,7 +412,7 @@ func (u *usernsTest) execCPU(t *testing.T) {
 	if got := c.sh(allowed); got != "Cpus_allowed_list:\t1" {
 		t.Errorf("after an update it has %q", got)
 	}
-	if !strings.Contains(u.run(t, "cat", filepath.Join(u.runDir, "oci", id+".json")), `"execCPU":1`) {
+	if !strings.Contains(read(t, filepath.Join(u.runDir, seam.Records, seam.FileName(id))), `"execCPU":1`) {
 		t.Error("the record has another CPU")
 	}
 }
