@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,8 +104,10 @@ client = [[%q, %q]]
 	writeMirrors(t, certs, "registry.invalid", settings)
 	writeMirrors(t, certs, "other.invalid_5000_", settings)
 
-	for _, repo := range []string{"registry.invalid/team/app", "other.invalid:5000/team/app"} {
-		id := c.pull(t, repo+":1")
+	repos := []string{"registry.invalid/team/app", "other.invalid:5000/team/app"}
+	var id string
+	for _, repo := range repos {
+		id = c.pull(t, repo+":1")
 		for _, ref := range []string{repo + ":1", repo + "@" + digest, id} {
 			i := c.imageStatus(t, ref)
 			if i.GetId() != id || !strings.Contains(strings.Join(i.GetRepoTags(), " "), repo+":1") || !strings.Contains(strings.Join(i.GetRepoDigests(), " "), repo+"@"+digest) ||
@@ -112,20 +115,22 @@ client = [[%q, %q]]
 				t.Errorf("%s is %v", ref, i)
 			}
 		}
-		if again := c.pull(t, repo+"@"+digest); again != id {
-			t.Errorf("by digest %s was pulled, by tag %s", again, id)
-		}
 	}
 	tags, digests := n.docker.names(t)
-	for _, repo := range []string{"registry.invalid/team/app:1", "other.invalid:5000/team/app:1"} {
-		if !strings.Contains(strings.Join(tags, " "), repo) {
-			t.Errorf("Docker's tags %q lack %s", tags, repo)
+	for _, repo := range repos {
+		if !slices.Contains(tags, repo+":1") {
+			t.Errorf("Docker's tags %q lack %s:1", tags, repo)
 		}
 	}
 	if strings.Contains(strings.Join(tags, " "), "cridock-mirror") {
 		t.Errorf("Docker's tags %q have one of cridock's own", tags)
 	}
 	t.Logf("Docker's digests: %q", digests)
+	for _, repo := range repos {
+		if again := c.pull(t, repo+"@"+digest); again != id {
+			t.Errorf("by digest %s was pulled, by tag %s", again, id)
+		}
+	}
 	runsFromMirror(t, c, "registry.invalid/team/app", digest)
 
 	// The names survive a restart, and all are gone with the image.
