@@ -40,6 +40,8 @@ registry=127.0.0.1:5000
 busybox=$registry/busybox:cluster
 declare -A cri=([cridock]=unix:///run/cridock/cridock.sock [containerd]=unix:///run/containerd/containerd.sock)
 coredns_version=v1.14.6 # the one of kubeadm 1.37
+metrics_server_version=v0.9.0
+metrics_server_image=$registry/metrics-server:$metrics_server_version
 declare -A address=([node1]=192.0.2.11 [node2]=192.0.2.12)
 . hack/smoke.sh
 . hack/disrupt.sh
@@ -257,6 +259,12 @@ push_images() {
 		esac
 	done
 	push_image "$socket" "$(import_busybox "$socket" "$busybox")" "$busybox"
+}
+
+# push_metrics_server adds what only "test" needs to the registry.
+push_metrics_server() {
+	cp "$(foreign_program metrics-server "$metrics_server_version")" "$cluster/bin/metrics-server"
+	push_program "$(engine_socket "$cluster/node1")" "$metrics_server_image"
 }
 
 # --- the cluster -----------------------------------------------------------------
@@ -515,6 +523,7 @@ node)
 	;;
 test | smoke | disrupt)
 	prepare
+	[ "$1" != test ] || build_foreign metrics-server "$metrics_server_version" sigs.k8s.io/metrics-server ./cmd/metrics-server "" >/dev/null
 	made=''
 	if [ ! -e "$cluster" ]; then
 		made=1

@@ -1,7 +1,7 @@
 # The smoke test of hack/cluster.sh, which sources it: what people do with a cluster.
 # Each check waits for what it expects, for a limited time.
 # shellcheck shell=bash
-: "${cluster?}" "${busybox?}" # set by that script
+: "${cluster?}" "${busybox?}" "${metrics_server_image?}" # set by that script
 
 limit=120s # of kubectl's waits; a quiet machine needs a few seconds
 
@@ -36,6 +36,13 @@ further() {
 	check "a StatefulSet keeps its data" stateful_set
 	check "resize of a running pod" resize_pod
 	check "a liveness probe restarts a container" liveness
+	check "a CronJob" cron_job
+	check "a PodDisruptionBudget holds an eviction" disruption_budget
+	check "RuntimeClasses: one that exists, one that does not" runtime_class
+	check "a projected volume, which follows its ConfigMap" projected_volume
+	check "debug of a node" debug_node
+	check "top, by metrics-server" metrics
+	check "an autoscaler on these metrics" autoscaler
 	check "drain and uncordon" drain
 }
 
@@ -386,6 +393,205 @@ liveness() {
 	END
 	kubectl wait --for jsonpath='{.status.containerStatuses[0].restartCount}'=1 pod/alive --timeout "$limit"
 	kubectl delete pod alive --timeout "$limit"
+}
+
+cron_job() {
+	kubectl apply --filename - <<-END
+		apiVersion: batch/v1
+		kind: CronJob
+		metadata: {name: tick}
+		spec:
+		  schedule: "* * * * *"
+		  jobTemplate:
+		    spec:
+		      template:
+		        metadata: {labels: {app: tick}}
+		        spec:
+		          restartPolicy: Never
+		          containers: [{name: main, image: $busybox, command: [echo, ticked]}]
+	END
+	wait_for 240 eval 'kubectl logs --selector app=tick | grep -x ticked'
+	kubectl delete cronjob tick --timeout "$limit"
+}
+
+# disruption_budget asks for the eviction of a pod that the budget needs, and of the
+# same pod once it does not.
+disruption_budget() {
+	local pod
+	pod=$(pods_of web | head -n 1 | cut -d ' ' -f 1)
+	kubectl create poddisruptionbudget web --selector app=web --min-available 2
+	kubectl wait --for jsonpath='{.status.currentHealthy}'=2 poddisruptionbudget/web --timeout "$limit"
+	! evict "$pod" 2>"$cluster/eviction"
+	grep "disruption budget" "$cluster/eviction"
+	kubectl delete poddisruptionbudget web --timeout "$limit"
+	evict "$pod"
+	kubectl wait --for delete "pod/$pod" --timeout "$limit"
+	kubectl rollout status deployment/web --timeout "$limit"
+	wait_for 180 eval '[ "$(pods_of web | wc -l)" = 2 ]'
+}
+
+evict() { # POD
+	kubectl create --raw "/api/v1/namespaces/default/pods/$1/eviction" --filename - <<<'{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "'"$1"'"}}'
+}
+
+runtime_class() {
+	local handler
+	for handler in runc none; do
+		kubectl apply --filename - <<-END
+			{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: $handler}, handler: $handler}
+		END
+		kubectl run "on-$handler" --image "$busybox" --overrides '{"spec": {"runtimeClassName": "'$handler'", "terminationGracePeriodSeconds": 1}}' --command -- sleep infinity
+	done
+	kubectl wait --for condition=Ready pod/on-runc --timeout "$limit"
+	wait_for 180 eval "kubectl events --for pod/on-none --types Warning | grep -i 'FailedCreatePodSandBox.*none'"
+	kubectl delete pod/on-runc pod/on-none runtimeclass/runc runtimeclass/none --timeout "$limit"
+}
+
+projected_volume() {
+	kubectl create configmap settings --from-literal color=red
+	kubectl create secret generic login --from-literal word=sesame
+	kubectl apply --filename - <<-END
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: projected, labels: {app: projected}}
+		spec:
+		  terminationGracePeriodSeconds: 1
+		  volumes:
+		  - name: all
+		    projected:
+		      sources:
+		      - configMap: {name: settings}
+		      - secret: {name: login}
+		      - downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}
+		      - serviceAccountToken: {path: token}
+		  containers: [{name: main, image: $busybox, command: [sleep, infinity], volumeMounts: [{name: all, mountPath: /all}]}]
+	END
+	kubectl wait --for condition=Ready pod/projected --timeout "$limit"
+	expect "$(kubectl exec projected -- sh -c 'cd /all; echo $(cat color word labels)')" 'redsesameapp="projected"'
+	kubectl exec projected -- test -s /all/token
+	kubectl patch configmap settings --patch '{"data": {"color": "blue"}}'
+	wait_for 240 eval '[ "$(kubectl exec projected -- cat /all/color)" = blue ]'
+	kubectl delete pod/projected configmap/settings secret/login --timeout "$limit"
+}
+
+# debug_node looks at a node from a privileged pod in the node's namespaces.
+debug_node() {
+	local node pod
+	for node in node1 node2; do
+		kubectl debug "node/$node" --image "$busybox" --profile sysadmin --quiet -- sh -c 'ps -o args; tail -n 2 /host/etc/hosts' >/dev/null
+		pod=$(kubectl get pod --output name | grep "node-debugger-$node-")
+		kubectl wait --for jsonpath='{.status.phase}'=Succeeded "$pod" --timeout "$limit"
+		kubectl logs "$pod" | grep "^kubelet "
+		kubectl logs "$pod" | grep " node2$"
+		kubectl delete "$pod" --timeout "$limit"
+	done
+}
+
+metrics() {
+	push_metrics_server
+	metrics_server | kubectl apply --filename -
+	kubectl --namespace kube-system rollout status deployment/metrics-server --timeout "$limit"
+	wait_for 240 eval "kubectl top node | grep -E '^node2 +[0-9]+m'"
+	wait_for 240 eval "kubectl top pod --selector app=web | grep -E '^web-[^ ]+ +[0-9]+m +[0-9]+Mi'"
+	wait_for 240 eval "kubectl top pod --namespace kube-system --containers | grep -E '^etcd-node1 +etcd +[1-9][0-9]*m +[1-9][0-9]*Mi'"
+	kubectl top node
+	kubectl top pod --all-namespaces
+}
+
+# metrics_server prints how metrics-server is installed. It does not check the kubelets'
+# certificates: they sign their own, kubeadm's default.
+metrics_server() {
+	cat <<-END
+		{apiVersion: v1, kind: ServiceAccount, metadata: {name: metrics-server, namespace: kube-system}}
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: ClusterRole
+		metadata: {name: metrics-server}
+		rules:
+		- {apiGroups: [""], resources: [nodes/metrics], verbs: [get]}
+		- {apiGroups: [""], resources: [pods, nodes], verbs: [get, list, watch]}
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: ClusterRoleBinding
+		metadata: {name: metrics-server}
+		roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: metrics-server}
+		subjects: [{kind: ServiceAccount, name: metrics-server, namespace: kube-system}]
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: ClusterRoleBinding
+		metadata: {name: metrics-server-delegates}
+		roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:auth-delegator"}
+		subjects: [{kind: ServiceAccount, name: metrics-server, namespace: kube-system}]
+		---
+		apiVersion: rbac.authorization.k8s.io/v1
+		kind: RoleBinding
+		metadata: {name: metrics-server, namespace: kube-system}
+		roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: extension-apiserver-authentication-reader}
+		subjects: [{kind: ServiceAccount, name: metrics-server, namespace: kube-system}]
+		---
+		apiVersion: v1
+		kind: Service
+		metadata: {name: metrics-server, namespace: kube-system}
+		spec: {selector: {app: metrics-server}, ports: [{port: 443, targetPort: 10250}]}
+		---
+		apiVersion: apiregistration.k8s.io/v1
+		kind: APIService
+		metadata: {name: v1beta1.metrics.k8s.io}
+		spec:
+		  group: metrics.k8s.io
+		  version: v1beta1
+		  groupPriorityMinimum: 100
+		  versionPriority: 100
+		  insecureSkipTLSVerify: true
+		  service: {name: metrics-server, namespace: kube-system}
+		---
+		apiVersion: apps/v1
+		kind: Deployment
+		metadata: {name: metrics-server, namespace: kube-system}
+		spec:
+		  selector: {matchLabels: {app: metrics-server}}
+		  template:
+		    metadata: {labels: {app: metrics-server}}
+		    spec:
+		      serviceAccountName: metrics-server
+		      containers:
+		      - name: metrics-server
+		        image: $metrics_server_image
+		        args: [--cert-dir=/tmp, --secure-port=10250, --metric-resolution=15s, --kubelet-preferred-address-types=InternalIP, --kubelet-insecure-tls]
+		        readinessProbe: {httpGet: {path: /readyz, port: 10250, scheme: HTTPS}, periodSeconds: 2}
+	END
+}
+
+autoscaler() {
+	kubectl apply --filename - <<-END
+		apiVersion: apps/v1
+		kind: Deployment
+		metadata: {name: busy}
+		spec:
+		  selector: {matchLabels: {app: busy}}
+		  template:
+		    metadata: {labels: {app: busy}}
+		    spec:
+		      terminationGracePeriodSeconds: 1
+		      containers:
+		      - name: main
+		        image: $busybox
+		        command: [sh, -c, "while :; do :; done"]
+		        resources: {requests: {cpu: 50m}, limits: {cpu: 50m}}
+		---
+		apiVersion: autoscaling/v2
+		kind: HorizontalPodAutoscaler
+		metadata: {name: busy}
+		spec:
+		  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: busy}
+		  maxReplicas: 2
+		  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]
+	END
+	kubectl wait --for jsonpath='{.status.readyReplicas}'=2 deployment/busy --timeout 6m
+	kubectl describe horizontalpodautoscaler busy
+	kubectl delete deployment/busy horizontalpodautoscaler/busy --timeout "$limit"
+	wait_for 180 eval '[ -z "$(pods_of busy)" ]'
+	metrics_server | kubectl delete --filename - --timeout "$limit"
 }
 
 drain() {
