@@ -19,6 +19,8 @@ import (
 	"github.com/moby/spdystream/spdy"
 	"k8s.io/client-go/rest"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/cridock/cridock/internal/leakcheck"
 )
@@ -289,6 +291,37 @@ func TestExtraStreams(t *testing.T) {
 		}
 	})
 	quiet.Await(t, time.Minute)
+}
+
+// unreplied is a stream whose client could not be told that it is open.
+type unreplied struct {
+	httpstream.Stream
+	t       *testing.T
+	headers http.Header
+}
+
+func (s unreplied) Headers() http.Header            { return s.headers }
+func (unreplied) SendReply(http.Header, bool) error { return io.EOF }
+
+func (s unreplied) Write([]byte) (int, error) {
+	s.t.Fatal("written: spdystream would never return")
+	return 0, io.EOF
+}
+
+// Nothing is written to a stream whose reply could not be sent.
+func TestUnrepliedStream(t *testing.T) {
+	replied := make(chan struct{})
+	close(replied)
+	streams := &callStreams{wanted: []string{remotecommand.StreamTypeError}, abort: func() {}, complete: make(chan struct{})}
+	stream := unreplied{t: t, headers: http.Header{"Streamtype": {remotecommand.StreamTypeError}}}
+	if err := streams.add(stream, replied); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.wait(t.Context(), time.Minute); !errors.Is(err, io.EOF) {
+		t.Errorf("wait: %v", err)
+	}
+	p := &streamPairs{f: &forwarder{ctx: t.Context()}}
+	p.forward(&streamPair{data: &openedStream{stream, replied}, errs: &openedStream{stream, replied}})
 }
 
 // A client that disconnects while it opens streams to ports leaves nothing

@@ -108,10 +108,8 @@ func (p *streamPairs) close() {
 // forward serves a complete pair.
 func (p *streamPairs) forward(pair *streamPair) {
 	for _, stream := range []*openedStream{pair.data, pair.errs} {
-		select {
-		case <-stream.replied:
-		case <-p.f.ctx.Done():
-			return
+		if stream.await(p.f.ctx) != nil {
+			return // the connection is closed, or about to be
 		}
 	}
 	if err := p.f.forward(pair.port, pair.data); err != nil {

@@ -98,10 +98,27 @@ type callStreams struct {
 }
 
 // openedStream is a stream. replied is closed when its client has been told that it
-// is open; nothing may be written before.
+// is open, or could not be told.
 type openedStream struct {
 	httpstream.Stream
 	replied <-chan struct{}
+}
+
+// await returns nil when the stream's client has been told that it is open, or the cause
+// if ctx ends first. Nothing may be written otherwise: after a reply that could not be
+// sent, a write would never return, not even when the connection is closed.
+func (s openedStream) await(ctx context.Context) error {
+	select {
+	case <-s.replied:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if spdy, ok := s.Stream.(interface {
+		SendReply(headers http.Header, fin bool) error
+	}); ok {
+		return spdy.SendReply(http.Header{}, false) // does nothing after a success
+	}
+	return nil
 }
 
 var errUnexpectedStream = errors.New("the client opened an unknown stream, or one twice")
@@ -142,8 +159,8 @@ func (s *callStreams) isComplete() bool {
 	return true
 }
 
-// wait returns nil when all wanted streams are open, or the cause if ctx ends or
-// timeout passes first.
+// wait returns nil when all wanted streams are open, and the cause if ctx ends or
+// timeout passes first. It fails if the client could not be told.
 func (s *callStreams) wait(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("within %v", timeout))
 	defer cancel()
@@ -153,10 +170,8 @@ func (s *callStreams) wait(ctx context.Context, timeout time.Duration) error {
 		return context.Cause(ctx)
 	}
 	for _, kind := range s.wanted {
-		select {
-		case <-s.get(kind).(openedStream).replied:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := s.get(kind).(openedStream).await(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
