@@ -434,7 +434,8 @@ reset() { # NODE
 # links in /var/log/containers are the kubelet's; it removes them only while it runs.
 leftovers() {
 	find /var/lib/kubelet /etc/kubernetes/manifests /run/cridock/netns /run/cridock/image-volumes /var/lib/cridock/sandboxes \
-		/var/lib/cridock/containers /var/lib/cni/networks/cluster /var/lib/cni/cache/results \
+		/var/lib/cridock/containers /var/lib/containerd/io.containerd.grpc.v1.cri/{sandboxes,containers} \
+		/var/lib/cni/networks/cluster /var/lib/cni/cache/results \
 		-mindepth 1 ! -name '.*' ! -name 'last_reserved_ip*' ! -name lock 2>/dev/null || true
 	# The directory of image volumes is a file system of its own, as long as the node is up.
 	awk '$2 ~ "^/var/lib/kubelet/|^/run/cridock" && $2 != "/run/cridock/image-volumes" { print "mount " $2 }' /proc/mounts
