@@ -530,14 +530,17 @@ func TestBackWithHostPorts(t *testing.T) {
 	}
 	n.checkBefore(before)
 	n.list[len(n.list)-1].State = "exited"
+	n.Patience = 100 * time.Millisecond
 	if err := n.migrate(t.Context(), Request{Back: true}); err == nil {
 		t.Error("cridock does not list the exited sandbox, and no error")
 	}
 }
 
+const ownID = "dd"
+
 // ownWithHostPort is a sandbox that cridock has made.
 func ownWithHostPort() container.Summary {
-	own := container.Summary{ID: "dd", Names: []string{"/k8s_POD_own_default_u2_0"}, State: "running", Labels: map[string]string{
+	own := container.Summary{ID: ownID, Names: []string{"/k8s_POD_own_default_u2_0"}, State: "running", Labels: map[string]string{
 		translate.LabelType: "podsandbox", translate.LabelConfig: `{"portMappings":[{"hostPort":80}]}`, translate.LabelPodName: "own", translate.LabelPodNamespace: "default",
 	}}
 	own.HostConfig.NetworkMode = "none"

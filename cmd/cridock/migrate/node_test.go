@@ -360,7 +360,7 @@ func (n *node) serveCRI(path string, old bool) {
 	}
 }
 
-// fakeCRI lists the node's pod.
+// fakeCRI lists the node's pod, and the sandbox ownID if it runs.
 type fakeCRI struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	*node
@@ -374,6 +374,9 @@ func (f *fakeCRI) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequ
 	if f.lists(0) {
 		r.Items = []*runtimeapi.PodSandbox{{Id: sandboxID, Metadata: &runtimeapi.PodSandboxMetadata{}, State: runtimeapi.PodSandboxState_SANDBOX_READY}}
 	}
+	if f.lists(2) && slices.ContainsFunc(f.list, func(c container.Summary) bool { return c.ID == ownID && c.State == "running" }) {
+		r.Items = append(r.Items, &runtimeapi.PodSandbox{Id: ownID, Metadata: &runtimeapi.PodSandboxMetadata{}, State: runtimeapi.PodSandboxState_SANDBOX_READY})
+	}
 	return r, nil
 }
 
@@ -386,7 +389,11 @@ func (f *fakeCRI) ListContainers(context.Context, *runtimeapi.ListContainersRequ
 }
 
 func (f *fakeCRI) PodSandboxStatus(_ context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
-	if r.PodSandboxId != sandboxID {
+	switch r.PodSandboxId {
+	case sandboxID:
+	case ownID:
+		return &runtimeapi.PodSandboxStatusResponse{}, nil
+	default:
 		return nil, status.Error(codes.NotFound, r.PodSandboxId)
 	}
 	ip := f.cridockIP
