@@ -109,16 +109,16 @@ func faultyCall[Req, Resp any](t *testing.T, c *cridock, verb string, fault cniF
 	}
 }
 
-// hangLimit returns the deadline of a call to a plugin that hangs: ten times as
-// long as this machine takes to run and remove a pod, as a tenth of the
-// deadline, but no more than ten seconds, is left to undo the pod and to answer
-// the caller. It is long enough for the whole ten seconds, as other tests run at
-// the same time. The pod has a host port: its rules take the longest.
+// hangLimit returns the deadline of a call to a plugin that hangs: 30 times as long as
+// this machine, with other tests running, takes to run and remove a pod, as a tenth of
+// the deadline, but no more than ten seconds, is left to undo the pod and to answer the
+// caller. The pod has a host port: its rules take the longest.
 func (c *cridock) hangLimit(t *testing.T) time.Duration {
 	t.Helper()
 	start := time.Now()
 	c.runPod(t, hostPort(18079)).remove()
-	return max(100*time.Second, 10*time.Since(start))
+	took := time.Since(start)
+	return max(30*time.Second, min(30*took, 100*time.Second), 10*took)
 }
 
 // TestFaultyADD makes a plugin fail in every way while a pod is attached: the

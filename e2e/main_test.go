@@ -27,15 +27,15 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runMoreTestsAtOnce doubles Go's default, one test a processor: a third of the time
-// these tests wait for a process that waits, too. It leaves -parallel as it is.
+// runMoreTestsAtOnce triples Go's default, one test a processor: most of the time these
+// tests wait for a process that waits, too. It leaves -parallel as it is.
 func runMoreTestsAtOnce() error {
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
 	if chosen {
 		return nil
 	}
-	return flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	return flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 }
 
 // runTests builds cridock once and removes the shared nodes at the end;

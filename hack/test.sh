@@ -75,11 +75,12 @@ if [ $# -gt 0 ]; then
 	go_test "$@"
 	exit
 fi
-# The end-to-end tests come last and alone: they keep all processors busy, as the others do.
+# The end-to-end tests come last and alone: they keep all processors busy. The others
+# wait half of the time, so two packages for each processor run at once.
 mapfile -t packages < <(go list ./... | grep -v '/e2e$')
 failed=0
 log "go test -race -count=1, all packages but e2e"
-go_test "${packages[@]}" || failed=$?
+go_test -p "$((2 * $(nproc)))" "${packages[@]}" || failed=$?
 log "go test -race -count=1 ./e2e"
 go_test ./e2e || failed=$?
 exit "$failed"
