@@ -350,7 +350,8 @@ func (k *kubelet) awaitPlugins() error {
 	}
 }
 
-// TestKilledAtRandom kills cridock again and again while pods come and go.
+// TestKilledAtRandom kills cridock again and again while pods come and go, every second
+// one with a user namespace and a volume that is mapped into it.
 // CRIDOCK_E2E_KILL_CYCLES is the number of pods; CRIDOCK_E2E_SEED repeats the
 // choice of moments.
 func TestKilledAtRandom(t *testing.T) {
@@ -358,20 +359,37 @@ func TestKilledAtRandom(t *testing.T) {
 	cycles := setting(t, "CRIDOCK_E2E_KILL_CYCLES", 12)
 	seed := setting(t, "CRIDOCK_E2E_SEED", int(time.Now().UnixNano()))
 	t.Logf("CRIDOCK_E2E_SEED=%d", seed)
-	k := &kubelet{cridock: newCridock(t, newNode(t), "cni", metricsFlags...)}
+	u := newUsernsTest(t, metricsFlags...)
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	k := &kubelet{cridock: u.cridock}
 	before := k.warmUp(t)
 	b := k.runBystander(t)
+	volume := t.TempDir()
 
-	cfgs, ctrCfgs := make(chan *runtimeapi.PodSandboxConfig, cycles), b.ctrConfig("main", "echo up; exec sleep 1000")
-	for i := range cycles {
-		cfgs <- k.podConfig(t, hostPort(int32(20000+i)))
+	type pair struct {
+		pod *runtimeapi.PodSandboxConfig
+		ctr *runtimeapi.ContainerConfig
 	}
-	close(cfgs)
+	pairs := make(chan pair, cycles)
+	for i := range cycles {
+		options, ctrOptions := []podOption{hostPort(int32(20000 + i))}, []ctrOption(nil)
+		if i%2 == 1 {
+			hostID := uint32(i+1) << 16
+			options, ctrOptions = append(options, inUserNamespace(hostID)), []ctrOption{mapped(hostID, volume, "/volume")}
+		}
+		pairs <- pair{k.podConfig(t, options...), b.ctrConfig("main", "echo up; exec sleep 1000", ctrOptions...)}
+	}
+	close(pairs)
 	var workers sync.WaitGroup
 	for range 3 {
 		workers.Go(func() {
-			for cfg := range cfgs {
-				if err := k.cycle(cfg, ctrCfgs); err != nil {
+			for p := range pairs {
+				if err := k.cycle(p.pod, p.ctr); err != nil {
 					t.Error(err)
 				}
 			}
@@ -397,6 +415,7 @@ func TestKilledAtRandom(t *testing.T) {
 	b.unharmed("after all kills")
 	b.finish()
 	k.checkNothingLeft(t, before)
+	u.checkSeamLeft(t)
 }
 
 // newFaultyEngine returns a cridock on an engine that can be broken.

@@ -100,6 +100,18 @@ func (u *usernsTest) records(t *testing.T) []string {
 	return names
 }
 
+// checkSeamLeft checks that no record and no id-mapped mount is left.
+func (u *usernsTest) checkSeamLeft(t *testing.T) {
+	t.Helper()
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("records left behind: %v", left)
+	}
+	mounts, err := u.mounts()
+	if left := containing(mounts, "/run/cridock/mnt"); err != nil || len(left) > 0 {
+		t.Errorf("mounts left behind: %v, %v", left, err)
+	}
+}
+
 // onHost returns what the node says of a file.
 func (u *usernsTest) onHost(t *testing.T, format, path string) string {
 	t.Helper()
@@ -152,13 +164,7 @@ func TestUserNamespaces(t *testing.T) {
 	}
 	t.Run("restart", u.restarted)
 	t.Run("crun", u.otherRuntime)
-	if left := u.records(t); len(left) > 0 {
-		t.Errorf("records left behind: %v", left)
-	}
-	mounts, err := u.mounts()
-	if left := containing(mounts, "/run/cridock/mnt"); err != nil || len(left) > 0 {
-		t.Errorf("mounts left behind: %v, %v", left, err)
-	}
+	u.checkSeamLeft(t)
 	if out, err := u.register("remove"); err != nil {
 		t.Errorf("cridock runtime remove: %v: %s", err, out)
 	}
