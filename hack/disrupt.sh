@@ -17,6 +17,11 @@ disrupt() {
 	check "Docker is killed, with live-restore" unnoticed on_both kill_docker
 	check "Docker's containerd is killed" unnoticed on_both kill_containerd
 	check "the second node's runtime is away for ${AWAY:=600} s" away
+	if [ "$(runtime node2)" = cridock ] && two_stores; then
+		check "the second node's image store changes" store
+	else
+		log "not tried: a change of the image store, which needs cridock on the second node and Docker 24"
+	fi
 	check "the ten pods are gone" no_pods
 	# shellcheck disable=SC2034 # for the script that sources this one
 	summary="$passed passed, $failed failed"
@@ -123,6 +128,56 @@ runtime_is_away() {
 	sleep "$AWAY"
 	start_runtime node2
 	await_runtime node2
+}
+
+# docker asks the second node's engine.
+docker() { # PATH
+	curl -sf --unix-socket "$(engine_socket "$cluster/node2")" "http://docker/$1"
+}
+
+# two_stores reports whether Docker has a choice of image stores.
+two_stores() {
+	docker version | jq -e '.ApiVersion | split(".")[1] | tonumber >= 43' >/dev/null
+}
+
+# containerd_store prints whether Docker's images are in containerd.
+containerd_store() {
+	docker info | jq 'any(.DriverStatus[]?; .[0] == "driver-type")'
+}
+
+# store drains the second node, changes Docker's image store, and takes the node back, as
+# docs/cluster.md says. Other pods replace the node's, so containers are not compared.
+store() {
+	under_load change_store
+	kubectl wait --for condition=Ready node --all --timeout "$limit"
+	kubectl rollout status deployment/web --timeout "$limit"
+}
+
+change_store() {
+	local other=true
+	[ "$(containerd_store)" = false ] || other=false
+	kubectl drain node2 --ignore-daemonsets --timeout "$limit"
+	stop_service node2 kubelet
+	engine_remove_containers "$(engine_socket "$cluster/node2")"
+	echo '{"features": {"containerd-snapshotter": '$other'}}' >"$cluster/node2/daemon.json"
+	on node2 pkill -KILL -x dockerd
+	wait_for 60 docker_answers "$(engine_socket "$cluster/node2")"
+	expect "$(containerd_store)" "$other"
+	start_service node2 kubelet run_kubelet
+	kubectl uncordon node2
+	await_runtime node2
+	wait_for 60 forgotten
+}
+
+# forgotten reports whether cridock keeps nothing of pods that Docker does not have.
+forgotten() {
+	local id
+	for id in $(on node2 ls /run/cridock/netns /var/lib/cridock/sandboxes | grep -xE '[0-9a-f]{64}' | sort -u); do
+		docker "containers/$id/json" >/dev/null || {
+			echo "left: $id"
+			return 1
+		}
+	done
 }
 
 no_pods() {

@@ -395,6 +395,7 @@ runc_wrapper() { # DIR
 busybox_tree() { # DIR
 	mkdir -p "$1"/{bin,etc,proc,root,sys,dev,var}
 	mkdir -m 1777 "$1/tmp"
+	chmod 755 "$1" # the storage driver btrfs keeps the mode
 	cp /bin/busybox "$1/bin/busybox"
 	"$1/bin/busybox" --install "$1/bin" # one process, not one for each link
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$1/etc/passwd"
