@@ -115,7 +115,7 @@ func readTar(t *testing.T, r io.Reader) map[string]string {
 // checkFailedCheckpoint: CRIU refuses processes with an open connection.
 func checkFailedCheckpoint(t *testing.T, p *pod) {
 	t.Helper()
-	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & while :; do sleep 1000 | nc 127.0.0.1 99; done")
+	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & until cat /proc/net/tcp* | grep -q ' 0A '; do sleep 0.1; done; sleep 1000 | nc 127.0.0.1 99")
 	eventually(t, "they talk", time.Minute, func() bool {
 		r, err := talker.exec(10, "sh", "-c", "grep -c ' 01 ' /proc/net/tcp")
 		return err == nil && r.ExitCode == 0

@@ -115,11 +115,20 @@ func (a *applier) apply(h *tar.Header, content io.Reader) error {
 	return refused(name, "is of an unknown type")
 }
 
+// The kernel's limits of device numbers.
+const (
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
+
 // node makes a FIFO or a device; an image may have them as well.
 func (a *applier) node(name string, h *tar.Header, kind uint32) error {
-	device := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
+	if h.Devmajor < 0 || h.Devmajor > maxMajor || h.Devminor < 0 || h.Devminor > maxMinor {
+		return refused(name, "is no device")
+	}
+	device := int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))) //nolint:gosec // in bounds
 	return a.in(name, h, func(dir int, base string) error {
-		if err := unix.Mknodat(dir, base, kind|0o600, int(device)); err != nil {
+		if err := unix.Mknodat(dir, base, kind|0o600, device); err != nil {
 			return err
 		}
 		return unix.Fchmodat(dir, base, uint32(h.Mode&0o7777), 0)
