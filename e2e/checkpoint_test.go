@@ -155,13 +155,18 @@ func TestRestore(t *testing.T) {
 	}
 	rpc(t, c.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: old.id})
 
+	of := func(ref string) ctrOption {
+		return func(cfg *runtimeapi.ContainerConfig) { mounted(cfg); cfg.Image.Image = ref }
+	}
+	if driver := c.dockerInfo(t).Driver; driver != "overlay2" {
+		_, err := p.tryCreate(p.ctrConfig("other-driver", "sh", of(archive)))
+		wantCode(t, err, codes.Unimplemented, driver)
+		return
+	}
 	image := c.load(t, "checkpoint-old", nil, checkpointFiles(t, archive)...)
 	hidden := c.load(t, "hidden", labelled(map[string]string{"org.criu.checkpoint.container.name": "old"}), checkpointFiles(t, archive)...)
 	for name, ref := range map[string]string{"archive": archive, "image": image} {
 		t.Run(name, func(t *testing.T) { checkRestored(t, c, ref, data, mounted) })
-	}
-	of := func(ref string) ctrOption {
-		return func(cfg *runtimeapi.ContainerConfig) { mounted(cfg); cfg.Image.Image = ref }
 	}
 	_, err := p.tryCreate(p.ctrConfig("hidden", "sh", of(hidden)))
 	wantCode(t, err, codes.FailedPrecondition, "checkpoint-images")
@@ -234,7 +239,7 @@ func checkRestored(t *testing.T, c *cridock, ref, data string, mounted ctrOption
 	if err := os.Remove(filepath.Join(data, "last")); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := globs(filepath.Join(c.dockerRoot(t), "containers", "*", "checkpoints", "*")); err != nil || len(left) > 0 {
+	if left, err := globs(filepath.Join(c.dockerInfo(t).DockerRootDir, "containers", "*", "checkpoints", "*")); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v", left, err)
 	}
 	rpc(t, c.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: main.id})
@@ -283,10 +288,11 @@ func (n *node) cgroupOf(t *testing.T, id string) string {
 	return n.run(t, "cat", "/proc/"+strconv.Itoa(c.State.Pid)+"/cgroup")
 }
 
-// dockerRoot is the engine's data directory.
-func (n *node) dockerRoot(t *testing.T) string {
+// engineInfo is a part of what the engine says about itself.
+type engineInfo struct{ Driver, DockerRootDir string }
+
+func (n *node) dockerInfo(t *testing.T) (info engineInfo) {
 	t.Helper()
-	var info struct{ DockerRootDir string }
 	n.docker.must(t, http.MethodGet, "/info", nil, &info)
-	return info.DockerRootDir
+	return info
 }
