@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +115,7 @@ func readTar(t *testing.T, r io.Reader) map[string]string {
 // checkFailedCheckpoint: CRIU refuses processes with an open connection.
 func checkFailedCheckpoint(t *testing.T, p *pod) {
 	t.Helper()
-	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & while :; do sleep 1000 | nc 127.0.0.1 99; done")
+	talker := p.start("talker", "sleep 1000 | nc -l -p 99 & until cat /proc/net/tcp* | grep -q ' 0A '; do sleep 0.1; done; sleep 1000 | nc 127.0.0.1 99")
 	eventually(t, "they talk", time.Minute, func() bool {
 		r, err := talker.exec(10, "sh", "-c", "grep -c ' 01 ' /proc/net/tcp")
 		return err == nil && r.ExitCode == 0
@@ -127,4 +128,171 @@ func checkFailedCheckpoint(t *testing.T, p *pod) {
 		t.Error("there is an archive all the same")
 	}
 	talker.sh("true") // it has not been left paused
+}
+
+// counting is a script whose state is in its memory.
+const counting = "echo remembered >/root/file; rm /etc/group; trap 'echo $n >/data/last' USR1; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05; done"
+
+// TestRestore: what a container does goes on in another pod.
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "--experimental")
+	if out, err := n.command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("CRIU cannot work here: %v: %s", err, out)
+	}
+	dir := t.TempDir()
+	c := newCridock(t, n, "cni", "--checkpoint-images="+dir+"/*,localhost/hostile/checkpoint-*")
+	data := t.TempDir()
+	mounted := func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Mounts = []*runtimeapi.Mount{{HostPath: data, ContainerPath: "/data"}}
+	}
+	p := c.runPod(t)
+	old := p.start("old", counting, mounted)
+	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(old.logText(), "line 30\n") })
+	archive := filepath.Join(dir, "old.tar")
+	if err := old.checkpoint(archive); err != nil {
+		t.Fatal(err)
+	}
+	rpc(t, c.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: old.id})
+
+	of := func(ref string) ctrOption {
+		return func(cfg *runtimeapi.ContainerConfig) { mounted(cfg); cfg.Image.Image = ref }
+	}
+	if driver := c.dockerInfo(t).Driver; driver != "overlay2" {
+		_, err := p.tryCreate(p.ctrConfig("other-driver", "sh", of(archive)))
+		wantCode(t, err, codes.Unimplemented, driver)
+		return
+	}
+	image := c.load(t, "checkpoint-old", nil, checkpointFiles(t, archive)...)
+	hidden := c.load(t, "hidden", labelled(map[string]string{"org.criu.checkpoint.container.name": "old"}), checkpointFiles(t, archive)...)
+	for name, ref := range map[string]string{"archive": archive, "image": image} {
+		t.Run(name, func(t *testing.T) { checkRestored(t, c, ref, data, mounted) })
+	}
+	_, err := p.tryCreate(p.ctrConfig("hidden", "sh", of(hidden)))
+	wantCode(t, err, codes.FailedPrecondition, "checkpoint-images")
+	_, err = p.tryCreate(p.ctrConfig("unmounted", "sh", func(cfg *runtimeapi.ContainerConfig) { cfg.Image.Image = archive }))
+	wantCode(t, err, codes.FailedPrecondition, `missing: ["/data"]`)
+
+	never := p.create("never", "sh", of(archive))
+	rpc(t, c.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: never.id})
+	files := checkpointFiles(t, archive)
+	for i, f := range files {
+		if f.Name == "checkpoint/core-1.img" {
+			files[i] = regular(f.Name, 0o600, "broken")
+		}
+	}
+	checkFailedRestore(t, p, of(c.load(t, "checkpoint-broken", nil, files...)))
+}
+
+// checkpointFiles are the files of an archive as the files of an image.
+func checkpointFiles(t *testing.T, archive string) (files []entry) {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	files = append(files, directory("checkpoint"))
+	for name, content := range readTar(t, f) {
+		if !strings.HasSuffix(name, "/") {
+			files = append(files, regular(name, 0o600, content))
+		}
+	}
+	return files
+}
+
+func checkRestored(t *testing.T, c *cridock, ref, data string, mounted ctrOption) {
+	t.Helper()
+	p := c.runPod(t)
+	main := p.create("main", "exit 1", mounted, func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Image.Image = ref
+		cfg.Labels = map[string]string{"of": "the request"}
+	})
+	if err := c.kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := p.tryCreate(main.cfg); err != nil || again != main.id {
+		t.Errorf("the repeated call returns %s, %v; want %s", again, err, main.id)
+	}
+	rpc(t, c.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: main.id})
+	lines := strings.Count(main.logText(), "\n")
+	eventually(t, "it goes on", time.Minute, func() bool { return strings.Count(main.logText(), "\n") > lines+20 })
+	s := main.status()
+	if s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || s.Labels["of"] != "the request" {
+		t.Errorf("its status is %v", s)
+	}
+	if got := main.sh("cat /root/file; ls /etc/group || true"); got != "remembered" {
+		t.Errorf("its files: %q", got)
+	}
+	if own, pod := main.sh("cat /sys/class/net/eth0/address"), p.start("other", "sleep 1000").sh("cat /sys/class/net/eth0/address"); own != pod {
+		t.Errorf("its network is %s, of the pod %s", own, pod)
+	}
+	if group := c.cgroupOf(t, main.id); !strings.Contains(group, main.id) {
+		t.Errorf("its cgroup is %s", group)
+	}
+	checkCounted(t, main)
+	main.sh("kill -USR1 1")
+	eventually(t, "its trap works", time.Minute, func() bool { _, err := os.Stat(filepath.Join(data, "last")); return err == nil })
+	if err := os.Remove(filepath.Join(data, "last")); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := globs(filepath.Join(c.dockerInfo(t).DockerRootDir, "containers", "*", "checkpoints", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	rpc(t, c.runtime.StopContainer, &runtimeapi.StopContainerRequest{ContainerId: main.id})
+	if s := main.exited(); s.ExitCode != 137 {
+		t.Errorf("it exits with %d", s.ExitCode)
+	}
+}
+
+// checkCounted: the log has each line once, from the old container's first on. It may
+// lack those that the old one wrote after its log was copied.
+func checkCounted(t *testing.T, main *ctr) {
+	t.Helper()
+	var numbers []string
+	for line := range strings.Lines(main.logText()) {
+		numbers = append(numbers, strings.TrimSpace(line))
+	}
+	if len(numbers) < 40 || numbers[0] != "line 1" {
+		t.Fatalf("the log: %q", numbers)
+	}
+	for i, line := range numbers {
+		if want := "line " + strconv.Itoa(i+1); line != want {
+			t.Fatalf("line %d is %q, want %q", i, line, want)
+		}
+	}
+}
+
+// checkFailedRestore: a checkpoint that CRIU cannot restore.
+func checkFailedRestore(t *testing.T, p *pod, broken ctrOption) {
+	t.Helper()
+	c := p.create("broken", "sh", broken)
+	_, err := try(p.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: c.id})
+	wantCode(t, err, codes.Unknown, "criu failed")
+	s := c.status()
+	t.Logf("error %v, status %v", err, s)
+	if s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode == 0 || !strings.Contains(s.Message, "criu failed") {
+		t.Errorf("its status is %v", s)
+	}
+	rpc(t, p.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: c.id})
+}
+
+// cgroupOf returns the cgroups of a container's first process.
+func (n *node) cgroupOf(t *testing.T, id string) string {
+	t.Helper()
+	var c struct{ State struct{ Pid int } }
+	n.docker.must(t, http.MethodGet, "/containers/"+id+"/json", nil, &c)
+	return n.run(t, "cat", "/proc/"+strconv.Itoa(c.State.Pid)+"/cgroup")
+}
+
+// engineInfo is a part of what the engine says about itself.
+type engineInfo struct{ Driver, DockerRootDir string }
+
+func (n *node) dockerInfo(t *testing.T) (info engineInfo) {
+	t.Helper()
+	n.docker.must(t, http.MethodGet, "/info", nil, &info)
+	return info
 }

@@ -45,11 +45,15 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	defer s.plugins.conceal(translate.ContainerName(r.GetConfig().GetMetadata(), sb.Metadata))()
 	defer undo.Run(ctx, &err)
 	job := &containerJob{request: r, sandbox: sb, undo: &undo}
+	if job.restore, err = s.restores.find(ctx, r.GetConfig().GetImage().GetImage()); err != nil {
+		return "", err
+	}
+	defer job.restore.close()
 	create, err := s.containerSpec(ctx, job, r.GetConfig(), nil)
 	if err != nil {
 		return "", err
 	}
-	id, existing, err := s.names.create(ctx, create, s.plugins.settle(s.names.settleContainer(create)))
+	id, existing, err := s.names.create(ctx, create, s.restores.settle(job.restore, s.plugins.settle(s.names.settleContainer(create))))
 	if err != nil {
 		return id, err
 	}
@@ -77,6 +81,9 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err := s.mounts.Relabel(ctx, made.id); err != nil {
 		return id, err
 	}
+	if err := s.restores.fill(ctx, made.id, job); err != nil {
+		return made.id, err
+	}
 	return made.id, s.plugins.created(ctx, made)
 }
 
@@ -86,11 +93,13 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *runtimeapi.ContainerConfig, adjustment *translate.Adjustment) (*translate.Create, error) {
 	sb := job.sandbox
 	security := cfg.GetLinux().GetSecurityContext()
-	image, err := s.image(ctx, cfg.GetImage().GetImage())
+	image, err := job.image(ctx, cfg, s.image)
 	if err != nil {
 		return nil, err
 	}
-	req := translate.ContainerRequest{Config: cfg, SandboxConfig: job.request.GetSandboxConfig(), Sandbox: sb, Image: image, Adjustment: adjustment}
+	req := translate.ContainerRequest{
+		Config: cfg, SandboxConfig: job.request.GetSandboxConfig(), Sandbox: sb, Image: image, Adjustment: adjustment, Restored: job.restore != nil,
+	}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
 	job.undo.Push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
 	resolved, err := s.mounts.Resolve(ctx, cfg, sb.RuntimeHandler, name)
@@ -107,7 +116,20 @@ func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *run
 	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {
 		return nil, err
 	}
-	return translate.DockerContainer(req, s.Host())
+	create, err := translate.DockerContainer(req, s.Host())
+	if err != nil {
+		return nil, err
+	}
+	return create, job.restore.check(cfg, create)
+}
+
+// image returns the image that the container is created from: for a restore, the one
+// that its checkpoint is based on.
+func (j *containerJob) image(ctx context.Context, cfg *runtimeapi.ContainerConfig, find func(context.Context, string) (translate.Image, error)) (translate.Image, error) {
+	if j.restore != nil {
+		return j.restore.base, nil
+	}
+	return find(ctx, cfg.GetImage().GetImage())
 }
 
 // image finds an image on the node. A missing one is NotFound: pulling is the

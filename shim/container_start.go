@@ -49,7 +49,7 @@ func (s *Service) startReady(ctx context.Context, c *translate.Container, sb *tr
 	if err := s.userns.updateRecord(c, s.limits.Effective(c)); err != nil {
 		return err
 	}
-	if err := s.engine.ContainerStart(ctx, c.ID); err != nil {
+	if err := s.restores.start(ctx, c); err != nil {
 		return s.startFailed(ctx, c, err)
 	}
 	if err := s.index.Sync(ctx, c.ID); err != nil {

@@ -399,6 +399,7 @@ type containerJob struct {
 	request *runtimeapi.CreateContainerRequest
 	sandbox *translate.Sandbox
 	undo    *undo.Stack
+	restore *restoring // nil: the container is a new one
 }
 
 // runPod tells plugins of a sandbox that is ready and that nobody has seen.

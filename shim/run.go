@@ -96,6 +96,9 @@ func (s *Service) addParts(cni *network.CNI) {
 		engine: s.engine, state: s.state, container: s.index.Container, effective: s.limits.Effective, openLog: s.logs.Open,
 		upperDir: s.images.usage.UpperDir, host: s.Host,
 	}
+	s.restores = &restorer{
+		engine: s.engine, patterns: s.cfg.CheckpointImages, image: s.image, logs: s.logs, state: s.state, container: s.index.Container, scratch: s.cfg.RootDir,
+	}
 }
 
 // Run does the service's background work until ctx ends, and then until the

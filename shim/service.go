@@ -93,6 +93,10 @@ type Config struct {
 	MaxArtifacts int64
 	// PinnedImages are patterns of images that the kubelet must keep.
 	PinnedImages []string
+	// CheckpointImages are patterns of images, and of paths of archives, that are
+	// checkpoints: their containers are restored. Whoever made one decides what their
+	// processes are.
+	CheckpointImages []string
 	// DockerNetwork is the Docker network to connect pods to instead of using CNI.
 	DockerNetwork string
 	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,
@@ -156,6 +160,7 @@ type Service struct {
 	names       *names
 	stops       *stopper
 	checkpoints *checkpointer
+	restores    *restorer
 	mounts      *mounts.Preparer
 	networks    *podnet.Networks
 	limits      *limits.Keeper

@@ -140,7 +140,7 @@ func (r ContainerRequest) runtimeAnnotations(host Host) map[string]string {
 		maps.Copy(out, podAnnotations("container", r.sandboxMetadata()))
 		out[criAnnotationPrefix+"sandbox-id"] = r.Sandbox.ID
 		out[criAnnotationPrefix+"container-name"] = r.Config.GetMetadata().GetName()
-		out[criAnnotationPrefix+"image-name"] = imageName(r.Config.GetImage().GetImage(), r.Image)
+		out[criAnnotationPrefix+"image-name"] = r.imageName()
 	}
 	return out
 }

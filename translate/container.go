@@ -48,6 +48,16 @@ type ContainerRequest struct {
 	User           User
 	// Adjustment changes the request in the end; nil for none.
 	Adjustment *Adjustment
+	// Restored: the requested image is a checkpoint, and Image the one it is based on.
+	Restored bool
+}
+
+// imageName returns the name to show for the image: see the function of this name.
+func (r ContainerRequest) imageName() string {
+	if r.Restored {
+		return imageName("", r.Image)
+	}
+	return imageName(r.Config.GetImage().GetImage(), r.Image)
 }
 
 // CDIEdits holds what CDI devices add to a container.
@@ -456,9 +466,10 @@ func recordContainer(req ContainerRequest, host Host) (map[string]string, error)
 	}
 	recorded, err := encodeRecord(record{
 		RuntimeHandler: req.runtimeHandler(),
-		ImageName:      imageName(cfg.GetImage().GetImage(), req.Image),
+		ImageName:      req.imageName(),
 		ImageRef:       req.Image.Ref,
 		User:           &recordedUser{UID: req.User.UID, GID: req.User.GID, Groups: req.User.Groups},
+		Restored:       req.Restored,
 	}, cfg)
 	if err != nil {
 		return nil, err

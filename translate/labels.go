@@ -61,6 +61,7 @@ type record struct {
 	ImageName      string          `json:"imageName,omitempty"`
 	ImageRef       string          `json:"imageRef,omitempty"`
 	User           *recordedUser   `json:"user,omitempty"`
+	Restored       bool            `json:"restored,omitempty"`
 }
 
 type recordedUser struct {

@@ -123,6 +123,8 @@ type Container struct {
 	// arguments; nil for adopted containers.
 	Config         *runtimeapi.ContainerConfig
 	RuntimeHandler string
+	// Restored: it is started from a checkpoint.
+	Restored bool
 	// Seam: cridock-runtime changes it.
 	Seam         bool
 	CgroupParent string
@@ -322,7 +324,7 @@ func readOwnContainer(out *Container, in container.InspectResponse, _ *Image, _ 
 	out.Labels, out.Annotations = orEmpty(cfg.GetLabels()), orEmpty(cfg.GetAnnotations())
 	out.Mounts = cfg.GetMounts()
 	out.RuntimeHandler = rec.RuntimeHandler
-	out.ImageRef = rec.ImageRef
+	out.ImageRef, out.Restored = rec.ImageRef, rec.Restored
 	out.Image = &runtimeapi.ImageSpec{
 		Image:              rec.ImageName,
 		Annotations:        cfg.GetImage().GetAnnotations(),

@@ -46,7 +46,7 @@ type Container struct {
 // Describe writes all parts of a checkpoint except CRIU's images into dir. The
 // container must not write meanwhile. It stops when ctx ends.
 func Describe(ctx context.Context, dir string, c Container) error {
-	if err := writeJSON(filepath.Join(dir, "config.dump"), c.Config); err != nil {
+	if err := writeJSON(filepath.Join(dir, configFile), c.Config); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(dir, "status.dump"), c.Status); err != nil {
@@ -57,16 +57,16 @@ func Describe(ctx context.Context, dir string, c Container) error {
 		return fmt.Errorf("OCI specification: %w", err)
 	}
 	defer func() { _ = spec.Close() }()
-	if err := copyFile(ctx, filepath.Join(dir, "spec.dump"), spec); err != nil {
+	if err := copyFile(ctx, filepath.Join(dir, specFile), spec); err != nil {
 		return fmt.Errorf("OCI specification: %w", err)
 	}
 	if c.Log != nil {
-		if err := copyFile(ctx, filepath.Join(dir, "container.log"), c.Log); err != nil {
+		if err := copyFile(ctx, filepath.Join(dir, logFile), c.Log); err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
 	diff := func(w io.Writer) error { return writeLayer(ctx, w, c.UpperDir) }
-	if err := create(filepath.Join(dir, "rootfs-diff.tar"), diff); err != nil {
+	if err := create(filepath.Join(dir, diffFile), diff); err != nil {
 		return fmt.Errorf("writable layer: %w", err)
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cridock/cridock/internal/beneath"
 )
 
 // FuzzLayer: a container chooses the names and attributes in its layer. The
@@ -76,4 +78,61 @@ func onlyFile(t *testing.T, layer io.Reader, name string) (content string) {
 			found, content = true, string(b)
 		}
 	}
+}
+
+// FuzzDiff: the author of a checkpoint chooses all of its layer. Nothing outside the
+// container's root may change.
+func FuzzDiff(f *testing.F) {
+	f.Add("file", "", byte(tar.TypeReg), "second", "file", byte(tar.TypeLink))
+	f.Add("out", "/", byte(tar.TypeSymlink), "out/file", "", byte(tar.TypeReg))
+	f.Add("out", "..", byte(tar.TypeSymlink), "out/.wh.victim", "", byte(tar.TypeReg))
+	f.Add("elsewhere/.wh..wh..opq", "", byte(tar.TypeReg), "/../victim", "", byte(tar.TypeDir))
+	f.Add("a//./b", "", byte(tar.TypeDir), "a/b/.wh..", "", byte(tar.TypeReg))
+	f.Add("hard", "../victim", byte(tar.TypeLink), "hard", "x", byte(tar.TypeReg))
+	f.Fuzz(func(t *testing.T, name, target string, kind byte, name2, target2 string, kind2 byte) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range []tar.Header{{Name: name, Linkname: target, Typeflag: kind, Mode: 0o600}, {Name: name2, Linkname: target2, Typeflag: kind2, Mode: 0o600}} {
+			if w.WriteHeader(&h) != nil {
+				return
+			}
+		}
+		if w.Close() != nil {
+			return
+		}
+		dir := t.TempDir()
+		root, victim := filepath.Join(dir, "root"), filepath.Join(dir, "victim")
+		if err := errors.Join(os.Mkdir(root, 0o700), os.WriteFile(victim, []byte("v"), 0o600), os.Symlink(dir, filepath.Join(root, "elsewhere"))); err != nil {
+			t.Fatal(err)
+		}
+		left := int64(1 << 20)
+		_ = applyDiff(t.Context(), beneath.Root(root), &b, &left)
+		if content, err := os.ReadFile(victim); err != nil || string(content) != "v" {
+			t.Fatalf("a file outside has %q, %v", content, err)
+		}
+		if names, err := beneath.Root(dir).Names("."); err != nil || len(names) != 2 {
+			t.Fatalf("outside are %v, %v", names, err)
+		}
+	})
+}
+
+// FuzzDescribe: an archive of any content is described or refused.
+func FuzzDescribe(f *testing.F) {
+	f.Add(tarOf(f, regular("config.dump", `{"rootfsImageRef":"x"}`), regular("spec.dump", `{"mounts":[{"destination":"/a/../b","type":"bind"}]}`)))
+	f.Add(tarOf(f, regular("./config.dump", `[]`)))
+	f.Add([]byte("no tar"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		d, err := archiveOf(t, content).Describe()
+		if err != nil {
+			if !errdefs.IsFailedPrecondition(err) {
+				t.Fatalf("no class: %v", err)
+			}
+			return
+		}
+		for _, bind := range d.Binds {
+			if path.Clean(bind) != bind {
+				t.Fatalf("mount at %q", bind)
+			}
+		}
+	})
 }

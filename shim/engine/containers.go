@@ -50,6 +50,13 @@ func (c *Client) ContainerStart(ctx context.Context, id string) error {
 	})
 }
 
+// ContainerRestore implements [Containers].
+func (c *Client) ContainerRestore(ctx context.Context, id, checkpoint string) error {
+	return c.call(ctx, "container restore", 0, func(ctx context.Context, cl *client.Client) error {
+		return cl.ContainerStart(ctx, id, container.StartOptions{CheckpointID: checkpoint})
+	})
+}
+
 // ContainerKill implements [Containers].
 func (c *Client) ContainerKill(ctx context.Context, id, signal string) error {
 	return c.call(ctx, "container kill", longTimeout, func(ctx context.Context, cl *client.Client) error {

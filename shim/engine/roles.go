@@ -23,6 +23,10 @@ type Containers interface {
 	ContainerCreate(ctx context.Context, name string, cfg *container.Config, host *container.HostConfig, net *network.NetworkingConfig) (string, error)
 	// ContainerStart starts a container; an already running one is success.
 	ContainerStart(ctx context.Context, id string) error
+	// ContainerRestore starts a container with the processes that CRIU has written to
+	// the directory checkpoints/checkpoint among the daemon's files of the container. It
+	// needs an experimental daemon. It is bounded by ctx only.
+	ContainerRestore(ctx context.Context, id, checkpoint string) error
 	// ContainerKill sends a signal ("SIGTERM"). errdefs.ErrConflict: not running.
 	ContainerKill(ctx context.Context, id, signal string) error
 	// ContainerPause freezes a running container's processes, ContainerUnpause

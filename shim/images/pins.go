@@ -9,8 +9,8 @@ import (
 	"github.com/cridock/cridock/translate"
 )
 
-// Pins are patterns of the images that the kubelet's garbage collection must keep. A
-// pattern is compared with an image's ID and with each of its tags and digests, in the
+// Pins are patterns of images, such as those that the kubelet's garbage collection must
+// keep. A pattern is compared with an image's ID and with each of its tags and digests, in the
 // full form and in Docker's short one; * matches any text.
 type Pins []string
 
@@ -26,9 +26,12 @@ func (p Pins) Match(image translate.Image) bool {
 			names = append(names, reference.FamiliarString(named))
 		}
 	}
-	return slices.ContainsFunc(p, func(pattern string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return matchGlob(pattern, name) })
-	})
+	return slices.ContainsFunc(names, p.MatchName)
+}
+
+// MatchName reports whether a text matches one of the patterns.
+func (p Pins) MatchName(name string) bool {
+	return slices.ContainsFunc(p, func(pattern string) bool { return matchGlob(pattern, name) })
 }
 
 // matchGlob compares a text with a pattern in which * matches any text, slashes too.

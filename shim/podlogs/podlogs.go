@@ -147,6 +147,32 @@ func (l *Logs) Follow(c *translate.Container) error {
 	return l.tailer.Start(source)
 }
 
+// Begin has the CRI log of a container that has not been started begin with the lines
+// of another container's; what are none in the CRI format is left out. In symlink mode,
+// and for a container without a log, it does nothing.
+func (l *Logs) Begin(c *translate.Container, content io.Reader) error {
+	if !logged(c) || l.o.Symlinks {
+		return nil
+	}
+	source, err := l.source(c)
+	if err != nil {
+		return err
+	}
+	return source.Begin(content)
+}
+
+// Discard removes the CRI log of a container that comes to nothing.
+func (l *Logs) Discard(c *translate.Container) error {
+	if !logged(c) {
+		return nil
+	}
+	root, name, err := l.file(c)
+	if err != nil {
+		return err
+	}
+	return root.RemoveAll(name)
+}
+
 func (l *Logs) source(c *translate.Container) (logs.Source, error) {
 	root, name, err := l.file(c)
 	if err != nil {

@@ -44,6 +44,7 @@ type Options struct {
 	NamespacedAuthDir string   // namespaced-auth-dir; empty: none
 	ImageVerifierDir  string   // image-verifier-dir; empty: any image
 	PinnedImages      []string // pinned-images: patterns
+	CheckpointImages  []string // checkpoint-images: patterns
 	ArtifactStoreSize string   // artifact-store-size, as Docker writes sizes; 0: no artifacts
 
 	NetworkPlugin   string   // network-plugin: cni or docker; empty: docker
@@ -236,6 +237,7 @@ func (o *Options) addImageFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.ImageVerifierDir, "image-verifier-dir", o.ImageVerifierDir, "directory of executables, called as containerd calls its image verifiers, that must all accept an image before it is pulled (default: any image is)")
 	f.StringVar(&o.ArtifactStoreSize, "artifact-store-size", o.ArtifactStoreSize, "how much disk the OCI artifacts that pods mount as image volumes may use, below root-directory; 0 for no artifacts")
 	f.StringSliceVar(&o.PinnedImages, "pinned-images", o.PinnedImages, "images that the kubelet's garbage collection keeps, besides the sandbox image; * matches any text")
+	f.StringSliceVar(&o.CheckpointImages, "checkpoint-images", o.CheckpointImages, "images, and absolute paths of archives, that are checkpoints, from which containers are restored: who made one decides what these containers do; * matches any text (default: none)")
 }
 
 func addLogFlags(f *pflag.FlagSet) {

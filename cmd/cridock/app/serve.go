@@ -130,7 +130,7 @@ func (o *Options) serviceConfig() shim.Config {
 	c := shim.Config{
 		Version: o.Version, RootDir: o.RootDir, NetNSDir: o.netnsDir(), SeamDir: o.RuntimeDir, ImageVolumeDir: filepath.Join(o.RuntimeDir, "image-volumes"), PauseImage: o.PauseImage,
 		DockerConfig: o.DockerConfig, RegistryConfigDir: o.RegistryConfigDir, NamespacedAuthDir: o.NamespacedAuthDir,
-		ImageVerifierDir: o.ImageVerifierDir, PinnedImages: o.PinnedImages, MaxArtifacts: o.maxArtifacts(),
+		ImageVerifierDir: o.ImageVerifierDir, PinnedImages: o.PinnedImages, CheckpointImages: o.CheckpointImages, MaxArtifacts: o.maxArtifacts(),
 		CDISpecDirs: o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
 		Settings: translate.SeamSettings{

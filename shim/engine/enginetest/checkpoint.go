@@ -97,3 +97,18 @@ func (s *Server) SetUpperDir(id, dir string) {
 	}
 	c.inspect.GraphDriver.Name, c.inspect.GraphDriver.Data = s.info.Driver, map[string]string{"UpperDir": dir}
 }
+
+// findCheckpoint returns an error unless there is a checkpoint to start a container
+// from; "" is none. The container's program then begins anew.
+func (s *Server) findCheckpoint(c *ctr, name string) error {
+	switch {
+	case name == "":
+		return nil
+	case !s.info.ExperimentalBuild:
+		return errorf(http.StatusBadRequest, "checkpoint is only supported in experimental mode")
+	}
+	if info, err := os.Stat(filepath.Join(s.dir, "containers", c.inspect.ID, "checkpoints", name)); err != nil || !info.IsDir() {
+		return errorf(http.StatusNotFound, "checkpoint %s does not exist for container %s", name, c.inspect.Name)
+	}
+	return nil
+}

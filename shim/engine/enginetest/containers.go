@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"os"
@@ -146,6 +147,14 @@ func (s *Server) newContainer(id, name string, img *Image, req container.CreateR
 	}
 	if host.LogConfig.Type == "json-file" {
 		c.inspect.LogPath = c.output.log
+	}
+	if len(img.Layers) > 0 {
+		upper, work := filepath.Join(s.dir, "overlay2", id, "diff"), filepath.Join(s.dir, "overlay2", id, "work")
+		if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o700)); err != nil {
+			return nil, err
+		}
+		c.inspect.GraphDriver.Name = "overlay2"
+		c.inspect.GraphDriver.Data = map[string]string{"UpperDir": upper, "WorkDir": work, "LowerDir": strings.Join(img.Layers, ":")}
 	}
 	return c, nil
 }

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (s *Server) startContainer(w http.ResponseWriter, _ *http.Request, ref string) error {
+func (s *Server) startContainer(w http.ResponseWriter, r *http.Request, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, err := s.findLocked(ref)
@@ -25,6 +25,9 @@ func (s *Server) startContainer(w http.ResponseWriter, _ *http.Request, ref stri
 	}
 	if c.running() {
 		return errorf(http.StatusNotModified, "")
+	}
+	if err := s.findCheckpoint(c, r.FormValue("checkpoint")); err != nil {
+		return err
 	}
 	if err := s.joinable(c); err != nil {
 		return s.failStart(c, 128, err)
