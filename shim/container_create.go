@@ -44,7 +44,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	// Nobody sees a container that is undone.
 	defer s.plugins.conceal(translate.ContainerName(r.GetConfig().GetMetadata(), sb.Metadata))()
 	defer undo.Run(ctx, &err)
-	job := &containerJob{request: r, sandbox: sb, undo: &undo}
+	job := &containerJob{request: r, sandbox: sb, dir: s.sandboxDir(sb.Metadata), undo: &undo}
 	create, err := s.containerSpec(ctx, job, r.GetConfig(), nil)
 	if err != nil {
 		return "", err
@@ -77,6 +77,9 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err := s.mounts.Relabel(ctx, made.id); err != nil {
 		return id, err
 	}
+	if err := job.keepVolumes(); err != nil {
+		return id, err
+	}
 	return made.id, s.plugins.created(ctx, made)
 }
 
@@ -98,6 +101,9 @@ func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *run
 		return nil, err
 	}
 	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
+	if req.VolumeDirs, err = job.makeVolumes(image, s.Host(), s.engine.Capabilities()); err != nil {
+		return nil, err
+	}
 	if req.SeccompProfile, err = containerProfiles(security, s.cfg.SeccompDefaultProfile); err != nil {
 		return nil, err
 	}
