@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -30,6 +31,9 @@ func (j *containerJob) makeVolumes(image translate.Image, host translate.Host, c
 				return nil, fmt.Errorf("directory for the image's volume on %q: %w", path, err)
 			}
 			j.volumes[path] = v
+			if !v.Kept {
+				j.undo.Push(func(context.Context) error { return j.dir.RemoveVolume(v) })
+			}
 		}
 		dirs[path] = translate.VolumeDir{Path: v.Path, Kept: v.Kept}
 	}

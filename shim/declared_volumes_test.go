@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -111,25 +112,24 @@ func TestVolumeDirectories(t *testing.T) {
 	}
 }
 
-// TestVolumeDirectoryUnfinished: what a creation that failed has left is not used again,
-// and may be incomplete.
+// TestVolumeDirectoryUnfinished: what a creation that failed was filling is not used again,
+// and nothing is left of it.
 func TestVolumeDirectoryUnfinished(t *testing.T) {
 	n := newVolumeNode(t, translate.DirectoryVolumes, false)
 	pod := n.runPod(n.podConfig("web"))
 	n.docker.LoseAnswer("container create", 1)
 	_, err := n.tryCreate(pod, ofVolumes("main", 0))
 	wantCode(t, err, codes.Unavailable)
+	n.docker.FailNext("container create", 1, http.StatusInternalServerError, "no space left on device")
+	_, err = n.tryCreate(pod, ofVolumes("other", 0))
+	wantCode(t, err, codes.ResourceExhausted)
 	left, err := filepath.Glob(filepath.Join(n.cfg.RootDir, "sandboxes", "*", "volumes", "*", "*"))
-	if err != nil || len(left) != 3 {
-		t.Fatalf("%v, %v are left; this test tests nothing", left, err)
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v, %v are left", left, err)
 	}
-	dirs, kept := n.devices(n.create(pod, ofVolumes("main", 0)))
-	if len(dirs) != 3 || kept != 0 {
-		t.Errorf("%v, %d kept", dirs, kept)
-	}
-	for _, dir := range left {
-		if _, err := os.Stat(dir); err == nil {
-			t.Errorf("%s is still there", dir)
+	for _, name := range []string{"main", "other"} {
+		if dirs, kept := n.devices(n.create(pod, ofVolumes(name, 0))); len(dirs) != 3 || kept != 0 {
+			t.Errorf("%v, %d kept", dirs, kept)
 		}
 	}
 }

@@ -70,6 +70,14 @@ func (d Dir) KeepVolume(v Volume) error {
 	return err
 }
 
+// RemoveVolume removes a volume that no container has.
+func (d Dir) RemoveVolume(v Volume) error {
+	if err := checkUnmounted(v.Path); err != nil {
+		return err
+	}
+	return d.Remove(volumesDir + "/" + v.key + "/" + v.name)
+}
+
 // checkUnmounted returns an error if something is mounted below a directory, which
 // removing that would empty.
 func checkUnmounted(path string) error {

@@ -51,11 +51,11 @@ func TestVolume(t *testing.T) {
 	if _, err := os.Stat(first.Path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the volume that was not kept: %v", err)
 	}
-	if err := os.RemoveAll(second.Path); err != nil {
+	if err := d.RemoveVolume(again); err != nil {
 		t.Fatal(err)
 	}
 	if lost := volume(t, d, "key"); lost.Kept {
-		t.Error("a volume that somebody has removed is kept")
+		t.Error("a volume that was removed is kept")
 	}
 	if err := d.RemoveAll(); err != nil {
 		t.Error(err)
@@ -94,6 +94,9 @@ func TestMountInVolume(t *testing.T) {
 			_ = syscall.Unmount(v.Path, syscall.MNT_DETACH)
 		}
 	})
+	if err := d.RemoveVolume(v); err == nil {
+		t.Error("the volume was removed")
+	}
 	if err := d.RemoveAll(); err == nil || !strings.Contains(err.Error(), "something is mounted on "+v.Path) {
 		t.Errorf("%v, want it refused", err)
 	}
