@@ -77,7 +77,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err := s.mounts.Relabel(ctx, made.id); err != nil {
 		return id, err
 	}
-	if err := job.keepVolumes(); err != nil {
+	if err := job.keepVolumes(made.create); err != nil {
 		return id, err
 	}
 	return made.id, s.plugins.created(ctx, made)

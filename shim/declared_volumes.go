@@ -46,14 +46,19 @@ func (j *containerJob) volumeKey(path string) string {
 	return translate.ShortHash(j.sandbox.ID + translate.ShortHash(j.request.GetConfig().GetMetadata().GetName()) + path)
 }
 
-// keepVolumes keeps the directories for the container's restarts.
-func (j *containerJob) keepVolumes() error {
+// keepVolumes keeps the directories that a created container has for its restarts, and
+// removes those on whose paths something else is mounted.
+func (j *containerJob) keepVolumes(create *translate.Create) error {
 	var errs []error
 	for path, v := range j.volumes {
 		if v.Kept {
 			continue
 		}
-		if err := j.dir.KeepVolume(v); err != nil {
+		settle := j.dir.RemoveVolume
+		if create.HasVolumeDir(v.Path) {
+			settle = j.dir.KeepVolume
+		}
+		if err := settle(v); err != nil {
 			errs = append(errs, fmt.Errorf("directory for the image's volume on %q: %w", path, err))
 		}
 	}

@@ -134,6 +134,25 @@ func TestVolumeDirectoryUnfinished(t *testing.T) {
 	}
 }
 
+// TestMountedVolume: where something is mounted there is no directory, and a later
+// container without that mount gets what the image has there.
+func TestMountedVolume(t *testing.T) {
+	n := newVolumeNode(t, translate.DirectoryVolumes, false)
+	pod := n.runPod(n.podConfig("web"))
+	cfg := ofVolumes("main", 0)
+	cfg.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/a"}}
+	id := n.create(pod, cfg)
+	if dirs, _ := n.devices(id); len(dirs) != 2 || dirs["/a"] != "" {
+		t.Errorf("%v", dirs)
+	}
+	if left, err := filepath.Glob(filepath.Join(n.cfg.RootDir, "sandboxes", "*", "volumes", "*", "[A-Z]*")); err != nil || len(left) != 2 {
+		t.Errorf("there are the directories %v, %v", left, err)
+	}
+	if dirs, kept := n.devices(n.create(pod, ofVolumes("main", 1))); len(dirs) != 3 || kept != 2 {
+		t.Errorf("%v, %d kept", dirs, kept)
+	}
+}
+
 // TestVolumeOwner: a directory that the image does not have belongs to the root of the
 // user namespace into which the engine puts the container.
 func TestVolumeOwner(t *testing.T) {

@@ -98,6 +98,13 @@ func volumeOf(target string, dir VolumeDir) mount.Mount {
 	}}
 }
 
+// HasVolumeDir reports whether a directory is one of the container's volumes.
+func (c *Create) HasVolumeDir(dir string) bool {
+	return slices.ContainsFunc(c.HostConfig.Mounts, func(m mount.Mount) bool {
+		return m.Type == mount.TypeVolume && m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil && m.VolumeOptions.DriverConfig.Options["device"] == dir
+	})
+}
+
 // keepVolumes has Docker leave alone the volumes that an earlier container had: it would
 // fill those that were emptied. The hash of the request is made without that, as a
 // repeated request finds the directories of the first one kept.

@@ -52,6 +52,11 @@ func TestDirectoryVolumes(t *testing.T) {
 	if diff := cmp.Diff(map[string]VolumeDir{"/kept": {"/dirs/kept", true}, "/new": {"/dirs/new", false}}, declared(created)); diff != "" || created.Seam != nil {
 		t.Errorf("with cridock-runtime: %+v: %s", created.Seam, diff)
 	}
+	for path, dir := range req.VolumeDirs {
+		if _, used := declared(created)[path]; created.HasVolumeDir(dir.Path) != used {
+			t.Errorf("the container has %s: %t", dir.Path, !used)
+		}
+	}
 	// A repeated request finds the directories kept.
 	req.VolumeDirs["/new"] = VolumeDir{"/dirs/new", true}
 	again, err := DockerContainer(req, host)
