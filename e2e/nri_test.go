@@ -212,7 +212,10 @@ func (n *nriTest) adjusted(t *testing.T) {
 			a.AddAnnotation("e2e.test/note", "x")
 		},
 		"shared": func(a *api.ContainerAdjustment) { a.RemoveNamespace(&api.LinuxNamespace{Type: "pid"}) },
+		"volume": func(a *api.ContainerAdjustment) { a.RemoveMount("/volume") },
 	}}
+	const declares = "localhost/e2e/nri-volume:1"
+	n.docker.build(t, declares, "FROM "+n.image+"\nVOLUME /volume\n")
 	_, gone := n.connect(t, p, "10")
 	pod := n.runPod(t)
 	c := pod.start("main", printMain)
@@ -225,6 +228,11 @@ func (n *nriTest) adjusted(t *testing.T) {
 	}
 	if got := pod.output("shared", "[ $$ -eq 1 ] || echo host"); got != "host\n" {
 		t.Errorf("a container without a PID namespace printed %q", got)
+	}
+	for name, want := range map[string]string{"volume": "0\n", "declared": "1\n"} {
+		if got := pod.output(name, "grep -c ' /volume ' /proc/mounts || true", ofImage(declares)); got != want {
+			t.Errorf("%s: %q mounts on the image's volume, want %q", name, got, want)
+		}
 	}
 	n.restart(t, nil)
 	<-gone

@@ -44,7 +44,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	// Nobody sees a container that is undone.
 	defer s.plugins.conceal(translate.ContainerName(r.GetConfig().GetMetadata(), sb.Metadata))()
 	defer undo.Run(ctx, &err)
-	job := &containerJob{request: r, sandbox: sb, undo: &undo}
+	job := &containerJob{request: r, sandbox: sb, dir: s.sandboxDir(sb.Metadata), undo: &undo}
 	if job.restore, err = s.restores.find(ctx, r.GetConfig().GetImage().GetImage()); err != nil {
 		return "", err
 	}
@@ -84,6 +84,9 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	if err := s.restores.fill(ctx, made.id, job); err != nil {
 		return made.id, err
 	}
+	if err := job.keepVolumes(made.create); err != nil {
+		return id, err
+	}
 	return made.id, s.plugins.created(ctx, made)
 }
 
@@ -107,6 +110,9 @@ func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *run
 		return nil, err
 	}
 	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
+	if req.VolumeDirs, err = job.makeVolumes(image, s.Host(), s.engine.Capabilities()); err != nil {
+		return nil, err
+	}
 	if req.SeccompProfile, err = containerProfiles(security, s.cfg.SeccompDefaultProfile); err != nil {
 		return nil, err
 	}

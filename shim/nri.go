@@ -398,6 +398,8 @@ func (h *pluginHost) specVersion(ctx context.Context, handler string) string {
 type containerJob struct {
 	request *runtimeapi.CreateContainerRequest
 	sandbox *translate.Sandbox
+	dir     state.Dir // the sandbox's
+	volumes map[string]state.Volume
 	undo    *undo.Stack
 	restore *restoring // nil: the container is a new one
 }

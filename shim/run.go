@@ -228,6 +228,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		CRIAnnotations:       s.cfg.CRIAnnotations,
 		Base:                 s.cfg.Base,
 		BlockIOClasses:       s.cfg.BlockIOClasses,
+		DeclaredVolumes:      s.cfg.DeclaredVolumes,
 		Settings:             s.cfg.Settings,
 		PodLogsDir:           s.cfg.PodLogsDir,
 		Seal:                 s.cfg.Seal,

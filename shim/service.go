@@ -72,6 +72,8 @@ type Config struct {
 	BlockIOClasses map[string]*translate.BlockIOClass
 	// Base is what the operator adds to all containers; nil for nothing.
 	Base *translate.BaseSpec
+	// DeclaredVolumes says what becomes of the volumes that images declare.
+	DeclaredVolumes translate.DeclaredVolumes
 	// Settings are those that need cridock-runtime.
 	Settings translate.SeamSettings
 	// PauseImage is the sandbox image; empty for the one cridock ships.

@@ -69,7 +69,12 @@ func (n *userNamespaces) recordContainer(ctx context.Context, create *translate.
 		return err
 	}
 	// They have the owners that the image gave their files.
-	record.MappedMounts = append(slices.Clone(record.MappedMounts), c.Volumes...)
+	record.MappedMounts = slices.Clone(record.MappedMounts)
+	for _, volume := range c.Volumes {
+		if !slices.Contains(record.DroppedMounts, volume) {
+			record.MappedMounts = append(record.MappedMounts, volume)
+		}
+	}
 	return n.records.Write(record, sandbox.Pid)
 }
 

@@ -65,8 +65,13 @@ func (h Host) SeamUnmet(handler string) string { return h.seamUnmet(handler) }
 // replacesMount reports whether an adjustment removes what is mounted on a clean path,
 // or mounts something else there. a may be nil.
 func (a *Adjustment) replacesMount(target string) bool {
-	return a != nil && (slices.Contains(a.Unmount, target) ||
-		slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target }))
+	return a.removesMount(target) || a != nil && slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target })
+}
+
+// removesMount reports whether an adjustment removes what is mounted on a clean path. It
+// may mount something else there. a may be nil.
+func (a *Adjustment) removesMount(target string) bool {
+	return a != nil && slices.Contains(a.Unmount, target)
 }
 
 // replacesDevice is replacesMount for a device.
@@ -93,12 +98,6 @@ func (c *Create) checkAdjustment(req ContainerRequest, host Host) error {
 	a := req.Adjustment
 	if a == nil {
 		return nil
-	}
-	for _, volume := range req.Image.Volumes {
-		target := path.Clean(volume)
-		if slices.Contains(a.Unmount, target) && !slices.ContainsFunc(a.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == target }) {
-			return unmet("mounts", "%s: Docker makes this volume of the image in every container; mount something else there", target)
-		}
 	}
 	if podUserns(req.Sandbox.Namespaces) != nil {
 		for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.PIDNamespace} {

@@ -145,17 +145,29 @@ func TestAdjustedUTS(t *testing.T) {
 	}
 }
 
-// TestRemovedVolume: Docker would make an image's volume all the same.
+// TestRemovedVolume: Docker would make an image's volume all the same, so that
+// cridock-runtime drops it.
 func TestRemovedVolume(t *testing.T) {
 	req := containerRequest(t)
 	req.Image.Volumes = []string{"/volume/"}
 	req.Adjustment = &Adjustment{Unmount: []string{"/volume"}}
-	if created, err := DockerContainer(req, exampleHost); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/volume") {
-		t.Errorf("removed: %+v, %v", created, err)
+	for setting := range map[DeclaredVolumes]bool{DockerVolumes: true, DirectoryVolumes: true} {
+		host := exampleHost
+		host.DeclaredVolumes = setting
+		req.VolumeDirs = map[string]VolumeDir{"/volume": {Path: "/dir"}}
+		created, err := DockerContainer(req, host)
+		if err != nil || len(created.HostConfig.Mounts) != len(req.Config.Mounts) || !cmp.Equal(created.Seam.Record.DroppedMounts, []string{"/volume"}) {
+			t.Errorf("%s: removed: %+v, %v", setting, created, err)
+		}
+	}
+	without := exampleHost
+	without.SeamRuntime = ""
+	if created, err := DockerContainer(req, without); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/volume") || !strings.Contains(err.Error(), "cridock runtime install") {
+		t.Errorf("removed without cridock-runtime: %+v, %v", created, err)
 	}
 	req.Adjustment.Mounts = []mount.Mount{{Type: mount.TypeTmpfs, Target: "/volume"}}
-	if _, err := DockerContainer(req, exampleHost); err != nil {
-		t.Errorf("replaced: %v", err)
+	if created, err := DockerContainer(req, without); err != nil || created.Seam != nil {
+		t.Errorf("replaced: %+v, %v", created, err)
 	}
 }
 

@@ -46,6 +46,9 @@ type ContainerRequest struct {
 	// SeccompProfile is the content of the file at [SeccompProfilePath].
 	SeccompProfile []byte
 	User           User
+	// VolumeDirs are the directories of volumes that the image declares, by [VolumePaths];
+	// Docker makes volumes of its own on other paths.
+	VolumeDirs map[string]VolumeDir
 	// Adjustment changes the request in the end; nil for none.
 	Adjustment *Adjustment
 	// Restored: the requested image is a checkpoint, and Image the one it is based on.
@@ -134,9 +137,13 @@ func DockerContainer(req ContainerRequest, host Host) (*Create, error) {
 	if err := create.adjustAndSet(req, host); err != nil {
 		return nil, err
 	}
+	if err := create.declareVolumes(req, host); err != nil {
+		return nil, err
+	}
 	if err := stampRequest(create); err != nil {
 		return nil, err
 	}
+	create.keepVolumes(req)
 	if req.Adjustment != nil {
 		// A repeated request is recognised whatever the adjustment.
 		create.Config.Labels[LabelRequest] = req.Adjustment.Request

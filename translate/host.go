@@ -54,6 +54,8 @@ type Host struct {
 	// annotations that other CRI runtimes use.
 	CRIAnnotations []string
 
+	// DeclaredVolumes is the operator's choice for the volumes that images declare.
+	DeclaredVolumes DeclaredVolumes
 	// Base is what the operator adds to all containers; nil for nothing.
 	Base *BaseSpec
 	// Settings need cridock-runtime.

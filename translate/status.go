@@ -392,6 +392,9 @@ func adoptedMounts(hc *container.HostConfig) []*runtimeapi.Mount {
 		out = append(out, m)
 	}
 	for _, m := range hc.Mounts {
+		if m.Type == mount.TypeVolume && m.Source == "" {
+			continue
+		}
 		mount := &runtimeapi.Mount{HostPath: m.Source, ContainerPath: m.Target, Readonly: m.ReadOnly}
 		if m.BindOptions != nil {
 			mount.Propagation = criPropagation(string(m.BindOptions.Propagation))

@@ -38,6 +38,9 @@ func change(dir seam.Dir, bundle string, r *seam.Record) error {
 	if err := s.setFields(r); err != nil {
 		return err
 	}
+	if err := s.dropMounts(bundle, r.DroppedMounts); err != nil {
+		return err
+	}
 	if len(r.MountOptions) > 0 {
 		if err := s.addMountOptions(bundle, r.MountOptions); err != nil {
 			return err

@@ -176,7 +176,7 @@ func TestCreateFails(t *testing.T) {
 	}{
 		"no record":      {func(*testing.T, *bundleTest) {}, "no record of container " + id},
 		"unknown fields": {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":1,"x":2}`, 0o600) }, "unknown field"},
-		"later version":  {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":5,"x":2}`, 0o600) }, "version 5"},
+		"later version":  {func(t *testing.T, b *bundleTest) { b.writeFile(t, b.dir.RecordPath(id), `{"version":6,"x":2}`, 0o600) }, "version 6"},
 		"a later field": {func(t *testing.T, b *bundleTest) {
 			b.writeFile(t, b.dir.RecordPath(id), `{"version":1,"id":"`+id+`","runtime":{"path":"runc"},"resources":{}}`, 0o600)
 		}, "version 1, want 2"},

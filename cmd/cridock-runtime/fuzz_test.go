@@ -73,6 +73,7 @@ func FuzzSpec(f *testing.F) {
 func FuzzChange(f *testing.F) {
 	f.Add([]byte(docker))
 	f.Add([]byte(`{"mounts":[{"destination":"/data","type":"bind","source":"/x","options":null}],"linux":{"resources":{"memory":null,"unified":{"memory.high":"1"},"hugepageLimits":[{}]}},"hooks":{"poststop":[1]}}`))
+	f.Add([]byte(`{"mounts":[{"destination":"/data","type":"bind","source":"/x"},{"destination":"/vol","type":"bind","source":"/v/` + id + `/_data"}]}`))
 	f.Add([]byte(`{"mounts":{},"hooks":[],"linux":1}`))
 	f.Add([]byte(`null`))
 	r := seam.Resources{Memory: &seam.Memory{Limit: 4, Swap: -1}, Unified: map[string]string{"memory.high": "5"}, Hugepages: []seam.Hugepages{{PageSize: "2MB", Limit: 1}}}
@@ -95,6 +96,12 @@ func FuzzChange(f *testing.F) {
 			options, _ := b.mount["options"].([]any)
 			if b.destination == "/data" && (!slices.Contains(options, any("rro")) || slices.Contains(options, any("rw"))) {
 				t.Fatalf("the mount has the options %v", options)
+			}
+		}
+		if s.dropMounts("/bundle", []string{"/vol"}) == nil {
+			mounts, err := objects(s, "mounts")
+			if err != nil || slices.ContainsFunc(mounts, func(m map[string]any) bool { return m["destination"] == "/vol" }) {
+				t.Fatalf("without /vol the mounts are %v, %v", mounts, err)
 			}
 		}
 		if _, err := json.Marshal(s); err != nil {

@@ -45,6 +45,50 @@ func TestAddMountOptions(t *testing.T) {
 	}
 }
 
+// TestDropMounts: only a volume of the engine's is dropped, and nothing else on its path.
+func TestDropMounts(t *testing.T) {
+	const volume = `{"destination": "/vol/", "type": "bind", "source": "/volumes/` + id + `/_data", "options": ["rbind"]}`
+	with := func(more string) string { return strings.Replace(docker, `"mounts": [`, `"mounts": [`+more+`, `, 1) }
+	for name, tc := range map[string]struct {
+		text string
+		drop []string
+		want string // of the error
+	}{
+		"a volume":             {with(volume), []string{"/vol"}, ""},
+		"nothing":              {docker, nil, ""},
+		"not there":            {docker, []string{"/vol"}, "0 mounts on /vol"},
+		"twice":                {with(volume + ", " + volume), []string{"/vol"}, "2 mounts on /vol"},
+		"with another":         {with(volume + `, {"destination": "/vol", "type": "tmpfs", "source": "tmpfs"}`), []string{"/vol"}, "2 mounts on /vol"},
+		"a bind mount":         {with(volume), []string{"/vol", "/data"}, "1 mounts on /data"},
+		"no bind mount":        {docker, []string{"/proc"}, "1 mounts on /proc"},
+		"a named volume":       {with(strings.Replace(volume, id, "name", 1)), []string{"/vol"}, "1 mounts on /vol"},
+		"a part of a volume":   {with(strings.Replace(volume, "_data", "_data/sub", 1)), []string{"/vol"}, "1 mounts on /vol"},
+		"mounts are no list":   {`{"mounts": {}}`, []string{"/vol"}, "not a list"},
+		"an unusable mount":    {`{"mounts": [{"type": "bind"}]}`, []string{"/vol"}, "without source"},
+		"a mount is no object": {`{"mounts": [1]}`, []string{"/vol"}, "not an object"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, bundle := parseSpec(t, tc.text)
+			before, err := objects(s, "mounts")
+			if err == nil {
+				err = s.dropMounts(bundle, tc.drop)
+			}
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("%v, want %q", err, tc.want)
+			}
+			after, listErr := objects(s, "mounts")
+			if want := len(before) - len(tc.drop); err == nil && (listErr != nil || len(after) != want) {
+				t.Errorf("mounts %v, %v; want %d", after, listErr, want)
+			}
+			for _, m := range after {
+				if err == nil && m["destination"] == "/vol/" {
+					t.Errorf("%v is still there", m)
+				}
+			}
+		})
+	}
+}
+
 // TestCreateWithMountOptions: the real runtime is only executed if it knows what is
 // asked of it.
 func TestCreateWithMountOptions(t *testing.T) {

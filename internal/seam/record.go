@@ -16,13 +16,14 @@ import (
 // all earlier ones: containers outlive an upgrade. A record has the lowest version that
 // has its fields, so that an earlier cridock-runtime reads what it can apply and
 // refuses the rest.
-const Version = 4
+const Version = 5
 
 const (
 	usernsVersion = 1 // user namespaces and id-mapped mounts
 	limitsVersion = 2 // resources, mount options, hooks
 	fieldsVersion = 3 // annotations, devices, cgroups to write to, a shared UTS namespace, images, network namespaces, other parts
 	execVersion   = 4 // the CPU of exec sessions
+	dropVersion   = 5 // mounts to drop
 )
 
 // RuntimeName is the name of cridock-runtime in Docker's configuration.
@@ -73,6 +74,9 @@ type Record struct {
 	// ExecCPU is the number of the CPU on which processes of exec sessions start; nil for
 	// any. The real runtime must know process.execCPUAffinity.
 	ExecCPU *int `json:"execCPU,omitempty"`
+	// DroppedMounts are the destinations of anonymous volumes of the engine's that the
+	// container does not get. Each must be in the bundle, and nothing else there.
+	DroppedMounts []string `json:"droppedMounts,omitempty"`
 }
 
 // RecursiveReadOnly is the mount option that makes a mount and all mounts below it
@@ -136,6 +140,9 @@ const (
 
 // needs returns the lowest version that has the fields of r.
 func (r *Record) needs() int {
+	if len(r.DroppedMounts) > 0 {
+		return dropVersion
+	}
 	if r.ExecCPU != nil {
 		return execVersion
 	}
@@ -208,7 +215,7 @@ func (r *Record) Validate() error {
 	case r.ExecCPU != nil && (*r.ExecCPU < 0 || *r.ExecCPU > maxCPU):
 		err = fmt.Errorf("%d is not the number of a CPU", *r.ExecCPU)
 	default:
-		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate(), r.Spec.Validate())
+		err = errors.Join(r.Runtime.validate(), r.UserNamespace.validate(), validateDestinations(r.MappedMounts, r.MappedFiles), r.validateDropped(), r.Resources.validate(), validateMountOptions(r.MountOptions), ValidateHooks(r.Hooks), validateAnnotations(r.Annotations), r.Devices.validate(), r.UTS.validate(), validateImages(r.Images, r.MappedMounts), r.Network.validate(), r.Spec.Validate())
 	}
 	if err != nil {
 		return fmt.Errorf("record of container %q: %w", r.ID, err)
@@ -308,6 +315,11 @@ func validateDestinations(lists ...[]string) error {
 		}
 	}
 	return nil
+}
+
+// validateDropped refuses to drop a mount that is changed as well.
+func (r *Record) validateDropped() error {
+	return errors.Join(validateDestinations(r.DroppedMounts, r.MappedMounts), validateDestinations(r.DroppedMounts, slices.Collect(maps.Keys(r.MountOptions))))
 }
 
 func validateMountOptions(mounts map[string][]string) error {

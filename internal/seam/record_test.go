@@ -28,7 +28,7 @@ func example() Record {
 		Annotations:  map[string]string{"a.test/b": "c"},
 		Devices:      &Devices{Exclusive: true, Nodes: []DeviceNode{{Path: "/dev/x", UID: new(uint32), Access: "rw"}}, Rules: []specs.LinuxDeviceCgroup{{Allow: true, Type: "b", Access: "r"}}},
 		UTS:          &Process{PID: 43, Device: 4, Inode: 4026531838}, WritableCgroups: true,
-		Network: &Network{}, ExecCPU: new(int),
+		Network: &Network{}, ExecCPU: new(int), DroppedMounts: []string{"/volume"},
 		Spec: &Spec{
 			Annotations: map[string]string{"a": "b"}, RemoveAnnotations: []string{"c"},
 			Devices:    []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 1, Minor: 3}},
@@ -64,13 +64,16 @@ func TestDecodeRefuses(t *testing.T) {
 	_, rest, _ := strings.Cut(text, `"userNamespace":`)
 	userNamespace, _, _ := strings.Cut(rest, `,"mappedMounts"`)
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"a later version":     {`"version":4`, `"version":5`, "version 5"},
-		"too low a version":   {`"version":4`, `"version":1`, "version 1"},
-		"a version before":    {`"version":4`, `"version":3`, "version 3"},
-		"no version":          {`"version":4,`, ``, "version 0"},
+		"a later version":     {`"version":5`, `"version":6`, "version 6"},
+		"too low a version":   {`"version":5`, `"version":1`, "version 1"},
+		"a version before":    {`"version":5`, `"version":4`, "version 4"},
+		"no version":          {`"version":5,`, ``, "version 0"},
 		"an unknown field":    {`"id"`, `"future":[],"id"`, "future"},
 		"an unknown subfield": {`"hostID"`, `"flags":1,"hostID"`, "flags"},
-		"more than a record":  {`"execCPU":0}`, `"execCPU":0}{}`, "after top-level value"},
+		"more than a record":  {`["/volume"]}`, `["/volume"]}{}`, "after top-level value"},
+		"the root to drop":    {`["/volume"]`, `["/"]`, "destination"},
+		"dropped and mapped":  {`["/volume"]`, `["/data"]`, "twice"},
+		"dropped, an option":  {`["/volume"]`, `["/run"]`, "twice"},
 		"no CPU":              {`"execCPU":0`, `"execCPU":-1`, "not the number of a CPU"},
 		"a network for later": {`"network":{}`, `"network":{"namespace":"/run/netns/a"}`, "existing network namespace"},
 		"a short ID":          {id, id[:12], "not a container ID"},
@@ -143,6 +146,10 @@ func TestNothingToChange(t *testing.T) {
 // earlier releases can be read.
 func TestVersions(t *testing.T) {
 	r := example()
+	r.DroppedMounts = nil
+	if text := string(encode(t, r)); !strings.Contains(text, `"version":4,`) {
+		t.Errorf("a record without mounts to drop: %s", text)
+	}
 	r.ExecCPU = nil
 	if text := string(encode(t, r)); !strings.Contains(text, `"version":3,`) {
 		t.Errorf("a record for the release before: %s", text)

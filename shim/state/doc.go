@@ -5,6 +5,8 @@
 //	sandboxes/HASH/        HASH is derived from the Docker name, which exists before an ID does
 //	  resolv.conf          mounted into the pod's containers: must outlive cridock
 //	  resources.json       merged updates of the pod's resources
+//	  volumes/KEY/RANDOM/  a volume that an image declares, for one path in one container
+//	  volumes/KEY/kept     which of those directories it is, once a container has it
 //	containers/ID/
 //	  log-position         how far Docker's log has been converted
 //	  resources.json       updated resources that Docker has no field for
@@ -12,8 +14,8 @@
 //	  nri.json             what NRI plugins wanted: the container's creation is complete
 //
 // A directory is removed with its object or, if cridock was not running then, by
-// the next start's [Store.Sweep]. Everything except resolv.conf can be lost without
-// losing a pod.
+// the next start's [Store.Sweep]. Everything except resolv.conf and volumes can be lost
+// without losing a pod.
 //
 // Files about pods that cannot be here:
 //

@@ -23,6 +23,11 @@ const (
 )
 
 const (
+	volumesDir = "volumes"
+	keptVolume = "kept" // a file with the name of the directory that is in use
+)
+
+const (
 	sandboxesDir  = "sandboxes"
 	containersDir = "containers"
 )
@@ -83,7 +88,7 @@ func (s *Store) sweep(parent string, keep map[string]bool) error {
 	for _, base := range names {
 		name := filepath.Join(parent, base)
 		if info, serr := s.root.Lstat(name); serr == nil && info.ModTime().Before(s.opened) && !keep[name] {
-			err = errors.Join(err, s.root.RemoveAll(name))
+			err = errors.Join(err, Dir{root: s.root, name: name}.RemoveAll())
 		}
 	}
 	return err
@@ -143,8 +148,16 @@ func (d Dir) Mkdir(file string) error {
 // Remove removes a file or subdirectory; a missing one is success.
 func (d Dir) Remove(file string) error { return d.root.RemoveAll(d.name + "/" + file) }
 
-// RemoveAll removes the directory; a missing one is success.
-func (d Dir) RemoveAll() error { return d.root.RemoveAll(d.name) }
+// RemoveAll removes the directory; a missing one is success. It is an error if something
+// is mounted in a volume.
+func (d Dir) RemoveAll() error {
+	if _, err := d.root.Lstat(d.name + "/" + volumesDir); err == nil {
+		if err := checkUnmounted(d.Path(volumesDir)); err != nil {
+			return err
+		}
+	}
+	return d.root.RemoveAll(d.name)
+}
 
 // Release removes the directory of an object that is gone, a missing one is success;
 // but a checkpoint in progress stays, and the directory with it. Who takes the

@@ -90,6 +90,7 @@ type Options struct {
 	ContainerAnnotations []translate.AnnotationPattern // container-annotations
 	CRIAnnotations       []string                      // cri-annotations: runtime handlers
 
+	ImageVolumes                 string   // image-volumes: docker, directory or ignore
 	BlockIOConfigFile            string   // blockio-config-file; empty: none
 	BaseRuntimeSpec              string   // base-runtime-spec; empty: none
 	SharedUTS                    bool     // shared-uts-namespace
@@ -141,6 +142,7 @@ func NewOptions() *Options {
 		PullProgressDeadline: 10 * time.Minute,
 		RestrictOOMScoreAdj:  "auto",
 		ShimGrouping:         "auto",
+		ImageVolumes:         string(translate.DockerVolumes),
 
 		NRISocketPath: nri.DefaultSocketPath, NRIPluginPath: nri.DefaultPluginPath, NRIPluginConfigPath: nri.DefaultPluginConfigPath,
 		NRIRegistrationTimeout: nri.DefaultRegistrationTimeout, NRIRequestTimeout: nri.DefaultRequestTimeout,
@@ -219,6 +221,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 
 // addRuntimeFlags adds the flags about what containers get besides their requests.
 func (o *Options) addRuntimeFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ImageVolumes, "image-volumes", o.ImageVolumes, "what becomes of volumes that an image declares: docker for Docker's anonymous volumes, removed with the container; directory for directories of the pod, which a restarted container finds again; ignore for none, which needs cridock-runtime")
 	f.StringVar(&o.BlockIOConfigFile, "blockio-config-file", o.BlockIOConfigFile, "file with the classes of block I/O that annotations of pods can name, as for containerd and CRI-O (default: none)")
 	f.StringVar(&o.BaseRuntimeSpec, "base-runtime-spec", o.BaseRuntimeSpec, "file with the process.env, process.rlimits, linux.sysctl and hooks, as in an OCI runtime specification, that all containers get; hooks need cridock-runtime (default: none)")
 	f.BoolVar(&o.SharedUTS, "shared-uts-namespace", o.SharedUTS, "let the containers of a pod share its UTS namespace, so that all see a changed host name; needs cridock-runtime")

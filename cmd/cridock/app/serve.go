@@ -133,6 +133,7 @@ func (o *Options) serviceConfig() shim.Config {
 		ImageVerifierDir: o.ImageVerifierDir, PinnedImages: o.PinnedImages, CheckpointImages: o.CheckpointImages, MaxArtifacts: o.maxArtifacts(),
 		CDISpecDirs: o.CDISpecDirs, AbsentMountSourcesToReject: o.AbsentMountSourcesToReject, SeccompDefaultProfile: o.SeccompDefaultProfile,
 		PodAnnotations: o.PodAnnotations, ContainerAnnotations: o.ContainerAnnotations, CRIAnnotations: o.CRIAnnotations,
+		DeclaredVolumes: translate.DeclaredVolumes(o.ImageVolumes),
 		Settings: translate.SeamSettings{
 			SharedUTS: o.SharedUTS, DeviceOwnership: o.DeviceOwnership,
 			PrivilegedWithoutHostDevices: o.PrivilegedWithoutHostDevices, WritableCgroups: o.WritableCgroups, RDTClasses: o.RDTClasses,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -185,8 +186,14 @@ func (o *Options) validateSwitches() error {
 	if o.ExecCPUAffinity != "" && o.ExecCPUAffinity != execFirst {
 		errs = append(errs, fmt.Errorf("exec-cpu-affinity %q: want first, or nothing", o.ExecCPUAffinity))
 	}
+	if !slices.Contains(imageVolumes, translate.DeclaredVolumes(o.ImageVolumes)) {
+		errs = append(errs, fmt.Errorf("image-volumes %q: want one of %q", o.ImageVolumes, imageVolumes))
+	}
 	return errors.Join(errs...)
 }
+
+// imageVolumes are the values of image-volumes.
+var imageVolumes = []translate.DeclaredVolumes{translate.DockerVolumes, translate.DirectoryVolumes, translate.NoVolumes}
 
 // validateImages checks the directories of the settings for images.
 func (o *Options) validateImages() error {
