@@ -517,6 +517,35 @@ func TestNRIUpdates(t *testing.T) {
 	shares(other, 333)
 }
 
+// TestNRIRDTClass: plugins see the RDT class that a pod's annotation names, and what
+// they make of it.
+func TestNRIRDTClass(t *testing.T) {
+	n := newNode(t, withNRI, withRDT)
+	p := n.connect(&plugin{adjust: func(c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		a := &api.ContainerAdjustment{}
+		switch c.GetName() {
+		case "other":
+			a.SetLinuxRDTClass("silver")
+		case "none":
+			a.RemoveLinuxRDT()
+		}
+		return a, nil, nil
+	}}, "10", "rdt")
+	cfg := n.podConfig("web")
+	cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold"}
+	pod := n.runPodOf("new", cfg)
+	for name, want := range map[string]string{"main": "gold", "other": "silver", "none": ""} {
+		n.create(pod, containerConfig(name, "pause"))
+		if got := p.container("CreateContainer").GetLinux().GetRdt().GetClosId().GetValue(); got != "gold" {
+			t.Errorf("%s: the plugin is asked about a container of class %q", name, got)
+		}
+		if got := p.container("PostCreateContainer").GetLinux().GetRdt().GetClosId().GetValue(); got != want {
+			t.Errorf("%s: the plugin is told of a container of class %q, want %q", name, got, want)
+		}
+	}
+	n.must(n.removePod(pod))
+}
+
 // TestNRIInterrupted: a container that plugins were not asked about to the end is made
 // again.
 func TestNRIInterrupted(t *testing.T) {

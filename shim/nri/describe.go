@@ -106,6 +106,9 @@ func Container(c *translate.Container, sb *translate.Sandbox, in *container.Insp
 			out.CDIDevices = append(out.CDIDevices, &api.CDIDevice{Name: name})
 		}
 	}
+	if class := translate.RDTClass(c, sb); class != "" {
+		out.Linux.Rdt = &api.LinuxRdt{ClosId: api.String(class)}
+	}
 	if in != nil && in.ContainerJSONBase != nil && in.Config != nil && in.HostConfig != nil {
 		addDocker(out, in)
 	}
@@ -209,7 +212,8 @@ func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
 		}
 	}
 	l, to := answer.GetLinux(), out.Linux
-	to.IoPriority, to.Scheduler, to.SeccompPolicy, to.Rdt, to.NetDevices = l.GetIoPriority(), l.GetScheduler(), l.GetSeccompPolicy(), l.GetRdt(), l.GetNetDevices()
+	to.IoPriority, to.Scheduler, to.SeccompPolicy, to.NetDevices = l.GetIoPriority(), l.GetScheduler(), l.GetSeccompPolicy(), l.GetNetDevices()
+	to.Rdt = rdtOf(to.Rdt, l)
 	for _, ns := range l.GetNamespaces() {
 		kind, removed := ns.IsMarkedForRemoval()
 		to.Namespaces = slices.DeleteFunc(to.Namespaces, func(n *api.LinuxNamespace) bool { return n.GetType() == kind })
@@ -222,6 +226,25 @@ func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
 			to.Devices = append(to.Devices, d)
 		}
 	}
+}
+
+// rdtOf returns the RDT class of a container whose annotations name the one in named,
+// nil for none, as plugins have changed it.
+func rdtOf(named *api.LinuxRdt, l *api.LinuxContainerAdjustment) *api.LinuxRdt {
+	class, r := l.GetResources().GetRdtClass(), l.GetRdt()
+	out := &api.LinuxRdt{Schemata: r.GetSchemata(), EnableMonitoring: r.GetEnableMonitoring()}
+	switch {
+	case r.GetClosId() != nil:
+		out.ClosId = r.GetClosId()
+	case class.GetValue() != "":
+		out.ClosId = class
+	case class == nil && !r.GetRemove():
+		out.ClosId = named.GetClosId()
+	}
+	if proto.Equal(out, &api.LinuxRdt{}) {
+		return nil
+	}
+	return out
 }
 
 func stateOf(c *translate.Container) api.ContainerState {
