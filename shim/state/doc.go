@@ -5,6 +5,7 @@
 //	sandboxes/HASH/        HASH is derived from the Docker name, which exists before an ID does
 //	  resolv.conf          mounted into the pod's containers: must outlive cridock
 //	  resources.json       merged updates of the pod's resources
+//	  nri-mounts-HASH/     links to what NRI plugins have a container mount
 //	containers/ID/
 //	  log-position         how far Docker's log has been converted
 //	  resources.json       updated resources that Docker has no field for
