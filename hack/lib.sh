@@ -172,6 +172,13 @@ build_containerd() {
 		"-X github.com/containerd/containerd/v2/version.Version=$containerd_version" ./cmd/containerd ./cmd/containerd-shim-runc-v2
 }
 
+# built_containerd prints that directory, or nothing if there is none yet.
+built_containerd() {
+	local bin
+	bin=$(tool_dir containerd "$containerd_version") || return
+	[ ! -d "$bin" ] || echo "$bin"
+}
+
 # built reports whether a script's programs are built.
 built() { # SCRIPT
 	local status=0

@@ -17,9 +17,12 @@
 #
 #   CRIDOCK_E2E_CRI_DOCKERD  a cri-dockerd: the tests also migrate pods between it and
 #                          cridock
+#   CRIDOCK_E2E_CONTAINERD a directory with containerd and its shim for runc: the tests
+#                          also compare what NRI plugins get from it and from cridock
 #
-# cri-dockerd is the one that "hack/cri-dockerd.sh build" has built, unless the
-# variable is set. Without one, these tests are skipped.
+# cri-dockerd is the one that "hack/cri-dockerd.sh build" has built, containerd the one
+# of "hack/bench.sh build", unless the variables are set. Without them, these tests are
+# skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -37,6 +40,9 @@ if [ -z "$cri_dockerd" ] && built hack/cri-dockerd.sh; then
 	cri_dockerd=$(hack/cri-dockerd.sh built)
 fi
 [ "$cri_dockerd" ] || not_built "migration from a real cri-dockerd" "hack/cri-dockerd.sh build"
+containerd=${CRIDOCK_E2E_CONTAINERD-}
+[ -n "$containerd" ] || containerd=$(built_containerd)
+[ "$containerd" ] || not_built "the comparison of NRI with containerd" "hack/bench.sh build"
 
 # Do everything that needs the network first: there is none inside.
 log "go mod download"
@@ -61,6 +67,7 @@ registry=$(registry_start "$dir")
 image=$(import_busybox "$socket")
 export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image
 [ -z "$cri_dockerd" ] || export CRIDOCK_E2E_CRI_DOCKERD=$cri_dockerd
+[ -z "$containerd" ] || export CRIDOCK_E2E_CONTAINERD=$containerd
 export CRIDOCK_CI=1 GOPROXY=off GOTOOLCHAIN=local
 
 # go_test runs go test in the background, so that a signal is handled at once and not

@@ -49,6 +49,9 @@ func (s *Service) forgetContainer(ctx context.Context, c *translate.Container) {
 	if err := s.mounts.Release(ctx, c.Name); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to release mounts of a removed container; will retry at the next start", "containerID", c.ID)
 	}
+	if err := s.plugins.unlink(ctx, c); err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to remove links for NRI plugins' mounts; they go with the pod", "containerID", c.ID)
+	}
 	s.oom.Forget(c.ID)
 	if err := s.limits.Forget(c.ID); err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to remove updated resources of a removed container", "containerID", c.ID)

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/api"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -142,6 +146,9 @@ func (h *pluginHost) container(ctx context.Context, c *translate.Container) (*ap
 	var in *container.InspectResponse
 	if inspect, err := h.s.engine.ContainerInspect(ctx, c.ID); err == nil {
 		in = &inspect
+		for i := range in.Mounts {
+			in.Mounts[i].Source = h.s.state.Linked(in.Mounts[i].Source)
+		}
 	} else if !errdefs.IsNotFound(err) {
 		klog.FromContext(ctx).Error(err, "Cannot describe a container to NRI plugins completely", "containerID", c.ID)
 	}
@@ -243,7 +250,7 @@ func (h *pluginHost) adjust(ctx context.Context, made *creation, job *containerJ
 			made.create = next
 			return nil
 		}
-		if err := h.replace(ctx, made, next); err != nil {
+		if err := h.replace(ctx, made, job, next); err != nil {
 			return err
 		}
 	}
@@ -271,12 +278,55 @@ func (h *pluginHost) ask(ctx context.Context, made *creation, job *containerJob,
 	if err != nil {
 		return nil, err
 	}
+	if err := h.link(made, job, adjustment); err != nil {
+		return nil, err
+	}
 	adjustment.Request = original.Config.Labels[translate.LabelRequest]
 	next, err := h.s.containerSpec(ctx, job, cfg, adjustment)
 	if err != nil {
 		return nil, fmt.Errorf("as NRI %s: %w", answer.Plugins(), err)
 	}
 	return next, nil
+}
+
+// link has Docker mount a link in place of each path that contains the container's ID,
+// such as a directory that a plugin has made for the container. Docker gets the path of
+// the mount before it has chosen the ID; only at the start, it matters where that leads.
+func (h *pluginHost) link(made *creation, job *containerJob, adjustment *translate.Adjustment) error {
+	dir, name := h.s.state.Sandbox(job.sandbox.Name), state.NRIMounts(made.seen.Name)
+	for i := range adjustment.Mounts {
+		m := &adjustment.Mounts[i]
+		if m.Type != mount.TypeBind || !strings.Contains(m.Source, made.id) {
+			continue
+		}
+		file := translate.ShortHash(m.Target)
+		if len(made.links) == 0 {
+			job.undo.Push(func(context.Context) error { return dir.Remove(name) })
+		}
+		if !slices.Contains(made.links, file) {
+			made.links = append(made.links, file)
+		}
+		if err := dir.Link(name, file, m.Source); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Target, err)
+		}
+		m.Source = filepath.Join(dir.Path(name), file)
+	}
+	return nil
+}
+
+// unlink removes the links of a container that is gone. It does nothing while another
+// one has its name.
+func (h *pluginHost) unlink(ctx context.Context, c *translate.Container) error {
+	ctx = index.All(ctx)
+	sb, err := h.s.index.Sandbox(ctx, c.SandboxID)
+	if err != nil {
+		return ignoreNotFound(err) // they have gone with the pod
+	}
+	all, err := h.s.index.Containers(ctx)
+	if err != nil || slices.ContainsFunc(all, func(other *translate.Container) bool { return other.Name == c.Name }) {
+		return err
+	}
+	return h.s.state.Sandbox(sb.Name).Remove(state.NRIMounts(c.Name))
 }
 
 // creation is a container that is being created.
@@ -290,13 +340,20 @@ type creation struct {
 	first *api.Container
 	// answer is the last one; nil without plugins.
 	answer *nri.Answer
+	links  []string // that [pluginHost.link] has made
 }
 
 // replace replaces a container by one that is created by another request.
-func (h *pluginHost) replace(ctx context.Context, made *creation, next *translate.Create) error {
+func (h *pluginHost) replace(ctx context.Context, made *creation, job *containerJob, next *translate.Create) error {
 	h.gone(ctx, made)
 	if err := h.s.names.remove(ctx, made.id); err != nil {
 		return err
+	}
+	for _, file := range made.links {
+		// Docker wants them to lead somewhere; where, is known when plugins are asked again.
+		if err := h.s.state.Sandbox(job.sandbox.Name).Link(state.NRIMounts(next.Name), file, "."); err != nil {
+			return err
+		}
 	}
 	id, _, err := h.s.names.create(ctx, next, func(context.Context, container.InspectResponse) (bool, error) { return false, nil })
 	if err != nil {

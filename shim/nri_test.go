@@ -230,10 +230,11 @@ func TestNRIEvents(t *testing.T) {
 
 	c, sb := p.container("CreateContainer"), p.pods["StartContainer"]
 	if c.GetName() != "short" || c.GetPodSandboxId() != pod || !slices.Equal(c.GetArgs(), []string{"pause"}) || !slices.Contains(c.GetEnv(), "TOKEN="+secret) ||
+		!strings.HasPrefix(c.GetEnv()[0], "PATH=") || strings.Contains(c.GetImage().GetDigest(), "@") ||
 		c.GetLabels()["name"] != "short" || c.GetState() != api.ContainerState_CONTAINER_CREATED || !strings.HasSuffix(c.GetLinux().GetCgroupsPath(), short) {
 		t.Errorf("a plugin got %v", c)
 	}
-	if sb.GetId() != pod || sb.GetName() != "web" || sb.GetNamespace() != "default" || sb.GetUid() != "uid-web" || sb.GetAnnotations()["note"] != "for web" || sb.GetPid() == 0 {
+	if sb.GetId() != pod || sb.GetName() != "web" || sb.GetNamespace() != "default" || sb.GetUid() != "uid-web" || sb.GetAnnotations()["note"] != "for web" || sb.GetAnnotations()["io.kubernetes.cri.sandbox-id"] != pod || sb.GetPid() == 0 {
 		t.Errorf("a plugin got the pod %v", sb)
 	}
 }
@@ -290,7 +291,7 @@ func TestNRIAdjustments(t *testing.T) {
 	first, _, _ := strings.Cut(strings.TrimPrefix(p.events[1], "CreateContainer "), " ")
 	p.mu.Unlock()
 	wantEvents(t, p, first, "CreateContainer", "StopContainer", "RemoveContainer")
-	if c := p.container("PostCreateContainer"); !slices.Equal(c.GetArgs(), []string{"other", "words"}) || c.GetLinux().GetResources().GetCpu().GetShares().GetValue() != 333 {
+	if c := p.container("PostCreateContainer"); !slices.Equal(c.GetArgs(), []string{"other", "words"}) || c.GetLinux().GetResources().GetCpu().GetShares().GetValue() != 333 || c.GetLinux().GetOomScoreAdj().GetValue() != 77 || c.GetLinux().GetResources().GetCpu().GetQuota() != nil {
 		t.Errorf("the plugin got %v", c)
 	}
 
@@ -515,6 +516,86 @@ func TestNRIUpdates(t *testing.T) {
 		t.Errorf("%v, %v", failed, err)
 	}
 	shares(other, 333)
+}
+
+// TestNRIRDTClass: plugins see the RDT class that a pod's annotation names, and what
+// they make of it.
+func TestNRIRDTClass(t *testing.T) {
+	n := newNode(t, withNRI, withRDT)
+	p := n.connect(&plugin{adjust: func(c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		a := &api.ContainerAdjustment{}
+		switch c.GetName() {
+		case "other":
+			a.SetLinuxRDTClass("silver")
+		case "none":
+			a.RemoveLinuxRDT()
+		}
+		return a, nil, nil
+	}}, "10", "rdt")
+	cfg := n.podConfig("web")
+	cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold"}
+	pod := n.runPodOf("new", cfg)
+	for name, want := range map[string]string{"main": "gold", "other": "silver", "none": ""} {
+		n.create(pod, containerConfig(name, "pause"))
+		if got := p.container("CreateContainer").GetLinux().GetRdt().GetClosId().GetValue(); got != "gold" {
+			t.Errorf("%s: the plugin is asked about a container of class %q", name, got)
+		}
+		if got := p.container("PostCreateContainer").GetLinux().GetRdt().GetClosId().GetValue(); got != want {
+			t.Errorf("%s: the plugin is told of a container of class %q, want %q", name, got, want)
+		}
+	}
+	n.must(n.removePod(pod))
+}
+
+// TestNRIOwnDirectory: a plugin mounts a directory that it has made for the container, and
+// removes it with the container.
+func TestNRIOwnDirectory(t *testing.T) {
+	n := newNode(t, withNRI)
+	dir := t.TempDir()
+	p := &plugin{adjust: func(c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		own := filepath.Join(dir, c.GetId())
+		if err := os.Mkdir(own, 0o755); err != nil {
+			return nil, nil, err
+		}
+		a := &api.ContainerAdjustment{}
+		a.AddMount(&api.Mount{Type: "bind", Source: own, Destination: "/own", Options: []string{"bind", "ro", "rslave"}})
+		return a, nil, nil
+	}}
+	p.refuses = func(event, id string) error {
+		if event == "RemoveContainer" {
+			return os.Remove(filepath.Join(dir, id))
+		}
+		return nil
+	}
+	n.connect(p, "10", "own")
+	pod := n.runPod(n.podConfig("web"))
+	before := n.remains()
+	id := n.create(pod, containerConfig("main", "pause"))
+	in, err := n.call().ContainerInspect(n.ctx, id)
+	n.must(err)
+	m := in.HostConfig.Mounts[len(in.HostConfig.Mounts)-1]
+	if leads, err := filepath.EvalSymlinks(m.Source); err != nil || leads != filepath.Join(dir, id) || m.Target != "/own" {
+		t.Errorf("the mount is %+v, which leads to %s: %v", m, leads, err)
+	}
+	told := p.container("PostCreateContainer").GetMounts()
+	if i := slices.IndexFunc(told, func(m *api.Mount) bool { return m.GetDestination() == "/own" }); i < 0 || told[i].GetSource() != filepath.Join(dir, id) {
+		t.Errorf("the plugin is told of the mounts %v", told)
+	}
+	n.must(n.removeContainer(id))
+	n.unchanged(t, before)
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("the plugin has %v, %v", left, err)
+	}
+	p.adjust = func(c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+		a := &api.ContainerAdjustment{}
+		a.AddMount(&api.Mount{Type: "bind", Source: filepath.Join(dir, c.GetId()), Destination: "/own"})
+		a.AddEnv("ID", c.GetId()) // cannot be the same again
+		return a, nil, nil
+	}
+	if _, err := n.tryCreate(pod, containerConfig("main", "pause")); err == nil {
+		t.Error("the container is created")
+	}
+	n.unchanged(t, before)
 }
 
 // TestNRIInterrupted: a container that plugins were not asked about to the end is made

@@ -123,17 +123,20 @@ func (n *node) runPodOf(handler string, cfg *runtimeapi.PodSandboxConfig) string
 	return r.PodSandboxId
 }
 
+// withRDT lets pods name the RDT class gold; the runtime new knows such classes.
+func withRDT(n *node) {
+	n.cfg.SeamDir, n.cfg.Settings.RDTClasses = filepath.Join(n.dir, "run"), []string{"gold"}
+	fresh, old := n.runtimeWith(`{"linux": {"intelRdt": {"enabled": true}}}`), n.runtimeWith(`{"linux": {}}`)
+	n.docker.SetInfo(func(i *system.Info) {
+		i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
+		i.Runtimes["new"], i.Runtimes["old"] = fresh, old
+	})
+}
+
 // TestRDTRecords: cridock-runtime finds the RDT class that a pod names, if the runtime
 // knows such classes and the settings have it.
 func TestRDTRecords(t *testing.T) {
-	n := newNode(t, func(n *node) {
-		n.cfg.SeamDir, n.cfg.Settings.RDTClasses = filepath.Join(n.dir, "run"), []string{"gold"}
-		fresh, old := n.runtimeWith(`{"linux": {"intelRdt": {"enabled": true}}}`), n.runtimeWith(`{"linux": {}}`)
-		n.docker.SetInfo(func(i *system.Info) {
-			i.Runtimes["cridock"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "/usr/local/bin/cridock-runtime"}}
-			i.Runtimes["new"], i.Runtimes["old"] = fresh, old
-		})
-	})
+	n := newNode(t, withRDT)
 	cfg := n.podConfig("web")
 	cfg.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold", "rdt.resources.beta.kubernetes.io/container.other": "lead"}
 	pod := n.runPodOf("new", cfg)

@@ -29,6 +29,19 @@ func ValidateRDTClass(name string) error {
 	return nil
 }
 
+// RDTClass returns the RDT class that annotations name for a container of cridock's; ""
+// for none. sb is its sandbox, nil if that is gone.
+func RDTClass(c *Container, sb *Sandbox) string {
+	if c.Config == nil {
+		return ""
+	}
+	if sb == nil {
+		sb = &Sandbox{}
+	}
+	_, class := (&ContainerRequest{Config: c.Config, Sandbox: sb}).annotatedClass(rdtAnnotation, rdtPodAnnotations)
+	return class
+}
+
 // setRDTClass has cridock-runtime put the container into the class that an annotation
 // names, unless the adjustment chooses another.
 func (c *Create) setRDTClass(req ContainerRequest, host Host) error {

@@ -3,8 +3,10 @@ package nri
 import (
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/nri/pkg/api"
@@ -37,7 +39,7 @@ func Pod(sb *translate.Sandbox, d PodDetails) *api.PodSandbox {
 	linux := cfg.GetLinux()
 	return &api.PodSandbox{
 		Id: sb.ID, Name: sb.Metadata.GetName(), Uid: sb.Metadata.GetUid(), Namespace: sb.Metadata.GetNamespace(),
-		Labels: maps.Clone(sb.Labels), Annotations: maps.Clone(sb.Annotations), RuntimeHandler: sb.RuntimeHandler,
+		Labels: maps.Clone(sb.Labels), Annotations: podAnnotations(sb), RuntimeHandler: sb.RuntimeHandler,
 		Pid: uint32(max(sb.Pid, 0)), Ips: slices.Clone(d.IPs), //nolint:gosec // a PID
 		Linux: &api.LinuxPodSandbox{
 			PodOverhead: FromCRI(linux.GetOverhead()), PodResources: FromCRI(linux.GetResources()),
@@ -45,6 +47,29 @@ func Pod(sb *translate.Sandbox, d PodDetails) *api.PodSandbox {
 			Namespaces: podNamespaces(sb, d.NetNS),
 		},
 	}
+}
+
+// criPrefix precedes the annotations by which other runtimes tell what a pod or
+// container is.
+const criPrefix = "io.kubernetes.cri."
+
+// podAnnotations returns the pod's annotations and those by which other runtimes tell
+// what it is.
+func podAnnotations(sb *translate.Sandbox) map[string]string {
+	out := map[string]string{
+		criPrefix + "container-type": "sandbox", criPrefix + "sandbox-id": sb.ID, criPrefix + "sandbox-name": sb.Metadata.GetName(),
+		criPrefix + "sandbox-namespace": sb.Metadata.GetNamespace(), criPrefix + "sandbox-uid": sb.Metadata.GetUid(),
+		criPrefix + "sandbox-log-directory": sb.LogDirectory,
+	}
+	if r := sb.Config.GetLinux().GetResources(); r != nil {
+		for name, value := range map[string]int64{
+			"cpu-period": r.GetCpuPeriod(), "cpu-quota": r.GetCpuQuota(), "cpu-shares": r.GetCpuShares(), "memory": r.GetMemoryLimitInBytes(),
+		} {
+			out[criPrefix+"sandbox-"+name] = strconv.FormatInt(value, 10)
+		}
+	}
+	maps.Copy(out, sb.Annotations)
+	return out
 }
 
 // UnknownPod describes a pod of which only the ID is left.
@@ -88,10 +113,9 @@ func Container(c *translate.Container, sb *translate.Sandbox, in *container.Insp
 		Labels: maps.Clone(c.Labels), Annotations: annotationsOf(c), Pid: uint32(max(c.Pid, 0)), //nolint:gosec // a PID
 		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode,
 		StatusReason: c.Reason, StatusMessage: c.Message,
-		Image: &api.Image{Name: c.Image.GetImage(), Digest: c.ImageRef, ConfigDigest: c.ImageID},
-		Hooks: &api.Hooks{},
+		Image: &api.Image{Name: c.Image.GetImage(), Digest: c.ImageRef[strings.LastIndex(c.ImageRef, "@")+1:], ConfigDigest: c.ImageID},
 		Linux: &api.LinuxContainer{
-			Resources: FromCRI(c.Resources), OomScoreAdj: oomScoreAdj(c), CgroupsPath: cgroupsPath(c.CgroupParent, c.ID, systemd),
+			Resources: setResources(c.Resources), OomScoreAdj: api.Int(int(c.Resources.GetOomScoreAdj())), CgroupsPath: cgroupsPath(c.CgroupParent, c.ID, systemd),
 			Namespaces: namespacesOf(c, sb), SeccompProfile: seccompProfile(c.Config),
 		},
 	}
@@ -106,25 +130,50 @@ func Container(c *translate.Container, sb *translate.Sandbox, in *container.Insp
 			out.CDIDevices = append(out.CDIDevices, &api.CDIDevice{Name: name})
 		}
 	}
+	if class := translate.RDTClass(c, sb); class != "" {
+		out.Linux.Rdt = &api.LinuxRdt{ClosId: api.String(class)}
+	}
 	if in != nil && in.ContainerJSONBase != nil && in.Config != nil && in.HostConfig != nil {
-		addDocker(out, in)
+		addDocker(out, in, sb)
 	}
 	addAnswer(out, answer)
 	return out
 }
 
+// setResources returns a container's resources without those that are not limited.
+func setResources(r *runtimeapi.LinuxContainerResources) *api.LinuxResources {
+	if r == nil {
+		r = &runtimeapi.LinuxContainerResources{}
+	}
+	out := FromCRI(r)
+	if out.Cpu.GetShares().GetValue() == 0 {
+		out.Cpu.Shares = nil
+	}
+	if out.Cpu.GetQuota().GetValue() == 0 {
+		out.Cpu.Quota = nil
+	}
+	if out.Cpu.GetPeriod().GetValue() == 0 {
+		out.Cpu.Period = nil
+	}
+	if out.Memory.GetLimit().GetValue() == 0 {
+		out.Memory.Limit = nil
+	}
+	return out
+}
+
 // addDocker adds what only Docker knows.
-func addDocker(out *api.Container, in *container.InspectResponse) {
+func addDocker(out *api.Container, in *container.InspectResponse, sb *translate.Sandbox) {
 	hc := in.HostConfig
 	if in.Path != "" {
 		out.Args = append([]string{in.Path}, in.Args...)
 	}
-	for _, text := range in.Config.Env {
-		if strings.Contains(text, "=") {
-			out.Env = append(out.Env, text)
-		}
-	}
-	out.Mounts = append(ownMounts(), mountsOf(in)...)
+	out.Env = environment(in.Config, sb)
+	out.Mounts = mountsOf(in, sb)
+	// A volume can take the place of one of Docker's own.
+	own := slices.DeleteFunc(ownMounts(), func(m *api.Mount) bool {
+		return slices.ContainsFunc(out.Mounts, func(o *api.Mount) bool { return o.GetDestination() == m.GetDestination() })
+	})
+	out.Mounts = append(own, out.Mounts...)
 	for _, d := range hc.Devices {
 		if node, err := HostDevice(d.PathOnHost); err == nil {
 			out.Linux.Devices = append(out.Linux.Devices, &api.LinuxDevice{
@@ -151,6 +200,40 @@ func addDocker(out *api.Container, in *container.InspectResponse) {
 	}
 }
 
+// environment returns the variables that a container has, with those that Docker adds at
+// its start.
+func environment(cfg *container.Config, sb *translate.Sandbox) []string {
+	own := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if name := hostname(sb); name != "" {
+		own = append(own, "HOSTNAME="+name)
+	}
+	if cfg.Tty {
+		own = append(own, "TERM=xterm")
+	}
+	set := map[string]bool{}
+	for _, text := range cfg.Env {
+		name, _, _ := strings.Cut(text, "=")
+		set[name] = true // or removed, without a value
+	}
+	isSet := func(text string) bool {
+		name, _, ok := strings.Cut(text, "=")
+		return !ok || set[name]
+	}
+	return append(slices.DeleteFunc(own, isSet), slices.DeleteFunc(slices.Clone(cfg.Env), func(text string) bool { return !strings.Contains(text, "=") })...)
+}
+
+// hostname returns that of a pod's containers; "" if it is not known.
+func hostname(sb *translate.Sandbox) string {
+	switch {
+	case sb == nil:
+		return ""
+	case sb.HostNetwork:
+		name, _ := os.Hostname()
+		return name
+	}
+	return sb.Config.GetHostname()
+}
+
 // ownMounts are those that Docker makes in every container.
 func ownMounts() []*api.Mount {
 	return []*api.Mount{
@@ -163,14 +246,29 @@ func ownMounts() []*api.Mount {
 	}
 }
 
-func mountsOf(in *container.InspectResponse) []*api.Mount {
+// sandboxFiles are mounts of the pod's files: where they are mounted, and where they are
+// in Docker's directory of the sandbox. Docker tells of a container's at its start.
+var sandboxFiles = []struct{ target, name string }{
+	{"/etc/resolv.conf", "resolv.conf"}, {"/etc/hostname", "hostname"}, {"/etc/hosts", "hosts"}, {"/dev/shm", "mounts/shm"},
+}
+
+func mountsOf(in *container.InspectResponse, sb *translate.Sandbox) []*api.Mount {
 	var out []*api.Mount
-	for _, f := range []struct{ target, source string }{{"/etc/resolv.conf", in.ResolvConfPath}, {"/etc/hostname", in.HostnamePath}, {"/etc/hosts", in.HostsPath}} {
-		if f.source != "" && !slices.ContainsFunc(in.Mounts, func(m container.MountPoint) bool { return m.Destination == f.target }) {
-			out = append(out, &api.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate", "rw"}})
+	if sb != nil && sb.ResolvConfPath != "" {
+		for _, f := range sandboxFiles {
+			source := path.Join(path.Dir(sb.ResolvConfPath), f.name)
+			if f.target == "/dev/shm" && sb.Namespaces.GetIpc() == runtimeapi.NamespaceMode_NODE {
+				source = f.target
+			}
+			if !slices.ContainsFunc(in.Mounts, func(m container.MountPoint) bool { return m.Destination == f.target }) {
+				out = append(out, &api.Mount{Destination: f.target, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}})
+			}
 		}
 	}
 	for _, m := range in.Mounts {
+		if m.Type == mount.TypeTmpfs {
+			continue // HostConfig tells more
+		}
 		options := []string{"rbind"}
 		if m.Propagation != "" {
 			options = append(options, string(m.Propagation))
@@ -184,8 +282,19 @@ func mountsOf(in *container.InspectResponse) []*api.Mount {
 	}
 	for _, m := range in.HostConfig.Mounts {
 		if m.Type == mount.TypeTmpfs {
-			out = append(out, &api.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs"})
+			out = append(out, &api.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: sizeAndMode(m.TmpfsOptions)})
 		}
+	}
+	return out
+}
+
+func sizeAndMode(o *mount.TmpfsOptions) []string {
+	var out []string
+	if o != nil && o.SizeBytes > 0 {
+		out = append(out, fmt.Sprintf("size=%d", o.SizeBytes))
+	}
+	if o != nil && o.Mode != 0 {
+		out = append(out, fmt.Sprintf("mode=%o", o.Mode))
 	}
 	return out
 }
@@ -209,7 +318,8 @@ func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
 		}
 	}
 	l, to := answer.GetLinux(), out.Linux
-	to.IoPriority, to.Scheduler, to.SeccompPolicy, to.Rdt, to.NetDevices = l.GetIoPriority(), l.GetScheduler(), l.GetSeccompPolicy(), l.GetRdt(), l.GetNetDevices()
+	to.IoPriority, to.Scheduler, to.SeccompPolicy, to.NetDevices = l.GetIoPriority(), l.GetScheduler(), l.GetSeccompPolicy(), l.GetNetDevices()
+	to.Rdt = rdtOf(to.Rdt, l)
 	for _, ns := range l.GetNamespaces() {
 		kind, removed := ns.IsMarkedForRemoval()
 		to.Namespaces = slices.DeleteFunc(to.Namespaces, func(n *api.LinuxNamespace) bool { return n.GetType() == kind })
@@ -222,6 +332,25 @@ func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
 			to.Devices = append(to.Devices, d)
 		}
 	}
+}
+
+// rdtOf returns the RDT class of a container whose annotations name the one in named,
+// nil for none, as plugins have changed it.
+func rdtOf(named *api.LinuxRdt, l *api.LinuxContainerAdjustment) *api.LinuxRdt {
+	class, r := l.GetResources().GetRdtClass(), l.GetRdt()
+	out := &api.LinuxRdt{Schemata: r.GetSchemata(), EnableMonitoring: r.GetEnableMonitoring()}
+	switch {
+	case r.GetClosId() != nil:
+		out.ClosId = r.GetClosId()
+	case class.GetValue() != "":
+		out.ClosId = class
+	case class == nil && !r.GetRemove():
+		out.ClosId = named.GetClosId()
+	}
+	if proto.Equal(out, &api.LinuxRdt{}) {
+		return nil
+	}
+	return out
 }
 
 func stateOf(c *translate.Container) api.ContainerState {
@@ -241,18 +370,13 @@ func stateOf(c *translate.Container) api.ContainerState {
 // annotationsOf returns the container's annotations and those by which other runtimes
 // tell what it is.
 func annotationsOf(c *translate.Container) map[string]string {
-	const prefix = "io.kubernetes.cri."
 	out := map[string]string{
-		prefix + "container-type": "container", prefix + "container-name": c.Metadata.GetName(), prefix + "image-name": c.Image.GetImage(),
-		prefix + "sandbox-id": c.SandboxID, prefix + "sandbox-name": c.SandboxMetadata.GetName(),
-		prefix + "sandbox-namespace": c.SandboxMetadata.GetNamespace(), prefix + "sandbox-uid": c.SandboxMetadata.GetUid(),
+		criPrefix + "container-type": "container", criPrefix + "container-name": c.Metadata.GetName(), criPrefix + "image-name": c.Image.GetImage(),
+		criPrefix + "sandbox-id": c.SandboxID, criPrefix + "sandbox-name": c.SandboxMetadata.GetName(),
+		criPrefix + "sandbox-namespace": c.SandboxMetadata.GetNamespace(), criPrefix + "sandbox-uid": c.SandboxMetadata.GetUid(),
 	}
 	maps.Copy(out, c.Annotations)
 	return out
-}
-
-func oomScoreAdj(c *translate.Container) *api.OptionalInt {
-	return api.Int(c.Resources.GetOomScoreAdj())
 }
 
 // namespacesOf returns the namespaces that are not the host's, those of the pod with

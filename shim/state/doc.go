@@ -7,6 +7,7 @@
 //	  resources.json       merged updates of the pod's resources
 //	  volumes/KEY/RANDOM/  a volume that an image declares, for one path in one container
 //	  volumes/KEY/kept     which of those directories it is, once a container has it
+//	  nri-mounts-HASH/     links to what NRI plugins have a container mount
 //	containers/ID/
 //	  log-position         how far Docker's log has been converted
 //	  resources.json       updated resources that Docker has no field for

@@ -22,6 +22,10 @@ const (
 	NRI         = "nri.json"   // what plugins wanted of a container, in the end
 )
 
+// NRIMounts returns the subdirectory, in the directory of the sandbox, of the container
+// with a Docker name.
+func NRIMounts(container string) string { return "nri-mounts-" + translate.ShortHash(container) }
+
 const (
 	volumesDir = "volumes"
 	keptVolume = "kept" // a file with the name of the directory that is in use
@@ -45,6 +49,17 @@ func New(dir string) *Store { return &Store{root: beneath.Root(dir), opened: tim
 // Sandbox returns the directory of the sandbox with a Docker name, existing or not.
 func (s *Store) Sandbox(name string) Dir {
 	return Dir{root: s.root, name: filepath.Join(sandboxesDir, translate.ShortHash(name))}
+}
+
+// Linked returns where a path leads if it is a link in one of the directories, and the
+// path otherwise.
+func (s *Store) Linked(path string) string {
+	if name, ok := s.root.Rel(path); ok {
+		if target, err := s.root.Readlink(name); err == nil {
+			return target
+		}
+	}
+	return path
 }
 
 // Container returns the directory of the container with an ID, existing or not.
@@ -143,6 +158,15 @@ func (d Dir) Mkdir(file string) error {
 		return err
 	}
 	return d.root.MkdirAll(d.name+"/"+file, 0o700)
+}
+
+// Link makes a link to target in a subdirectory for root alone, which it creates, or
+// replaces it.
+func (d Dir) Link(subdirectory, file, target string) error {
+	if err := d.root.MkdirAll(d.name+"/"+subdirectory, 0o700); err != nil {
+		return err
+	}
+	return d.root.Symlink(target, d.name+"/"+subdirectory+"/"+file)
 }
 
 // Remove removes a file or subdirectory; a missing one is success.
