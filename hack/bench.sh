@@ -20,7 +20,9 @@
 #   CONTAINERD=DIR         directory with containerd and containerd-shim-runc-v2
 #                          (default: built, see below)
 #   CRI_DOCKERD=PATH|none  cri-dockerd's binary (default: built), or none at all
-#   PULL=MIB               size of the image to pull (default 16)
+#   PULL=MIB, LAYERS=N     size of the image to pull (default 16), and its number of
+#                          layers (default 1)
+#   PULLS=N                number of such images, which are pulled at once (default 1)
 #   TRACE=PODS             pods for the timeline of a pod start (default 30; 0: none)
 #
 # The first run builds containerd and cri-dockerd from the Go module proxy, in
@@ -47,7 +49,9 @@ trace=${TRACE:-30}
 registry=127.0.0.1:5000
 image=$registry/busybox:cridock
 pause=$registry/pause:cridock
-pull=$registry/pull:cridock
+layers=${LAYERS:-1}
+pulls=()
+for ((i = 1; i <= ${PULLS:-1}; i++)); do pulls+=("$registry/pull$i:cridock"); done
 collector=127.0.0.1:4317
 cri_dockerd_version=v0.4.4
 
@@ -193,17 +197,30 @@ start_containerd() { # ENGINE
 }
 
 # fill_registry pushes the run's images to the registry: the pods' image, cridock's
-# built-in sandbox image, and one to pull.
+# built-in sandbox image, and those to pull.
 fill_registry() { # ENGINE
-	local tree socket
+	local socket name
 	socket=$(engine_socket "$1")
 	push_image "$socket" "$(import_busybox "$socket" "$image")" "$image"
 	push_image "$socket" "$(pause_image "$socket")" "$pause"
-	tree=$(mktemp -d)
-	busybox_tree "$tree"
-	head -c "${PULL:-16}M" /dev/urandom >"$tree/data"
-	push_image "$socket" "$(import_tree "$socket" "$pull" "$tree")" "$pull"
-	rm -rf "$tree"
+	for name in "${pulls[@]}"; do
+		push_image "$socket" "$(random_image "$socket" "$name")" "$name"
+	done
+}
+
+# random_image makes an image of files that cannot be compressed, one in each layer.
+random_image() { # SOCKET NAME
+	local context i size=$((${PULL:-16} * 1024 / layers))
+	context=$(mktemp -d)
+	echo "FROM scratch" >"$context/Dockerfile"
+	for ((i = 1; i <= layers; i++)); do
+		head -c "${size}K" /dev/urandom >"$context/$i"
+		echo "COPY $i /$i" >>"$context/Dockerfile"
+	done
+	tar -C "$context" -c . | curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
+		"http://docker/build?t=$2" | jq -es 'all(.error == null)' >/dev/null || die "cannot build $2"
+	rm -rf "$context"
+	echo "$2"
 }
 
 log "starting cridock and containerd"
@@ -266,7 +283,7 @@ if [ "$network" = cni ]; then
 	raw=(--docker-cni-conf "$a/cni-raw/10-benchraw0.conflist" --docker-cni-bin "$cni_bin")
 fi
 mapfile -t noted < <(notes)
-measure run "${targets[@]}" --docker "unix://$socket" --docker-sandbox-image "$pause" "${raw[@]}" --image "$image" --pull-image "$pull" \
+measure run "${targets[@]}" --docker "unix://$socket" --docker-sandbox-image "$pause" "${raw[@]}" --image "$image" --pull-image "$(IFS=, && echo "${pulls[*]}")" \
 	--cgroup-parent "$(engine_cgroup "$a")" --log-dir "$dir/logs" "${noted[@]}" -o "$out" "$@"
 if [ "$trace" != 0 ]; then
 	log "tracing pod starts"

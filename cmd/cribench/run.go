@@ -66,7 +66,7 @@ func (o *runOptions) addFlags(fs *pflag.FlagSet) {
 	o.addProcesses(fs)
 	o.addPodFlags(fs)
 	c := &o.config
-	fs.StringVar(&c.PullImage, "pull-image", "", "image for measuring pulls, ideally from a local registry; no target may have it")
+	fs.StringSliceVar(&c.PullImages, "pull-image", nil, "images for measuring pulls, all at once, ideally from a local registry; no target may have them")
 	fs.StringSliceVar(&o.workloads, "workloads", names(bench.Workloads), "what to measure")
 	fs.IntVar(&c.Rounds, "rounds", 20, "number of turns of each target")
 	fs.IntVar(&c.Execs, "execs", 100, "number of commands to run in a container of each target")

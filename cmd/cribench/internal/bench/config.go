@@ -62,8 +62,9 @@ type Config struct {
 	// Shell is a command that runs the script given as its next argument.
 	Shell []string
 	Image string
-	// PullImage is an image that no target has; if empty, [Pull] is left out.
-	PullImage string
+	// PullImages are images that no target has, to be pulled at once; without any, [Pull]
+	// is left out.
+	PullImages []string
 	// LogRoot is a directory for logs that all targets see under the same path.
 	LogRoot string
 	Run     string

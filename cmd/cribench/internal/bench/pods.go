@@ -204,30 +204,41 @@ func (r *Runner) exec(ctx context.Context) error {
 	return nil
 }
 
-// pull measures the pull of an image that no target has, and removes it again.
+// pull measures the pull of images that no target has, all at once, and removes them
+// again.
 func (r *Runner) pull(ctx context.Context) error {
-	image := r.config.PullImage
-	if image == "" {
-		return nil
-	}
+	images := r.config.PullImages
 	for _, s := range r.subjects {
-		has, err := s.HasImage(ctx, image)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.Name(), err)
+		for _, image := range images {
+			has, err := s.HasImage(ctx, image)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.Name(), err)
+			}
+			if has {
+				r.doc.Note("image pull was left out: %s already has %s, which cribench did not pull and does not remove", s.Name(), image)
+				return nil
+			}
 		}
-		if has {
-			r.doc.Note("image pull was left out: %s already has %s, which cribench did not pull and does not remove", s.Name(), image)
-			return nil
-		}
+	}
+	level := 0
+	switch {
+	case len(images) == 0:
+		return nil
+	case len(images) > 1:
+		level = len(images)
 	}
 	rounds := max(r.config.Rounds/2, min(r.config.Rounds, 3))
-	return r.interleave(ctx, "image pull", rounds, seconds(WorkloadPull, "pull", 0), func(ctx context.Context, s Subject) error {
-		err := timed(r.record(s, WorkloadPull, 0), "pull", func() error { return s.PullImage(ctx, image) })
-		// Remove it even after a pull that failed or timed out: it may have succeeded.
+	return r.interleave(ctx, "image pull", rounds, seconds(WorkloadPull, "pull", level), func(ctx context.Context, s Subject) error {
+		err := timed(r.record(s, WorkloadPull, level), "pull", func() error {
+			return together(len(images), func(i int) error { return s.PullImage(ctx, images[i]) })
+		})
+		// Remove them even after a pull that failed or timed out: it may have succeeded.
 		removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.Timeout)
 		defer cancel()
-		if removeErr := s.RemoveImage(removeCtx, image); err == nil {
-			err = removeErr
+		for _, image := range images {
+			if removeErr := s.RemoveImage(removeCtx, image); err == nil {
+				err = removeErr
+			}
 		}
 		return err
 	})

@@ -23,7 +23,7 @@ func config(t *testing.T) Config {
 	return Config{
 		Workloads: Workloads, Rounds: 3, Execs: 4, Load: 50 * time.Millisecond, Relist: 20 * time.Millisecond, Probes: 3, ProbePeriod: 10 * time.Millisecond, Parallel: []int{1, 2}, Levels: []int{2, 5}, ContainersPerPod: 2, Reads: 2,
 		Rest: time.Millisecond, Burst: 20 * time.Millisecond, Lines: 7, Command: []string{"idle"}, Shell: []string{"sh", "-c"}, Image: "busybox",
-		PullImage: "pull", LogRoot: t.TempDir(), Run: "r", Timeout: time.Minute,
+		PullImages: []string{"pull"}, LogRoot: t.TempDir(), Run: "r", Timeout: time.Minute,
 	}
 }
 
@@ -188,6 +188,24 @@ func TestPullLeavesImagesOfOthersAlone(t *testing.T) {
 	}
 	if len(doc.Notes) != 1 || len(doc.Series) != 0 {
 		t.Errorf("notes %q, series %v, want a note only", doc.Notes, doc.Series)
+	}
+}
+
+func TestPullsAtOnce(t *testing.T) {
+	_, a := subject(t, "a")
+	c := config(t)
+	c.Workloads, c.PullImages = []Workload{Pull}, []string{"one", "two", "three"}
+	r, doc := runner(t, c, a)
+	if err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(doc.Series) != 1 || doc.Series[0].Key != seconds(WorkloadPull, "pull", 3) || doc.Series[0].Failures > 0 {
+		t.Errorf("series %v, notes %q", doc.Series, doc.Notes)
+	}
+	for _, image := range c.PullImages {
+		if has, err := a.HasImage(t.Context(), image); has || err != nil {
+			t.Errorf("image %s is left: %v, %v", image, has, err)
+		}
 	}
 }
 
