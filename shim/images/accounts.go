@@ -22,7 +22,7 @@ type FileReader interface {
 
 // Prober gives access to the files of an image; see [Probes].
 type Prober interface {
-	Look(ctx context.Context, imageID string, look func(containerID string) error) error
+	Look(ctx context.Context, image translate.Image, look func(containerID string) error) error
 }
 
 // Accounts resolves users with the account files of images. It caches them by image
@@ -48,7 +48,7 @@ func NewAccounts(p Prober, f FileReader) *Accounts {
 // User returns the user and groups of a container's process. It needs the image's
 // files for numeric users too: see [translate.ResolveUser].
 func (a *Accounts) User(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext, image translate.Image) (translate.User, error) {
-	files, err := a.read(ctx, image.ID)
+	files, err := a.read(ctx, image)
 	if err != nil {
 		return translate.User{}, fmt.Errorf("accounts of image %s: %w", image.ID, err)
 	}
@@ -64,19 +64,19 @@ func (a *Accounts) Forget(imageID string) {
 
 // read returns an image's account files. Concurrent calls for one image read them
 // once.
-func (a *Accounts) read(ctx context.Context, imageID string) (files accountFiles, err error) {
-	if files, ok := a.cached(imageID); ok {
+func (a *Accounts) read(ctx context.Context, image translate.Image) (files accountFiles, err error) {
+	if files, ok := a.cached(image.ID); ok {
 		return files, nil
 	}
-	unlock, err := a.reading.Lock(ctx, imageID)
+	unlock, err := a.reading.Lock(ctx, image.ID)
 	if err != nil {
 		return files, err
 	}
 	defer unlock()
-	if files, ok := a.cached(imageID); ok {
+	if files, ok := a.cached(image.ID); ok {
 		return files, nil
 	}
-	err = a.probes.Look(ctx, imageID, func(probe string) (err error) {
+	err = a.probes.Look(ctx, image, func(probe string) (err error) {
 		if files.passwd, err = a.file(ctx, probe, "/etc/passwd"); err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (a *Accounts) read(ctx context.Context, imageID string) (files accountFiles
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.byID[imageID] = files
+	a.byID[image.ID] = files
 	return files, nil
 }
 

@@ -21,11 +21,11 @@ type imageFiles struct {
 	looks   int
 }
 
-func (f *imageFiles) Look(_ context.Context, imageID string, look func(string) error) error {
+func (f *imageFiles) Look(_ context.Context, image translate.Image, look func(string) error) error {
 	f.mu.Lock()
 	f.looks++
 	f.mu.Unlock()
-	return look("probe of " + imageID)
+	return look("probe of " + image.ID)
 }
 
 func (f *imageFiles) ContainerFile(_ context.Context, id, path string, limit int64) ([]byte, error) {

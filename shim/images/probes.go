@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/cridock/cridock/translate"
 )
 
 const (
@@ -31,8 +33,8 @@ func NewProbes(u *Unstarted, processID string) *Probes {
 
 // Look creates a probe of an image, calls look with its ID and removes it. The error
 // is that of look, and of the removal if that failed.
-func (p *Probes) Look(ctx context.Context, imageID string, look func(containerID string) error) (err error) {
-	id, err := p.containers.Create(ctx, probePrefix+p.processID+"_"+rand.Text(), imageID)
+func (p *Probes) Look(ctx context.Context, image translate.Image, look func(containerID string) error) (err error) {
+	id, err := p.containers.Create(ctx, probePrefix+p.processID+"_"+rand.Text(), image)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cridock/cridock/translate"
 )
 
 // containers is an engine's containers: their names by ID. The ID of a
@@ -71,8 +73,8 @@ func TestLook(t *testing.T) {
 			c := &containers{byID: map[string]string{}, removeErr: tc.remove}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			err := NewProbes(NewUnstarted(c), "me").Look(ctx, "sha256:1", func(id string) error {
-				if !strings.HasPrefix(c.byID[id], "/cridock_probe_me_") || c.config.Image != "sha256:1" || c.host.NetworkMode != "none" || c.host.LogConfig.Type != "none" {
+			err := NewProbes(NewUnstarted(c), "me").Look(ctx, translate.Image{ID: "sha256:1", Volumes: []string{"/data/", "/"}}, func(id string) error {
+				if !strings.HasPrefix(c.byID[id], "/cridock_probe_me_") || c.config.Image != "sha256:1" || c.host.NetworkMode != "none" || c.host.LogConfig.Type != "none" || len(c.host.Mounts) != 1 || c.host.Mounts[0].Target != "/data" {
 					t.Errorf("probe %s (%s) of %s, host %+v", id, c.byID[id], c.config.Image, c.host)
 				}
 				if tc.cancel {

@@ -8,7 +8,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
+
+	"github.com/cridock/cridock/translate"
 )
 
 // UnstartedEngine is what [Unstarted] needs of the engine; see engine.Containers.
@@ -27,10 +30,16 @@ type Unstarted struct{ engine UnstartedEngine }
 func NewUnstarted(e UnstartedEngine) *Unstarted { return &Unstarted{engine: e} }
 
 // Create creates a container of an image and returns its ID. errdefs.ErrConflict:
-// the name is taken.
-func (u *Unstarted) Create(ctx context.Context, name, imageID string) (id string, err error) {
-	return u.engine.ContainerCreate(ctx, name, &container.Config{Image: imageID, Entrypoint: []string{"/never-started"}},
-		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}}, nil)
+// the name is taken. The container has the image's files only: for volumes that the image
+// declares Docker would copy their content, and mount them whenever a file is read, which
+// Docker 28.5.2 of Debian can't do at an absolute link.
+func (u *Unstarted) Create(ctx context.Context, name string, image translate.Image) (id string, err error) {
+	var instead []mount.Mount
+	for _, target := range translate.VolumePaths(image) {
+		instead = append(instead, mount.Mount{Type: mount.TypeTmpfs, Target: target}) // made at a start only
+	}
+	return u.engine.ContainerCreate(ctx, name, &container.Config{Image: image.ID, Entrypoint: []string{"/never-started"}},
+		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}, Mounts: instead}, nil)
 }
 
 // Named maps the IDs of the containers whose names begin with prefix to the rest of

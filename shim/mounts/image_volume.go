@@ -52,10 +52,10 @@ func (v *volumes) resolve(ctx context.Context, m *runtimeapi.Mount, owner string
 	}
 	if !v.Host().ImageMounts {
 		if resolved.Layers, err = v.layers(ctx, image.ID); err == nil {
-			resolved.Source, err = v.mount(ctx, image.ID, m.GetImageSubPath(), resolved.Layers, owner)
+			resolved.Source, err = v.mount(ctx, image, m.GetImageSubPath(), resolved.Layers, owner)
 		}
 	} else if m.GetImageSubPath() != "" {
-		err = v.checkSubPath(ctx, image.ID, m.GetImageSubPath())
+		err = v.checkSubPath(ctx, image, m.GetImageSubPath())
 	}
 	return resolved, err
 }
@@ -78,23 +78,23 @@ func subPathError(imageID, subPath string, err error) error {
 
 // mount mounts the layers of an image on the node and returns the path of the sub-path
 // in it.
-func (v *volumes) mount(ctx context.Context, imageID, subPath string, layers []string, owner string) (string, error) {
+func (v *volumes) mount(ctx context.Context, image translate.Image, subPath string, layers []string, owner string) (string, error) {
 	// Before the mount, so that nobody can remove the layers.
-	if err := v.hold(ctx, imageID, owner); err != nil {
-		return "", fmt.Errorf("hold image %s: %w", imageID, err)
+	if err := v.hold(ctx, image, owner); err != nil {
+		return "", fmt.Errorf("hold image %s: %w", image.ID, err)
 	}
-	root, _, err := v.store.Mount(owner, translate.ShortHash(imageID), layers)
+	root, _, err := v.store.Mount(owner, translate.ShortHash(image.ID), layers)
 	if err != nil {
-		return "", fmt.Errorf("mount image %s: %w", imageID, err)
+		return "", fmt.Errorf("mount image %s: %w", image.ID, err)
 	}
 	path, err := imagevolume.Resolve(root, subPath)
 	if err != nil {
-		return "", subPathError(imageID, subPath, err)
+		return "", subPathError(image.ID, subPath, err)
 	}
 	if info, err := os.Lstat(path); err != nil {
 		return "", fmt.Errorf("image_sub_path %q: %w", subPath, err)
 	} else if !info.IsDir() {
-		return "", subPathError(imageID, subPath, errNoDirectory)
+		return "", subPathError(image.ID, subPath, errNoDirectory)
 	}
 	return path, nil
 }
@@ -118,8 +118,8 @@ func (v *volumes) layers(ctx context.Context, imageID string) ([]string, error) 
 
 // hold creates the container that holds an image's layers. Even a forced removal of
 // the image keeps the layers of its containers.
-func (v *volumes) hold(ctx context.Context, imageID, owner string) error {
-	_, err := v.Unstarted.Create(ctx, volumePrefix+owner+"_"+translate.ShortHash(imageID), imageID)
+func (v *volumes) hold(ctx context.Context, image translate.Image, owner string) error {
+	_, err := v.Unstarted.Create(ctx, volumePrefix+owner+"_"+translate.ShortHash(image.ID), image)
 	if errdefs.IsConflict(err) {
 		return nil // created by an earlier call: the name identifies owner and image
 	}
@@ -127,8 +127,8 @@ func (v *volumes) hold(ctx context.Context, imageID, owner string) error {
 }
 
 // checkSubPath returns an error unless a path is a directory in an image.
-func (v *volumes) checkSubPath(ctx context.Context, imageID, subPath string) error {
-	return v.LookInto(ctx, imageID, func(probe string) error {
+func (v *volumes) checkSubPath(ctx context.Context, image translate.Image, subPath string) error {
+	return v.LookInto(ctx, image, func(probe string) error {
 		_, err := v.Engine.ContainerFile(ctx, probe, "/"+subPath, 0)
 		switch {
 		case errdefs.IsInvalidArgument(err):
@@ -136,7 +136,7 @@ func (v *volumes) checkSubPath(ctx context.Context, imageID, subPath string) err
 		case err == nil || errdefs.IsOutOfRange(err):
 			err = errNoDirectory // an empty or a non-empty file
 		}
-		return subPathError(imageID, subPath, err)
+		return subPathError(image.ID, subPath, err)
 	})
 }
 

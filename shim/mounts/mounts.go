@@ -30,7 +30,7 @@ type Engine interface {
 type Unstarted interface {
 	// Create returns the ID of a new container of an image. errdefs.ErrConflict: the
 	// name is taken.
-	Create(ctx context.Context, name, imageID string) (id string, err error)
+	Create(ctx context.Context, name string, image translate.Image) (id string, err error)
 	// Named maps the IDs of the containers whose names begin with prefix to the rest of
 	// the name.
 	Named(ctx context.Context, prefix string) (map[string]string, error)
@@ -71,7 +71,7 @@ type Options struct {
 	Artifact func(ctx context.Context, imageID string) (dir string, ok bool, err error)
 	// LookInto calls look with the ID of a container of an image that exists only for
 	// this call and is never started.
-	LookInto func(ctx context.Context, imageID string, look func(containerID string) error) error
+	LookInto func(ctx context.Context, image translate.Image, look func(containerID string) error) error
 }
 
 // Preparer prepares and releases the mounts of containers. Calls for different

@@ -52,8 +52,8 @@ func newNode(t *testing.T) *node {
 		Artifact: func(_ context.Context, imageID string) (string, bool, error) {
 			return n.artifacts[imageID], n.artifacts[imageID] != "", nil
 		},
-		LookInto: func(_ context.Context, imageID string, look func(string) error) error {
-			return look("probe of " + imageID)
+		LookInto: func(_ context.Context, image translate.Image, look func(string) error) error {
+			return look("probe of " + image.ID)
 		},
 	}
 	n.restart()
@@ -142,15 +142,15 @@ func (d *docker) names() []string {
 
 func (d *docker) Capabilities() *engine.Capabilities { return &d.caps }
 
-func (d *docker) Create(_ context.Context, name, imageID string) (string, error) {
+func (d *docker) Create(_ context.Context, name string, image translate.Image) (string, error) {
 	if err := d.fail["create"]; err != nil {
 		return "", err
 	}
 	if slices.Contains(d.names(), name) {
 		return "", fmt.Errorf("container name %s: %w", name, errdefs.ErrConflict)
 	}
-	if _, ok := d.images[imageID]; !ok {
-		return "", fmt.Errorf("image %s: %w", imageID, errdefs.ErrNotFound)
+	if _, ok := d.images[image.ID]; !ok {
+		return "", fmt.Errorf("image %s: %w", image.ID, errdefs.ErrNotFound)
 	}
 	id := "id of " + name
 	d.containers[id] = name
