@@ -21,8 +21,8 @@ func TestImageDeclaredVolumes(t *testing.T) {
 	}
 	v := &declaredTest{u, "localhost/e2e/declared:1"}
 	u.docker.build(t, v.image, "FROM "+u.image+`
-RUN mkdir -p /full/sub /empty /emptied && echo content >/full/file && ln -s /etc /full/link && echo inside >/emptied/file && chown 1000:2000 /full/file /full && chmod 2751 /full && chown 12:34 /empty && chmod 1777 /empty
-VOLUME /full /empty /none /emptied /full/
+RUN mkdir -p /full/sub /empty /etc/inner && echo content >/full/file && ln -s /etc /full/link && echo inside >/etc/inner/file && chown 1000:2000 /full/file /full && chmod 2751 /full && chown 12:34 /empty && chmod 1777 /empty && ln -s /etc/inner /linked
+VOLUME /full /empty /none /linked /full/
 `)
 	t.Run("docker", v.byDocker)
 	v.set(t, "directory")
@@ -73,7 +73,7 @@ func attempt(n uint32) ctrOption {
 
 // asDeclared says what a volume's directory, and what is in it, is to a container; but
 // the path that the image does not have comes last.
-const asDeclared = "stat -c '%n %u:%g %a' /full /full/file /empty; cat /full/file; readlink /full/link; cat /emptied/file; stat -c '%n %u:%g' /none"
+const asDeclared = "stat -c '%n %u:%g %a' /full /full/file /empty; cat /full/file; readlink /full/link; cat /linked/file; stat -c '%n %u:%g' /none"
 
 const wantDeclared = "/full 1000:2000 2751\n/full/file 1000:2000 644\n/empty 12:34 1777\ncontent\n/etc\ninside\n/none 0:0\n"
 
@@ -91,12 +91,12 @@ func (v *declaredTest) byDocker(t *testing.T) {
 // directory: a restarted container finds its data, and what it removed stays removed.
 func (v *declaredTest) directory(t *testing.T) {
 	p := v.runPod(t)
-	first := p.start("main", asDeclared+"; for d in full empty none; do echo $d >/$d/new; done; rm /emptied/file; chmod 700 /empty; chown 5:6 /none; exec sleep 1000", ofImage(v.image))
+	first := p.start("main", asDeclared+"; for d in full empty none; do echo $d >/$d/new; done; rm /linked/file; chmod 700 /empty; chown 5:6 /none; exec sleep 1000", ofImage(v.image))
 	eventuallyLog(t, first, "/none 0:0")
 	if got := first.logText(); got != wantDeclared {
 		t.Errorf("%q", got)
 	}
-	if got := first.sh("cat /proc/mounts | grep -c -e ' /full ' -e ' /empty ' -e ' /none ' -e ' /emptied '"); got != "4" {
+	if got := first.sh("cat /proc/mounts | grep -c -e ' /full ' -e ' /empty ' -e ' /none ' -e ' /etc/inner '"); got != "4" {
 		t.Errorf("%s volumes are mounted", got)
 	}
 	if mounts := first.status().Mounts; len(mounts) != 0 {
@@ -112,7 +112,7 @@ func (v *declaredTest) directory(t *testing.T) {
 	v.restart(t, nil) // cridock is killed
 	first.stop(0)
 	rpc(t, v.runtime.RemoveContainer, &runtimeapi.RemoveContainerRequest{ContainerId: first.id})
-	const found = "cat /full/file /full/new /empty/new /none/new; ls /emptied; stat -c '%n %u:%g %a' /full /empty /none | xargs"
+	const found = "cat /full/file /full/new /empty/new /none/new; ls /linked; stat -c '%n %u:%g %a' /full /empty /none | xargs"
 	const want = "content\nfull\nempty\nnone\n/full 1000:2000 2751 /empty 12:34 700 /none 5:6 755\n"
 	readOnly := func(cfg *runtimeapi.ContainerConfig) { cfg.Linux.SecurityContext.ReadonlyRootfs = true }
 	if got := p.output("main", found+"; touch /empty/more && ! touch /denied 2>/dev/null", ofImage(v.image), attempt(1), readOnly); got != want {
@@ -198,7 +198,7 @@ func (v *declaredTest) unmet(t *testing.T) {
 	wantCode(t, err, codes.FailedPrecondition, "cridock runtime install")
 	p.output("plain", "true")
 	mounts := func(cfg *runtimeapi.ContainerConfig) {
-		for _, path := range []string{"/full", "/empty", "/none", "/emptied"} {
+		for _, path := range []string{"/full", "/empty", "/none", "/linked"} {
 			mounting(v.node.dir, path)(cfg)
 		}
 	}
@@ -211,7 +211,7 @@ func (v *declaredTest) ignored(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := v.runPod(t, options...)
 			want := strings.TrimSuffix(wantDeclared, "/none 0:0\n") + "none\n0\n"
-			if got := p.output("main", strings.TrimSuffix(asDeclared, "; stat -c '%n %u:%g' /none")+"; [ -e /none ] || echo none; grep -c -e ' /full ' -e ' /empty ' -e ' /none ' -e ' /emptied ' /proc/mounts; echo new >/full/new", ofImage(v.image)); got != want {
+			if got := p.output("main", strings.TrimSuffix(asDeclared, "; stat -c '%n %u:%g' /none")+"; [ -e /none ] || echo none; grep -c -e ' /full ' -e ' /empty ' -e ' /none ' -e ' /etc/inner ' /proc/mounts; echo new >/full/new", ofImage(v.image)); got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
 			if got := p.output("main", "ls /full/new 2>/dev/null; echo ran", ofImage(v.image), attempt(1)); got != "ran\n" {
@@ -238,7 +238,7 @@ func (v *declaredTest) mappedDirectory(t *testing.T) {
 	if got := p.output("main", asDeclared+"; touch /none/new; chown 7:8 /none/new", ofImage(v.image)); got != wantDeclared {
 		t.Errorf("%q", got)
 	}
-	if got := p.output("main", "stat -c '%n %u:%g' /full /none/new /emptied/file", ofImage(v.image), attempt(1)); got != "/full 1000:2000\n/none/new 7:8\n/emptied/file 0:0\n" {
+	if got := p.output("main", "stat -c '%n %u:%g' /full /none/new /linked/file", ofImage(v.image), attempt(1)); got != "/full 1000:2000\n/none/new 7:8\n/linked/file 0:0\n" {
 		t.Errorf("restarted: %q", got)
 	}
 }
