@@ -92,6 +92,9 @@ func killTree(root int, containerID string, deathTimeout time.Duration) (int, er
 	}()
 	// The PID may have been reused since Docker reported it.
 	if groups, err := os.ReadFile(procPath(root, "cgroup")); err != nil || p.session != root || !bytes.Contains(groups, []byte(containerID)) {
+		if p.exited() {
+			return 0, nil // it has left its cgroup, if its parent has not waited for it either
+		}
 		return 0, fmt.Errorf("process %d: %w: not an exec of the container; does cridock run in Docker's PID namespace?",
 			root, errdefs.ErrFailedPrecondition)
 	}
@@ -165,6 +168,13 @@ func (p *proc) signal(s unix.Signal) error {
 		return err
 	}
 	return nil
+}
+
+// exited reports whether the process has exited.
+func (p *proc) exited() bool {
+	ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+	n, err := unix.Poll(ready, 0)
+	return err == nil && n > 0
 }
 
 // grow adds processes that belong to a tree until it finds no more. It stops each

@@ -19,6 +19,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
+	"golang.org/x/sys/unix"
 
 	"github.com/cridock/cridock/shim/engine"
 )
@@ -229,6 +230,13 @@ func TestKillTreeSparesOthers(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		_ = cmd.Process.Kill()
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := killTree(cmd.Process.Pid, c.id, deathTimeout); n != 0 || err != nil {
+			t.Errorf("%s: before its parent waits: %d, %v", name, n, err)
+		}
 		_ = cmd.Wait()
 		// A process that is gone is no error.
 		if n, err := killTree(cmd.Process.Pid, c.id, deathTimeout); n != 0 || err != nil {
