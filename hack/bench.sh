@@ -217,7 +217,7 @@ random_image() { # SOCKET NAME
 		head -c "${size}K" /dev/urandom >"$context/$i"
 		echo "COPY $i /$i" >>"$context/Dockerfile"
 	done
-	tar -C "$context" -c . | curl -sS --fail --unix-socket "$1" -H 'Content-Type: application/x-tar' --data-binary @- \
+	tar -C "$context" -c . | curl -sS --fail --unix-socket "$1" -X POST -H 'Content-Type: application/x-tar' --upload-file - \
 		"http://docker/build?t=$2" | jq -es 'all(.error == null)' >/dev/null || die "cannot build $2"
 	rm -rf "$context"
 	echo "$2"
