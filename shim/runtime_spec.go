@@ -2,9 +2,11 @@ package shim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -42,12 +44,19 @@ func readSpec(id string, pid int) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) //nolint:gosec // checked below, before it is read
+	bundle := strings.TrimSuffix(path, "/config.json") // filepath.Dir would resolve "cwd/.." by its text
+	dir, err := os.OpenFile(bundle, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = dir.Close() }()
+	fd, err := unix.Openat(int(dir.Fd()), "config.json", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
-	if err := checkSpecFile(f); err != nil {
+	if err := checkSpecFile(dir, f); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	spec := new(specs.Spec)
@@ -58,17 +67,19 @@ func readSpec(id string, pid int) (*specs.Spec, error) {
 	return spec, nil
 }
 
-// checkSpecFile returns an error unless a file is regular, writable by root only
-// and at most maxSpecSize long.
-func checkSpecFile(f *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+// checkSpecFile returns an error unless a file is regular, at most maxSpecSize long, and
+// only root can change it. containerd 2.4 leaves its mode to the umask, which is 0 in
+// dockerd's children, in a directory that only root can enter.
+func checkSpecFile(dir, f *os.File) error {
+	var around, st unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(dir.Fd()), &around), unix.Fstat(int(f.Fd()), &st)); err != nil {
 		return err
 	}
+	private := around.Uid == 0 && around.Mode&0o077 == 0
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return fmt.Errorf("%w: not a regular file", errdefs.ErrFailedPrecondition)
-	case st.Uid != 0 || st.Mode&(unix.S_IWGRP|unix.S_IWOTH) != 0:
+	case st.Uid != 0 || st.Mode&(unix.S_IWGRP|unix.S_IWOTH) != 0 && !private:
 		return fmt.Errorf("%w: it must be owned by root and writable by root only", errdefs.ErrFailedPrecondition)
 	case st.Size > maxSpecSize:
 		return fmt.Errorf("%w: %d bytes, more than %d", errdefs.ErrOutOfRange, st.Size, int64(maxSpecSize))

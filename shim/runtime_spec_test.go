@@ -35,14 +35,17 @@ func TestReadSpec(t *testing.T) {
 		"not JSON":        {func() error { return write(secret) }, "not an OCI specification"},
 		"too large":       {func() error { return os.WriteFile(file, make([]byte, maxSpecSize+1), 0o600) }, "more than"},
 		"somebody else's": {func() error { return errors.Join(write(`{}`), os.Chown(file, 1000, 1000)) }, "writable by root only"},
-		"writable by all": {func() error { return errors.Join(write(`{}`), os.Chmod(file, 0o666)) }, "writable by root only"},
-		"a link":          {func() error { return os.Symlink("/etc/hostname", file) }, "too many levels"},
-		"a pipe":          {func() error { return unix.Mkfifo(file, 0o600) }, "not a regular file"},
-		"a directory":     {func() error { return os.Mkdir(file, 0o700) }, "not a regular file"},
-		"cut off":         {func() error { return write(`{"hostname":"` + secret) }, "not an OCI specification"},
+		"writable by all": {func() error {
+			return errors.Join(write(`{}`), os.Chmod(file, 0o666), os.Chmod(filepath.Dir(file), 0o711))
+		}, "writable by root only"},
+		"writable in root's directory": {func() error { return errors.Join(write(`{"hostname":"web"}`), os.Chmod(file, 0o666)) }, ""},
+		"a link":                       {func() error { return os.Symlink("/etc/hostname", file) }, "too many levels"},
+		"a pipe":                       {func() error { return unix.Mkfifo(file, 0o600) }, "not a regular file"},
+		"a directory":                  {func() error { return os.Mkdir(file, 0o700) }, "not a regular file"},
+		"cut off":                      {func() error { return write(`{"hostname":"` + secret) }, "not an OCI specification"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.RemoveAll(file); err != nil {
+			if err := errors.Join(os.RemoveAll(file), os.Chmod(filepath.Dir(file), 0o700)); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.make(); err != nil {
