@@ -32,7 +32,7 @@ var nriDifferences = []struct{ field, why string }{
 	{`.* pod\.linux\.resources\..*`, "of the sandbox's own process"},
 	{`.* container\.linux\.seccomp_policy\..*`, "Docker does not tell its default policy"},
 	{`.* container\.linux\.resources\.devices\[.*`, "Docker does not tell its rules; the devices are in linux.devices"},
-	{`.* container\.linux\.devices\[/dev/null\]\.(file_mode|uid|gid)\.value`, "cridock tells those of the host's device"},
+	{`.* container\.linux\.devices\[/dev/null\]\.(file_mode|uid|gid)(\.value)?`, "cridock tells those of the host's device"},
 	{`CreateContainer .* container\.(created_at|state)`, "the container is in Docker"},
 	{`(StopContainer|RemoveContainer) .* container\.(state|status_reason)`, "cridock tells that it has exited"},
 	{`(StartContainer|StopContainer) .* container\.pid`, "Docker makes the process when it starts it, and forgets it at the exit"},
