@@ -296,3 +296,51 @@ func (n *node) dockerInfo(t *testing.T) (info engineInfo) {
 	n.docker.must(t, http.MethodGet, "/info", nil, &info)
 	return info
 }
+
+// TestRestoreFromContainerd: what a container of containerd does goes on in a pod of
+// cridock's. CRIDOCK_E2E_CONTAINERD is as for TestNRIContainerd.
+func TestRestoreFromContainerd(t *testing.T) {
+	containerd := os.Getenv("CRIDOCK_E2E_CONTAINERD")
+	if containerd == "" {
+		t.Skip("CRIDOCK_E2E_CONTAINERD is not set: a directory with containerd and containerd-shim-runc-v2")
+	}
+	t.Parallel()
+	needEngine(t)
+	flags := runtimeFlags(t)
+	n := newNode(t, append(flags, "--experimental")...)
+	if out, err := n.command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("CRIU cannot work here: %v: %s", err, out)
+	}
+	registry := n.needRegistry(t)
+	image, pause := registry+"/restore/busybox", registry+"/restore/pause"
+	n.docker.build(t, pause+":1", "FROM "+n.image+"\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"100000\"]\n")
+	n.docker.tag(t, n.image, image, "1")
+	n.docker.push(t, image, "1", "")
+	n.docker.push(t, pause, "1", "")
+
+	dir, data := t.TempDir(), t.TempDir()
+	c := newCridock(t, n, "cni", "--checkpoint-images="+dir+"/*")
+	if driver := c.dockerInfo(t).Driver; driver != "overlay2" {
+		t.Skipf("cridock does not restore with the storage driver %s", driver)
+	}
+	theirs := newContainerd(t, c, containerd, pause+":1", flags)
+	theirs.pull(t, image+":1")
+	c.pull(t, image+":1")
+	of := func(image string) ctrOption {
+		return func(cfg *runtimeapi.ContainerConfig) {
+			cfg.Image = &runtimeapi.ImageSpec{Image: image}
+			cfg.Mounts = []*runtimeapi.Mount{{HostPath: data, ContainerPath: "/data"}}
+		}
+	}
+	p := &pod{cridock: theirs, t: t, cfg: c.podConfig(t)}
+	p.id = rpc(t, theirs.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: p.cfg}).PodSandboxId
+	t.Cleanup(p.remove)
+	old := p.start("old", counting, of(image+":1"))
+	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(old.logText(), "line 30\n") })
+	archive := filepath.Join(dir, "old.tar")
+	if err := old.checkpoint(archive); err != nil {
+		t.Fatal(err)
+	}
+	p.remove()
+	checkRestored(t, c, archive, data, of(archive))
+}
