@@ -44,8 +44,8 @@ func readSpec(id string, pid int) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	bundle := strings.TrimSuffix(path, "/config.json") // filepath.Dir would resolve "cwd/.." by its text
-	dir, err := os.OpenFile(bundle, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	bundle := strings.TrimSuffix(path, "/config.json")                               // filepath.Dir would resolve "cwd/.." by its text
+	dir, err := os.OpenFile(bundle, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0) //nolint:gosec // a directory that containerd has made
 	if err != nil {
 		return nil, err
 	}
