@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// shimGroupAnnotation makes containerd's runc shim serve all containers with
+	// ShimGroupAnnotation makes containerd's runc shim serve all containers with
 	// the same value from one process.
-	shimGroupAnnotation = "io.containerd.runc.v2.group"
+	ShimGroupAnnotation = "io.containerd.runc.v2.group"
 	// criAnnotationPrefix is the prefix of a CRI runtime's own annotations for the
 	// OCI runtime.
 	criAnnotationPrefix = "io.kubernetes.cri."
@@ -50,7 +50,7 @@ func ParseAnnotationPattern(text string) (AnnotationPattern, error) {
 func selectAnnotations(annotations map[string]string, patterns []AnnotationPattern, handler string, host Host) map[string]string {
 	out := map[string]string{}
 	for key, value := range annotations {
-		if key == shimGroupAnnotation || strings.HasPrefix(key, criAnnotationPrefix) {
+		if key == ShimGroupAnnotation || strings.HasPrefix(key, criAnnotationPrefix) {
 			continue
 		}
 		for _, p := range patterns {
@@ -92,7 +92,7 @@ func sandboxAnnotations(req SandboxRequest, host Host) (map[string]string, error
 		return nil, host.refuseAnnotations(out, req.RuntimeHandler)
 	}
 	if shimGrouping(req.RuntimeHandler, host) {
-		out[shimGroupAnnotation] = shimGroup(pod)
+		out[ShimGroupAnnotation] = shimGroup(pod)
 	}
 	resources, overhead := req.Config.GetLinux().GetResources(), req.Config.GetLinux().GetOverhead()
 	for name, value := range map[string]int64{
@@ -126,7 +126,7 @@ func containerAnnotations(req ContainerRequest, ours map[string]string, host Hos
 	}
 	maps.Copy(out, ours)
 	if shimGrouping(req.runtimeHandler(), host) {
-		out[shimGroupAnnotation] = shimGroup(req.sandboxMetadata())
+		out[ShimGroupAnnotation] = shimGroup(req.sandboxMetadata())
 	}
 	return orNil(out), nil
 }

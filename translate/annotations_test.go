@@ -35,7 +35,7 @@ func TestSelectAnnotations(t *testing.T) {
 	patterns := []AnnotationPattern{{Pattern: "all.test/*"}, {Handler: "kata", Pattern: "kata.test.*"}, {Handler: "runc", Pattern: "runc.test.*"}, {Pattern: "io.*"}}
 	annotations := map[string]string{
 		"all.test/a": "1", "all.test/a/b": "2", "kata.test.a": "3", "runc.test.a": "4", "other.test": "5",
-		"io.kubernetes.cri.container-type": "sandbox", shimGroupAnnotation: "another-pod", "io.test": "6",
+		"io.kubernetes.cri.container-type": "sandbox", ShimGroupAnnotation: "another-pod", "io.test": "6",
 	}
 	for handler, want := range map[string]map[string]string{
 		"kata":   {"all.test/a": "1", "kata.test.a": "3", "io.test": "6"},

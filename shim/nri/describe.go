@@ -193,6 +193,9 @@ func addDocker(out *api.Container, in *container.InspectResponse, sb *translate.
 	}
 	out.Linux.Sysctl = maps.Clone(hc.Sysctls)
 	for key, value := range hc.Annotations {
+		if key == translate.ShimGroupAnnotation {
+			continue // of the container's shim
+		}
 		if out.Annotations == nil {
 			out.Annotations = map[string]string{}
 		}
