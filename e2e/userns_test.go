@@ -438,6 +438,13 @@ func (u *usernsTest) restarted(t *testing.T) {
 // otherRuntime: a RuntimeClass selects the runtime that is executed in the end.
 func (u *usernsTest) otherRuntime(t *testing.T) {
 	u.hideHybridCgroup(t)
+	const null = "/dev/null"
+	before := u.onHost(t, "%u:%g %a", null)
+	t.Cleanup(func() {
+		if owner := u.onHost(t, "%u:%g %a", null); owner != before {
+			t.Errorf("the host's %s belonged to %s, and now to %s", null, before, owner)
+		}
+	})
 	p := u.runPodWith(t, "crun", inUserNamespace(100000))
 	c := p.start("main", "sleep 1000")
 	if got := c.sh("tr -s ' ' </proc/self/uid_map; stat -c %u /; echo one >/dev/stdout"); got != "0 100000 65536\n0\none" {

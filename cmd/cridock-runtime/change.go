@@ -204,7 +204,9 @@ func moveBinds(s spec, bundle string, dir seam.Dir, userns *os.File, r *seam.Rec
 }
 
 // giveStreams makes the root of a container in a user namespace the owner of the pipes
-// among the standard streams, so that processes can open /dev/stdout and the like.
+// among the standard streams, so that processes can open /dev/stdout and the like. In
+// place of the host's null device the container gets one of its own: crun makes its root
+// the owner of that, too, who could then take it from all others on the host.
 func giveStreams(r *seam.Record) error {
 	if r.UserNamespace == nil {
 		return nil
@@ -217,6 +219,11 @@ func giveStreams(r *seam.Record) error {
 			continue // closed
 		case err != nil:
 			return fmt.Errorf("standard stream %d: %w", fd, err)
+		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == nullDevice:
+			if err := replaceNull(fd); err != nil {
+				return fmt.Errorf("null device for standard stream %d: %w", fd, err)
+			}
+			continue
 		case st.Mode&unix.S_IFMT != unix.S_IFIFO:
 			continue
 		}
@@ -225,4 +232,34 @@ func giveStreams(r *seam.Record) error {
 		}
 	}
 	return nil
+}
+
+// nullDevice is the number of /dev/null.
+var nullDevice = unix.Mkdev(1, 3)
+
+// replaceNull makes fd a null device in a file system that nothing else can reach.
+func replaceNull(fd int) error {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(root) }()
+	const name = "null"
+	if err := errors.Join(unix.Mknodat(root, name, unix.S_IFCHR, int(nullDevice)), unix.Fchmodat(root, name, 0o666, 0)); err != nil { //nolint:gosec // 1:3
+		return err
+	}
+	null, err := unix.Openat(root, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(null) }()
+	return unix.Dup3(null, fd, 0)
 }

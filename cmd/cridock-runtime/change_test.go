@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -289,5 +290,32 @@ func TestGiveStreams(t *testing.T) {
 	}
 	if out, _, err := b.call(t, "state", id); err != nil || out != "stdout 0:0\n" {
 		t.Error(err, out)
+	}
+}
+
+// TestReplaceNull: the new device is null, and another inode than the host's.
+func TestReplaceNull(t *testing.T) {
+	needs.Root(t, "it mounts")
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var before, after unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &before)
+	if err == nil {
+		err = replaceNull(int(f.Fd()))
+	}
+	if err == nil {
+		err = unix.Fstat(int(f.Fd()), &after)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Rdev != nullDevice || after.Mode != unix.S_IFCHR|0o666 || after.Dev == before.Dev {
+		t.Errorf("it is %+v, before %+v", after, before)
+	}
+	if n, err := f.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("read %d, %v", n, err)
 	}
 }
