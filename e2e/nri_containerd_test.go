@@ -131,8 +131,8 @@ state = %q
 			t.Fatal(err)
 		}
 	}
-	// It looks for its shim in PATH first.
-	if err := d.launchAs(d.command("env", "PATH="+dir+":"+os.Getenv("PATH"), "containerd", "--config", d.path("config.toml"))); err != nil {
+	// It looks for its shim in PATH first, and leaves directories in TMPDIR.
+	if err := d.launchAs(d.command("env", "PATH="+dir+":"+os.Getenv("PATH"), "TMPDIR="+base, "containerd", "--config", d.path("config.toml"))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
