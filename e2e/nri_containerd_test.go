@@ -50,20 +50,11 @@ var nriDifferences = []struct{ field, why string }{
 // TestNRIContainerd runs the same pods on cridock and on containerd, and compares what
 // plugins get. CRIDOCK_E2E_CONTAINERD is a directory with containerd and its shim for runc.
 func TestNRIContainerd(t *testing.T) {
-	dir := os.Getenv("CRIDOCK_E2E_CONTAINERD")
-	if dir == "" {
-		t.Skip("CRIDOCK_E2E_CONTAINERD is not set: a directory with containerd and containerd-shim-runc-v2")
-	}
+	dir := containerdPrograms(t)
 	t.Parallel()
-	needEngine(t)
 	flags := runtimeFlags(t)
 	node := newNode(t, flags...)
-	registry := node.needRegistry(t)
-	image, pause := registry+"/nri/busybox", registry+"/nri/pause"
-	node.docker.build(t, pause+":1", "FROM "+node.image+"\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"100000\"]\n")
-	node.docker.tag(t, node.image, image, "1")
-	node.docker.push(t, image, "1", "")
-	node.docker.push(t, pause, "1", "")
+	image, pause := node.imagesOfBoth(t)
 
 	plugins := func(name string) (socket string, flags []string) {
 		base := filepath.Join(node.dir, name)
@@ -72,14 +63,38 @@ func TestNRIContainerd(t *testing.T) {
 	}
 	socket, nriFlags := plugins("nri")
 	ours := newCridock(t, node, "cni", nriFlags...)
-	theirs := newContainerd(t, ours, dir, pause+":1", flags)
+	theirs := newContainerd(t, ours, dir, pause, flags)
 
 	shared := filepath.Join(node.dir, "nri-volume")
 	node.run(t, "mkdir", shared)
-	work := nriWorkload{image: image + ":1", volume: shared, cgroup: "/cridock-" + filepath.Base(node.dir), logs: ours.path("logs", "nri")}
+	work := nriWorkload{image: image, volume: shared, cgroup: "/cridock-" + filepath.Base(node.dir), logs: ours.path("logs", "nri")}
 	got := work.run(t, ours, socket)
 	want := work.run(t, theirs, theirs.path("nri.sock"))
 	compareNRI(t, want, got)
+}
+
+// containerdPrograms returns the directory of containerd and its shim for runc.
+func containerdPrograms(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("CRIDOCK_E2E_CONTAINERD")
+	if dir == "" {
+		t.Skip("CRIDOCK_E2E_CONTAINERD is not set: a directory with containerd and containerd-shim-runc-v2")
+	}
+	needEngine(t)
+	return dir
+}
+
+// imagesOfBoth pushes images that cridock and containerd can pull: for containers, and for
+// containerd's sandboxes.
+func (n *node) imagesOfBoth(t *testing.T) (image, pause string) {
+	t.Helper()
+	registry := n.needRegistry(t)
+	image, pause = registry+"/both/busybox", registry+"/both/pause"
+	n.docker.build(t, pause+":1", "FROM "+n.image+"\nSTOPSIGNAL SIGKILL\nENTRYPOINT [\"sleep\", \"100000\"]\n")
+	n.docker.tag(t, n.image, image, "1")
+	n.docker.push(t, image, "1", "")
+	n.docker.push(t, pause, "1", "")
+	return image + ":1", pause + ":1"
 }
 
 // newContainerd starts containerd on the node of a cridock.

@@ -5,8 +5,9 @@
 #
 # An ENGINE is a Debian suite, to use its Docker, or the path of a directory with
 # dockerd, containerd, containerd-shim-runc-v2, runc, crun, docker-proxy and
-# docker-init. The suffix "+containerd" enables the containerd image store,
-# "+graphdriver" disables it (Docker 28 and later). The default:
+# docker-init, and criu for the tests of checkpoints. The suffix "+containerd" enables
+# the containerd image store, "+graphdriver" disables it (Docker 28 and later). The
+# default:
 #
 #   bookworm          Docker 20.10
 #   trixie            Docker 26.1
@@ -27,11 +28,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cridock/engines
-programs=(dockerd docker-proxy docker-init containerd containerd-shim-runc-v2 runc crun)
+programs=(dockerd docker-proxy docker-init containerd containerd-shim-runc-v2 runc crun criu)
 
 # unpack_suite downloads and unpacks a suite's Docker with all its dependencies.
 unpack_suite() { # SUITE ROOT
-	local apt mirror deb options
+	local apt mirror deb options packages
 	apt=$2.apt
 	rm -rf "$apt" "$2"
 	mkdir -p "$apt"/{lists/partial,archives/partial,sources} "$2"
@@ -43,7 +44,9 @@ unpack_suite() { # SUITE ROOT
 		-o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=$apt/sources"
 		-o APT::Default-Release= -o APT::Sandbox::User=root)
 	apt-get "${options[@]}" update
-	apt-get "${options[@]}" install -y --download-only --no-install-recommends docker.io containerd runc crun tini
+	packages=(docker.io containerd runc crun tini)
+	[ -z "$(apt-cache "${options[@]}" search --names-only '^criu$')" ] || packages+=(criu) # Debian 12 has none
+	apt-get "${options[@]}" install -y --download-only --no-install-recommends "${packages[@]}"
 	for deb in "$apt"/archives/*.deb; do
 		dpkg-deb --extract "$deb" "$2"
 	done
@@ -58,7 +61,8 @@ patch_programs() { # ROOT DIR
 	libraries=$(find "$1" -maxdepth 3 -type d -path '*lib/*-linux-gnu' | paste -sd :)
 	for program in "${programs[@]}"; do
 		path=$(find "$1"/usr/{sbin,bin} -name "$program" -print -quit)
-		[ -n "$path" ] || die "no $program in $1"
+		[ -n "$path" ] || [ "$program" = criu ] || die "no $program in $1"
+		[ -n "$path" ] || continue
 		cp -L "$path" "$2/$program"
 		loader=$(patchelf --print-interpreter "$2/$program" 2>/dev/null) || continue # it is a static binary
 		# Not the one in lib64, which may be an absolute link.

@@ -18,10 +18,11 @@
 #   CRIDOCK_E2E_CRI_DOCKERD  a cri-dockerd: the tests also migrate pods between it and
 #                          cridock
 #   CRIDOCK_E2E_CONTAINERD a directory with containerd and its shim for runc: the tests
-#                          also compare what NRI plugins get from it and from cridock
+#                          also compare what NRI plugins get from it and from cridock, and
+#                          restore its checkpoints
 #
 # cri-dockerd is the one that "hack/cri-dockerd.sh build" has built, containerd the one
-# of "hack/bench.sh build", unless the variables are set. Without them, these tests are
+# of ".ci/run build", unless the variables are set. Without them, these tests are
 # skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -42,7 +43,7 @@ fi
 [ "$cri_dockerd" ] || not_built "migration from a real cri-dockerd" "hack/cri-dockerd.sh build"
 containerd=${CRIDOCK_E2E_CONTAINERD-}
 [ -n "$containerd" ] || containerd=$(built_containerd)
-[ "$containerd" ] || not_built "the comparison of NRI with containerd" "hack/bench.sh build"
+[ "$containerd" ] || not_built "what is compared with containerd, or taken over from it" ".ci/run build"
 
 # Do everything that needs the network first: there is none inside.
 log "go mod download"
