@@ -45,7 +45,7 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 	defer s.plugins.conceal(translate.ContainerName(r.GetConfig().GetMetadata(), sb.Metadata))()
 	defer undo.Run(ctx, &err)
 	job := &containerJob{request: r, sandbox: sb, dir: s.sandboxDir(sb.Metadata), undo: &undo}
-	if job.restore, err = s.restores.find(ctx, r.GetConfig().GetImage().GetImage()); err != nil {
+	if job.restore, job.image, err = s.restores.find(ctx, r.GetConfig().GetImage().GetImage()); err != nil {
 		return "", err
 	}
 	defer job.restore.close()
@@ -96,12 +96,8 @@ func (s *Service) createContainer(ctx context.Context, r *runtimeapi.CreateConta
 func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *runtimeapi.ContainerConfig, adjustment *translate.Adjustment) (*translate.Create, error) {
 	sb := job.sandbox
 	security := cfg.GetLinux().GetSecurityContext()
-	image, err := job.image(ctx, cfg, s.image)
-	if err != nil {
-		return nil, err
-	}
 	req := translate.ContainerRequest{
-		Config: cfg, SandboxConfig: job.request.GetSandboxConfig(), Sandbox: sb, Image: image, Adjustment: adjustment, Restored: job.restore != nil,
+		Config: cfg, SandboxConfig: job.request.GetSandboxConfig(), Sandbox: sb, Image: job.image, Adjustment: adjustment, Restored: job.restore != nil,
 	}
 	name := translate.ContainerName(cfg.GetMetadata(), sb.Metadata)
 	job.undo.Push(func(ctx context.Context) error { return s.mounts.Release(ctx, name) })
@@ -110,13 +106,13 @@ func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *run
 		return nil, err
 	}
 	req.Mounts, req.CDI, req.Devices = resolved.Mounts, resolved.CDI, resolved.Devices
-	if req.VolumeDirs, err = job.makeVolumes(image, s.Host(), s.engine.Capabilities()); err != nil {
+	if req.VolumeDirs, err = job.makeVolumes(job.image, s.Host(), s.engine.Capabilities()); err != nil {
 		return nil, err
 	}
 	if req.SeccompProfile, err = containerProfiles(security, s.cfg.SeccompDefaultProfile); err != nil {
 		return nil, err
 	}
-	if req.User, err = s.images.accounts.User(ctx, security, image); err != nil {
+	if req.User, err = s.images.accounts.User(ctx, security, job.image); err != nil {
 		return nil, err
 	}
 	if err := s.checkTargetPID(ctx, security.GetNamespaceOptions(), sb); err != nil {
@@ -127,15 +123,6 @@ func (s *Service) containerSpec(ctx context.Context, job *containerJob, cfg *run
 		return nil, err
 	}
 	return create, job.restore.check(cfg, create)
-}
-
-// image returns the image that the container is created from: for a restore, the one
-// that its checkpoint is based on.
-func (j *containerJob) image(ctx context.Context, cfg *runtimeapi.ContainerConfig, find func(context.Context, string) (translate.Image, error)) (translate.Image, error) {
-	if j.restore != nil {
-		return j.restore.base, nil
-	}
-	return find(ctx, cfg.GetImage().GetImage())
 }
 
 // image finds an image on the node. A missing one is NotFound: pulling is the

@@ -73,31 +73,31 @@ type restoring struct {
 	files  []*os.File
 }
 
-// find returns the checkpoint that a requested image is, nil if it is an ordinary one.
-// It is ErrFailedPrecondition, or ErrNotImplemented, if it must or can not be restored.
-func (r *restorer) find(ctx context.Context, ref string) (*restoring, error) {
+// find returns the image to create a container from, and the checkpoint that the requested
+// one is, nil if it is an ordinary one. It is ErrFailedPrecondition, or ErrNotImplemented,
+// if a checkpoint must or can not be restored.
+func (r *restorer) find(ctx context.Context, ref string) (*restoring, translate.Image, error) {
 	var img translate.Image
 	archive := filepath.IsAbs(ref)
 	if !archive {
 		var err error
 		if img, err = r.image(ctx, ref); err != nil {
-			return nil, err
+			return nil, img, err
 		}
 	}
 	if archive && !r.patterns.MatchName(ref) || !archive && !r.patterns.Match(img) {
 		isLabel := func(key string) bool { _, ok := img.Labels[key]; return ok }
 		if archive || slices.ContainsFunc(checkpointLabels, isLabel) {
-			return nil, fmt.Errorf("image %q: %w: a checkpoint, and none of the patterns in checkpoint-images matches it", ref, errdefs.ErrFailedPrecondition)
+			return nil, img, fmt.Errorf("image %q: %w: a checkpoint, and none of the patterns in checkpoint-images matches it", ref, errdefs.ErrFailedPrecondition)
 		}
-		return nil, nil
+		return nil, img, nil
 	}
 	found := &restoring{name: ref}
-	err := r.open(ctx, found, img)
-	if err != nil {
+	if err := r.open(ctx, found, img); err != nil {
 		found.close()
-		return nil, fmt.Errorf("restore checkpoint %q: %w", ref, err)
+		return nil, img, fmt.Errorf("restore checkpoint %q: %w", ref, err)
 	}
-	return found, nil
+	return found, found.base, nil
 }
 
 // open opens a checkpoint, the image img or else an archive, and reads what it is of.

@@ -459,6 +459,7 @@ type containerJob struct {
 	volumes map[string]state.Volume
 	undo    *undo.Stack
 	restore *restoring // nil: the container is a new one
+	image   translate.Image
 }
 
 // runPod tells plugins of a sandbox that is ready and that nobody has seen.
