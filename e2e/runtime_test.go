@@ -99,6 +99,22 @@ func TestRuntimeClass(t *testing.T) {
 	if s := main.status(); s.ExitCode != 3 || main.logText() != "up\nbye\n" {
 		t.Errorf("it ended with %d, and printed %q", s.ExitCode, main.logText())
 	}
+	for _, handler := range []string{"", "docker"} {
+		// The runtime of sandboxes only.
+		c.flags = []string{"--pause-runtime=crun"}
+		c.restart(t, nil)
+		split := c.runPodWith(t, handler)
+		if inside := split.start("main", "sleep 1000"); !created(split.id) || created(inside.id) || inside.sh("echo works") != "works" {
+			t.Errorf("handler %q: with pause-runtime, crun's calls are\n%s", handler, read(t, calls))
+		}
+		c.flags = nil
+		c.restart(t, nil)
+		if got := split.status(); got.State != runtimeapi.PodSandboxState_SANDBOX_READY || got.RuntimeHandler != handler {
+			t.Errorf("without pause-runtime again, the pod is %v, with the handler %q", got.State, got.RuntimeHandler)
+		}
+		split.start("another", "sleep 1000")
+		split.remove()
+	}
 	p.remove()
 	for _, id := range []string{p.id, main.id} {
 		if _, err := c.docker.call(http.MethodGet, "/containers/"+id+"/json", nil, nil); err == nil {

@@ -23,6 +23,8 @@
 #   PULL=MIB, LAYERS=N     size of the image to pull (default 16), and its number of
 #                          layers (default 1)
 #   PULLS=N                number of such images, which are pulled at once (default 1)
+#   PAUSE_RUNTIME=NAME     runtime in PATH for the sandboxes of cridock-early, such as crun
+#                          (default: the containers' runc)
 #   TRACE=PODS             pods for the timeline of a pod start (default 30; 0: none)
 #
 # The first run builds containerd and cri-dockerd from the Go module proxy, in
@@ -252,10 +254,17 @@ if [ -n "$cri_dockerd" ]; then
 fi
 if [ "$network" = cni ]; then
 	log "starting cridock with early-network, on a third engine"
-	peer=$(engine_start "$c" "${runtime[@]}" --add-runtime "cridock=$PWD/bin/cridock-runtime")
+	pause_runtime=() cridock_flags=(--early-network --runtime-directory /run/cridock) # cridock-runtime's default
+	if [ -n "${PAUSE_RUNTIME-}" ]; then
+		pause_runtime=(--add-runtime "pause=$(command -v "$PAUSE_RUNTIME")") || die "PAUSE_RUNTIME: no $PAUSE_RUNTIME"
+		cridock_flags+=(--pause-runtime pause)
+	fi
+	peer=$(engine_start "$c" "${runtime[@]}" --add-runtime "cridock=$PWD/bin/cridock-runtime" "${pause_runtime[@]}")
+	# crun would use the hierarchy of cgroup v2 that may be beside cgroup v1.
+	engine_exec "$c" sh -c 'if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi'
 	cp -a "$a/registry" "$c/registry"
 	registry_start "$c" "${registry##*:}" >/dev/null
-	start_cridock "$c" --early-network --runtime-directory /run/cridock || die "cridock did not start" # cridock-runtime's default
+	start_cridock "$c" "${cridock_flags[@]}" || die "cridock did not start"
 	targets+=(--target "cridock-early=unix://$c/cridock.sock" --backend "cridock-early=unix://$peer")
 fi
 

@@ -217,6 +217,7 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 		CDI:                  len(c.CDISpecDirs) > 0,
 		MountOptions:         mounts.SpecDir(c) != "",
 		DefaultRuntime:       c.DefaultRuntime,
+		PauseRuntime:         s.cfg.PauseRuntime,
 		DockerRootDir:        c.RootDir,
 		Runtimes:             map[string]translate.RuntimeFeatures{},
 		MinOOMScoreAdj:       s.cfg.MinOOMScoreAdj,

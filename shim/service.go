@@ -104,6 +104,8 @@ type Config struct {
 	// EarlyNetwork has cridock-runtime take care of the sandboxes' network namespaces,
 	// if the engine has it: they are connected while Docker starts the sandbox.
 	EarlyNetwork bool
+	// PauseRuntime is as in [translate.Host].
+	PauseRuntime string
 	// MinOOMScoreAdj is the lowest oom_score_adj that the node allows.
 	MinOOMScoreAdj int
 	// Ulimits are the resource limits of the processes of all containers; the engine's

@@ -63,6 +63,9 @@ type Host struct {
 
 	// DefaultRuntime is the Docker runtime used if none is requested.
 	DefaultRuntime string
+	// PauseRuntime is the Docker runtime of the sandboxes of pods that request none; ""
+	// for DefaultRuntime, which the containers of these pods have in any case.
+	PauseRuntime string
 	// Runtimes are the engine's runtimes by Docker name.
 	Runtimes map[string]RuntimeFeatures
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -70,6 +71,9 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.RuntimeHandler, err = req.pauseHandler(host); err != nil {
+		return nil, err
+	}
 	hostConfig, err := sandboxHostConfig(req, host)
 	if err != nil {
 		return nil, err
@@ -98,6 +102,24 @@ func DockerSandbox(req SandboxRequest, host Host) (*Create, error) {
 	create.networkEarly(req, host)
 	host.Seal.stamp(create)
 	return create, nil
+}
+
+// pauseHandler returns the handler by whose runtime the pause container runs: the pod's,
+// or the operator's choice if the pod requests none. User namespaces are checked for the
+// pod's, so these pods keep it.
+func (r SandboxRequest) pauseHandler(host Host) (string, error) {
+	requested, err := RuntimeHandler(r.RuntimeHandler, host)
+	if err != nil || requested != "" || host.PauseRuntime == "" {
+		return r.RuntimeHandler, err
+	}
+	if host.UsernsRemap || podUserns(sandboxNamespaces(r.Config)) != nil {
+		return r.RuntimeHandler, nil
+	}
+	if !slices.Contains(runtimeNames(host), host.PauseRuntime) {
+		return "", unmet("runtime_handler", "the setting pause-runtime names %q; this engine has %q: register the runtime with the engine or correct the setting",
+			host.PauseRuntime, runtimeNames(host))
+	}
+	return host.PauseRuntime, nil
 }
 
 func sandboxHostConfig(req SandboxRequest, host Host) (*container.HostConfig, error) {

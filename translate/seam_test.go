@@ -266,6 +266,51 @@ func TestCDIHooks(t *testing.T) {
 	}
 }
 
+// TestPauseRuntime: the operator's runtime runs the sandbox of a pod that requests none,
+// also through cridock-runtime.
+func TestPauseRuntime(t *testing.T) {
+	host := exampleHost
+	host.PauseRuntime = "crun"
+	userns := proto.CloneOf(podConfig)
+	userns.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+		NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: usernsOptions(100000)},
+	}}
+	remapped := host
+	remapped.UsernsRemap = true
+	for name, tc := range map[string]struct {
+		req        SandboxRequest
+		host       Host
+		want, real string
+	}{
+		"default":        {req: SandboxRequest{Config: podConfig}, host: host, want: "crun"},
+		"dockershim's":   {req: SandboxRequest{Config: podConfig, RuntimeHandler: dockerHandler}, host: host, want: "crun"},
+		"by its name":    {req: SandboxRequest{Config: podConfig, RuntimeHandler: "runc"}, host: host, want: "runc"},
+		"early network":  {req: SandboxRequest{Config: podConfig, EarlyNetwork: true}, host: host, want: "cridock", real: "crun"},
+		"user namespace": {req: SandboxRequest{Config: userns}, host: host, want: "cridock", real: "runc"},
+		"userns-remap":   {req: SandboxRequest{Config: podConfig}, host: remapped, want: ""},
+		"no setting":     {req: SandboxRequest{Config: podConfig}, host: exampleHost, want: ""},
+	} {
+		tc.req.ImageID = imageID
+		c, err := DockerSandbox(tc.req, tc.host)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		realRuntime := ""
+		if c.Seam != nil {
+			realRuntime = c.Seam.RealRuntime
+		}
+		if c.HostConfig.Runtime != tc.want || realRuntime != tc.real {
+			t.Errorf("%s: runtime %q, which executes %q; want %q, %q", name, c.HostConfig.Runtime, realRuntime, tc.want, tc.real)
+		}
+	}
+	for _, missing := range []string{"youki", "cridock"} {
+		host.PauseRuntime = missing
+		if _, err := DockerSandbox(SandboxRequest{Config: podConfig, ImageID: imageID}, host); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "pause-runtime") {
+			t.Errorf("%s: %v", missing, err)
+		}
+	}
+}
+
 func TestEarlyNetwork(t *testing.T) {
 	request := func(change func(*SandboxRequest, *Host)) *Create {
 		t.Helper()

@@ -56,6 +56,8 @@ type Options struct {
 	CNIConfTemplate string   // cni-conf-template; empty: none
 	EarlyNetwork    bool     // early-network
 
+	PauseRuntime string // pause-runtime; empty: the engine's default
+
 	StreamingAddr        string        // streaming-bind-addr; empty: loopback
 	StreamingTLSCert     string        // streaming-tls-cert; empty: no TLS
 	StreamingTLSKey      string        // streaming-tls-key
@@ -176,6 +178,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.CNICacheDir, "cni-cache-dir", o.CNICacheDir, "directory of CNI results and of the records needed to release them")
 	f.StringVar(&o.CNIConfTemplate, "cni-conf-template", o.CNIConfTemplate, "file with a text/template of a CNI configuration, rendered with .PodCIDR, .PodCIDRRanges and .Routes when the pod CIDRs are known, unless there is another configuration")
 	f.BoolVar(&o.EarlyNetwork, "early-network", o.EarlyNetwork, "have cridock-runtime, if the engine has it, take care of the sandboxes' network namespaces, which is faster; CNI then connects them while Docker starts the sandbox (Docker 26.1 and later)")
+	f.StringVar(&o.PauseRuntime, "pause-runtime", o.PauseRuntime, "Docker runtime of the sandboxes of pods that request none, such as crun; empty for the engine's default runtime, which their containers have in any case")
 	f.StringVar(&o.PodCIDR, "pod-cidr", o.PodCIDR, "pod CIDRs for CNI's ipRanges until the kubelet sends them")
 
 	f.StringVar(&o.StreamingAddr, "streaming-bind-addr", o.StreamingAddr, "address for exec, attach and port-forward sessions; port 0, or none, for any free port")

@@ -140,7 +140,7 @@ func (o *Options) serviceConfig() shim.Config {
 			ExecOnFirstCPU: o.ExecCPUAffinity == execFirst,
 		},
 		PodLogsDir:     o.PodLogsDir,
-		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork,
+		MinOOMScoreAdj: o.minOOMScoreAdj(), ShimGrouping: o.groupsShims(), EarlyNetwork: o.EarlyNetwork, PauseRuntime: o.PauseRuntime,
 		Ulimits:    o.ulimits(),
 		LogMaxSize: o.LogMaxSize, LogMaxFile: o.LogMaxFile, SymlinkLogs: o.LogMode == "symlink",
 		NRI:                 o.nriConfig(),
