@@ -133,9 +133,9 @@ state = %q
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 `, d.path("root"), d.path("state"), d.socket(), d.socket()+".ttrpc", d.path("opt"), d.path("nri.sock"), d.path("plugins"), d.path("conf.d"), pause, cniBinDir, d.path("cni"))
-	for i, flag := range runtimeFlags {
-		if flag == "--add-runtime" {
-			_, path, _ := strings.Cut(runtimeFlags[i+1], "=")
+	for _, flag := range runtimeFlags {
+		if runtime, ok := strings.CutPrefix(flag, "--add-runtime="); ok {
+			_, path, _ := strings.Cut(runtime, "=")
 			config += fmt.Sprintf("    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n      BinaryName = %q\n", path)
 		}
 	}
