@@ -84,21 +84,8 @@ func (d *criDockerd) start(t *testing.T) {
 	}
 }
 
-// scoreKeeper is an OCI runtime for nodes without CAP_SYS_RESOURCE, where the
-// oom_score_adj that cri-dockerd requests for sandboxes cannot be set.
-const scoreKeeper = `#!/bin/sh
-for argument; do
-	[ "$previous" != --bundle ] || config=$argument/config.json
-	previous=$argument
-done
-if [ -e "$config" ]; then
-	jq -c '.process.oomScoreAdj |= (if . and . < 0 then 0 else . end)' "$config" >"$config.new" && mv "$config.new" "$config" || exit
-fi
-exec runc "$@"
-`
-
-// runtimeFlags returns the dockerd flags that let cri-dockerd's sandboxes
-// start.
+// runtimeFlags returns the dockerd flags that let cri-dockerd's sandboxes, and privileged
+// containers, start on this machine.
 func runtimeFlags(t *testing.T) []string {
 	t.Helper()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -109,11 +96,7 @@ func runtimeFlags(t *testing.T) []string {
 	if caps[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0 {
 		return nil
 	}
-	path := filepath.Join(t.TempDir(), "runc")
-	if err := os.WriteFile(path, []byte(scoreKeeper), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return []string{"--add-runtime", "e2e=" + path, "--default-runtime", "e2e"}
+	return []string{boundedRuntime(t, "e2e"), "--default-runtime=e2e"}
 }
 
 // TestCRIDockerd takes pods over from a real cri-dockerd, hands pods over to

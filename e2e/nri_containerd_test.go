@@ -24,9 +24,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// nriDifferences are the fields that plugins do not get as from containerd, by patterns of
-// EVENT OBJECT FIELD, and why. docs/nri.md lists them, too.
-var nriDifferences = []struct{ field, why string }{
+// nriDifference is a pattern of EVENT OBJECT FIELD, for fields that plugins do not get as
+// from containerd, and why.
+type nriDifference struct{ field, why string }
+
+// nriDifferences are those on every engine. docs/nri.md lists them, too.
+var nriDifferences = []nriDifference{
 	{`.* (pod|container)\.labels\.(io\.cri-containerd\.kind|oci_runtime_type)`, "containerd's own labels"},
 	{`.* pod\.annotations\.io\.kubernetes\.cri\.podsandbox\.image-name`, "the sandbox image is the runtime's own"},
 	{`.* pod\.linux\.resources\..*`, "of the sandbox's own process"},
@@ -38,13 +41,22 @@ var nriDifferences = []struct{ field, why string }{
 	{`(StartContainer|StopContainer) .* container\.pid`, "Docker makes the process when it starts it, and forgets it at the exit"},
 	{`.* container host container\.linux\.namespaces\[(ipc|network|pid|uts)\]\..*`, "the host's, which containerd tells as the sandbox's"},
 	{`RemoveContainer .* container\.linux\.namespaces\[\w+\]\.path`, "the pod has stopped"},
-	{`(RemoveContainer|StopPodSandbox|RemovePodSandbox) .* pod\.(ips\[\d\]|pid|linux\.namespaces\[network\]\.\w+)`, "what is left of a pod's network when it is stopped"},
+	{`(RemoveContainer|RemovePodSandbox) .* pod\.ips\[\d\]`, "others may have them once the pod has stopped"},
+	{`StopPodSandbox .* pod\.pid`, "containerd stops the sandbox before"},
 	{`.* pod\.linux\.pod_(overhead|resources)\..*`, "containerd does not tell updates of a pod's resources"},
 	{`.* container\.linux\.(resources\.(cpu|memory)|oom_score_adj)`, "empty or missing means the same"},
 	{`.* container\.mounts\[/sys/fs/cgroup\]\.options`, "Docker's do not have relatime"},
 	{`.* main container\.mounts\[/etc/\w+(\.conf)?\]\.options`, "with a read-only root file system, Docker's files of the pod are writable"},
+	{`.* container adjusted container\.CDI_devices\[.*`, "cridock also tells those that plugins have added"},
 	{`.* adjusted container\.mounts\[/own\]\.options`, "bind or rbind: Docker does not tell"},
 	{`.* adjusted container\.mounts\[/scratch\]\.options`, "Docker's form of the size"},
+}
+
+// nriDifferencesWithoutCDI are those on engines without CDI, where cridock has Docker make
+// what CDI devices consist of.
+var nriDifferencesWithoutCDI = []nriDifference{
+	{`.* container\.linux\.devices\[/dev/of-\w+\]\.(uid|gid)(\.value)?`, "they have the host's owner; containerd gives them to the container's user"},
+	{`.* container\.mounts\[/of-\w+\]\.(type|options)`, "they are bind mounts of Docker's"},
 }
 
 // TestNRIContainerd runs the same pods on cridock and on containerd, and compares what
@@ -67,10 +79,34 @@ func TestNRIContainerd(t *testing.T) {
 
 	shared := filepath.Join(node.dir, "nri-volume")
 	node.run(t, "mkdir", shared)
+	// In a directory of the node that all engines and containerd read.
+	node.run(t, "sh", "-ec", `mkdir -p /var/run/cdi; echo "$0" >/var/run/cdi/nri.tmp; mv /var/run/cdi/nri.tmp /var/run/cdi/nri.json`, nriCDI(shared))
 	work := nriWorkload{image: image, volume: shared, cgroup: "/cridock-" + filepath.Base(node.dir), logs: ours.path("logs", "nri")}
-	got := work.run(t, ours, socket)
-	want := work.run(t, theirs, theirs.path("nri.sock"))
-	compareNRI(t, want, got)
+	var want, got *nriRecorder
+	t.Run("both", func(t *testing.T) {
+		t.Run("cridock", func(t *testing.T) {
+			t.Parallel()
+			got = work.run(t, ours, socket)
+		})
+		t.Run("containerd", func(t *testing.T) {
+			t.Parallel()
+			want = work.run(t, theirs, theirs.path("nri.sock"))
+		})
+	})
+	if t.Failed() {
+		return
+	}
+	differences := nriDifferences
+	if !rpc(t, ours.runtime.Status, &runtimeapi.StatusRequest{}).GetFeatures().GetMountOptions() { // no CDI
+		differences = slices.Concat(differences, nriDifferencesWithoutCDI)
+	}
+	compareNRI(t, want, got, differences)
+}
+
+// nriCDI is a specification of the CDI devices that a pod and a plugin ask for.
+func nriCDI(volume string) string {
+	const device = `{"name":"%[1]s","containerEdits":{"env":["CDI_%[1]s=yes"],"deviceNodes":[{"path":"/dev/of-%[1]s","hostPath":%[2]q}],"mounts":[{"hostPath":%[3]q,"containerPath":"/of-%[1]s","options":["ro","rbind"]}]}}`
+	return `{"cdiVersion":"0.5.0","kind":"e2e.test/nri","containerEdits":{"env":["CDI_ALL=yes"]},"devices":[` + fmt.Sprintf(device, "pod", "/dev/zero", volume) + "," + fmt.Sprintf(device, "plugin", "/dev/full", volume) + "]}"
 }
 
 // containerdPrograms returns the directory of containerd and its shim for runc.
@@ -133,9 +169,9 @@ state = %q
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 `, d.path("root"), d.path("state"), d.socket(), d.socket()+".ttrpc", d.path("opt"), d.path("nri.sock"), d.path("plugins"), d.path("conf.d"), pause, cniBinDir, d.path("cni"))
-	for i, flag := range runtimeFlags {
-		if flag == "--add-runtime" {
-			_, path, _ := strings.Cut(runtimeFlags[i+1], "=")
+	for _, flag := range runtimeFlags {
+		if runtime, ok := strings.CutPrefix(flag, "--add-runtime="); ok {
+			_, path, _ := strings.Cut(runtime, "=")
 			config += fmt.Sprintf("    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n      BinaryName = %q\n", path)
 		}
 	}
@@ -185,12 +221,14 @@ func (w nriWorkload) run(t *testing.T, c *cridock, socket string) *nriRecorder {
 	pods := []*pod{w.pod(t, c, "plain"), w.pod(t, c, "host", func(cfg *runtimeapi.PodSandboxConfig) {
 		const host = runtimeapi.NamespaceMode_NODE
 		cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: host, Pid: host, Ipc: host}
-	})}
+	}), w.pod(t, c, "privileged", privilegedPod)}
 	pods[0].start("plain", "sleep 1000", w.of)
 	main := pods[0].start("main", "sleep 1000", w.of, w.full)
-	pods[0].start("adjusted", "sleep 1000", w.of)
+	adjusted := pods[0].start("adjusted", "sleep 1000", w.of)
 	pods[1].start("host", "sleep 1000", w.of)
+	pods[2].start("privileged", "sleep 1000", w.of, privileged)
 	rpc(t, c.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: main.id, Linux: &runtimeapi.LinuxContainerResources{CpuShares: 300, MemoryLimitInBytes: 128 << 20}})
+	rpc(t, c.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: adjusted.id, Linux: &runtimeapi.LinuxContainerResources{CpuShares: 300}})
 	if _, err := try(c.runtime.UpdatePodSandboxResources, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pods[0].id, Overhead: &runtimeapi.LinuxContainerResources{CpuShares: 20}, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 200}}); err != nil {
 		t.Error(err)
 	}
@@ -217,6 +255,7 @@ func (w nriWorkload) pod(t *testing.T, c *cridock, name string, options ...podOp
 	p := &pod{cridock: c, t: t, cfg: c.podConfig(t, options...)}
 	p.cfg.Metadata = &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "nri", Uid: "uid-of-" + name, Attempt: 1}
 	p.cfg.Labels, p.cfg.Hostname, p.cfg.LogDirectory = map[string]string{"app": name}, name, w.logs
+	p.cfg.Annotations = map[string]string{"e2e.test/name": name}
 	if p.cfg.Linux.SecurityContext.NamespaceOptions.Network == runtimeapi.NamespaceMode_NODE {
 		p.cfg.Hostname = ""
 	} else {
@@ -243,6 +282,7 @@ func (w nriWorkload) full(cfg *runtimeapi.ContainerConfig) {
 		{HostPath: w.volume, ContainerPath: "/slave", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER},
 	}
 	cfg.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/own", Permissions: "rw"}}
+	cfg.CDIDevices = []*runtimeapi.CDIDevice{{Name: "e2e.test/nri=pod"}}
 	cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuShares: 200, CpuQuota: 50000, CpuPeriod: 100000, MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 64 << 20, OomScoreAdj: 500}
 	s := cfg.Linux.SecurityContext
 	s.RunAsUser, s.RunAsGroup, s.SupplementalGroups = &runtimeapi.Int64Value{Value: 1000}, &runtimeapi.Int64Value{Value: 2000}, []int64{3000}
@@ -361,8 +401,9 @@ func flattenValue(to map[string]string, path string, value any) {
 	}
 }
 
-// compareNRI compares what two recorders have been told.
-func compareNRI(t *testing.T, want, got *nriRecorder) {
+// compareNRI compares what two recorders have been told, which must differ exactly in
+// differences.
+func compareNRI(t *testing.T, want, got *nriRecorder, differences []nriDifference) {
 	t.Helper()
 	perObject := func(r *nriRecorder) map[string][]string {
 		out := map[string][]string{}
@@ -379,7 +420,10 @@ func compareNRI(t *testing.T, want, got *nriRecorder) {
 	if diff := gocmp.Diff(told, tells); diff != "" {
 		t.Errorf("events (-containerd +cridock): %s", diff)
 	}
-	used := make([]int, len(nriDifferences))
+	used, patterns := make([]int, len(differences)), make([]*regexp.Regexp, len(differences))
+	for i, d := range differences {
+		patterns[i] = regexp.MustCompile("^" + d.field + "$")
+	}
 	for _, event := range slices.Sorted(maps.Keys(want.got)) {
 		theirs, ours := want.got[event], got.got[event]
 		both := maps.Clone(theirs)
@@ -388,9 +432,7 @@ func compareNRI(t *testing.T, want, got *nriRecorder) {
 			if theirs[field] == ours[field] {
 				continue
 			}
-			i := slices.IndexFunc(nriDifferences, func(d struct{ field, why string }) bool {
-				return regexp.MustCompile("^" + d.field + "$").MatchString(event + " " + field)
-			})
+			i := slices.IndexFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString(event + " " + field) })
 			if i < 0 {
 				t.Errorf("%s %s: containerd has %q, cridock %q", event, field, cmp.Or(theirs[field], "(none)"), cmp.Or(ours[field], "(none)"))
 				continue
@@ -398,7 +440,7 @@ func compareNRI(t *testing.T, want, got *nriRecorder) {
 			used[i]++
 		}
 	}
-	for i, d := range nriDifferences {
+	for i, d := range differences {
 		if used[i] == 0 {
 			t.Errorf("no longer different: %s (%s)", d.field, d.why)
 		}
@@ -456,6 +498,7 @@ func (r *nriRecorder) CreateContainer(_ context.Context, p *api.PodSandbox, c *a
 		a.AddMount(&api.Mount{Type: "bind", Source: own, Destination: "/own", Options: []string{"bind", "ro", "rslave"}})
 		a.AddRlimit("RLIMIT_NOFILE", 2000, 1000)
 		a.AddDevice(&api.LinuxDevice{Path: "/dev/null", Type: "c", Major: 1, Minor: 3})
+		a.AddCDIDevice(&api.CDIDevice{Name: "e2e.test/nri=plugin"})
 		a.SetLinuxCPUShares(512)
 		a.SetLinuxMemoryLimit(32 << 20)
 		a.SetLinuxPidLimits(99)
@@ -482,7 +525,13 @@ func (r *nriRecorder) PostStartContainer(_ context.Context, p *api.PodSandbox, c
 
 func (r *nriRecorder) UpdateContainer(_ context.Context, p *api.PodSandbox, c *api.Container, l *api.LinuxResources) ([]*api.ContainerUpdate, error) {
 	r.note("UpdateContainer", p, c, l)
-	return nil, nil
+	if c.GetName() != "adjusted" {
+		return nil, nil
+	}
+	u := &api.ContainerUpdate{ContainerId: c.GetId()}
+	u.SetLinuxCPUShares(700)
+	u.SetLinuxMemoryLimit(48 << 20)
+	return []*api.ContainerUpdate{u}, nil
 }
 
 func (r *nriRecorder) PostUpdateContainer(_ context.Context, p *api.PodSandbox, c *api.Container) error {

@@ -89,14 +89,15 @@ type nriTest struct {
 
 // connect connects a plugin, and returns once it gets events; gone is closed when its
 // connection ends.
-func (n *nriTest) connect(t *testing.T, p *nriPlugin, index string) (s stub.Stub, gone chan struct{}) {
+func (n *nriTest) connect(t *testing.T, p *nriPlugin, index string, options ...stub.Option) (s stub.Stub, gone chan struct{}) {
 	t.Helper()
 	gone = make(chan struct{})
 	closed := sync.OnceFunc(func() { close(gone) })
+	options = append(options, stub.WithPluginIdx(index), stub.WithPluginName("e2e"), stub.WithSocketPath(n.socket), stub.WithOnClose(closed))
 	before := n.synchronized(t, index)
 	eventually(t, "a plugin can connect", time.Minute, func() bool {
 		var err error
-		s, err = stub.New(p, stub.WithPluginIdx(index), stub.WithPluginName("e2e"), stub.WithSocketPath(n.socket), stub.WithOnClose(closed))
+		s, err = stub.New(p, options...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,14 +332,14 @@ func (n *nriTest) unaskedUpdates(t *testing.T) {
 
 // hanging: a plugin that does not answer delays a call by its timeout, once.
 func (n *nriTest) hanging(t *testing.T) {
-	n.flags = append(n.flags, "--nri-plugin-request-timeout=20s")
+	n.flags = append(n.flags, "--nri-plugin-request-timeout=5s")
 	n.restart(t, nil)
 	end := make(chan struct{})
 	defer close(end)
 	p := &nriPlugin{hang: map[string]chan struct{}{"create": end}}
 	_, gone := n.connect(t, p, "10")
 	good := &nriPlugin{}
-	n.connect(t, good, "20")
+	n.connect(t, good, "20", stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true})) // even on a slow machine
 	pod := n.runPod(t)
 	pod.start("main", "sleep 1000")
 	<-gone

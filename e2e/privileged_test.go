@@ -10,24 +10,26 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// boundedRuntime returns dockerd's flag for a runtime with the given name,
-// which is runc without CAP_SYS_RESOURCE: a machine that is itself a container
-// may lack it, and runc then cannot start a container with all capabilities.
-func boundedRuntime(t *testing.T, name string) (flag string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	script := `#!/bin/sh
-bundle=
-for arg; do
-	if [ "$last" = --bundle ]; then bundle=$arg; fi
-	last=$arg
+// boundedRunc is runc for a machine without CAP_SYS_RESOURCE, as one that is itself a
+// container may be: runc can then give a container neither all capabilities, nor a negative
+// oom_score_adj, which cri-dockerd wants for sandboxes.
+const boundedRunc = `#!/bin/sh
+for argument; do
+	[ "$previous" != --bundle ] || config=$argument/config.json
+	previous=$argument
 done
-if [ "$bundle" ]; then
-	jq '(.process.capabilities[]?) -= ["CAP_SYS_RESOURCE"]' "$bundle/config.json" >"$bundle/config.tmp" && mv "$bundle/config.tmp" "$bundle/config.json"
+if [ -e "$config" ]; then
+	jq -c '(.process.capabilities[]?) -= ["CAP_SYS_RESOURCE"] | .process.oomScoreAdj |= (if . and . < 0 then 0 else . end)' "$config" >"$config.new" && mv "$config.new" "$config" || exit
 fi
 exec runc "$@"
 `
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+
+// boundedRuntime returns dockerd's flag for a runtime with the given name, which is
+// [boundedRunc].
+func boundedRuntime(t *testing.T, name string) (flag string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(boundedRunc), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return "--add-runtime=" + name + "=" + path

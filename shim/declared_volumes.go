@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/cridock/cridock/shim/engine"
@@ -26,8 +29,11 @@ func (j *containerJob) makeVolumes(image translate.Image, host translate.Host, c
 	for _, path := range translate.VolumePaths(image) {
 		v, ok := j.volumes[path]
 		if !ok {
-			var err error
-			if v, err = j.dir.Volume(j.volumeKey(path), volumeOwner(j.sandbox, host, caps)); err != nil {
+			owner, err := volumeOwner(j.sandbox, host, caps)
+			if err == nil {
+				v, err = j.dir.Volume(j.volumeKey(path), owner)
+			}
+			if err != nil {
 				return nil, fmt.Errorf("directory for the image's volume on %q: %w", path, err)
 			}
 			j.volumes[path] = v
@@ -68,12 +74,16 @@ func (j *containerJob) keepVolumes(create *translate.Create) error {
 // volumeOwner returns the owner of a directory that the image does not have: the root of
 // the user namespace into which the engine puts all containers, or else the host's. Docker
 // names its data directory by the former.
-func volumeOwner(sb *translate.Sandbox, host translate.Host, caps *engine.Capabilities) (owner state.Owner) {
-	if !host.UsernsRemap || container.UsernsMode(sb.UsernsMode).IsHost() || caps == nil {
-		return state.Owner{}
+func volumeOwner(sb *translate.Sandbox, host translate.Host, caps *engine.Capabilities) (owner state.Owner, err error) {
+	if !host.UsernsRemap || container.UsernsMode(sb.UsernsMode).IsHost() {
+		return owner, nil
 	}
-	if n, err := fmt.Sscanf(filepath.Base(caps.RootDir), "%d.%d", &owner.UID, &owner.GID); n != 2 || err != nil {
-		return state.Owner{}
+	uid, gid, _ := strings.Cut(filepath.Base(caps.RootDir), ".")
+	var errUID, errGID error
+	owner.UID, errUID = strconv.Atoi(uid)
+	owner.GID, errGID = strconv.Atoi(gid)
+	if errUID != nil || errGID != nil || min(owner.UID, owner.GID) < 0 {
+		return owner, fmt.Errorf("the engine maps all containers into a user namespace (userns-remap), and its directory %q does not end in UID.GID, as it would tell their root: %w", caps.RootDir, errdefs.ErrFailedPrecondition)
 	}
-	return owner
+	return owner, nil
 }

@@ -155,16 +155,24 @@ func TestMountedVolume(t *testing.T) {
 }
 
 // TestVolumeOwner: a directory that the image does not have belongs to the root of the
-// user namespace into which the engine puts the container.
+// user namespace into which the engine puts the container. Without knowing it, none is made.
 func TestVolumeOwner(t *testing.T) {
 	needs.Root(t, "changes owners")
-	n := newNode(t, func(n *node) {
-		n.docker.AddImage("volumes:1", enginetest.Image{Config: ocispec.ImageConfig{Volumes: map[string]struct{}{"/a": {}}}})
-		n.cfg.DeclaredVolumes = translate.DirectoryVolumes
-		n.docker.SetInfo(func(i *system.Info) {
-			i.SecurityOptions, i.DockerRootDir = append(i.SecurityOptions, "name=userns"), "/var/lib/docker/100000.200000"
+	remapped := func(rootDir string) *node {
+		return newNode(t, func(n *node) {
+			n.docker.AddImage("volumes:1", enginetest.Image{Config: ocispec.ImageConfig{Volumes: map[string]struct{}{"/a": {}}}})
+			n.cfg.DeclaredVolumes = translate.DirectoryVolumes
+			n.docker.SetInfo(func(i *system.Info) {
+				i.SecurityOptions, i.DockerRootDir = append(i.SecurityOptions, "name=userns"), rootDir
+			})
 		})
-	})
+	}
+	for _, rootDir := range []string{"/var/lib/docker", "/var/lib/docker/100000", "/var/lib/docker/100000.200000.1", "/var/lib/docker/-1.200000"} {
+		n := remapped(rootDir)
+		_, err := n.tryCreate(n.runPod(n.podConfig("web")), ofVolumes("main", 0))
+		wantCode(t, err, codes.FailedPrecondition, "UID.GID", "/a")
+	}
+	n := remapped("/var/lib/docker/100000.200000")
 	host := n.podConfig("host")
 	host.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
 	for cfg, want := range map[*runtimeapi.PodSandboxConfig]string{n.podConfig("web"): "100000:200000", host: "0:0"} {

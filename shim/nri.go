@@ -118,7 +118,7 @@ func (h *pluginHost) conceal(name string) (reveal func()) {
 
 // pod describes a sandbox.
 func (h *pluginHost) pod(ctx context.Context, sb *translate.Sandbox) *api.PodSandbox {
-	d := nri.PodDetails{IPs: h.s.networks.IPs(sb), NetNS: h.s.networks.NetNS(sb), SystemdCgroup: h.systemd()}
+	d := nri.PodDetails{IPs: h.s.networks.IPs(sb), NetNS: h.s.networks.LiveNetNS(sb), SystemdCgroup: h.systemd()}
 	if sb.Config != nil {
 		cfg, err := h.s.podLimits.Config(sb, sb.Config)
 		if err != nil {
@@ -143,16 +143,22 @@ func (h *pluginHost) systemd() bool { return h.s.Host().CgroupDriver == "systemd
 // container describes a container and its pod. What Docker cannot tell is missing.
 func (h *pluginHost) container(ctx context.Context, c *translate.Container) (*api.PodSandbox, *api.Container) {
 	pod, sb := h.podOf(ctx, c)
-	var in *container.InspectResponse
-	if inspect, err := h.s.engine.ContainerInspect(ctx, c.ID); err == nil {
-		in = &inspect
-		for i := range in.Mounts {
-			in.Mounts[i].Source = h.s.state.Linked(in.Mounts[i].Source)
+	d := nri.ContainerDetails{Adjustment: h.stored(ctx, c.ID), SystemdCgroup: h.systemd(), HostDevices: sb != nil && h.s.Host().PrivilegedDevices(sb.RuntimeHandler)}
+	if caps := h.s.engine.Capabilities(); caps != nil {
+		d.CDISpecDirs = caps.CDISpecDirs
+	}
+	inspect, inspectErr := h.s.engine.ContainerInspect(ctx, c.ID)
+	if inspectErr == nil {
+		d.Docker = &inspect
+		for i := range inspect.Mounts {
+			inspect.Mounts[i].Source = h.s.state.Linked(inspect.Mounts[i].Source)
 		}
-	} else if !errdefs.IsNotFound(err) {
+	}
+	message, err := nri.Container(h.s.limits.Effective(c), sb, d)
+	if err = errors.Join(ignoreNotFound(inspectErr), err); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot describe a container to NRI plugins completely", "containerID", c.ID)
 	}
-	return pod, nri.Container(h.s.limits.Effective(c), sb, in, h.stored(ctx, c.ID), h.systemd())
+	return pod, message
 }
 
 // stored returns what plugins wanted at a container's creation; nil for nothing.

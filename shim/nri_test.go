@@ -28,6 +28,8 @@ import (
 type plugin struct {
 	stub stub.Stub
 	gone chan struct{}
+	// subscribes are the events that it is told of, besides Synchronize; 0 for all.
+	subscribes api.EventMask
 
 	mu     sync.Mutex
 	events []string // EVENT ID, in order
@@ -74,6 +76,10 @@ func (p *plugin) container(event string) *api.Container {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last[event]
+}
+
+func (p *plugin) Configure(context.Context, string, string, string) (api.EventMask, error) {
+	return p.subscribes, nil
 }
 
 func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
@@ -156,21 +162,39 @@ func withNRI(n *node) {
 }
 
 // connect connects a plugin, and returns once it gets events.
-func (n *node) connect(p *plugin, index, name string) *plugin {
+func (n *node) connect(p *plugin, index, name string, options ...stub.Option) *plugin {
 	n.t.Helper()
-	p.last, p.pods, p.gone = map[string]*api.Container{}, map[string]*api.PodSandbox{}, make(chan struct{})
-	closed := sync.OnceFunc(func() { close(p.gone) })
-	n.eventually("a plugin can connect", func() bool {
-		var err error
-		p.stub, err = stub.New(p, stub.WithPluginIdx(index), stub.WithPluginName(name), stub.WithSocketPath(n.cfg.NRI.SocketPath), stub.WithOnClose(closed))
-		n.must(err)
-		return p.stub.Start(n.ctx) == nil
-	})
+	n.attach(p, index, name, options...)
 	n.t.Cleanup(p.stub.Stop)
 	n.eventually("the plugin is connected", func() bool {
 		return strings.Contains(n.logs.String(), fmt.Sprintf(`plugin \"%s-%s\" connected and synchronized`, index, name))
 	})
 	return p
+}
+
+// attach connects a plugin, and returns when it has been configured.
+func (n *node) attach(p *plugin, index, name string, options ...stub.Option) {
+	n.t.Helper()
+	p.last, p.pods = map[string]*api.Container{}, map[string]*api.PodSandbox{}
+	n.eventually("a plugin can connect", func() bool {
+		gone := make(chan struct{})
+		own := []stub.Option{stub.WithPluginIdx(index), stub.WithPluginName(name), stub.WithSocketPath(n.cfg.NRI.SocketPath), stub.WithOnClose(sync.OnceFunc(func() { close(gone) }))}
+		var err error
+		p.stub, err = stub.New(p, append(own, options...)...)
+		n.must(err)
+		p.gone = gone
+		return p.stub.Start(n.ctx) == nil
+	})
+}
+
+// await waits for a channel to be closed.
+func (n *node) await(closed <-chan struct{}, what string) {
+	n.t.Helper()
+	select {
+	case <-closed:
+	case <-n.ctx.Done():
+		n.t.Fatal("it has not happened: " + what)
+	}
 }
 
 func wantEvents(t *testing.T, p *plugin, id string, want ...string) {

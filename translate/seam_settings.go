@@ -74,11 +74,17 @@ func (c *Create) requestedDevices(req ContainerRequest) []string {
 	return paths
 }
 
+// PrivilegedDevices reports whether the privileged containers of a runtime handler have all
+// of the host's devices.
+func (h Host) PrivilegedDevices(handler string) bool {
+	return !slices.Contains(h.Settings.PrivilegedWithoutHostDevices, runtimeName(handler, h))
+}
+
 // changeDevices applies the settings of devices. The user of the container owns those on
 // the requested paths.
 func (c *Create) changeDevices(req ContainerRequest, requested []string, host Host) error {
 	sc, handler := req.Config.GetLinux().GetSecurityContext(), req.runtimeHandler()
-	exclusive := sc.GetPrivileged() && slices.Contains(host.Settings.PrivilegedWithoutHostDevices, runtimeName(handler, host))
+	exclusive := sc.GetPrivileged() && !host.PrivilegedDevices(handler)
 	uid, gid := owner(sc.GetRunAsUser()), owner(sc.GetRunAsGroup())
 	owned := host.Settings.DeviceOwnership && (uid != nil || gid != nil) && len(requested) > 0
 	if !exclusive && !owned {

@@ -24,7 +24,7 @@ type PodDetails struct {
 	// Config is the pod's configuration with updates; nil for the sandbox's own.
 	Config *runtimeapi.PodSandboxConfig
 	IPs    []string
-	// NetNS is the path of the pod's network namespace; "" for none, or the host's.
+	// NetNS is the path of the pod's network namespace; "" for the host's, or if it is gone.
 	NetNS string
 	// SystemdCgroup: parents of control groups are slices.
 	SystemdCgroup bool
@@ -104,10 +104,23 @@ func cgroupsPath(parent, id string, systemd bool) string {
 	return path.Join("/", parent, id)
 }
 
-// Container describes a container to plugins. sb is its sandbox, nil if that is gone; in
-// is Docker's description, nil if it is gone; answer is what plugins wanted at its
-// creation, nil for nothing.
-func Container(c *translate.Container, sb *translate.Sandbox, in *container.InspectResponse, answer *api.ContainerAdjustment, systemd bool) *api.Container {
+// ContainerDetails are what a [translate.Container] does not have.
+type ContainerDetails struct {
+	// Docker is Docker's description; nil if the container is gone.
+	Docker *container.InspectResponse
+	// Adjustment is what plugins wanted at the creation; nil for nothing.
+	Adjustment *api.ContainerAdjustment
+	// CDISpecDirs are those of an engine that injects CDI devices itself.
+	CDISpecDirs []string
+	// HostDevices: a privileged container has all of the host's devices.
+	HostDevices bool
+	// SystemdCgroup: parents of control groups are slices.
+	SystemdCgroup bool
+}
+
+// Container describes a container to plugins. sb is its sandbox, nil if that is gone. With
+// an error, CDI devices are missing from the description.
+func Container(c *translate.Container, sb *translate.Sandbox, d ContainerDetails) (*api.Container, error) {
 	out := &api.Container{
 		Id: c.ID, PodSandboxId: c.SandboxID, Name: c.Metadata.GetName(), State: stateOf(c),
 		Labels: maps.Clone(c.Labels), Annotations: annotationsOf(c), Pid: uint32(max(c.Pid, 0)), //nolint:gosec // a PID
@@ -115,7 +128,7 @@ func Container(c *translate.Container, sb *translate.Sandbox, in *container.Insp
 		StatusReason: c.Reason, StatusMessage: c.Message,
 		Image: &api.Image{Name: c.Image.GetImage(), Digest: c.ImageRef[strings.LastIndex(c.ImageRef, "@")+1:], ConfigDigest: c.ImageID},
 		Linux: &api.LinuxContainer{
-			Resources: setResources(c.Resources), OomScoreAdj: api.Int(int(c.Resources.GetOomScoreAdj())), CgroupsPath: cgroupsPath(c.CgroupParent, c.ID, systemd),
+			Resources: setResources(c.Resources), OomScoreAdj: api.Int(int(c.Resources.GetOomScoreAdj())), CgroupsPath: cgroupsPath(c.CgroupParent, c.ID, d.SystemdCgroup),
 			Namespaces: namespacesOf(c, sb), SeccompProfile: seccompProfile(c.Config),
 		},
 	}
@@ -133,11 +146,16 @@ func Container(c *translate.Container, sb *translate.Sandbox, in *container.Insp
 	if class := translate.RDTClass(c, sb); class != "" {
 		out.Linux.Rdt = &api.LinuxRdt{ClosId: api.String(class)}
 	}
-	if in != nil && in.ContainerJSONBase != nil && in.Config != nil && in.HostConfig != nil {
+	var err error
+	if in := d.Docker; in != nil && in.ContainerJSONBase != nil && in.Config != nil && in.HostConfig != nil {
 		addDocker(out, in, sb)
+		if in.HostConfig.Privileged && d.HostDevices {
+			addHostDevices(out.Linux)
+		}
+		err = injectCDI(out, in.HostConfig, d.CDISpecDirs)
 	}
-	addAnswer(out, answer)
-	return out
+	addAnswer(out, d.Adjustment)
+	return out, err
 }
 
 // setResources returns a container's resources without those that are not limited.
@@ -170,16 +188,13 @@ func addDocker(out *api.Container, in *container.InspectResponse, sb *translate.
 	out.Env = environment(in.Config, sb)
 	out.Mounts = mountsOf(in, sb)
 	// A volume can take the place of one of Docker's own.
-	own := slices.DeleteFunc(ownMounts(), func(m *api.Mount) bool {
+	own := slices.DeleteFunc(ownMounts(hc.Privileged), func(m *api.Mount) bool {
 		return slices.ContainsFunc(out.Mounts, func(o *api.Mount) bool { return o.GetDestination() == m.GetDestination() })
 	})
 	out.Mounts = append(own, out.Mounts...)
 	for _, d := range hc.Devices {
 		if node, err := HostDevice(d.PathOnHost); err == nil {
-			out.Linux.Devices = append(out.Linux.Devices, &api.LinuxDevice{
-				Path: d.PathInContainer, Type: node.Type, Major: node.Major, Minor: node.Minor,
-				FileMode: api.FileMode(node.Mode), Uid: api.UInt32(node.UID), Gid: api.UInt32(node.GID),
-			})
+			out.Linux.Devices = append(out.Linux.Devices, node.at(d.PathInContainer))
 		}
 	}
 	for _, u := range hc.Ulimits {
@@ -238,13 +253,17 @@ func hostname(sb *translate.Sandbox) string {
 }
 
 // ownMounts are those that Docker makes in every container.
-func ownMounts() []*api.Mount {
+func ownMounts(privileged bool) []*api.Mount {
+	access := "ro"
+	if privileged {
+		access = "rw"
+	}
 	return []*api.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 	}
 }
@@ -307,9 +326,7 @@ func addAnswer(out *api.Container, answer *api.ContainerAdjustment) {
 	if answer == nil {
 		return
 	}
-	if h := answer.GetHooks(); h != nil {
-		out.Hooks = proto.CloneOf(h)
-	}
+	out.Hooks = (&api.Hooks{}).Append(out.Hooks).Append(proto.CloneOf(answer.GetHooks())).Hooks()
 	for key, value := range answer.GetAnnotations() {
 		if name, removed := api.IsMarkedForRemoval(key); removed {
 			delete(out.Annotations, name)

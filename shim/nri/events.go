@@ -130,17 +130,11 @@ func (p *Plugins) Start(ctx context.Context, pod *api.PodSandbox, c *api.Contain
 // Started tells plugins that a container was started, unless they have been told that
 // it has stopped.
 func (p *Plugins) Started(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
-	if p == nil {
-		return
-	}
-	unlock, err := p.order.Lock(ctx, c.GetId())
-	if err != nil {
-		return
-	}
-	defer unlock()
-	if a := p.active(); a != nil && p.is(c.GetId(), created) {
-		note(ctx, "PostStartContainer", a.PostStartContainer(ctx, &api.PostStartContainerRequest{Pod: pod, Container: c}))
-	}
+	p.inOrder(ctx, c.GetId(), func() {
+		if a := p.active(); a != nil && p.is(c.GetId(), created) {
+			note(ctx, "PostStartContainer", a.PostStartContainer(ctx, &api.PostStartContainerRequest{Pod: pod, Container: c}))
+		}
+	})
 }
 
 // Update asks plugins before the resources of a container are updated, and returns the
@@ -177,16 +171,21 @@ func (p *Plugins) Updated(ctx context.Context, pod *api.PodSandbox, c *api.Conta
 // Stop tells plugins once that a container has stopped. [Collect] also waits for the
 // updates that they asked for when they were told before.
 func (p *Plugins) Stop(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
+	p.inOrder(ctx, c.GetId(), func() { p.stop(ctx, pod, c) })
+}
+
+// inOrder runs f while no other goroutine is telling one of the last events of an object;
+// not if ctx ends before.
+func (p *Plugins) inOrder(ctx context.Context, id string, f func()) {
 	if p == nil {
 		return
 	}
-	// It may also be told that the container is gone, by somebody else.
-	unlock, err := p.order.Lock(ctx, c.GetId())
+	unlock, err := p.order.Lock(ctx, id)
 	if err != nil {
 		return
 	}
 	defer unlock()
-	p.stop(ctx, pod, c)
+	f()
 }
 
 func (p *Plugins) stop(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
@@ -227,21 +226,13 @@ func (p *Plugins) awaitStopUpdates(ctx context.Context, id string) {
 // Remove tells plugins once that a container is gone, and that it has stopped, if they
 // do not know.
 func (p *Plugins) Remove(ctx context.Context, pod *api.PodSandbox, c *api.Container) {
-	if p == nil {
-		return
-	}
-	unlock, err := p.order.Lock(ctx, c.GetId())
-	if err != nil {
-		return
-	}
-	defer unlock()
-	p.stop(ctx, pod, c)
-	if known := p.forget(c.GetId()); !known {
-		return
-	}
-	if a := p.active(); a != nil {
-		note(ctx, "RemoveContainer", a.RemoveContainer(ctx, &api.RemoveContainerRequest{Pod: pod, Container: c}))
-	}
+	p.inOrder(ctx, c.GetId(), func() {
+		p.stop(ctx, pod, c)
+		known := p.forget(c.GetId())
+		if a := p.active(); a != nil && known {
+			note(ctx, "RemoveContainer", a.RemoveContainer(ctx, &api.RemoveContainerRequest{Pod: pod, Container: c}))
+		}
+	})
 }
 
 // Knows reports whether plugins know of a pod or container.

@@ -2,7 +2,10 @@ package nri
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +16,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-	"os"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
 // inContainer returns a clean path in the container.
@@ -166,6 +169,65 @@ func HostDevice(path string) (DeviceNode, error) {
 		Type: kinds[st.Mode&unix.S_IFMT], Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 		Mode: st.Mode & 0o777, UID: st.Uid, GID: st.Gid,
 	}, nil
+}
+
+// at describes a node that a container has at a path.
+func (n DeviceNode) at(path string) *api.LinuxDevice {
+	return &api.LinuxDevice{
+		Path: path, Type: n.Type, Major: n.Major, Minor: n.Minor,
+		FileMode: api.FileMode(n.Mode), Uid: api.UInt32(n.UID), Gid: api.UInt32(n.GID),
+	}
+}
+
+// addHostDevices adds the devices that a privileged container has: those of the host, but
+// for the ones in directories that every container has for itself, and the console.
+func addHostDevices(to *api.LinuxContainer) {
+	has := map[string]bool{}
+	for _, d := range to.Devices {
+		has[d.GetPath()] = true
+	}
+	_ = filepath.WalkDir("/dev", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil //nolint:nilerr // it has just gone
+		case entry.IsDir() && slices.Contains([]string{"pts", "shm", "fd", "mqueue"}, entry.Name()):
+			return fs.SkipDir
+		case entry.Type()&fs.ModeDevice == 0 || entry.Name() == "console" || has[path]:
+			return nil
+		}
+		if node, err := HostDevice(path); err == nil {
+			to.Devices = append(to.Devices, node.at(path))
+		}
+		return nil
+	})
+}
+
+// injectCDI adds what CDI devices add to a container when an engine with CDI starts it, but
+// for variables, which the container has been created with.
+func injectCDI(out *api.Container, hc *container.HostConfig, specDirs []string) error {
+	var names []string
+	for _, r := range hc.DeviceRequests {
+		if r.Driver == "cdi" {
+			names = append(names, r.DeviceIDs...)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(specDirs...), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return err
+	}
+	spec := &specs.Spec{Process: &specs.Process{User: specs.User{UID: out.GetUser().GetUid(), GID: out.GetUser().GetGid()}}}
+	if _, err := cache.InjectDevices(spec, names...); err != nil {
+		return err
+	}
+	out.Mounts = append(out.Mounts, api.FromOCIMounts(spec.Mounts)...)
+	out.Hooks = api.FromOCIHooks(spec.Hooks)
+	if spec.Linux != nil {
+		out.Linux.Devices = append(out.Linux.Devices, api.FromOCILinuxDevices(spec.Linux.Devices)...)
+	}
+	return nil
 }
 
 // deviceRules adds access to devices, in Docker's form.

@@ -197,6 +197,14 @@ func (n *Networks) NetNS(sb *translate.Sandbox) string {
 	return processNetNS(sb.Pid)
 }
 
+// LiveNetNS is [Networks.NetNS], but "" once the namespace is gone.
+func (n *Networks) LiveNetNS(sb *translate.Sandbox) string {
+	if path := n.NetNS(sb); network.IsPinned(path) {
+		return path
+	}
+	return ""
+}
+
 // OpenNetNS opens the network namespace with a pod's ports: the one that CNI has set
 // up, or that of the sandbox's process; nil for the host's.
 func (n *Networks) OpenNetNS(ctx context.Context, sb *translate.Sandbox) (*os.File, error) {

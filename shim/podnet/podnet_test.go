@@ -160,7 +160,7 @@ func TestPin(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, o := newNetworks(t, docker{tc.state}, withCNI(t))
-			sb := &translate.Sandbox{ID: "sandbox", Running: true, Pid: pid, NetworkMode: "none"}
+			sb := &translate.Sandbox{ID: "sandbox", Running: true, Pid: pid, NetworkMode: "none", Config: &runtimeapi.PodSandboxConfig{}}
 			for range 2 {
 				if err := n.Pin(t.Context(), sb); err != nil {
 					t.Fatal(err)
@@ -168,6 +168,9 @@ func TestPin(t *testing.T) {
 			}
 			if got := network.IsPinned(filepath.Join(o.PinDir, sb.ID)); got != tc.pinned {
 				t.Errorf("pinned: %v, want %v", got, tc.pinned)
+			}
+			if got := n.LiveNetNS(sb); tc.pinned != (got == n.NetNS(sb)) || tc.pinned != (got != "") {
+				t.Errorf("the namespace is at %q", got)
 			}
 		})
 	}
