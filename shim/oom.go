@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/docker/docker/api/types/container"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -31,8 +32,11 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 		if file == (cgroup.File{}) {
 			return // a node without the memory controller limits no memory
 		}
-		sb, _ := s.index.Sandbox(ctx, c.SandboxID) // nil if it is gone
-		err = s.oom.Watch(c.ID, file.Root, file.Name, podCounter(sb, v2, file.Name))
+		var podUID string
+		if sb, _ := s.index.Sandbox(ctx, c.SandboxID); sb != nil { // else it is gone
+			podUID = sb.Metadata.GetUid()
+		}
+		err = s.oom.Watch(c.ID, file.Root, file.Name, podUID, podCounter(podUID, v2, file.Name))
 	}
 	if err != nil && !cgroup.Gone(err) {
 		klog.FromContext(ctx).Error(err, "Cannot watch a container for OOM kills; relying on Docker's report alone", "containerID", c.ID)
@@ -42,15 +46,14 @@ func (s *Service) watchOOM(ctx context.Context, c *translate.Container) {
 // podCounter returns the name of the file that counts the OOM kills in the control
 // group of a container's pod, given that of the container; "" on cgroup v1, and for a
 // group that is not the pod's alone: the kubelet's has the pod's UID in its name.
-func podCounter(sb *translate.Sandbox, v2 bool, name string) string {
-	if sb == nil || !v2 {
+func podCounter(uid string, v2 bool, name string) string {
+	if uid == "" || !v2 {
 		return ""
 	}
 	dir, file := path.Split(name)
 	dir = path.Dir(path.Clean(dir))
 	// systemd's names have underscores in place of hyphens.
-	uid := sb.Metadata.GetUid()
-	if uid == "" || !strings.Contains(strings.ReplaceAll(path.Base(dir), "_", "-"), strings.ReplaceAll(uid, "_", "-")) {
+	if !strings.Contains(strings.ReplaceAll(path.Base(dir), "_", "-"), strings.ReplaceAll(uid, "_", "-")) {
 		return ""
 	}
 	return path.Join(dir, file)
@@ -70,8 +73,21 @@ func (s *Service) watchRunning(ctx context.Context) error {
 // oomKilled reports whether the OOM killer has hit an exited container. On cgroup
 // v2 systemd may have removed the cgroup before its count was read; therefore it
 // also searches the kernel log, which lacks kills if there are many at once.
-func (s *Service) oomKilled(containerID string) bool {
-	return s.oom.Killed(containerID) || s.Host().CgroupV2 && loggedOOM(containerID)
+func (s *Service) oomKilled(c container.InspectResponse) bool {
+	if !c.State.OOMKilled {
+		if s.oom.Killed(c.ID) {
+			return true
+		}
+		if !s.Host().CgroupV2 || !loggedOOM(c.ID) {
+			return false
+		}
+	}
+	var podUID string
+	if c.Config != nil {
+		podUID = c.Config.Labels[translate.LabelPodUID]
+	}
+	s.oom.Claim(c.ID, podUID)
+	return true
 }
 
 // loggedOOM reports whether the kernel log still has an OOM kill of a container. It

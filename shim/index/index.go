@@ -55,9 +55,9 @@ type Options struct {
 	// after ten seconds, when ctx ends too. Calls for different containers run
 	// concurrently.
 	Exited func(ctx context.Context, c *translate.Container)
-	// OOMKilled is called for killed containers that Docker does not report as
-	// OOM-killed: Docker's check races with the removal of the container's cgroup.
-	OOMKilled func(containerID string) bool
+	// OOMKilled is called for killed containers. Docker's own report can lack an OOM
+	// kill: its check races with the removal of the container's cgroup.
+	OOMKilled func(c container.InspectResponse) bool
 	// SandboxGone and ContainerGone are called with the last known state after
 	// anyone has removed a sandbox or container. Calls run concurrently.
 	SandboxGone   func(ctx context.Context, s *translate.Sandbox)

@@ -668,7 +668,7 @@ func TestOOMThatDockerMissed(t *testing.T) {
 			var victim atomic.Value
 			f := newFixture(t, func(o *index.Options) {
 				o.Host = func() translate.Host { return translate.Host{CgroupV2: v2} }
-				o.OOMKilled = func(id string) bool { return id == victim.Load() }
+				o.OOMKilled = func(c container.InspectResponse) bool { return c.ID == victim.Load() }
 			})
 			first, second, third := f.run(f.member("", 1)), f.run(f.member("", 2)), f.run(f.member("", 3))
 			f.ready()

@@ -216,8 +216,8 @@ func (ix *Index) completeOOM(answer container.InspectResponse) {
 		return
 	}
 	state := answer.State
-	if !state.Running && state.ExitCode == exitKilled && !state.OOMKilled {
-		state.OOMKilled = ix.opts.OOMKilled(answer.ID)
+	if !state.Running && state.ExitCode == exitKilled {
+		state.OOMKilled = ix.opts.OOMKilled(answer)
 	}
 }
 

@@ -41,7 +41,7 @@ type Watcher struct {
 	mu        sync.Mutex
 	groups    map[string]*group // by container ID
 	events    map[int32]*group  // by the descriptor that signals notifications
-	pods      map[string]*pod   // by the path of the count
+	pods      map[string]*pod   // by UID
 	podEvents map[int32]*pod    // by the descriptor of the count
 	closing   bool
 }
@@ -90,9 +90,9 @@ func CounterFile(v2 bool) string {
 
 // Watch starts to watch the control group of a running container, given the name of
 // its [CounterFile] below root, and forgets an earlier run of the container. podName is
-// the name of that file of its pod, on cgroup v2 and if nothing but watched containers
-// is below the pod's group; else "". A missing group is [os.ErrNotExist].
-func (w *Watcher) Watch(containerID string, root beneath.Root, name, podName string) error {
+// the name of that file of the pod with podUID, on cgroup v2 and if nothing but watched
+// containers is below the pod's group; else "". A missing group is [os.ErrNotExist].
+func (w *Watcher) Watch(containerID string, root beneath.Root, name, podUID, podName string) error {
 	g, err := open(root, name)
 	if err != nil {
 		return fmt.Errorf("watch for the OOM killer: %w", err)
@@ -117,7 +117,7 @@ func (w *Watcher) Watch(containerID string, root beneath.Root, name, podName str
 	if podName == "" {
 		return nil
 	}
-	if p := w.joinLocked(g, root, podName); p != nil {
+	if p := w.joinLocked(g, podUID, root, podName); p != nil {
 		if err := w.signalLocked(p.counter, unix.EPOLLPRI); err != nil {
 			w.leaveLocked(g)
 			return fmt.Errorf("watch a pod for the OOM killer: %w", err)
@@ -183,6 +183,24 @@ func (w *Watcher) Killed(containerID string) bool {
 		w.mu.Unlock()
 		time.Sleep(firstLook)
 		w.mu.Lock()
+	}
+}
+
+// Claim takes note that the OOM killer has killed a process of a container that has
+// exited, which may never have been watched. Without it the pod's count of that kill
+// could be taken for the kill of another container. Only the first call counts.
+func (w *Watcher) Claim(containerID, podUID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := w.groups[containerID]
+	switch {
+	case g == nil:
+		w.groups[containerID] = &group{counter: -1, notice: -1, killed: true}
+		w.pods[podUID].take()
+	case g.counter >= 0:
+		_ = g.look()
+		g.killed = true
+		w.release(g)
 	}
 }
 

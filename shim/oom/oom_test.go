@@ -91,7 +91,7 @@ func TestWatcher(t *testing.T) {
 	for i := range 2 * each {
 		id := fmt.Sprint(i)
 		dir := newGroup(t, id)
-		if err := w.Watch(id, beneath.Root(dir), CounterFile(false), ""); err != nil {
+		if err := w.Watch(id, beneath.Root(dir), CounterFile(false), "", ""); err != nil {
 			t.Fatal(err)
 		}
 		runs.Go(func() {
@@ -122,7 +122,7 @@ func TestWatcher(t *testing.T) {
 func TestWatchOfNothing(t *testing.T) {
 	w := newWatcher(t)
 	for _, v2 := range []bool{false, true} {
-		if err := w.Watch("a", beneath.Root(t.TempDir()), CounterFile(v2), ""); !errors.Is(err, fs.ErrNotExist) {
+		if err := w.Watch("a", beneath.Root(t.TempDir()), CounterFile(v2), "", ""); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("v2 %v: %v, want that it does not exist", v2, err)
 		}
 	}

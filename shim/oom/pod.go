@@ -17,7 +17,7 @@ const looseTime = 2 * time.Second
 // groups below, and is still there when theirs are gone: systemd removes them at once.
 // Watcher's mutex guards it.
 type pod struct {
-	path    string
+	uid     string
 	counter int // descriptor of the count, which also signals changes
 	members map[*group]struct{}
 	// claimed is the part of the count that is explained: by the members' own counts,
@@ -27,22 +27,21 @@ type pod struct {
 	until          time.Time
 }
 
-// joinLocked makes a group a member of its pod, and returns the pod if this is its
-// first. It leaves a group alone whose pod has no count.
-func (w *Watcher) joinLocked(g *group, root beneath.Root, name string) (first *pod) {
-	path := string(root) + "/" + name
-	p := w.pods[path]
+// joinLocked makes a group a member of its pod, whose count has a name below root, and
+// returns the pod if this is its first. It leaves a group alone whose pod has no count.
+func (w *Watcher) joinLocked(g *group, uid string, root beneath.Root, name string) (first *pod) {
+	p := w.pods[uid]
 	if p == nil {
 		counter, err := openCounter(root, name)
 		if err != nil {
 			return nil
 		}
-		p = &pod{path: path, counter: counter, members: map[*group]struct{}{}}
+		p = &pod{uid: uid, counter: counter, members: map[*group]struct{}{}}
 		if p.claimed, err = readCount(counter); err != nil {
 			_ = unix.Close(counter)
 			return nil
 		}
-		w.pods[path], w.podEvents[int32(counter)] = p, p //nolint:gosec // a file descriptor
+		w.pods[uid], w.podEvents[int32(counter)] = p, p //nolint:gosec // a file descriptor
 		first = p
 	} else {
 		p.update()
@@ -61,7 +60,7 @@ func (w *Watcher) leaveLocked(g *group) {
 	g.pod = nil
 	delete(p.members, g)
 	if len(p.members) == 0 {
-		delete(w.pods, p.path)
+		delete(w.pods, p.uid)
 		delete(w.podEvents, int32(p.counter)) //nolint:gosec // a file descriptor
 		_ = unix.Close(p.counter)             // which also removes it from epoll
 	}

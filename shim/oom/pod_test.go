@@ -12,6 +12,8 @@ import (
 	"github.com/cridock/cridock/internal/beneath"
 )
 
+const podUID = "12-ab"
+
 // podTest is the control group of a pod on cgroup v2, as far as its counts go.
 type podTest struct {
 	*testing.T
@@ -46,7 +48,7 @@ func (p *podTest) watch(group string, kills int) {
 	if err := g.read(); err != nil {
 		p.Fatal(err)
 	}
-	p.w.joinLocked(g, beneath.Root(p.root), counterV2)
+	p.w.joinLocked(g, podUID, beneath.Root(p.root), counterV2)
 }
 
 // notify delivers the notification of a change of the pod's count. What is loose then
@@ -138,6 +140,30 @@ func TestWatchedLate(t *testing.T) {
 	p.count("", 5+2+1)
 	p.vanish("next")
 	p.killed("next", true)
+}
+
+// TestClaimed: a kill that is known otherwise is not taken for that of another container.
+func TestClaimed(t *testing.T) {
+	p := newPod(t, "watched", "read", "stopped")
+	p.count("", 5+3)
+	p.count("read", 1)
+	p.vanish("watched")
+	p.notify(time.Hour)
+	for range 2 {
+		for _, c := range []string{"never watched", "watched", "read"} {
+			p.w.Claim(c, podUID)
+			p.killed(c, true)
+		}
+	}
+	p.vanish("stopped")
+	p.killed("stopped", false)
+
+	p.w.Claim("in no known pod", "")
+	p.w.Forget("never watched")
+	p.killed("never watched", false)
+	if len(p.w.pods) != 0 || len(p.w.podEvents) != 0 {
+		t.Errorf("%d pods are left", len(p.w.pods))
+	}
 }
 
 // TestLooseKills: kills that no container explains are nobody's a little later. These
