@@ -19,6 +19,7 @@
 #                 /var/tmp/cridock-node-RUNTIME). A run that is interrupted goes on where it
 #                 was, but for its last batch
 #   PROCS=N       specs that run at once, except for serial ones (default 4)
+#   BATCH=N       specs in a batch (default 150)
 #   CLUSTER=DIR   the cluster, as for hack/cluster.sh
 #   RUNTIME=containerd   "node": what the node runs in place of cridock
 #   KUBELET_GATES=GATE=true,...   "node": feature gates of its kubelet
@@ -32,7 +33,7 @@ results=${RESULTS:-/var/tmp/cridock-conformance}
 images=$cluster/conformance-images # the suite's, in the nodes' registry
 node=node1                         # the one that runs the suite
 registry=127.0.0.1:5000
-batch_size=150
+batch_size=${BATCH:-150}
 
 # --- programs --------------------------------------------------------------------
 

@@ -19,6 +19,14 @@ excluded() {
 		needs features that are off by default	\[Feature:OffByDefault\]
 		needs a proxy between the kubelet and the runtime	\[Feature:CriProxy\]
 		needs a kubelet without an API server	\[Feature:StandaloneMode\]
+		needs systemd	\[Feature:GracefulNodeShutdown\]|MirrorPodWithGracePeriod .*container runtime
+		needs a kubelet with other flags	\[Feature:LockContention\]
+		needs a second file system, or quotas	\[Feature:KubeletSeparateDiskGC\]|\[Feature:LSCIQuotaMonitoring\]
+		fills the disk or the memory, which are the machine's	Eviction|MemoryAllocatable
+		measures the machine, with images that are not made	Density|Resource-usage|Node Performance Testing
+		needs an image with the original's digest	\[Feature:ImageID\]
+		needs an oom_score_adj below that of the machine's processes	\[Feature:OOMScoreAdj\]|PLR guaranteed qos
+		needs a credential provider	\[Feature:KubeletCredentialProviders\]
 	END
 }
 
@@ -27,6 +35,7 @@ excluded() {
 # at once; the suite ends with the node.
 run_suite() { # DIR GINKGO ARGUMENTS...
 	ginkgo "${@:2}" "$cluster/bin/e2e_node.test" -- --node-name "$node" --container-runtime-endpoint "$(endpoint "$node")" \
+		--container-runtime-process-name "$runtime" \
 		--prepull-images=false --kubelet-config-file "$cluster/kubelet.yaml" --report-dir "$1" \
 		--kubelet-flags "--runtime-cgroups=/runtime${KUBELET_GATES:+ --feature-gates=$KUBELET_GATES}" &
 	wait $!
