@@ -5,7 +5,8 @@
 #   sudo hack/cluster.sh up
 #   sudo hack/conformance.sh run [REGEXP]   run the specs that have no result yet, or of
 #                                           these the ones that match
-#   sudo hack/conformance.sh again          run those again that have failed
+#   sudo hack/conformance.sh again          run those again that have failed, with others of
+#                                           their groups
 #   hack/conformance.sh table               print what has run, and what has failed
 #   sudo hack/conformance.sh build          only build the programs
 #   hack/conformance.sh node COMMAND...     one of these commands for the suite of a node:
@@ -22,7 +23,7 @@
 #   BATCH=N       specs in a batch (default 150)
 #   CLUSTER=DIR   the cluster, as for hack/cluster.sh
 #   RUNTIME=containerd   "node": what the node runs in place of cridock
-#   KUBELET_GATES=GATE=true,...   "node": feature gates of its kubelet
+#   FEATURE_GATES=GATE=true,...   "node": feature gates of its kubelet and its API server
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
@@ -122,7 +123,8 @@ program_image() { # NAME:TAG PROGRAM [MODE]
 }
 
 # web_image makes an image of a web server with a file, which specs also look for in a
-# volume of the image, beside a file of the original's distribution.
+# volume of the image, beside a file of the original's distribution. As nginx, it has a
+# process of that name, which leaves its ID in a file.
 web_image() { # NAME:TAG FILE CONTENT
 	local tree
 	tree=$(mktemp -d)
@@ -130,7 +132,17 @@ web_image() { # NAME:TAG FILE CONTENT
 	mkdir -p "$tree/www"
 	echo "$3" | tee "$tree/$2" >"$tree/www/$2"
 	echo 'NAME="Alpine Linux"' >"$tree/etc/os-release"
-	image "$1" "$tree" 'ENTRYPOINT ["httpd", "-f", "-p", "80", "-h", "/www"]'
+	mkdir "$tree/run"
+	ln -s ../run "$tree/var/run"
+	cat >"$tree/bin/nginx" <<-'END'
+		#!/bin/sh
+		echo $$ >/run/nginx.pid
+		httpd -f -p 80 -h /www &
+		trap 'kill $!; exit' TERM
+		wait
+	END
+	chmod +x "$tree/bin/nginx"
+	image "$1" "$tree" 'ENTRYPOINT ["nginx"]'
 	rm -r "$tree"
 }
 
@@ -176,10 +188,15 @@ CMD ["pause"]'
 	program_image "$(tag_of resource-consumer)" resource-consumer
 	program_image "$(tag_of sample-apiserver)" sample-apiserver
 	program_image "$(tag_of sample-device-plugin)" sample-device-plugin
-	for tag in $(tags_of busybox) $(tag_of ipc-utils); do
+	for tag in $(tags_of busybox); do
 		busybox_image "$tag"
 	done
 	busybox_image "$(tag_of nonroot)" 'USER 1234'
+	tree=$(mktemp -d)
+	busybox_tree "$tree"
+	with_libraries "$tree" ipcs
+	image "$(tag_of ipc-utils)" "$tree" 'CMD ["sh"]'
+	rm -r "$tree"
 	for tag in $(tags_of nginx); do
 		web_image "$tag" index.html '<title>Welcome to nginx!</title>'
 	done
@@ -240,7 +257,32 @@ specs() {
 # not selected is skipped, too, but for no reason.
 report() { # FILE
 	jq -r '.[].SpecReports[]? | select(.LeafNodeType == "It" and (.State != "skipped" or .Failure.Message)) |
-		[.State, (.ContainerHierarchyTexts + [.LeafNodeText] | join(" ")), (.RunTime / 1e9 | round), (.Failure.Message // "" | split("\n")[0])] | @tsv' "$1"
+		[.State, (.ContainerHierarchyTexts + [.LeafNodeText] | map(select(. != "")) | join(" ")), (.RunTime / 1e9 | round), (.Failure.Message // "" | split("\n")[0])] | @tsv' "$1"
+}
+
+# containers prints the outer containers of each spec: NAME, CONTAINERS. Specs that share
+# them run in the same batch, because one may need what an earlier one has left.
+containers() {
+	jq -r '.[].SpecReports[]? | select(.LeafNodeType == "It") |
+		[(.ContainerHierarchyTexts + [.LeafNodeText] | map(select(. != "")) | join(" ")), (.ContainerHierarchyTexts[:2] | join(" "))] | @tsv' "$results/specs.json"
+}
+
+# batch prints the first of the specs on standard input.
+batch() {
+	awk -F '\t' -v size="$batch_size" '
+		NR == FNR { containers[$1] = $2; next }
+		n >= size && containers[$0] != last { exit }
+		{ print; n++; last = containers[$0] }' <(containers) -
+}
+
+# forget_failed removes the results of specs that have failed, and of those that share
+# their containers.
+forget_failed() {
+	awk -F '\t' '
+		FILENAME == ARGV[1] { containers[$1] = $2; next }
+		FILENAME == ARGV[2] { if ($1 != "passed" && $1 != "skipped") again[containers[$2]]; next }
+		!(containers[$2] in again)' <(containers) "$results/results" - <"$results/results" >"$results/results.new"
+	mv "$results/results.new" "$results/results"
 }
 
 # remaining prints the specs that have no result.
@@ -267,10 +309,10 @@ run_batch() { # PROCS
 
 run() { # REGEXP
 	local batch
-	while batch=$(remaining | grep -E -- "$1" | grep -vF '[Serial]' | head -n "$batch_size"); [ "$batch" ]; do
+	while batch=$(remaining | grep -E -- "$1" | grep -vF '[Serial]' | batch); [ "$batch" ]; do
 		run_batch "${PROCS:-4}" <<<"$batch"
 	done
-	while batch=$(remaining | grep -E -- "$1" | grep -F '[Serial]' | head -n "$batch_size"); [ "$batch" ]; do
+	while batch=$(remaining | grep -E -- "$1" | grep -F '[Serial]' | batch); [ "$batch" ]; do
 		run_batch 1 <<<"$batch"
 	done
 }
@@ -282,7 +324,7 @@ group='capture("\\[sig-(?<sig>[a-z-]+)\\]").sig'
 table() {
 	{
 		jq -r ".[].SpecReports[]? | select(.LeafNodeType == \"It\") |
-			[(.ContainerHierarchyTexts[0] | $group), (.ContainerHierarchyTexts + [.LeafNodeText] | join(\" \"))] | @tsv" "$results/specs.json"
+			[(.ContainerHierarchyTexts[0] | $group), (.ContainerHierarchyTexts + [.LeafNodeText] | map(select(. != \"\")) | join(\" \"))] | @tsv" "$results/specs.json"
 		echo
 		cat "$results/results"
 	} | awk -F '\t' '
@@ -330,7 +372,7 @@ run | again)
 	mkdir -p "$results"
 	touch "$results/results"
 	prepare "$@"
-	[ "$1" = run ] || sed -i '/^\(passed\|skipped\)\t/!d' "$results/results"
+	[ "$1" = run ] || forget_failed
 	run "${2:-.}"
 	table
 	;;

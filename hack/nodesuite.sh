@@ -23,8 +23,11 @@ excluded() {
 		needs a kubelet with other flags	\[Feature:LockContention\]
 		needs a second file system, or quotas	\[Feature:KubeletSeparateDiskGC\]|\[Feature:LSCIQuotaMonitoring\]
 		fills the disk or the memory, which are the machine's	Eviction|MemoryAllocatable
-		measures the machine, with images that are not made	Density|Resource-usage|Node Performance Testing
-		needs an image with the original's digest	\[Feature:ImageID\]
+		measures the machine, with images that are not made	\] (Density|Resource-usage|Node Performance Testing) 
+		needs images by their digests, or of their projects' registries	\[Feature:ImageID\]|\[Feature:DevicePlugin\]|ImageGarbageCollect
+		needs protocols and devices that the kernel may lack	\[Feature:SCTPConnectivity\]|PrivilegedPod
+		needs a kernel that promises more memory than there is	OOMKiller for pod using more memory than node allocatable
+		expects the words of another shell	should not write to root filesystem
 		needs an oom_score_adj below that of the machine's processes	\[Feature:OOMScoreAdj\]|PLR guaranteed qos
 		needs a credential provider	\[Feature:KubeletCredentialProviders\]
 	END
@@ -34,10 +37,12 @@ excluded() {
 # keeps the kubelet's configuration there. In the background, so that a signal is handled
 # at once; the suite ends with the node.
 run_suite() { # DIR GINKGO ARGUMENTS...
+	local gates=()
+	[ -z "${FEATURE_GATES-}" ] || gates=(--feature-gates "$FEATURE_GATES" --service-feature-gates "$FEATURE_GATES")
 	ginkgo "${@:2}" "$cluster/bin/e2e_node.test" -- --node-name "$node" --container-runtime-endpoint "$(endpoint "$node")" \
 		--container-runtime-process-name "$runtime" \
 		--prepull-images=false --kubelet-config-file "$cluster/kubelet.yaml" --report-dir "$1" \
-		--kubelet-flags "--runtime-cgroups=/runtime${KUBELET_GATES:+ --feature-gates=$KUBELET_GATES}" &
+		--kubelet-flags --runtime-cgroups=/runtime "${gates[@]}" &
 	wait $!
 }
 
@@ -144,7 +149,8 @@ up() {
 	# What the runtime and Docker use is in the kubelet's statistics: their cgroup.
 	move_to /runtime $$
 	log "starting a node in $cluster"
-	start_node "$node" "${dockerd[@]}" --add-runtime "cridock=$cluster/bin/cridock-runtime"
+	start_node "$node" "${dockerd[@]}" --add-runtime "cridock=$cluster/bin/cridock-runtime" \
+		--add-runtime "test-handler=${wrapper:-runc}" # of specs with a RuntimeClass
 	on_function "$node" node_address
 	# There is no name server. Here that is known at once.
 	echo 'nameserver 127.0.0.1' | on "$node" tee /etc/resolv.conf >/dev/null
