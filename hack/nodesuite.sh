@@ -28,7 +28,7 @@ excluded() {
 		needs protocols and devices that the kernel may lack	\[Feature:SCTPConnectivity\]|PrivilegedPod
 		needs a kernel that promises more memory than there is	OOMKiller for pod using more memory than node allocatable
 		expects the words of another shell	should not write to root filesystem
-		needs an oom_score_adj below that of the machine's processes	\[Feature:OOMScoreAdj\]|PLR guaranteed qos
+		needs an oom_score_adj below that of the machine's processes	\[Feature:OOMScoreAdj\]|PLR guaranteed qos|Resize Container guaranteed qos .* (cpu|mem) restart 
 		needs a credential provider	\[Feature:KubeletCredentialProviders\]
 	END
 }
