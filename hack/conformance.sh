@@ -309,6 +309,7 @@ run_batch() { # PROCS
 
 run() { # REGEXP
 	local batch
+	specs >/dev/null # makes the report that batch reads
 	while batch=$(remaining | grep -E -- "$1" | grep -vF '[Serial]' | batch); [ "$batch" ]; do
 		run_batch "${PROCS:-4}" <<<"$batch"
 	done
