@@ -38,8 +38,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cluster=${CLUSTER:-/var/tmp/cridock-cluster}
 registry=127.0.0.1:5000
 busybox=$registry/busybox:cluster
-declare -A cri=([cridock]=unix:///run/cridock/cridock.sock [containerd]=unix:///run/containerd/containerd.sock)
-coredns_version=v1.14.6 # the one of kubeadm 1.37
 metrics_server_version=v0.9.0
 metrics_server_image=$registry/metrics-server:$metrics_server_version
 declare -A address=([node1]=192.0.2.11 [node2]=192.0.2.12)
@@ -58,7 +56,7 @@ programs() {
 		kubernetes_program "$command" k8s.io/kubernetes
 	done
 	kubernetes_program etcd go.etcd.io/etcd/server/v3
-	foreign_program coredns "$coredns_version"
+	coredns_program
 }
 
 build_programs() {
@@ -68,7 +66,7 @@ build_programs() {
 		kubernetes_build "$command" k8s.io/kubernetes
 	done
 	kubernetes_build etcd go.etcd.io/etcd/server/v3
-	build_foreign coredns "$coredns_version" github.com/coredns/coredns . ""
+	build_coredns
 }
 
 all_built() {
@@ -80,41 +78,6 @@ all_built() {
 }
 
 # --- nodes -----------------------------------------------------------------------
-
-on() { # NODE COMMAND...
-	engine_exec "$cluster/$1" "${@:2}"
-}
-
-# on_function runs a function of this script on a node.
-on_function() { # NODE FUNCTION ARG...
-	on "$1" bash -c 'set -eu; '"$(declare -f "$2")"'; "$@"' _ "${@:2}"
-}
-
-# node_files gives a node files of its own where kubeadm, the kubelet and pods with
-# host paths write, above the machine's.
-node_files() { # DIR
-	local tree
-	for tree in etc opt usr; do
-		mkdir -p "$1/files/$tree"/{upper,work}
-		mount -t overlay overlay -o "lowerdir=/$tree,upperdir=$1/files/$tree/upper,workdir=$1/files/$tree/work" "/$tree"
-	done
-	rm -rf /etc/{cni,kubernetes,cridock,nri} /opt/{cni,nri} /usr/libexec/kubernetes
-	mkdir -p /etc/cni/net.d /opt/cni
-	ln -s /usr/lib/cni /opt/cni/bin
-	# kubeadm takes the program for a running systemd. Without one it asks its user to
-	# stop and start the kubelet.
-	rm -f /usr/bin/systemctl
-}
-
-start_node() { # NODE [DOCKERD_ARG...]
-	local dir=$cluster/$1
-	mkdir "$dir"
-	engine_start "$dir" "${@:2}" >/dev/null
-	on_function "$1" node_setup "$dir" "$(engine_cgroup "$dir")"
-	on_function "$1" node_files "$dir"
-	ln -s ../registry "$dir/registry" # one for both
-	registry_start "$dir" "${registry##*:}" >/dev/null
-}
 
 # connect joins the nodes by a cable, and gives them addresses. They have a default
 # route, which leads nowhere, because kubeadm and CNI plugins expect one.
@@ -131,33 +94,6 @@ connect() {
 	done
 }
 
-# service is what a unit with Restart=always is: it runs a command until it is stopped.
-service() { # PIDFILE LOG COMMAND...
-	local log=$2 pid=''
-	echo $$ >"$1"
-	trap 'kill -TERM "$pid"; wait "$pid"; exit 0' TERM
-	while :; do
-		"${@:3}" >>"$log" 2>&1 &
-		pid=$!
-		wait "$pid" || true
-		sleep 1
-	done
-}
-
-start_service() { # NODE NAME COMMAND...
-	local dir=$cluster/$1 name=$2
-	on "$1" setsid bash -c 'set -eu; '"$(declare -f service run_kubelet)"'; service "$@"' _ \
-		"$dir/$name.pid" "$dir/$name.log" "${@:3}" </dev/null >/dev/null 2>&1 &
-	disown
-}
-
-stop_service() { # NODE NAME
-	local pid
-	pid=$(cat "$cluster/$1/$2.pid" 2>/dev/null) || return 0
-	on "$1" kill "$pid" 2>/dev/null || return 0
-	wait_for 30 eval "! on $1 kill -0 $pid" || die "$1: $2 does not stop"
-}
-
 # run_kubelet is the unit's drop-in that Kubernetes' packages have for kubeadm.
 run_kubelet() {
 	until [ -e /var/lib/kubelet/config.yaml ]; do sleep 0.2; done
@@ -166,51 +102,6 @@ run_kubelet() {
 	# shellcheck disable=SC2086 # the variable is a list
 	exec kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \
 		--config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS
-}
-
-# runtime prints what a node runs its pods on: cridock or containerd.
-runtime() { # NODE
-	cat "$cluster/$1.runtime"
-}
-
-endpoint() { # NODE
-	echo "${cri[$(runtime "$1")]}"
-}
-
-start_runtime() { # NODE
-	local runtime socket
-	runtime=$(runtime "$1")
-	socket=$(endpoint "$1")
-	"start_$runtime" "$1"
-	wait_for 30 on "$1" test -S "${socket#unix://}" || {
-		tail -n 20 "$cluster/$1/$runtime.log" >&2
-		die "$runtime did not start on $1"
-	}
-}
-
-start_cridock() { # NODE
-	start_service "$1" cridock cridock serve --docker-endpoint "unix://$(engine_socket "$cluster/$1")" \
-		--cni-conf-template "$cluster/cni.template" --v 4
-}
-
-start_containerd() { # NODE
-	local config=$cluster/$1/containerd.toml
-	cat >"$config" <<-END
-		version = 2
-		[plugins."io.containerd.internal.v1.opt"]
-		  path = "$cluster/$1/opt"
-		[plugins."io.containerd.grpc.v1.cri"]
-		  sandbox_image = "$registry/pause:3.10.2"
-		  disable_apparmor = true
-		  restrict_oom_score_adj = true
-		  [plugins."io.containerd.grpc.v1.cri".cni]
-		    conf_template = "$cluster/cni.template"
-		  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-		    runtime_type = "io.containerd.runc.v2"
-		  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-		    BinaryName = "${wrapper:-runc}"
-	END
-	start_service "$1" containerd env "PATH=$containerd_dir:$PATH" containerd --config "$config"
 }
 
 # --- images ----------------------------------------------------------------------
@@ -320,12 +211,7 @@ write_configuration() {
 	} >"$cluster/init.yaml"
 	# There is no name server but the cluster's.
 	echo "nameserver 192.0.2.53" >"$cluster/resolv.conf"
-	cat >"$cluster/cni.template" <<-'END'
-		{"cniVersion": "1.0.0", "name": "cluster", "plugins": [
-		  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-		   "ipam": {"type": "host-local", "ranges": [[{"subnet": "{{.PodCIDR}}"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-		  {"type": "portmap", "capabilities": {"portMappings": true}}]}
-	END
+	write_cni_template
 }
 
 # kubeadm runs it on a node. Its output is shown if it fails.
@@ -389,7 +275,7 @@ await_ready() {
 }
 
 up() {
-	local program paths wrapper dockerd=(--live-restore)
+	local program paths wrapper dockerd
 	[ ! -e "$cluster" ] || die "$cluster exists: run \"hack/cluster.sh down\" first"
 	mkdir -p "$cluster"/{bin,registry}
 	echo cridock >"$cluster/node1.runtime"
@@ -401,8 +287,7 @@ up() {
 		cp "$program" "$cluster/bin/$(basename "${program%-v*}")"
 	done
 	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/requests" ./hack/requests
-	wrapper=$(runc_wrapper "$cluster")
-	[ -z "$wrapper" ] || dockerd+=(--add-runtime "bounded=$wrapper" --default-runtime bounded)
+	set_engine_flags
 	log "starting two nodes in $cluster"
 	start_node node1 "${dockerd[@]}"
 	start_node node2 "${dockerd[@]}"
@@ -458,13 +343,6 @@ down() {
 	done
 	rm -rf --one-file-system -- "$cluster"
 	return "$status"
-}
-
-remove_node() { # NODE
-	(stop_service "$1" "$(runtime "$1")") || true # the namespaces' end kills it
-	engine_stop "$cluster/$1"
-	node_remove_cgroups "$(engine_cgroup "$cluster/$1")"
-	engine_remove "$cluster/$1"
 }
 
 keep_logs() {

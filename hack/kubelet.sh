@@ -29,15 +29,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
 . hack/node.sh
 
-# address gives the node an address; it runs in its namespaces.
-address() {
-	ip link add node0 type veth peer name node1
-	ip address add 192.0.2.10/24 dev node0
-	ip link set node1 up
-	ip link set node0 up
-	ip route add default dev node0
-}
-
 need_root
 find_go
 install_missing docker.io containernetworking-plugins iptables iproute2 mount docker-registry busybox-static curl jq
@@ -84,7 +75,7 @@ runtimes=(--add-runtime second=runc --add-runtime "cridock=$dir/cridock-runtime"
 socket=$(engine_start "$dir" "${runtimes[@]}")
 registry=$(registry_start "$dir")
 image=$(import_busybox "$socket")
-engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup address)"'; address; node_setup "$@"' _ "$dir" "$cgroup"
+engine_exec "$dir" bash -c 'set -eu; '"$(declare -f node_setup node_address)"'; node_address; node_setup "$@"' _ "$dir" "$cgroup"
 export CRIDOCK_E2E_KUBELET=$dir/bin/kubelet CRIDOCK_E2E_APISERVER=$dir/bin/kube-apiserver CRIDOCK_E2E_ETCD=$dir/bin/etcd \
 	CRIDOCK_E2E_CRIDOCK=$dir/cridock CRIDOCK_E2E_DOCKER=unix://$socket \
 	CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_E2E_IMAGE=$image CRIDOCK_E2E_CGROUP=$cgroup CRIDOCK_CI=1

@@ -48,7 +48,7 @@ vulnerabilities() { # PACKAGES
 scripts() {
 	installed shellcheck shellcheck || return 0
 	log "shellcheck"
-	shellcheck --external-sources --severity warning .ci/run hack/*.sh shim/pause/build.sh deploy/package/*.sh
+	shellcheck --external-sources --severity warning .ci/run hack/*.sh hack/units/* shim/pause/build.sh deploy/package/*.sh
 }
 
 workflows() {
