@@ -109,12 +109,13 @@ func TestPodStatsOfFixtures(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		t.Run(version, func(t *testing.T) {
 			faults := uint64(54321)
+			eth0 := &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: u64(123456789), RxErrors: u64(3), TxBytes: u64(987654), TxErrors: u64(5)}
 			want := &runtimeapi.PodSandboxStats{Attributes: fixturePod(version).Attributes, Linux: &runtimeapi.LinuxPodSandboxStats{
 				Cpu: &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u64(12400000000)},
 				Network: &runtimeapi.NetworkUsage{
 					Timestamp:        at,
-					DefaultInterface: &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: u64(123456789), RxErrors: u64(3), TxBytes: u64(987654), TxErrors: u64(5)},
-					Interfaces:       []*runtimeapi.NetworkInterfaceUsage{{Name: "net1", RxBytes: u64(500), RxErrors: u64(0), TxBytes: u64(600), TxErrors: u64(0)}},
+					DefaultInterface: eth0,
+					Interfaces:       []*runtimeapi.NetworkInterfaceUsage{{Name: "net1", RxBytes: u64(500), RxErrors: u64(0), TxBytes: u64(600), TxErrors: u64(0)}, eth0},
 				},
 				Process:    &runtimeapi.ProcessUsage{Timestamp: at, ProcessCount: u64(18)},
 				Containers: []*runtimeapi.ContainerStats{wantContainer(version)},

@@ -317,8 +317,9 @@ func criIO(u usage) *runtimeapi.IoUsage {
 // defaultInterface is what CNI runtimes call the pod's first interface.
 const defaultInterface = "eth0"
 
-// criNetwork takes eth0 as the default interface, or else the first one. It
-// returns nil without interfaces.
+// criNetwork takes eth0 as the default interface, or else the first one. The list of
+// interfaces has that one, too, as with containerd and cAdvisor, although the CRI's text
+// leaves it out. It returns nil without interfaces.
 func criNetwork(list []netInterface, at time.Time) *runtimeapi.NetworkUsage {
 	if len(list) == 0 {
 		return nil
@@ -338,10 +339,9 @@ func criNetwork(list []netInterface, at time.Time) *runtimeapi.NetworkUsage {
 			TxBytes:  value(list[i].txBytes),
 			TxErrors: value(list[i].txErrors),
 		}
+		s.Interfaces = append(s.Interfaces, n)
 		if i == first {
 			s.DefaultInterface = n
-		} else {
-			s.Interfaces = append(s.Interfaces, n)
 		}
 	}
 	return s
