@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs every test, with a private Docker Engine and registry.
 #
-#   sudo hack/test.sh [go test arguments]      without any: all packages, e2e last
+#   sudo hack/test.sh [go test arguments]      without any: all packages
 #
 # It installs missing packages with apt, runs gofmt and go vet, and runs the tests
 # with the race detector inside the namespaces of a private engine (see
@@ -71,25 +71,28 @@ export CRIDOCK_E2E_DOCKER=unix://$socket CRIDOCK_E2E_REGISTRY=$registry CRIDOCK_
 [ -z "$containerd" ] || export CRIDOCK_E2E_CONTAINERD=$containerd
 export CRIDOCK_CI=1 GOPROXY=off GOTOOLCHAIN=local
 
-# go_test runs go test in the background, so that a signal is handled at once and not
+# go_test starts go test in the background, so that a signal is handled at once and not
 # after the tests, which end with the namespaces.
 go_test() {
 	engine_exec "$dir" go test -race -count=1 -timeout=2h "$@" &
-	wait $!
 }
 
 if [ $# -gt 0 ]; then
 	log "go test -race -count=1 $*"
 	go_test "$@"
+	wait $!
 	exit
 fi
-# The end-to-end tests come last and alone: they keep all processors busy. The others
-# wait half of the time, so two packages for each processor run at once, first the one
-# that takes the longest.
+# The end-to-end tests take the longest, so they start at once. The other packages wait
+# half of the time, so two for each processor run beside them, first the one that takes
+# the longest.
 mapfile -t packages < <(go list ./shim && go list ./... | grep -vE '/(e2e|shim)$')
+log "go test -race -count=1 ./e2e, and beside it all other packages"
+go_test ./e2e
+end_to_end=$!
+go_test -p "$((2 * $(nproc)))" "${packages[@]}"
+others=$!
 failed=0
-log "go test -race -count=1, all packages but e2e"
-go_test -p "$((2 * $(nproc)))" "${packages[@]}" || failed=$?
-log "go test -race -count=1 ./e2e"
-go_test ./e2e || failed=$?
+wait "$others" || failed=$?
+wait "$end_to_end" || failed=$?
 exit "$failed"
