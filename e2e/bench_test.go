@@ -39,6 +39,7 @@ func BenchmarkFullNode(b *testing.B) {
 		b.Run("stats/"+a.name, func(b *testing.B) { f.stats(b, a) })
 	}
 	b.Run("restart", f.restart)
+	b.Run("restart of dockerd", f.restartDockerd)
 	b.Run("churn", func(b *testing.B) { f.churn(b, setting(b, "CRIDOCK_BENCH_CHURN", 100)) })
 }
 
@@ -76,7 +77,7 @@ func newFullNode(b *testing.B, pods int) *fullNode {
 	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {
 		b.Skip("CRIDOCK_E2E_DOCKER is not set; hack/test.sh sets it")
 	}
-	n, err := startNode("bench")
+	n, err := startNode("bench", "--live-restore")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -246,6 +247,15 @@ func (f *fullNode) used(b *testing.B, a *adapter) func() (adapter, engine time.D
 	}
 }
 
+// shimsCPU returns the CPU time that all shims have used.
+func (f *fullNode) shimsCPU(b *testing.B) (sum time.Duration) {
+	b.Helper()
+	for _, pid := range f.shims(b) {
+		sum += cpu(b, fmt.Sprintf("/proc/%d/root/proc/%s/stat", f.pid, pid))
+	}
+	return sum
+}
+
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // reportCPU reports the CPU time of one of n rounds.
@@ -259,9 +269,10 @@ func reportCPU(b *testing.B, used func() (adapter, engine time.Duration), n int)
 func (f *fullNode) idle(b *testing.B, a *adapter, seconds int) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
-		used := f.used(b, a)
+		used, shims := f.used(b, a), f.shimsCPU(b)
 		time.Sleep(time.Duration(seconds) * time.Second)
 		reportCPU(b, used, 1)
+		b.ReportMetric(ms(f.shimsCPU(b)-shims), "shims-cpu-ms")
 	}
 }
 
@@ -373,6 +384,53 @@ func (f *fullNode) restartOnce(b *testing.B) time.Duration {
 		b.Fatalf("the first list has %d containers", len(list))
 	}
 	return time.Since(start)
+}
+
+// restartDockerd kills dockerd, which the node starts again, under pods that go on. It
+// measures the time until Docker answers, and from then until cridock, which compares
+// all that it knows with Docker, is ready.
+func (f *fullNode) restartDockerd(b *testing.B) {
+	b.ReportMetric(0, "ns/op")
+	for b.Loop() {
+		start := time.Now()
+		f.run(b, "kill", "-KILL", strings.TrimSpace(read(b, filepath.Join(f.node.dir, "dockerd.pid"))))
+		if err := f.awaitReadiness(false); err != nil {
+			b.Fatal(err)
+		}
+		eventually(b, "dockerd answers", 5*time.Minute, func() bool {
+			_, err := f.docker.call(http.MethodGet, "/_ping", nil, nil)
+			return err == nil
+		})
+		answers := time.Now()
+		if err := f.awaitReadiness(true); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(answers.Sub(start).Seconds(), "dockerd-s")
+		b.ReportMetric(ms(time.Since(answers)), "ready-ms")
+		running := 0
+		for _, c := range rpc(b, f.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers {
+			if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+				running++
+			}
+		}
+		if running != f.containers {
+			b.Errorf("%d of %d containers run", running, f.containers)
+		}
+	}
+}
+
+// awaitReadiness waits until the runtime is ready, or is not.
+func (f *fullNode) awaitReadiness(ready bool) error {
+	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit); time.Sleep(5 * time.Millisecond) {
+		s, err := try(f.runtime.Status, &runtimeapi.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		if s.Status.Conditions[0].Status == ready {
+			return nil
+		}
+	}
+	return fmt.Errorf("the runtime's readiness is not %t", ready)
 }
 
 // churn runs and removes pods; what cridock holds must not grow with their

@@ -22,7 +22,8 @@ const (
 	WorkloadCPU    = "CPU time"
 	WorkloadMemory = "memory"
 	// StepRest, StepTotal and StepPerPod are steps of WorkloadCPU and
-	// WorkloadMemory for a whole target; others are named after a read or a process.
+	// WorkloadMemory for a whole target; others are named after a read or a process,
+	// the one at rest as "at rest: NAME".
 	StepRest   = "at rest"
 	StepTotal  = "all processes"
 	StepPerPod = "per pod"
@@ -240,10 +241,10 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 // their memory. Level 0 is before the first pod.
 func (r *Runner) rest(ctx context.Context, all []*filled, level int) error {
 	r.progress.Stage(fmt.Sprintf("rest at %d", level), 1)
-	before := map[string]proc.Usage{}
+	before := map[string]map[string]time.Duration{}
 	for _, f := range all {
-		if u, err := f.Processes.Usage(); err == nil { // noteShared has noted an error
-			before[f.Name()] = u
+		if cpu, err := f.Processes.Tree(); err == nil { // noteShared has noted an error
+			before[f.Name()] = cpu
 		}
 	}
 	began := time.Now()
@@ -252,29 +253,49 @@ func (r *Runner) rest(ctx context.Context, all []*filled, level int) error {
 	}
 	took := time.Since(began).Seconds()
 	for _, f := range all {
-		if u, ok := before[f.Name()]; ok {
-			if err := r.recordRest(f, u, level, took); err != nil {
-				return err
-			}
+		cpu, ok := before[f.Name()]
+		if !ok {
+			continue
+		}
+		if err := r.recordRest(f, cpu, level, took); err != nil {
+			return err
+		}
+		if err := r.recordMemory(f, level); err != nil {
+			return err
 		}
 	}
 	r.progress.Step()
 	return nil
 }
 
-func (r *Runner) recordRest(f *filled, before proc.Usage, level int, seconds float64) error {
+// recordRest records the CPU time since before, of each process and of all.
+func (r *Runner) recordRest(f *filled, before map[string]time.Duration, level int, seconds float64) error {
+	after, err := f.Processes.Tree()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	var sum time.Duration
+	add := func(step string, cpu time.Duration) {
+		r.doc.Add(f.Name(), result.Key{Workload: WorkloadCPU, Step: step, Level: level, Unit: result.CPUPerSecond}, milliseconds(cpu)/seconds)
+	}
+	spent := proc.SpentByName(before, after)
+	for _, name := range slices.Sorted(maps.Keys(spent)) {
+		add(StepRest+": "+name, spent[name])
+		sum += spent[name]
+	}
+	add(StepRest, sum)
+	return nil
+}
+
+func (r *Runner) recordMemory(f *filled, level int) error {
 	const bytesPerMiB = 1 << 20
 	for i := range memoryReadings {
 		u, err := f.Processes.Usage()
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Name(), err)
 		}
-		if i == 0 {
-			rest := result.Key{Workload: WorkloadCPU, Step: StepRest, Level: level, Unit: result.CPUPerSecond}
-			r.doc.Add(f.Name(), rest, milliseconds(proc.Spent(before.CPU, u.CPU))/seconds)
-			if level == 0 {
-				f.empty = u.Total()
-			}
+		if i == 0 && level == 0 {
+			f.empty = u.Total()
 		}
 		add := func(step string, bytes float64) {
 			r.doc.Add(f.Name(), result.Key{Workload: WorkloadMemory, Step: step, Level: level, Unit: result.MiB}, bytes/bytesPerMiB)

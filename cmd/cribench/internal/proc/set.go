@@ -18,10 +18,8 @@ type Set struct {
 	Names []*regexp.Regexp
 }
 
-// Usage is the resource usage of a set of processes at one moment.
+// Usage is the memory of a set of processes at one moment.
 type Usage struct {
-	// CPU is each process's own CPU time, by PID and start time.
-	CPU map[[2]uint64]time.Duration
 	// Memory is the proportional set size in bytes by process name.
 	Memory map[string]uint64
 	// Count is the number of processes by name.
@@ -123,30 +121,27 @@ func shimAddress(p Process) string {
 	return strings.TrimPrefix(p.Args[at+1], "unix://")
 }
 
-// CPU returns the CPU time of the set's processes; it is cheap compared to Usage.
+// CPU returns the CPU time of each of the set's processes, by PID and start time; it is
+// cheap compared to Usage.
 func (s Set) CPU() (map[[2]uint64]time.Duration, error) {
 	found, err := s.Find()
 	if err != nil {
 		return nil, err
 	}
-	return cpuOf(found), nil
-}
-
-func cpuOf(found map[int]Process) map[[2]uint64]time.Duration {
 	cpu := make(map[[2]uint64]time.Duration, len(found))
 	for _, p := range found {
 		cpu[[2]uint64{uint64(p.PID), p.Started}] = p.CPU
 	}
-	return cpu
+	return cpu, nil
 }
 
-// Usage reads CPU time and memory of the set.
+// Usage reads the memory of the set.
 func (s Set) Usage() (Usage, error) {
 	found, err := s.Find()
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{CPU: cpuOf(found), Memory: map[string]uint64{}, Count: map[string]int{}}
+	u := Usage{Memory: map[string]uint64{}, Count: map[string]int{}}
 	for _, pid := range slices.Sorted(maps.Keys(found)) {
 		m, err := Memory(pid)
 		if err != nil {

@@ -45,6 +45,7 @@ func Plots(d *result.Document) ([]Plot, error) {
 	b.processes(bench.WorkloadNode, "CPU: ", "CPU time of a node with probes, by process")
 	b.node(bench.StepProbe, "Probes of a node (ExecSync)")
 	b.levels(bench.WorkloadCPU, bench.StepRest, "CPU time at rest", "containers", false)
+	b.processes(bench.WorkloadCPU, bench.StepRest+": ", "CPU time at rest, by process")
 	for _, read := range target.Reads {
 		b.levels(bench.WorkloadCPU, string(read), "CPU time of: "+string(read), "containers", true)
 	}
