@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +51,7 @@ func (r *Runner) node(ctx context.Context, all []*filled, level int) error {
 func (r *Runner) loadNode(ctx context.Context, f *filled, level int) error {
 	before, err := f.Processes.Tree()
 	if err != nil {
-		before = nil // noteShared has noted the error
+		before = nil // noteUnknown has noted it
 	}
 	began := time.Now()
 	if err := r.nodeLoad(ctx, f, level); err != nil {
@@ -67,13 +65,8 @@ func (r *Runner) loadNode(ctx context.Context, f *filled, level int) error {
 	if err != nil {
 		return err
 	}
-	var sum time.Duration
-	spent := proc.SpentByName(before, after)
-	for _, name := range slices.Sorted(maps.Keys(spent)) {
-		r.addNode(f, "CPU: "+name, level, result.CPUPerSecond, milliseconds(spent[name])/took)
-		sum += spent[name]
-	}
-	r.addNode(f, StepNodeCPU, level, result.CPUPerSecond, milliseconds(sum)/took)
+	key := result.Key{Workload: WorkloadNode, Step: StepNodeCPU, Level: level, Unit: result.CPUPerSecond}
+	r.addCPU(f.Subject, key, "CPU: ", proc.SpentByName(before, after), took)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cridock/cridock/cmd/cribench/internal/proc"
 	"github.com/cridock/cridock/cmd/cribench/internal/result"
 )
 
@@ -49,6 +50,7 @@ func (r *Runner) podLife(ctx context.Context) error {
 func (r *Runner) podBatch(ctx context.Context, s Subject, n int) error {
 	pods := make([]*pod, n)
 	start, stop := r.record(s, WorkloadStart, n), r.record(s, WorkloadStop, n)
+	before, unknown := s.Processes.Tree()
 	began := time.Now()
 	err := together(n, func(i int) (err error) {
 		pods[i], err = r.startPod(ctx, s, r.config.Command, start)
@@ -59,6 +61,14 @@ func (r *Runner) podBatch(ctx context.Context, s Subject, n int) error {
 	}
 	if n > 1 {
 		start("all of them", time.Since(began))
+	}
+	if unknown == nil { // noteUnknown has noted it
+		after, err := s.Processes.Tree()
+		if err != nil {
+			return err
+		}
+		key := result.Key{Workload: WorkloadCPU, Step: StepStart, Level: n, Unit: result.CPUPerPod}
+		r.addCPU(s, key, StepStart+": ", proc.SpentByName(before, after), float64(n))
 	}
 	return together(n, func(i int) error {
 		if err := pods[i].ready(ctx); err != nil {

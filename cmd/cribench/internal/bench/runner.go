@@ -32,6 +32,7 @@ func New(config Config, subjects []Subject, doc *result.Document, p progress.Rep
 // end the run; the end of ctx does.
 func (r *Runner) Run(ctx context.Context) error {
 	defer r.progress.Close()
+	r.noteUnknown()
 	for _, step := range []struct {
 		workload Workload
 		run      func(context.Context) error
@@ -49,6 +50,15 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noteUnknown adds notes about targets whose processes cannot be found.
+func (r *Runner) noteUnknown() {
+	for _, s := range r.subjects {
+		if _, err := s.Processes.Find(); err != nil {
+			r.doc.Note("%s: CPU time and memory are not available: %v", s.Name(), err)
+		}
+	}
 }
 
 // WarmUp makes sure that all targets have the image, and runs a pod in each without

@@ -86,6 +86,8 @@ func TestRunMeasuresAllAndLeavesNothing(t *testing.T) {
 		{Workload: WorkloadMemory, Step: StepPerPod, Level: 5, Unit: result.MiB}:                  memoryReadings,
 		{Workload: WorkloadCPU, Step: StepRest, Level: 2, Unit: result.CPUPerSecond}:              1,
 		{Workload: WorkloadCPU, Step: "at rest: bench.test", Level: 2, Unit: result.CPUPerSecond}: 1,
+		{Workload: WorkloadCPU, Step: StepStart, Level: 2, Unit: result.CPUPerPod}:                3,
+		{Workload: WorkloadCPU, Step: "pod start: bench.test", Level: 2, Unit: result.CPUPerPod}:  3,
 		{Workload: WorkloadNode, Step: StepNodeCPU, Level: 5, Unit: result.CPUPerSecond}:          1,
 		{Workload: WorkloadNode, Step: StepLate, Level: 5, Unit: result.Percent}:                  1,
 		{Workload: WorkloadCPU, Step: string(target.ListContainers), Level: 5, Unit: "ms/call"}:   1,

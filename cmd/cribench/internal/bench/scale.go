@@ -23,10 +23,12 @@ const (
 	WorkloadMemory = "memory"
 	// StepRest, StepTotal and StepPerPod are steps of WorkloadCPU and
 	// WorkloadMemory for a whole target; others are named after a read or a process,
-	// the one at rest as "at rest: NAME".
+	// the one at rest as "at rest: NAME". StepStart is the CPU time until pods run, by
+	// the number that is started at a time; that of a process is "pod start: NAME".
 	StepRest   = "at rest"
 	StepTotal  = "all processes"
 	StepPerPod = "per pod"
+	StepStart  = "pod start"
 )
 
 const (
@@ -89,15 +91,13 @@ func (r *Runner) atLevel(ctx context.Context, all []*filled, level int) error {
 	return r.rest(ctx, all, level)
 }
 
-// noteShared adds notes about processes that belong to two targets, and about
-// targets whose processes cannot be found.
+// noteShared adds notes about processes that belong to two targets.
 func (r *Runner) noteShared(all []*filled) {
 	owner := map[int]string{}
 	for _, f := range all {
 		found, err := f.Processes.Find()
 		if err != nil {
-			r.doc.Note("%s: CPU time and memory are not available: %v", f.Name(), err)
-			continue
+			continue // noteUnknown has noted it
 		}
 		for pid, p := range found {
 			if other, ok := owner[pid]; ok {
@@ -219,7 +219,7 @@ func (r *Runner) cpuPerCall(ctx context.Context, all []*filled, level int) error
 func (r *Runner) burst(ctx context.Context, f *filled, read target.Read, key result.Key) error {
 	before, err := f.Processes.CPU()
 	if err != nil {
-		return nil // noteShared has noted the error
+		return nil // noteUnknown has noted it
 	}
 	calls := 0
 	for end := time.Now().Add(r.config.Burst); time.Now().Before(end); calls++ {
@@ -243,7 +243,7 @@ func (r *Runner) rest(ctx context.Context, all []*filled, level int) error {
 	r.progress.Stage(fmt.Sprintf("rest at %d", level), 1)
 	before := map[string]map[string]time.Duration{}
 	for _, f := range all {
-		if cpu, err := f.Processes.Tree(); err == nil { // noteShared has noted an error
+		if cpu, err := f.Processes.Tree(); err == nil { // noteUnknown has noted it
 			before[f.Name()] = cpu
 		}
 	}
@@ -274,17 +274,22 @@ func (r *Runner) recordRest(f *filled, before map[string]time.Duration, level in
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
+	key := result.Key{Workload: WorkloadCPU, Step: StepRest, Level: level, Unit: result.CPUPerSecond}
+	r.addCPU(f.Subject, key, StepRest+": ", proc.SpentByName(before, after), seconds)
+	return nil
+}
+
+// addCPU records CPU time divided by n: the sum with the key, and that of each process
+// with the key's step replaced by prefix and name.
+func (r *Runner) addCPU(s Subject, key result.Key, prefix string, spent map[string]time.Duration, n float64) {
 	var sum time.Duration
-	add := func(step string, cpu time.Duration) {
-		r.doc.Add(f.Name(), result.Key{Workload: WorkloadCPU, Step: step, Level: level, Unit: result.CPUPerSecond}, milliseconds(cpu)/seconds)
-	}
-	spent := proc.SpentByName(before, after)
 	for _, name := range slices.Sorted(maps.Keys(spent)) {
-		add(StepRest+": "+name, spent[name])
+		one := key
+		one.Step = prefix + name
+		r.doc.Add(s.Name(), one, milliseconds(spent[name])/n)
 		sum += spent[name]
 	}
-	add(StepRest, sum)
-	return nil
+	r.doc.Add(s.Name(), key, milliseconds(sum)/n)
 }
 
 func (r *Runner) recordMemory(f *filled, level int) error {

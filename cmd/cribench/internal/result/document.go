@@ -20,6 +20,8 @@ const (
 	CPUPerSecond = "ms/s"
 	// CPUPerCall is milliseconds of CPU time per call.
 	CPUPerCall = "ms/call"
+	// CPUPerPod is milliseconds of CPU time per pod.
+	CPUPerPod = "ms/pod"
 	// Percent is a share of 100.
 	Percent = "%"
 )
