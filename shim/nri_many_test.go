@@ -32,7 +32,12 @@ func TestNRIManyContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n := newNode(t, patiently)
+	// A busy machine needs minutes for a thousand containers.
+	n := newNode(t, patiently, func(n *node) {
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+		t.Cleanup(cancel)
+		n.ctx = ctx
+	})
 	s, err := stub.New(slowPlugin{takes}, stub.WithPluginIdx("10"), stub.WithPluginName("slow"), stub.WithSocketPath(n.cfg.NRI.SocketPath), stub.WithOnClose(func() {}))
 	n.must(err)
 	n.eventually("a plugin can connect", func() bool { return s.Start(n.ctx) == nil })
