@@ -33,7 +33,7 @@ import (
 func BenchmarkFullNode(b *testing.B) {
 	f := newFullNode(b, setting(b, "CRIDOCK_BENCH_PODS", 110))
 	for _, a := range f.adapters {
-		b.Run("idle/"+a.name, func(b *testing.B) { f.idle(b, a, setting(b, "CRIDOCK_BENCH_SECONDS", 60)) })
+		b.Run("idle/"+a.name, func(b *testing.B) { f.idle(b, a, 60) })
 		b.Run("lists/"+a.name, func(b *testing.B) { f.lists(b, a, setting(b, "CRIDOCK_BENCH_SECONDS", 60)) })
 		b.Run("status/"+a.name, func(b *testing.B) { f.status(b, a) })
 		b.Run("stats/"+a.name, func(b *testing.B) { f.stats(b, a) })
@@ -66,6 +66,8 @@ type adapter struct {
 // fullNode is a node full of pods with two containers each.
 type fullNode struct {
 	*cridock
+	engine     *ownEngine
+	containerd *exec.Cmd // nsenter
 	adapters   []*adapter
 	containers int
 	pods       []string
@@ -74,23 +76,12 @@ type fullNode struct {
 
 func newFullNode(b *testing.B, pods int) *fullNode {
 	b.Helper()
-	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {
-		b.Skip("CRIDOCK_E2E_DOCKER is not set; hack/test.sh sets it")
-	}
-	n, err := startNode("bench", "--live-restore")
+	engine, containerd := newPackagedEngine(b)
+	c, err := install(engine.node, "docker", "--docker-endpoint=unix://"+engine.socket(), "--metrics-bind-address=9911", "--profiling", "--v=0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
-		if err := n.remove(); err != nil {
-			b.Error(err)
-		}
-	})
-	c, err := install(n, "docker", "--metrics-bind-address=9911", "--profiling", "--v=0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	f := &fullNode{cridock: c, containers: 2 * pods}
+	f := &fullNode{cridock: c, engine: engine, containerd: containerd, containers: 2 * pods}
 	if err := c.start(); err != nil {
 		b.Fatal(err)
 	}
@@ -119,6 +110,35 @@ func newFullNode(b *testing.B, pods int) *fullNode {
 	}
 	f.startPeer(b)
 	return f
+}
+
+// newPackagedEngine returns an engine with a containerd that is not dockerd's child, as
+// in packages, so that it and the shims outlive dockerd. It has a bridge.
+func newPackagedEngine(b *testing.B) (e *ownEngine, containerd *exec.Cmd) {
+	b.Helper()
+	e = newOwnEngineOn(b, func(e *ownEngine) {
+		config, socket := filepath.Join(e.dir, "containerd.toml"), filepath.Join(e.dir, "containerd.sock")
+		if err := os.WriteFile(config, []byte("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+		containerd = e.command("containerd", "--config", config, "--address", socket, "--root", e.dir+"/containerd", "--state", e.dir+"/state")
+		log, err := os.Create(filepath.Join(e.dir, "containerd.log"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = log.Close() }() // the process has its own descriptor
+		containerd.Stdout, containerd.Stderr = log, log
+		if err := containerd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		eventually(b, "containerd listens", time.Minute, func() bool {
+			_, err := os.Stat(socket)
+			return err == nil
+		})
+		e.args = slices.DeleteFunc(e.args, func(arg string) bool { return arg == "--bridge=none" })
+		e.args = append(e.args, "--live-restore", "--containerd", socket)
+	})
+	return e, containerd
 }
 
 // sleepingPod runs a pod with two containers. It is called concurrently.
@@ -167,7 +187,7 @@ func (f *fullNode) startPeer(b *testing.B) {
 		return
 	}
 	socket := "unix://" + filepath.Join(f.node.dir, "peer.sock")
-	f.peer = f.command(path, "--container-runtime-endpoint", socket, "--docker-endpoint", "unix://"+f.node.dir+"/docker.sock",
+	f.peer = f.command(path, "--container-runtime-endpoint", socket, "--docker-endpoint", "unix://"+f.engine.socket(),
 		"--cri-dockerd-root-directory", filepath.Join(f.node.dir, "peer"), "--network-plugin=", "--pod-infra-container-image", f.image, "--streaming-bind-addr", "127.0.0.1:0")
 	log, err := os.Create(filepath.Join(f.node.dir, "peer.log"))
 	if err != nil {
@@ -234,11 +254,9 @@ func cpu(b *testing.B, stat string) time.Duration {
 // the engine until it is called.
 func (f *fullNode) used(b *testing.B, a *adapter) func() (adapter, engine time.Duration) {
 	b.Helper()
-	inNode := func(pidFile string) string {
-		return fmt.Sprintf("/proc/%d/root/proc/%s/stat", f.pid, strings.TrimSpace(read(b, filepath.Join(f.node.dir, pidFile))))
-	}
+	spent := func(pid int) time.Duration { return cpu(b, fmt.Sprintf("/proc/%d/stat", pid)) }
 	now := func() (time.Duration, time.Duration) {
-		return cpu(b, fmt.Sprintf("/proc/%d/stat", a.pid())), cpu(b, inNode("dockerd.pid")) + cpu(b, inNode("exec/containerd/containerd.pid"))
+		return spent(a.pid()), spent(child(b, f.engine.cmd)) + spent(child(b, f.containerd))
 	}
 	adapter, engine := now()
 	return func() (time.Duration, time.Duration) {
@@ -386,21 +404,18 @@ func (f *fullNode) restartOnce(b *testing.B) time.Duration {
 	return time.Since(start)
 }
 
-// restartDockerd kills dockerd, which the node starts again, under pods that go on. It
-// measures the time until Docker answers, and from then until cridock, which compares
-// all that it knows with Docker, is ready.
+// restartDockerd kills dockerd under pods that go on, and starts it again. It measures
+// the time until Docker answers, and from then until cridock, which compares all that it
+// knows with Docker, is ready.
 func (f *fullNode) restartDockerd(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
 		start := time.Now()
-		f.run(b, "kill", "-KILL", strings.TrimSpace(read(b, filepath.Join(f.node.dir, "dockerd.pid"))))
+		f.engine.endDockerd(b, "KILL")
 		if err := f.awaitReadiness(false); err != nil {
 			b.Fatal(err)
 		}
-		eventually(b, "dockerd answers", 5*time.Minute, func() bool {
-			_, err := f.docker.call(http.MethodGet, "/_ping", nil, nil)
-			return err == nil
-		})
+		f.engine.startDockerd(b)
 		answers := time.Now()
 		if err := f.awaitReadiness(true); err != nil {
 			b.Fatal(err)
@@ -505,7 +520,7 @@ func BenchmarkShims(b *testing.B) {
 			if err := f.stop(); err != nil {
 				b.Fatal(err)
 			}
-			f.flags = append(f.flags[:3:3], fmt.Sprintf("--shim-grouping=%t", grouped))
+			f.flags = append(f.flags[:4:4], fmt.Sprintf("--shim-grouping=%t", grouped))
 			if err := f.start(); err != nil {
 				b.Fatal(err)
 			}

@@ -90,7 +90,7 @@ func build(dir string) (string, error) {
 }
 
 // needEngine skips a test outside hack/test.sh's environment.
-func needEngine(t *testing.T) {
+func needEngine(t testing.TB) {
 	t.Helper()
 	if os.Getenv("CRIDOCK_E2E_DOCKER") == "" {
 		t.Skip("CRIDOCK_E2E_DOCKER is not set; hack/test.sh sets it")

@@ -85,7 +85,7 @@ func (n *node) remove() error {
 }
 
 // newNode returns a node that only one test uses.
-func newNode(t *testing.T, dockerdFlags ...string) *node {
+func newNode(t testing.TB, dockerdFlags ...string) *node {
 	t.Helper()
 	needEngine(t)
 	n, err := startNode("own", dockerdFlags...)

@@ -34,7 +34,7 @@ func newOwnEngine(t *testing.T, dockerdFlags ...string) *ownEngine {
 }
 
 // newOwnEngineOn is newOwnEngine with a preparation before dockerd starts.
-func newOwnEngineOn(t *testing.T, prepare func(*ownEngine)) *ownEngine {
+func newOwnEngineOn(t testing.TB, prepare func(*ownEngine)) *ownEngine {
 	t.Helper()
 	n := newNode(t)
 	image, err := n.docker.call(http.MethodGet, "/images/"+n.image+"/get", nil, nil)
@@ -63,7 +63,7 @@ func (e *ownEngine) socket() string { return filepath.Join(e.dir, "docker.sock")
 
 // startDockerd starts dockerd and waits until it answers. It is stopped with
 // the node.
-func (e *ownEngine) startDockerd(t *testing.T) {
+func (e *ownEngine) startDockerd(t testing.TB) {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -87,7 +87,7 @@ func (e *ownEngine) startDockerd(t *testing.T) {
 }
 
 // endDockerd sends dockerd a signal and waits for it to exit.
-func (e *ownEngine) endDockerd(t *testing.T, signal string) {
+func (e *ownEngine) endDockerd(t testing.TB, signal string) {
 	t.Helper()
 	e.run(t, "kill", "-"+signal, strings.TrimSpace(read(t, e.dir+"/pid")))
 	select {
