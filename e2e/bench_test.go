@@ -211,9 +211,20 @@ func (f *fullNode) startPeer(b *testing.B) {
 
 // close removes the pods and stops both adapters.
 func (f *fullNode) close(b *testing.B) {
-	for _, id := range f.pods {
-		f.removePod(b, id)
+	ids := make(chan string)
+	var workers sync.WaitGroup
+	for range 4 {
+		workers.Go(func() {
+			for id := range ids {
+				f.removePod(b, id)
+			}
+		})
 	}
+	for _, id := range f.pods {
+		ids <- id
+	}
+	close(ids)
+	workers.Wait()
 	if f.peer != nil {
 		_ = syscall.Kill(child(b, f.peer), syscall.SIGKILL)
 		_ = f.peer.Wait()
