@@ -252,7 +252,7 @@ func TestLimits(t *testing.T) {
 	c := sharedCridock(t, "cni")
 	p := c.runPod(t)
 	cpus := "0"
-	if !hasCpuset(t) {
+	if !hasController(t, "cpuset") {
 		cpus = "" // Docker would discard it
 	}
 	main := p.start("main", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
@@ -277,13 +277,41 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// hasCpuset reports whether the kernel has the controller.
-func hasCpuset(t *testing.T) bool {
+// TestHugePages: see [pod.hugePages].
+func TestHugePages(t *testing.T) {
+	t.Parallel()
+	sharedCridock(t, "cni").runPod(t).hugePages()
+}
+
+// hugePages starts a container with a limit of huge pages, and changes it. On a node
+// whose cgroups cannot limit them it runs all the same.
+func (p *pod) hugePages() {
+	p.t.Helper()
+	limit := func(bytes uint64) *runtimeapi.LinuxContainerResources {
+		return &runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: bytes}}}
+	}
+	c := p.start("huge", "sleep 1000", limited(limit(4<<20)))
+	check := func(want string) {
+		p.t.Helper()
+		if !hasController(p.t, "hugetlb") {
+			want = ""
+		}
+		if got := c.sh("cat /sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes 2>/dev/null || true"); got != want {
+			p.t.Errorf("the limit is %q, want %q", got, want)
+		}
+	}
+	check("4194304")
+	rpc(p.t, p.runtime.UpdateContainerResources, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.id, Linux: limit(8 << 20)})
+	check("8388608")
+}
+
+// hasController reports whether the kernel has a controller.
+func hasController(t *testing.T, name string) bool {
 	t.Helper()
 	if b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		return slices.Contains(strings.Fields(string(b)), "cpuset")
+		return slices.Contains(strings.Fields(string(b)), name)
 	}
-	_, err := os.Stat("/sys/fs/cgroup/cpuset")
+	_, err := os.Stat(filepath.Join("/sys/fs/cgroup", name))
 	return err == nil
 }
 

@@ -38,7 +38,7 @@ func TestOCISeam(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,
 		"annotations": u.seamAnnotations, "device owners": u.deviceOwners, "privileged": u.withoutHostDevices, "cgroups": u.writableCgroups,
-		"RDT": u.rdtClass, "exec CPU": u.execCPU,
+		"RDT": u.rdtClass, "exec CPU": u.execCPU, "huge pages": func(t *testing.T) { u.runPod(t).hugePages() },
 	} {
 		t.Run(name, test)
 	}

@@ -21,6 +21,7 @@
 #                 was, but for its last batch
 #   PROCS=N       specs that run at once, except for serial ones (default 4)
 #   BATCH=N       specs in a batch (default 150)
+#   TIMEOUT=TIME  how long a batch may take (default 6h): what has not run by then is interrupted
 #   CLUSTER=DIR   the cluster, as for hack/cluster.sh
 #   RUNTIME=containerd   "node": what the node runs in place of cridock
 #   FEATURE_GATES=GATE=true,...   "node": feature gates of its kubelet and its API server
@@ -169,6 +170,27 @@ busybox_image() { # NAME:TAG [INSTRUCTION]
 	rm -r "$tree"
 }
 
+# fake_registry gives agnhost's tree an image for its own registry, from the files of the
+# nodes' one, which has the same layout.
+fake_registry() { # TREE
+	local stored=$cluster/registry/docker/registry/v2 served=$1/var/registry/pause tree digest
+	tree=$(mktemp -d)
+	busybox_tree "$tree"
+	image pause:testing "$tree" 'CMD ["sh", "-c", "trap exit TERM; sleep infinity & wait"]'
+	rm -r "$tree"
+	digest=$(cat "$stored/repositories/pause/_manifests/tags/testing/current/link")
+	install -D -m644 "$stored/blobs/$(blob "$digest")" "$served/manifests/$(blob "$digest")"
+	echo "$digest" >"$served/manifests/testing"
+	for digest in $(jq -r '.config.digest, .layers[].digest' "$served/manifests/$(blob "$digest")"); do
+		install -D -m644 "$stored/blobs/$(blob "$digest")" "$served/blobs/$(blob "$digest")"
+	done
+}
+
+# blob prints where a registry keeps a digest's content.
+blob() { # DIGEST
+	echo "${1%:*}/${1:7:2}/${1#*:}/data"
+}
+
 push_images() {
 	local tree tag
 	tree=$(mktemp -d)
@@ -178,6 +200,7 @@ push_images() {
 	cp "$cluster/bin/coredns" "$tree/coredns"
 	cp "$programs"/localhost.{crt,key} "$tree/"
 	ln -s agnhost "$tree/agnhost-2"
+	fake_registry "$tree"
 	for tag in $(tags_of agnhost); do
 		image "$tag" "$tree" 'ENTRYPOINT ["/agnhost"]
 CMD ["pause"]'
@@ -297,7 +320,7 @@ run_batch() { # PROCS
 	[ "$focus" ] || return 0
 	dir=$results/$(date +%Y%m%dT%H%M%S)
 	mkdir "$dir"
-	run_suite "$dir" --procs "$1" --silence-skips --no-color --focus "($focus)\$" --json-report report.json --junit-report junit.xml --output-dir "$dir" --timeout 6h \
+	run_suite "$dir" --procs "$1" --silence-skips --no-color --focus "($focus)\$" --json-report report.json --junit-report junit.xml --output-dir "$dir" --timeout "${TIMEOUT:-6h}" \
 		>"$dir/output" 2>&1 || true
 	[ -s "$dir/report.json" ] && report "$dir/report.json" >"$dir/results" && [ -s "$dir/results" ] || {
 		tail -n 40 "$dir/output" >&2

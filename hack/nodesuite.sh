@@ -9,6 +9,7 @@ results=${RESULTS:-/var/tmp/cridock-node-$runtime}
 images=$results/images # it is kept, as the node is not
 suite=e2e_node
 group='gsub("\\[[^]]*\\] *"; "") | gsub(" +$"; "")'
+registry=127.0.0.1:5001 # specs have a registry of their own at 5000
 selection=. # nothing would leave those with a feature out
 node=e2e-node
 
@@ -29,6 +30,9 @@ excluded() {
 		needs a kernel that promises more memory than there is	OOMKiller for pod using more memory than node allocatable
 		expects the words of another shell	should not write to root filesystem
 		needs an oom_score_adj below that of the machine's processes	\[Feature:OOMScoreAdj\]|PLR guaranteed qos|Resize Container guaranteed qos .* (cpu|mem) restart 
+		needs a kernel with NFS	MirrorPod .*volume failing to unmount
+		needs huge pages of 1 GiB, for which the memory must not be fragmented	HugePages .*(multiple hugepages resources|(multiple|different) page size)
+		needs cgroup v2, or looks for it too late	\[Feature:NodeSwap\] (Basic functionality|with swap stress|with a critical pod)
 		needs a credential provider	\[Feature:KubeletCredentialProviders\]
 	END
 }

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/cridock/cridock/internal/cgroup"
 	"github.com/cridock/cridock/network"
 	"github.com/cridock/cridock/shim/engine"
 	"github.com/cridock/cridock/shim/index"
@@ -240,6 +241,13 @@ func (s *Service) describeHost(ctx context.Context, c *engine.Capabilities) *tra
 			ShimGrouping:      h.Annotations && s.cfg.ShimGrouping && r.RuncShim(),
 		}
 	}
+	hugetlb, err := cgroup.Node{Root: s.cfg.CgroupRoot, V2: c.CgroupV2}.HasController("hugetlb")
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Failed to read the node's cgroup controllers; it is taken to have hugetlb")
+	} else if !hugetlb {
+		klog.FromContext(ctx).Info("This node's cgroups have no hugetlb controller: containers with huge pages have no limits of them")
+	}
+	h.NoHugetlb = !hugetlb && err == nil
 	s.userns.describe(ctx, h, c)
 	return h
 }

@@ -17,6 +17,9 @@ type Host struct {
 	CgroupDriver string
 	CgroupV2     bool
 
+	// NoHugetlb: the node's cgroups have no controller that limits huge pages.
+	NoHugetlb bool
+
 	// Seccomp, AppArmor and SELinux report whether the engine enforces them.
 	Seccomp, AppArmor, SELinux bool
 	// SeccompBuiltin: the engine accepts "seccomp=builtin" (API 1.42).

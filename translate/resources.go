@@ -309,10 +309,20 @@ func swapFiles(r *runtimeapi.LinuxContainerResources, host Host) []CgroupFile {
 
 func cgroupFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {
 	files := unifiedFiles(r, host, update)
-	for _, limit := range r.GetHugepageLimits() {
+	for _, limit := range hugepageLimits(r, host) {
 		files = append(files, hugepageFiles(limit, host)...)
 	}
 	return files
+}
+
+// hugepageLimits are those that the node can enforce. Without the controller there are
+// none, as with other runtimes: the kubelet counts the pages that pods request, and
+// containers with huge pages must start.
+func hugepageLimits(r *runtimeapi.LinuxContainerResources, host Host) []*runtimeapi.HugepageLimit {
+	if host.NoHugetlb {
+		return nil
+	}
+	return r.GetHugepageLimits()
 }
 
 func unifiedFiles(r *runtimeapi.LinuxContainerResources, host Host, update bool) []CgroupFile {

@@ -108,6 +108,7 @@ func TestCgroupFiles(t *testing.T) {
 			{"hugetlb.1GB.limit_in_bytes", "7", false}, {"hugetlb.1GB.rsvd.limit_in_bytes", "7", true}}},
 		"hugepages on v2": {in: &resources{HugepageLimits: huge[:1]}, host: v2Host, want: []CgroupFile{
 			{"hugetlb.2MB.max", "0", true}, {"hugetlb.2MB.rsvd.max", "0", true}}},
+		"hugepages without a controller": {in: &resources{HugepageLimits: huge}, host: Host{NoHugetlb: true}},
 		"what neither Docker nor a fresh cgroup has": {in: unified, host: v2Host, want: []CgroupFile{
 			{"io.weight", "50", false}, {"memory.high", "1000", false}, {"memory.oom.group", "1", false}, {"memory.swap.max", "0", false}}},
 		"what systemd sets need not be written": {in: unified, host: systemdHost, want: []CgroupFile{

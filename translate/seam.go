@@ -145,7 +145,7 @@ func SeamResources(r *runtimeapi.LinuxContainerResources, host Host) *seam.Resou
 		}
 		out.Unified[file.Name] = file.Value
 	}
-	for _, limit := range r.GetHugepageLimits() {
+	for _, limit := range hugepageLimits(r, host) {
 		// Of limits for one size the last one wins.
 		out.Hugepages = slices.DeleteFunc(out.Hugepages, func(h seam.Hugepages) bool { return h.PageSize == limit.GetPageSize() })
 		if limit.GetLimit() > 0 {

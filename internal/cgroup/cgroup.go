@@ -103,6 +103,20 @@ func (n Node) Processes(pid int) ([]string, error) {
 	return strings.Fields(pids), nil
 }
 
+// HasController reports whether the node has a controller, such as hugetlb: on version 1
+// one that is mounted where its name says.
+func (n Node) HasController(name string) (bool, error) {
+	if n.V2 {
+		names, err := os.ReadFile(filepath.Join(n.root(), "cgroup.controllers"))
+		return slices.Contains(strings.Fields(string(names)), name), err
+	}
+	_, err := os.Stat(filepath.Join(n.root(), name, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // SetOOMScoreAdj sets the oom_score_adj of a process. The processes that it starts
 // later inherit it. A process that has exited is success.
 func (n Node) SetOOMScoreAdj(pid string, value int64) error {
@@ -114,6 +128,8 @@ func (n Node) SetOOMScoreAdj(pid string, value int64) error {
 }
 
 func (n Node) proc() string { return cmp.Or(n.Proc, "/proc") }
+
+func (n Node) root() string { return cmp.Or(n.Root, "/sys/fs/cgroup") }
 
 // Gone reports whether opening, reading or writing a file of /proc/PID failed
 // because the process has exited.
@@ -127,7 +143,7 @@ func Gone(err error) bool {
 // root whatever the text is: the path of a cgroup outside this process's cgroup
 // namespace begins with "..".
 func (n Node) find(membership, file string) (File, bool) {
-	root := cmp.Or(n.Root, "/sys/fs/cgroup")
+	root := n.root()
 	controller, _, _ := strings.Cut(file, ".")
 	if controller == "" || strings.Contains(file, "/") {
 		return File{}, false

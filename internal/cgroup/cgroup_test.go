@@ -54,6 +54,21 @@ func TestGone(t *testing.T) {
 	}
 }
 
+func TestHasController(t *testing.T) {
+	v1 := newNode(t, false, version1, map[string]string{"hugetlb/cgroup.procs": "", "memory/cgroup.procs": "", "pids/other": ""})
+	v2 := newNode(t, true, version2, map[string]string{"cgroup.controllers": "cpu hugetlb memory\n"})
+	for _, n := range []Node{v1, v2} {
+		for name, want := range map[string]bool{"hugetlb": true, "memory": true, "huge": false, "pids": false} {
+			if got, err := n.HasController(name); got != want || err != nil {
+				t.Errorf("%s, version 2 %v: %v, %v; want %v", name, n.V2, got, err, want)
+			}
+		}
+	}
+	if got, err := (Node{Root: t.TempDir(), V2: true}).HasController("hugetlb"); got || err == nil {
+		t.Errorf("without a list: %v, %v; want an error", got, err)
+	}
+}
+
 // newNode returns a node with a process 7 and these files.
 func newNode(t *testing.T, v2 bool, membership string, files map[string]string) Node {
 	t.Helper()

@@ -139,7 +139,7 @@ func checkControllers(_ context.Context, n *node) Result {
 			"cgroup %s lacks controllers that the kubelet needs: %s.", version, strings.Join(absent, ", "))
 	}
 	if absent := missing(useful); len(absent) > 0 {
-		return warning("Use a kernel that has them, if pods need huge pages, limits of processes, or statistics of input and output.",
+		return warning("Use a kernel that has them, if pods need limits of huge pages or of processes, or statistics of input and output.",
 			"cgroup %s lacks controllers that some pods need: %s.", version, strings.Join(absent, ", "))
 	}
 	return ok("cgroup %s has the controllers that pods need.", version)
