@@ -40,6 +40,8 @@ func (c *cridock) census(t testing.TB) (s census) {
 			t.Fatal(err)
 		}
 	}
+	// This file system stays for later image volumes.
+	s.Mounts = slices.DeleteFunc(s.Mounts, func(m string) bool { return m == c.imageVolumes() })
 	s.Shims = c.shims(t)
 	var idle int
 	s.Goroutines, idle = c.goroutines(t)

@@ -726,7 +726,7 @@ func TestPowerCut(t *testing.T) {
 			again, goes, inHost := c.runPod(t, hostPort(18080)), c.runPod(t), c.runPod(t, hostNetwork)
 			var ctrs []*ctr
 			for _, p := range []*pod{again, goes, inHost} {
-				ctrs = append(ctrs, p.start("main", "echo up; exec sleep 1000"))
+				ctrs = append(ctrs, p.start("main", "echo up; exec sleep 1000", imageVolume(c.image, "")))
 			}
 			for _, ctr := range ctrs {
 				eventually(t, "the log is there", time.Minute, func() bool { return ctr.logText() == "up\n" })

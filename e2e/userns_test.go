@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -164,6 +165,7 @@ func TestUserNamespaces(t *testing.T) {
 	}
 	t.Run("restart", u.restarted)
 	t.Run("crun", u.otherRuntime)
+	t.Run("power cut", u.afterPowerCut)
 	u.checkSeamLeft(t)
 	if out, err := u.register("remove"); err != nil {
 		t.Errorf("cridock runtime remove: %v: %s", err, out)
@@ -432,6 +434,39 @@ func (u *usernsTest) restarted(t *testing.T) {
 	}
 	if got := p.output("new", "tr -s ' ' </proc/self/uid_map"); strings.TrimSpace(got) != "0 100000 65536" {
 		t.Errorf("a new container has the map %q", got)
+	}
+}
+
+// afterPowerCut restarts the machine under a pod, which can be removed, and runs again
+// with the owners that its volume had.
+func (u *usernsTest) afterPowerCut(t *testing.T) {
+	dir := filepath.Join(u.node.dir, "kept")
+	u.run(t, "mkdir", dir)
+	p := u.runPod(t, inUserNamespace(100000))
+	c := p.start("main", "chown 1000 /data; exec sleep 1000", mapped(100000, dir, "/data"), imageVolume(u.image, ""))
+	eventually(t, "the volume has its owner", time.Minute, func() bool { return u.onHost(t, "%u", dir) == "1000" })
+	u.powerCut(t)
+	<-u.done
+	u.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", u.pid)
+	if err := errors.Join(u.check(), u.conn.Close()); err != nil {
+		t.Fatal(err)
+	}
+	u.conn = nil // the socket has another path
+	// The new engine has a new daemon.json.
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	checkExited(t, "after the power cut", c, 255, "Error")
+	if left := u.records(t); len(left) > 0 {
+		t.Errorf("records after the power cut: %v", left)
+	}
+	u.comesAgain(t, "after the power cut", p)
+	again := u.runPod(t, inUserNamespace(200000))
+	if got := again.output("main", "stat -c %u /data; tr -s ' ' </proc/self/uid_map", mapped(200000, dir, "/data")); got != "1000\n 0 200000 65536\n" {
+		t.Errorf("a new pod has %q", got)
 	}
 }
 

@@ -159,7 +159,8 @@ func (v *volumes) release(ctx context.Context, owner string) error {
 }
 
 // sweep releases the image volumes of owners that live does not return, unless this
-// process has mounted them, and the containers whose mounts a reboot has removed.
+// process has mounted them, and the containers whose mounts a reboot has removed. For
+// owners that live on without their mounts, release does the rest.
 func (v *volumes) sweep(ctx context.Context, live func(context.Context) (map[string]bool, error)) error {
 	// List these before the live owners, so that new ones are not considered.
 	owners, err := v.store.Foreign()
@@ -173,6 +174,10 @@ func (v *volumes) sweep(ctx context.Context, live func(context.Context) (map[str
 	for _, rest := range holders {
 		owner, image, _ := strings.Cut(rest, "_")
 		if translate.IsShortHash(owner) && translate.IsShortHash(image) && !v.store.Has(owner) {
+			// Before listing the live owners: one that is removed from now on is released.
+			if err := v.store.Add(owner); err != nil {
+				return fmt.Errorf("image volumes: %w", err)
+			}
 			owners = append(owners, owner)
 		}
 	}

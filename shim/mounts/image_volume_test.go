@@ -188,8 +188,8 @@ func TestReleaseWithoutIndex(t *testing.T) {
 }
 
 // TestSweepVolumes: volumes in use stay. Those of removed containers are
-// removed, and so are holders whose mounts a reboot has removed. Other
-// containers stay, even with similar names.
+// removed, and so are holders whose mounts a reboot has removed, at the latest with
+// their containers. Other containers stay, even with similar names.
 func TestSweepVolumes(t *testing.T) {
 	n := volumeNode(t)
 	gone, kept := n.mount("gone"), n.mount("kept")
@@ -211,6 +211,12 @@ func TestSweepVolumes(t *testing.T) {
 	n.restart()
 	n.must(n.Sweep(t.Context()))
 	n.wantContainers(append([]string{holder("kept")}, foreign...)...)
+	delete(n.pods.byID, "kept")
+	n.must(n.Release(t.Context(), "kept"))
+	n.wantContainers(foreign...)
+	if left := n.names("volumes"); len(left) != 1 { // the empty layer
+		t.Errorf("the store has %q", left)
+	}
 }
 
 // TestSweepGoesOn: image volumes that cannot be swept do not prevent the sweep

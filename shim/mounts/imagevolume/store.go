@@ -52,10 +52,9 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 	}
 	s.mu.Lock()
 	s.own[owner] = true
-	err = s.prepareLocked()
 	s.mu.Unlock()
-	if err != nil {
-		return "", false, fmt.Errorf("image volume directory %s: %w", s.dir, err)
+	if err := s.Add(owner); err != nil {
+		return "", false, err
 	}
 	name = filepath.Join(owner, name)
 	path = s.dir.Path(name)
@@ -74,6 +73,20 @@ func (s *Store) Mount(owner, name string, layers []string) (path string, made bo
 		return "", false, fmt.Errorf("mount %d image layers on %s: %w", len(layers), path, err)
 	}
 	return path, true, nil
+}
+
+// Add adds an owner without mounts: Has is true for it until Unmount.
+func (s *Store) Add(owner string) error {
+	if !key.MatchString(owner) {
+		return fmt.Errorf("image volumes of %q: %w: not a hash", owner, errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	err := s.prepareLocked()
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("image volume directory %s: %w", s.dir, err)
+	}
+	return s.dir.MkdirAll(owner, 0o700)
 }
 
 // prepareLocked mounts the store's own file system. An engine with user namespaces needs
