@@ -707,8 +707,23 @@ func (n *node) powerCut(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(n.dir, "exec")); err != nil {
 		t.Fatal(err)
 	}
+	var last string
+	defer func() {
+		if t.Failed() {
+			t.Logf("the last removal of cgroups printed %q", last)
+		}
+	}()
+	// Only these: find fails if other tests' cgroups disappear while it looks.
+	name := "cridock-" + filepath.Base(n.dir)
+	cgroups, err := globs("/sys/fs/cgroup/"+name, "/sys/fs/cgroup/*/"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := append(cgroups, "-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+")
 	eventually(t, "the cgroups can be removed", time.Minute, func() bool {
-		return exec.Command("find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*/cridock-"+filepath.Base(n.dir)+"/*", "-exec", "rmdir", "{}", "+").Run() == nil
+		out, err := exec.Command("find", find...).CombinedOutput()
+		last = string(out)
+		return err == nil
 	})
 	if err := n.startEngine(); err != nil {
 		t.Fatal(err)
