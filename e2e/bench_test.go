@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -460,22 +461,50 @@ func (f *fullNode) awaitReadiness(ready bool) error {
 }
 
 // churn runs and removes pods; what cridock holds must not grow with their
-// number.
+// number, and a subscriber gets all events.
 func (f *fullNode) churn(b *testing.B, pods int) {
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
+		events, used := f.events(b), f.used(b, f.adapters[0])
 		f.held(b, "start")
-		f.runAndRemove(b, pods/2)
+		took := f.runAndRemove(b, pods/2)
 		f.held(b, "half")
-		f.runAndRemove(b, pods-pods/2)
+		took += f.runAndRemove(b, pods-pods/2)
 		f.held(b, "end")
+		reportCPU(b, used, pods)
+		n := events()
+		b.ReportMetric(float64(n)/took.Seconds(), "events/s")
+		b.ReportMetric(float64(n)/float64(pods), "events/pod")
 	}
 }
 
-func (f *fullNode) runAndRemove(b *testing.B, pods int) {
+// events subscribes to events. The returned function ends this and says how many came.
+func (f *fullNode) events(b *testing.B) (count func() int) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := f.runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n, done := 0, make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, err := stream.Recv(); err == nil; _, err = stream.Recv() {
+			n++
+		}
+	}()
+	return func() int {
+		cancel()
+		<-done
+		return n
+	}
+}
+
+// runAndRemove runs and removes pods, four at a time, and returns how long that took.
+func (f *fullNode) runAndRemove(b *testing.B, pods int) time.Duration {
 	b.Helper()
 	var running sync.WaitGroup
-	slots := make(chan struct{}, 4)
+	slots, start := make(chan struct{}, 4), time.Now()
 	for range pods {
 		slots <- struct{}{}
 		running.Go(func() {
@@ -486,7 +515,9 @@ func (f *fullNode) runAndRemove(b *testing.B, pods int) {
 		})
 	}
 	running.Wait()
+	took := time.Since(start)
 	time.Sleep(5 * time.Second) // for cleanup in the background
+	return took
 }
 
 // held reports cridock's memory, descriptors and goroutines.
