@@ -19,6 +19,7 @@ const churnParallel = 4
 // Names of workloads in a document.
 const (
 	WorkloadStart      = "pod start"
+	WorkloadStartCPU   = "CPU time of a pod start" // steps are those of WorkloadMemory
 	WorkloadStop       = "pod stop and remove"
 	WorkloadFirstLine  = "first log line"
 	WorkloadExec       = "exec"
@@ -67,8 +68,8 @@ func (r *Runner) podBatch(ctx context.Context, s Subject, n int) error {
 		if err != nil {
 			return err
 		}
-		key := result.Key{Workload: WorkloadCPU, Step: StepStart, Level: n, Unit: result.CPUPerPod}
-		r.addCPU(s, key, StepStart+": ", proc.SpentByName(before, after), float64(n))
+		key := result.Key{Workload: WorkloadStartCPU, Step: StepTotal, Level: n, Unit: result.CPUPerPod}
+		r.addCPU(s, key, "", proc.SpentByName(before, after), float64(n))
 	}
 	return together(n, func(i int) error {
 		if err := pods[i].ready(ctx); err != nil {

@@ -23,12 +23,10 @@ const (
 	WorkloadMemory = "memory"
 	// StepRest, StepTotal and StepPerPod are steps of WorkloadCPU and
 	// WorkloadMemory for a whole target; others are named after a read or a process,
-	// the one at rest as "at rest: NAME". StepStart is the CPU time until pods run, by
-	// the number that is started at a time; that of a process is "pod start: NAME".
+	// the one at rest as "at rest: NAME".
 	StepRest   = "at rest"
 	StepTotal  = "all processes"
 	StepPerPod = "per pod"
-	StepStart  = "pod start"
 )
 
 const (

@@ -31,7 +31,7 @@ func Plots(d *result.Document) ([]Plot, error) {
 	b.steps(bench.WorkloadStop, "Pod stop and remove, step by step")
 	b.levels(bench.WorkloadStart, "sum", "Start of a pod among others", "pods at a time", false)
 	b.levels(bench.WorkloadStart, "all of them", "Start of all pods at a time", "pods at a time", false)
-	b.processes(bench.WorkloadCPU, bench.StepStart+": ", "CPU time of a pod start, by process, with the most pods at a time")
+	b.processes(bench.WorkloadStartCPU, "", "CPU time of a pod start, by process, with the most pods at a time")
 	b.single(bench.WorkloadFirstLine, "From start to first log line")
 	b.single(bench.WorkloadExec, "Command in a container (ExecSync)")
 	b.single(bench.WorkloadThroughput, "Many log lines, until all are in the file")

@@ -53,7 +53,7 @@ func (r Row) What() string { return describe(r.Key) }
 func describe(k result.Key) string {
 	step := k.Step
 	switch k.Workload {
-	case bench.WorkloadStart, bench.WorkloadStop, bench.WorkloadChurn, bench.WorkloadPull:
+	case bench.WorkloadStart, bench.WorkloadStartCPU, bench.WorkloadStop, bench.WorkloadChurn, bench.WorkloadPull:
 		if k.Level > 1 {
 			return fmt.Sprintf("%s, %d at a time", step, k.Level)
 		}
