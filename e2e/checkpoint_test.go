@@ -82,6 +82,33 @@ func TestCheckpoint(t *testing.T) {
 	checkFailedCheckpoint(t, p)
 }
 
+// TestCheckpointUserNamespace is TestCheckpoint for a container in a user namespace.
+func TestCheckpointUserNamespace(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "--experimental")
+	n.needCRIU(t)
+	u := newUsernsTestOn(t, n)
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+	u.restart(t, nil)
+	main := u.runPod(t, inUserNamespace(100000)).start("main", "echo remembered >/root/file; rm /etc/group; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05; done",
+		func(cfg *runtimeapi.ContainerConfig) {
+			cfg.Envs = []*runtimeapi.KeyValue{{Key: "WHAT", Value: []byte("in-the-specification")}}
+		})
+	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(main.logText(), "line 3") })
+	location := filepath.Join(t.TempDir(), "main.tar")
+	if err := main.checkpoint(location); err != nil {
+		t.Fatal(err)
+	}
+	checkArchive(t, main, location)
+	lines := strings.Count(main.logText(), "\n")
+	eventually(t, "it works on", time.Minute, func() bool { return strings.Count(main.logText(), "\n") > lines+2 })
+}
+
 func checkArchive(t *testing.T, main *ctr, location string) {
 	t.Helper()
 	f, err := os.Open(location)

@@ -76,8 +76,11 @@ type usernsTest struct {
 
 func newUsernsTest(t *testing.T, flags ...string) *usernsTest {
 	t.Helper()
-	needEngine(t)
-	n := newNode(t)
+	return newUsernsTestOn(t, newNode(t), flags...)
+}
+
+func newUsernsTestOn(t *testing.T, n *node, flags ...string) *usernsTest {
+	t.Helper()
 	flags = append(flags, "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock")
 	c := installCridock(t, n, "cni", flags...)
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", n.pid)
