@@ -719,7 +719,7 @@ func (n *node) powerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	find := append(cgroups, "-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+")
+	find := slices.Concat(cgroups, []string{"-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"})
 	eventually(t, "the cgroups can be removed", time.Minute, func() bool {
 		out, err := exec.Command("find", find...).CombinedOutput()
 		last = string(out)
