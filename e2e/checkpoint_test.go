@@ -59,18 +59,8 @@ func TestCheckpoint(t *testing.T) {
 			cfg.Mounts = []*runtimeapi.Mount{{HostPath: data, ContainerPath: "/data"}}
 			cfg.Envs = []*runtimeapi.KeyValue{{Key: "WHAT", Value: []byte("in-the-specification")}}
 		})
-	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(main.logText(), "line 3") })
 	for range 2 {
-		location := filepath.Join(t.TempDir(), "main.tar")
-		if err := main.checkpoint(location); err != nil {
-			t.Fatal(err)
-		}
-		checkArchive(t, main, location)
-		lines := strings.Count(main.logText(), "\n")
-		eventually(t, "it works on", time.Minute, func() bool { return strings.Count(main.logText(), "\n") > lines+2 })
-		if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-			t.Errorf("afterwards it is %v", s.State)
-		}
+		checkCheckpoint(t, main)
 	}
 	var list []any
 	if c.docker.must(t, http.MethodGet, "/containers/"+main.id+"/checkpoints", nil, &list); len(list) > 0 {
@@ -99,6 +89,13 @@ func TestCheckpointUserNamespace(t *testing.T) {
 		func(cfg *runtimeapi.ContainerConfig) {
 			cfg.Envs = []*runtimeapi.KeyValue{{Key: "WHAT", Value: []byte("in-the-specification")}}
 		})
+	checkCheckpoint(t, main)
+}
+
+// checkCheckpoint takes a checkpoint of a container that writes "line N", has the file
+// /root/file and no /etc/group. It runs on.
+func checkCheckpoint(t *testing.T, main *ctr) {
+	t.Helper()
 	eventually(t, "it works", time.Minute, func() bool { return strings.Contains(main.logText(), "line 3") })
 	location := filepath.Join(t.TempDir(), "main.tar")
 	if err := main.checkpoint(location); err != nil {
@@ -107,6 +104,9 @@ func TestCheckpointUserNamespace(t *testing.T) {
 	checkArchive(t, main, location)
 	lines := strings.Count(main.logText(), "\n")
 	eventually(t, "it works on", time.Minute, func() bool { return strings.Count(main.logText(), "\n") > lines+2 })
+	if s := main.status(); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("afterwards it is %v", s.State)
+	}
 }
 
 func checkArchive(t *testing.T, main *ctr, location string) {
