@@ -7,7 +7,7 @@
 # with the race detector inside the namespaces of a private engine (see
 # hack/engine.sh), which have no network but loopback. It does not touch the
 # machine's Docker. On exit, even after a failure, the engine and its data are
-# removed.
+# removed, and so are the nodes of tests that were interrupted.
 #
 # The tests see:
 #   CRIDOCK_E2E_DOCKER     unix:// address of the engine
@@ -27,6 +27,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib.sh
+. hack/node.sh
 
 need_root
 find_go
@@ -57,8 +58,15 @@ log "go vet -race ./..."
 go vet -race ./...
 
 dir=$(mktemp -d /var/tmp/cridock-test.XXXXXX)
-# shellcheck disable=SC2154 # the trap sets status
-trap 'status=$?; engine_remove "$dir" || status=1; exit "$status"' EXIT
+finish() {
+	local status=$? node nodes=("$dir"/e2e.*/e2e-*)
+	engine_remove "$dir" || status=1
+	for node in "${nodes[@]}"; do
+		node_remove_cgroups "$(engine_cgroup "$node")"
+	done
+	exit "$status"
+}
+trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
