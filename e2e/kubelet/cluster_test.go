@@ -175,7 +175,7 @@ func (k *kubelet) checkWarnings(t *testing.T) {
 		if e.Reason == "ResizeError" && noMemoryUsage.MatchString(e.Message) {
 			continue // its cAdvisor has not looked yet
 		}
-		if !slices.Contains(strings.Fields(meant[e.Reason]), e.InvolvedObject.Name) {
+		if !slices.Contains(strings.Fields(meant[e.Reason]), strings.TrimSuffix(e.InvolvedObject.Name, ownUsersSuffix)) {
 			t.Errorf("the kubelet warns of pod %s: %s: %s", e.InvolvedObject.Name, e.Reason, e.Message)
 		}
 	}

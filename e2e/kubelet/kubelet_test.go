@@ -33,6 +33,8 @@ type kubelet struct {
 	api *apiServer
 	// criStats is whether containers' and pods' statistics come from the CRI.
 	criStats bool
+	// ownUsers is whether all pods have hostUsers: false; see withOwnUsers.
+	ownUsers bool
 }
 
 // settings are what differs between the starts of the kubelet.

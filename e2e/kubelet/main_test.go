@@ -33,6 +33,13 @@ var scenarios = map[string]func(*testing.T, *kubelet){
 	"killed after grace": testGraceExpires,
 	"image pull":         testImagePull,
 	"statistics":         testStatistics,
+
+	"exec with own users":         withOwnUsers(testExec),
+	"attach with own users":       withOwnUsers(testAttach),
+	"port-forward with own users": withOwnUsers(testPortForward),
+	"shared PIDs with own users":  withOwnUsers(testSharedPIDs),
+	"OOM with own users":          withOwnUsers(testOOM),
+	"statistics with own users":   withOwnUsers(testStatistics),
 }
 
 // clusterScenarios need an API server.
@@ -48,6 +55,11 @@ var clusterScenarios = map[string]func(*testing.T, *kubelet){
 	"resize":            testResize,
 	"resize below use":  testResizeBelowUse,
 	"resize of the pod": testResizePod,
+
+	"ephemeral with own users":         withOwnUsers(testEphemeral),
+	"resize with own users":            withOwnUsers(testResize),
+	"resize below use with own users":  withOwnUsers(testResizeBelowUse),
+	"resize of the pod with own users": withOwnUsers(testResizePod),
 }
 
 // TestKubelet runs all scenarios with static pods and the kubelet's default

@@ -65,6 +65,10 @@ type live struct {
 // removed at the end of the test, and must leave nothing behind.
 func (k *kubelet) run(t testing.TB, pod *corev1.Pod) *live {
 	t.Helper()
+	if k.ownUsers {
+		pod.Name += ownUsersSuffix
+		pod.Spec.HostUsers = ptr.To(false)
+	}
 	give := k.place
 	if k.api != nil {
 		give = k.create
@@ -138,6 +142,9 @@ func (l *live) awaitReady() *corev1.PodStatus {
 	l.t.Helper()
 	status := l.await("pod ready", ready)
 	l.t.Logf("%s ready after %.1f s", l.name, time.Since(l.started).Seconds())
+	if l.ownUsers {
+		l.checkUsers(l.t, status, status.ContainerStatuses[0].Name)
+	}
 	return status
 }
 

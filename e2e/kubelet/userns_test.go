@@ -12,6 +12,18 @@ import (
 	"k8s.io/utils/ptr"
 )
 
+// ownUsersSuffix ends the names of pods that withOwnUsers changes.
+const ownUsersSuffix = "-own-users"
+
+// withOwnUsers is a test whose pods have user namespaces.
+func withOwnUsers(test func(*testing.T, *kubelet)) func(*testing.T, *kubelet) {
+	return func(t *testing.T, k *kubelet) {
+		other := *k
+		other.ownUsers = true
+		test(t, &other)
+	}
+}
+
 // testUserNamespace runs pods with hostUsers: false, with all that touches the owners
 // of files: volumes on disk and in memory, files that the kubelet manages, images,
 // probes, messages and restarts.
@@ -51,27 +63,27 @@ func testUserNamespace(t *testing.T, k *kubelet) {
 	if info, err := os.Stat(file); err != nil || !strings.Contains(fmt.Sprintf("%+v", info.Sys()), "Uid:1000 ") {
 		t.Errorf("on the node the file is %+v, %v", info, err)
 	}
-	first := k.checkUsers(t, l, s)
+	first := l.checkUsers(t, s, "main")
 
 	other := newPod("userns-other", k.forever("main"))
 	other.Spec.HostUsers = ptr.To(false)
 	o := k.run(t, other)
-	if second := k.checkUsers(t, o, o.awaitReady()); second == first {
+	if second := o.checkUsers(t, o.awaitReady(), "main"); second == first {
 		t.Errorf("two pods have users from %d on", first)
 	}
 }
 
-// checkUsers checks that main's processes are no users of the node, and returns the
-// first one that they can be.
-func (k *kubelet) checkUsers(t *testing.T, l *live, s *corev1.PodStatus) int {
+// checkUsers checks that a container's processes are no users of the node, and returns
+// the first one that they can be.
+func (l *live) checkUsers(t testing.TB, s *corev1.PodStatus, name string) int {
 	t.Helper()
-	mapping := strings.Fields(l.sh("main", "cat /proc/self/uid_map"))
+	mapping := strings.Fields(l.sh(name, "cat /proc/self/uid_map"))
 	if len(mapping) != 3 || mapping[0] != "0" || mapping[2] != "65536" {
 		t.Fatalf("the users are mapped by %q", mapping)
 	}
 	var c struct{ State struct{ Pid int } }
-	id := strings.TrimPrefix(container(s, "main").ContainerID, "docker://")
-	if err := k.ask(http.MethodGet, "/containers/"+id+"/json", nil, &c); err != nil {
+	id := strings.TrimPrefix(container(s, name).ContainerID, "docker://")
+	if err := l.ask(http.MethodGet, "/containers/"+id+"/json", nil, &c); err != nil {
 		t.Fatal(err)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.State.Pid))
