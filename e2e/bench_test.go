@@ -29,16 +29,18 @@ import (
 //
 // CRIDOCK_BENCH_PEER is a cri-dockerd to compare with: it serves the same pods.
 // CRIDOCK_BENCH_PODS, CRIDOCK_BENCH_SECONDS and CRIDOCK_BENCH_CHURN are the
-// number of pods (110), the time the lists are asked for once a second (60) and
-// the pods that are run and removed (100).
+// number of pods (110), how long lists and statistics are asked for, and a kubelet's
+// load lasts (60), and the pods that are run and removed (100).
 func BenchmarkFullNode(b *testing.B) {
-	f := newFullNode(b, setting(b, "CRIDOCK_BENCH_PODS", 110))
+	f, seconds := newFullNode(b, setting(b, "CRIDOCK_BENCH_PODS", 110)), setting(b, "CRIDOCK_BENCH_SECONDS", 60)
 	for _, a := range f.adapters {
 		b.Run("idle/"+a.name, func(b *testing.B) { f.idle(b, a, 60) })
-		b.Run("lists/"+a.name, func(b *testing.B) { f.lists(b, a, setting(b, "CRIDOCK_BENCH_SECONDS", 60)) })
+		b.Run("lists/"+a.name, func(b *testing.B) { f.lists(b, a, seconds) })
 		b.Run("status/"+a.name, func(b *testing.B) { f.status(b, a) })
-		b.Run("stats/"+a.name, func(b *testing.B) { f.stats(b, a) })
+		b.Run("stats/"+a.name, func(b *testing.B) { f.stats(b, a, seconds) })
 	}
+	b.Run("generic PLEG", func(b *testing.B) { f.kubelet(b, false, seconds) })
+	b.Run("evented PLEG", func(b *testing.B) { f.kubelet(b, true, seconds) })
 	b.Run("restart", f.restart)
 	b.Run("restart of dockerd", f.restartDockerd)
 	b.Run("churn", func(b *testing.B) { f.churn(b, setting(b, "CRIDOCK_BENCH_CHURN", 100)) })
@@ -338,51 +340,152 @@ func (f *fullNode) lists(b *testing.B, a *adapter, seconds int) {
 		if a == f.adapters[0] {
 			f.held(b, "end")
 		}
-		for name, took := range map[string][]time.Duration{"sandboxes": podsTook, "containers": containersTook} {
-			slices.Sort(took)
-			b.ReportMetric(ms(took[len(took)/2]), name+"-p50-ms")
-			b.ReportMetric(ms(took[(len(took)*99-1)/100]), name+"-p99-ms")
-		}
+		reportTimes(b, "sandboxes", podsTook)
+		reportTimes(b, "containers", containersTook)
 	}
 }
 
-// status requests each container's status.
+// reportTimes reports the median and the 99th percentile.
+func reportTimes(b *testing.B, name string, took []time.Duration) {
+	b.Helper()
+	slices.Sort(took)
+	b.ReportMetric(ms(took[len(took)/2]), name+"-p50-ms")
+	b.ReportMetric(ms(took[(len(took)*99-1)/100]), name+"-p99-ms")
+}
+
+// status requests each container's status, ten times. The CPU time is that of one time.
 func (f *fullNode) status(b *testing.B, a *adapter) {
-	list := rpc(b, a.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers
-	f.rounds(b, a, func() {
-		for _, c := range list {
-			rpc(b, a.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
-		}
-	})
-}
-
-// stats requests the statistics of all containers. The first answer, during
-// which an adapter may have to find their sources, counts like the others.
-func (f *fullNode) stats(b *testing.B, a *adapter) {
-	f.rounds(b, a, func() {
-		if list := rpc(b, a.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{}).Stats; len(list) != f.containers {
-			b.Fatalf("stats of %d containers, want %d", len(list), f.containers)
-		}
-	})
-}
-
-// rounds measures ten rounds together and reports one, as CPU time is counted
-// in units of 10 ms.
-func (f *fullNode) rounds(b *testing.B, a *adapter, round func()) {
 	const rounds = 10
+	list := rpc(b, a.runtime.ListContainers, &runtimeapi.ListContainersRequest{}).Containers
 	b.ReportMetric(0, "ns/op")
 	for b.Loop() {
 		var took []time.Duration
 		used := f.used(b, a)
 		for range rounds {
 			start := time.Now()
-			round()
+			for _, c := range list {
+				rpc(b, a.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+			}
 			took = append(took, time.Since(start))
 		}
 		reportCPU(b, used, rounds)
-		slices.Sort(took)
-		b.ReportMetric(ms(took[rounds/2]), "p50-ms")
-		b.ReportMetric(ms(took[rounds-1]), "max-ms")
+		reportTimes(b, "all", took)
+	}
+}
+
+// stats requests the statistics of all containers once a second, or as often as the
+// adapter can. The first answer, during which an adapter may have to find their sources,
+// counts like the others. The CPU time is that of one answer.
+func (f *fullNode) stats(b *testing.B, a *adapter, seconds int) {
+	b.ReportMetric(0, "ns/op")
+	for b.Loop() {
+		var took []time.Duration
+		used, tick := f.used(b, a), time.NewTicker(time.Second)
+		for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
+			<-tick.C
+			start := time.Now()
+			list := rpc(b, a.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{}).Stats
+			took = append(took, time.Since(start))
+			if len(list) != f.containers {
+				b.Fatalf("stats of %d containers, want %d", len(list), f.containers)
+			}
+		}
+		tick.Stop()
+		reportCPU(b, used, len(took))
+		b.ReportMetric(float64(len(took)), "answers")
+		reportTimes(b, "all", took)
+	}
+}
+
+// kubelet asks cridock for what a kubelet asks for: with its generic PLEG, both lists
+// every second, and the status of a pod that comes or goes; with its evented PLEG, events,
+// and both lists every five minutes. In both cases it asks for all statistics every ten
+// seconds, and as often a pod comes and goes.
+func (f *fullNode) kubelet(b *testing.B, evented bool, seconds int) {
+	b.ReportMetric(0, "ns/op")
+	for b.Loop() {
+		relist, events := time.Second, func() int { return 0 }
+		if evented {
+			relist, events = 5*time.Minute, f.events(b)
+		}
+		var lists, stats []time.Duration
+		var load sync.WaitGroup
+		pods := 0
+		f.held(b, "start")
+		used := f.used(b, f.adapters[0])
+		ctx, cancel := context.WithTimeout(b.Context(), time.Duration(seconds)*time.Second)
+		load.Go(func() {
+			lists = timed(ctx, b, relist, func() error {
+				_, err := try(f.runtime.ListPodSandbox, &runtimeapi.ListPodSandboxRequest{})
+				if err == nil {
+					_, err = try(f.runtime.ListContainers, &runtimeapi.ListContainersRequest{})
+				}
+				return err
+			})
+		})
+		load.Go(func() {
+			stats = timed(ctx, b, 10*time.Second, func() error {
+				_, err := try(f.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{})
+				return err
+			})
+		})
+		load.Go(func() {
+			timed(ctx, b, 10*time.Second, func() error {
+				id := f.sleepingPod(b)
+				var err error
+				if !evented {
+					err = f.podStatus(id)
+				}
+				f.removePod(b, id)
+				pods++
+				return err
+			})
+		})
+		load.Wait()
+		cancel()
+		time.Sleep(5 * time.Second) // for the last events
+		reportCPU(b, used, seconds)
+		f.held(b, "end")
+		reportTimes(b, "lists", lists)
+		reportTimes(b, "stats", stats)
+		b.ReportMetric(float64(events())/float64(pods), "events/pod")
+	}
+}
+
+// podStatus asks for what a kubelet asks for when it sees that a pod has changed.
+func (f *fullNode) podStatus(id string) error {
+	_, err := try(f.runtime.PodSandboxStatus, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		return err
+	}
+	list, err := try(f.runtime.ListContainers, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: id}})
+	if err != nil {
+		return err
+	}
+	for _, c := range list.Containers {
+		if _, err := try(f.runtime.ContainerStatus, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// timed calls do at once and then in each period until ctx ends, and returns how long
+// each call took.
+func timed(ctx context.Context, b *testing.B, period time.Duration, do func() error) (took []time.Duration) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		start := time.Now()
+		if err := do(); err != nil {
+			b.Error(err)
+		}
+		took = append(took, time.Since(start))
+		select {
+		case <-ctx.Done():
+			return took
+		case <-tick.C:
+		}
 	}
 }
 
