@@ -81,9 +81,7 @@ func TestCheckpointUserNamespace(t *testing.T) {
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	u.restart(t, nil)
 	main := u.runPod(t, inUserNamespace(100000)).start("main", "echo remembered >/root/file; rm /etc/group; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05; done",
 		func(cfg *runtimeapi.ContainerConfig) {

@@ -249,8 +249,12 @@ func TestDevices(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	c := sharedCridock(t, "cni")
-	p := c.runPod(t)
+	sharedCridock(t, "cni").limits(t)
+}
+
+// limits starts a container with limits, and changes them.
+func (c *cridock) limits(t *testing.T, options ...podOption) {
+	p := c.runPod(t, options...)
 	cpus := "0"
 	if !hasController(t, "cpuset") {
 		cpus = "" // Docker would discard it

@@ -31,9 +31,7 @@ VOLUME /full /empty /none /linked /full/
 	t.Run("hostile images", v.hostile)
 	v.set(t, "ignore")
 	t.Run("ignore without cridock-runtime", v.unmet)
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	v.set(t, "ignore")
 	t.Run("ignore", v.ignored)
 	v.set(t, "directory")

@@ -26,9 +26,7 @@ func TestEarlyNetwork(t *testing.T) {
 		t.Error("without cridock-runtime, a sandbox is not an ordinary one")
 	}
 	p.remove()
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	u.restart(t, nil)
 	for name, test := range map[string]func(*testing.T){
 		"pod": u.earlyPod, "rollback": u.rollsBack, "killed": u.killedInRunPodSandbox,

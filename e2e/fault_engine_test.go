@@ -360,9 +360,7 @@ func TestKilledAtRandom(t *testing.T) {
 	seed := setting(t, "CRIDOCK_E2E_SEED", int(time.Now().UnixNano()))
 	t.Logf("CRIDOCK_E2E_SEED=%d", seed)
 	u := newUsernsTest(t, metricsFlags...)
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}

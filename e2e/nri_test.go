@@ -129,11 +129,9 @@ func TestNRI(t *testing.T) {
 	needEngine(t)
 	node := newNode(t)
 	socket := filepath.Join(node.dir, "nri", "nri.sock")
-	c := installCridock(t, node, "cni", "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock",
-		"--privileged-without-host-devices=bounded", "--device-ownership-from-security-context", "--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"),
+	u := newUsernsTestOn(t, node, "--privileged-without-host-devices=bounded", "--device-ownership-from-security-context", "--nri", "--nri-socket-path="+socket, "--nri-plugin-path="+filepath.Join(node.dir, "nri", "plugins"), "--nri-plugin-config-path="+filepath.Join(node.dir, "nri", "conf.d"),
 		"--nri-plugin-request-timeout=1m")
-	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", node.pid)
-	n := &nriTest{&usernsTest{c, buildRuntime(t, node)}, socket}
+	n := &nriTest{u, socket}
 	_, bounded, _ := strings.Cut(boundedRuntime(t, "bounded"), "=bounded=")
 	if err := os.WriteFile(filepath.Join(node.dir, "daemon.json"), fmt.Appendf(nil, `{"runtimes": {"bounded": {"path": %q}}}`, bounded), 0o644); err != nil {
 		t.Fatal(err)
@@ -142,9 +140,7 @@ func TestNRI(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("without cridock-runtime", n.withoutSeam)
-	if out, err := n.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	n.mustRegister(t)
 	n.restart(t, nil)
 	t.Run("adjusted", n.adjusted)
 	t.Run("user namespace", n.adjustedInUserns)

@@ -31,9 +31,7 @@ func TestOCISeam(t *testing.T) {
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	u.restart(t, nil)
 	for name, test := range map[string]func(*testing.T){
 		"little memory": u.littleMemory, "unified": u.unifiedBeforeStart, "mounts": u.seamMounts, "CDI hooks": u.cdiHooks, "not needed": u.notNeeded,

@@ -12,46 +12,50 @@ import (
 )
 
 func TestStats(t *testing.T) {
-	onBothNetworks(t, func(t *testing.T, c *cridock) {
-		p := c.runPod(t)
-		main := p.start("main", "head -c 3000000 /dev/zero >/file; while :; do :; done", func(cfg *runtimeapi.ContainerConfig) {
-			cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuQuota: 10000, CpuPeriod: 100000}
-		})
-		p.start("ping", "ping "+c.gateway()+" >/dev/null")
-		eventually(t, "the container's usage is seen", time.Minute, func() bool {
-			s := rpc(t, c.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: main.id}).Stats
-			return s.GetAttributes().GetId() == main.id && s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > 0 &&
-				s.GetMemory().GetWorkingSetBytes().GetValue() > 0 && s.GetMemory().GetUsageBytes().GetValue() > 0 &&
-				s.GetWritableLayer().GetUsedBytes().GetValue() >= 3000000
-		})
-		list := rpc(t, c.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{Filter: &runtimeapi.ContainerStatsFilter{PodSandboxId: p.id}}).Stats
-		if len(list) != 2 {
-			t.Errorf("%d containers have statistics, want 2", len(list))
+	onBothNetworks(t, func(t *testing.T, c *cridock) { c.measures(t) })
+}
+
+// measures asks for the statistics of a pod that uses the processor, the disk and the
+// network.
+func (c *cridock) measures(t *testing.T, options ...podOption) {
+	p := c.runPod(t, options...)
+	main := p.start("main", "head -c 3000000 /dev/zero >/file; while :; do :; done", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuQuota: 10000, CpuPeriod: 100000}
+	})
+	p.start("ping", "ping "+c.gateway()+" >/dev/null")
+	eventually(t, "the container's usage is seen", time.Minute, func() bool {
+		s := rpc(t, c.runtime.ContainerStats, &runtimeapi.ContainerStatsRequest{ContainerId: main.id}).Stats
+		return s.GetAttributes().GetId() == main.id && s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > 0 &&
+			s.GetMemory().GetWorkingSetBytes().GetValue() > 0 && s.GetMemory().GetUsageBytes().GetValue() > 0 &&
+			s.GetWritableLayer().GetUsedBytes().GetValue() >= 3000000
+	})
+	list := rpc(t, c.runtime.ListContainerStats, &runtimeapi.ListContainerStatsRequest{Filter: &runtimeapi.ContainerStatsFilter{PodSandboxId: p.id}}).Stats
+	if len(list) != 2 {
+		t.Errorf("%d containers have statistics, want 2", len(list))
+	}
+	for _, tc := range []struct {
+		filter *runtimeapi.PodSandboxStatsFilter
+		want   int
+	}{
+		{&runtimeapi.PodSandboxStatsFilter{Id: p.id}, 1},
+		{&runtimeapi.PodSandboxStatsFilter{LabelSelector: p.cfg.Labels}, 1},
+		{&runtimeapi.PodSandboxStatsFilter{Id: p.id, LabelSelector: map[string]string{"app": "another"}}, 0},
+	} {
+		pods := rpc(t, c.runtime.ListPodSandboxStats, &runtimeapi.ListPodSandboxStatsRequest{Filter: tc.filter}).Stats
+		if len(pods) != tc.want || tc.want > 0 && pods[0].GetAttributes().GetId() != p.id {
+			t.Errorf("%v: %d pods have statistics, want %d", tc.filter, len(pods), tc.want)
 		}
-		for _, tc := range []struct {
-			filter *runtimeapi.PodSandboxStatsFilter
-			want   int
-		}{
-			{&runtimeapi.PodSandboxStatsFilter{Id: p.id}, 1},
-			{&runtimeapi.PodSandboxStatsFilter{LabelSelector: p.cfg.Labels}, 1},
-			{&runtimeapi.PodSandboxStatsFilter{Id: p.id, LabelSelector: map[string]string{"app": "another"}}, 0},
-		} {
-			pods := rpc(t, c.runtime.ListPodSandboxStats, &runtimeapi.ListPodSandboxStatsRequest{Filter: tc.filter}).Stats
-			if len(pods) != tc.want || tc.want > 0 && pods[0].GetAttributes().GetId() != p.id {
-				t.Errorf("%v: %d pods have statistics, want %d", tc.filter, len(pods), tc.want)
-			}
+	}
+	var first *runtimeapi.PodSandboxStats
+	eventually(t, "the pod's network counters grow", time.Minute, func() bool {
+		s := rpc(t, c.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id}).Stats
+		if first == nil {
+			first = s
 		}
-		var first *runtimeapi.PodSandboxStats
-		eventually(t, "the pod's network counters grow", time.Minute, func() bool {
-			s := rpc(t, c.runtime.PodSandboxStats, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id}).Stats
-			if first == nil {
-				first = s
-			}
-			n := s.GetLinux().GetNetwork().GetDefaultInterface()
-			return n.GetName() == "eth0" && n.GetRxBytes().GetValue() > 0 && n.GetTxBytes().GetValue() > first.GetLinux().GetNetwork().GetDefaultInterface().GetTxBytes().GetValue() &&
-				s.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue() > first.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue() &&
-				len(s.GetLinux().GetContainers()) == 2 && s.GetLinux().GetProcess().GetProcessCount().GetValue() >= 2
-		})
+		n := s.GetLinux().GetNetwork().GetDefaultInterface()
+		return n.GetName() == "eth0" && n.GetRxBytes().GetValue() > 0 && n.GetTxBytes().GetValue() > first.GetLinux().GetNetwork().GetDefaultInterface().GetTxBytes().GetValue() &&
+			s.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue() > first.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue() &&
+			len(s.GetLinux().GetContainers()) == 2 && s.GetLinux().GetProcess().GetProcessCount().GetValue() >= 2
 	})
 }
 

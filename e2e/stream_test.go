@@ -97,7 +97,12 @@ func (c *ctr) streamExec(ctx context.Context, t *testing.T, protocol string, o r
 
 func TestStreamExec(t *testing.T) {
 	t.Parallel()
-	main := sharedCridock(t, "cni").runPod(t).start("main", "sleep 1000")
+	sharedCridock(t, "cni").streamExecs(t)
+}
+
+// streamExecs runs commands in sessions of both protocols.
+func (c *cridock) streamExecs(t *testing.T, options ...podOption) {
+	main := c.runPod(t, options...).start("main", "sleep 1000")
 	for protocol := range executors {
 		t.Run(protocol, func(t *testing.T) {
 			// All byte values, of a size that fills every buffer on the way, and an end of
@@ -182,9 +187,14 @@ func (w *firstWrite) Write(p []byte) (int, error) {
 
 func TestStreamAttach(t *testing.T) {
 	t.Parallel()
+	sharedCridock(t, "cni").attaches(t)
+}
+
+// attaches has clients of both protocols attach to containers.
+func (c *cridock) attaches(t *testing.T, options ...podOption) {
 	for protocol := range executors {
 		t.Run(protocol, func(t *testing.T) {
-			main := sharedCridock(t, "cni").runPod(t).start("main", "while read line; do echo got $line; echo err $line >&2; done; echo end", func(cfg *runtimeapi.ContainerConfig) {
+			main := c.runPod(t, options...).start("main", "while read line; do echo got $line; echo err $line >&2; done; echo end", func(cfg *runtimeapi.ContainerConfig) {
 				cfg.Stdin, cfg.StdinOnce = true, true
 			})
 			// Another client only watches: it sees the first client's output.
@@ -244,34 +254,35 @@ func typeUntil(w *io.PipeWriter, seen <-chan struct{}) {
 
 func TestPortForward(t *testing.T) {
 	t.Parallel()
-	for kind, options := range map[string][]podOption{"pod network": nil, "host network": {hostNetwork}} {
-		p := sharedCridock(t, "cni").runPod(t, options...)
-		port := 8080
-		if kind == "host network" {
-			port = 18090
-		}
-		p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
-		// Wait here: the clients end for good when nothing listens.
-		p.output("client", fmt.Sprintf("for i in $(seq 600); do wget -qO- http://127.0.0.1:%d/ && exit; sleep 0.1; done; exit 1", port))
-		for protocol, dial := range portclient.Protocols() {
-			t.Run(kind+", "+protocol, func(t *testing.T) {
-				r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
-				local := portclient.Forward(t, dial, p.relay(t, r.Url), port)
-				var body string
-				eventually(t, "the web server answers", time.Minute, func() bool {
-					resp, err := http.Get("http://" + local + "/")
-					if err != nil {
-						return false
-					}
-					defer func() { _ = resp.Body.Close() }()
-					b, err := io.ReadAll(resp.Body)
-					body = string(b)
-					return err == nil && resp.StatusCode == http.StatusOK
-				})
-				if body != "hello\n" {
-					t.Errorf("the answer is %q", body)
+	c := sharedCridock(t, "cni")
+	t.Run("pod network", func(t *testing.T) { c.forwards(t, 8080) })
+	t.Run("host network", func(t *testing.T) { c.forwards(t, 18090, hostNetwork) })
+}
+
+// forwards has clients of each protocol reach a port on a pod's loopback.
+func (c *cridock) forwards(t *testing.T, port int, options ...podOption) {
+	p := c.runPod(t, options...)
+	p.start("web", fmt.Sprintf("echo hello >/tmp/index.html; exec httpd -f -p 127.0.0.1:%d -h /tmp", port))
+	// Wait here: the clients end for good when nothing listens.
+	p.output("client", fmt.Sprintf("for i in $(seq 600); do wget -qO- http://127.0.0.1:%d/ && exit; sleep 0.1; done; exit 1", port))
+	for protocol, dial := range portclient.Protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			r := rpc(t, p.runtime.PortForward, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
+			local := portclient.Forward(t, dial, p.relay(t, r.Url), port)
+			var body string
+			eventually(t, "the web server answers", time.Minute, func() bool {
+				resp, err := http.Get("http://" + local + "/")
+				if err != nil {
+					return false
 				}
+				defer func() { _ = resp.Body.Close() }()
+				b, err := io.ReadAll(resp.Body)
+				body = string(b)
+				return err == nil && resp.StatusCode == http.StatusOK
 			})
-		}
+			if body != "hello\n" {
+				t.Errorf("the answer is %q", body)
+			}
+		})
 	}
 }

@@ -1,18 +1,21 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"k8s.io/client-go/tools/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -71,7 +74,8 @@ func buildRuntime(t *testing.T, n *node) string {
 // user of the node can get through.
 type usernsTest struct {
 	*cridock
-	runtimeBinary string
+	runtimeBinary               string
+	dockerSocket, dockerPIDFile string
 }
 
 func newUsernsTest(t *testing.T, flags ...string) *usernsTest {
@@ -84,14 +88,31 @@ func newUsernsTestOn(t *testing.T, n *node, flags ...string) *usernsTest {
 	flags = append(flags, "--container-runtime-endpoint=unix:///run/cridock/cridock.sock", "--runtime-directory=/run/cridock")
 	c := installCridock(t, n, "cni", flags...)
 	c.runDir = fmt.Sprintf("/proc/%d/root/run/cridock", n.pid)
-	return &usernsTest{c, buildRuntime(t, n)}
+	return &usernsTest{c, buildRuntime(t, n), filepath.Join(n.dir, "docker.sock"), filepath.Join(n.dir, "dockerd.pid")}
 }
 
 // register runs cridock runtime COMMAND on the node.
 func (u *usernsTest) register(command string) (string, error) {
-	out, err := u.command(binary, "runtime", command, "--docker-endpoint=unix://"+u.node.dir+"/docker.sock", "--runtime-directory=/run/cridock",
-		"--daemon-json="+filepath.Join(u.node.dir, "daemon.json"), "--docker-pid-file="+filepath.Join(u.node.dir, "dockerd.pid"), "--runtime-binary="+u.runtimeBinary).CombinedOutput()
+	out, err := u.command(binary, "runtime", command, "--docker-endpoint=unix://"+u.dockerSocket, "--runtime-directory=/run/cridock",
+		"--daemon-json="+filepath.Join(u.node.dir, "daemon.json"), "--docker-pid-file="+u.dockerPIDFile, "--runtime-binary="+u.runtimeBinary).CombinedOutput()
 	return string(out), err
+}
+
+// mustRegister runs cridock runtime install. A cridock that runs has to be restarted.
+func (u *usernsTest) mustRegister(t *testing.T) {
+	t.Helper()
+	if out, err := u.register("install"); err != nil {
+		t.Fatalf("cridock runtime install: %v: %s", err, out)
+	}
+}
+
+// mustOffer checks that user namespaces are advertised.
+func (u *usernsTest) mustOffer(t *testing.T) {
+	t.Helper()
+	if !u.advertised(t) {
+		out, err := u.register("status")
+		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
+	}
 }
 
 // records lists the IDs of containers that have a record.
@@ -152,17 +173,18 @@ func TestUserNamespaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	u.restart(t, nil)
-	if !u.advertised(t) {
-		out, err := u.register("status")
-		t.Fatalf("it is not advertised; cridock runtime status: %v: %s", err, out)
-	}
+	u.mustOffer(t)
+	inPod := inUserNamespace(100000)
 	for name, test := range map[string]func(*testing.T){
 		"inside": u.inside, "volumes": u.volumes, "a volume of the image": u.imageVolume, "network": u.network, "two ranges": u.twoRanges, "an image as a volume": u.imageAsVolume, "host name": u.hostName, "devices": u.devices, "streams": u.streams,
-		"refused": u.refused, "missing record": u.missingRecord,
+		"copy": u.copies, "debugger": u.debugger, "refused": u.refused, "missing record": u.missingRecord,
+		"exec sessions": func(t *testing.T) { u.streamExecs(t, inPod) },
+		"attach":        func(t *testing.T) { u.attaches(t, inPod) },
+		"port-forward":  func(t *testing.T) { u.forwards(t, 8080, inPod) },
+		"limits":        func(t *testing.T) { u.limits(t, inPod) },
+		"statistics":    func(t *testing.T) { u.measures(t, inPod) },
 	} {
 		t.Run(name, test)
 	}
@@ -373,6 +395,43 @@ func (u *usernsTest) streams(t *testing.T) {
 	}
 }
 
+// copies: kubectl cp, which runs tar in a session, keeps contents and owners.
+func (u *usernsTest) copies(t *testing.T) {
+	c := u.runPod(t, inUserNamespace(100000)).start("main", "mkdir /from /to; echo content >/from/root; echo more >/from/user; chown 1000:2000 /from/user; exec sleep 1000")
+	c.sh("until [ -e /from/user ] && [ $(stat -c %u /from/user) = 1000 ]; do usleep 20000; done")
+	for protocol := range executors {
+		var archive bytes.Buffer
+		if err := c.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{Stdout: &archive}, "tar", "-C", "/from", "-cf", "-", "."); err != nil {
+			t.Fatalf("%s, out of it: %v", protocol, err)
+		}
+		if err := c.streamExec(t.Context(), t, protocol, remotecommand.StreamOptions{Stdin: &archive}, "tar", "-C", "/to", "-xf", "-"); err != nil {
+			t.Fatalf("%s, into it: %v", protocol, err)
+		}
+		if got := c.sh("cd /to; stat -c %u:%g root user; cat root user; rm root user"); got != "0:0\n1000:2000\ncontent\nmore" {
+			t.Errorf("%s: %q", protocol, got)
+		}
+	}
+}
+
+// debugger: an ephemeral container sees its target's processes and, through them, its
+// files, and has the pod's users.
+func (u *usernsTest) debugger(t *testing.T) {
+	p := u.runPod(t, inUserNamespace(100000))
+	target := p.start("target", "echo secret >/file; chmod 600 /file; exec sleep 4711")
+	target.sh("until [ \"$(stat -c %a /file)\" = 600 ]; do usleep 20000; done")
+	c := p.start("debugger", "sleep 1000", func(cfg *runtimeapi.ContainerConfig) {
+		cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: target.id, UsernsOptions: usernsOptions(100000)}
+	}, capability("SYS_PTRACE"))
+	if got := c.sh("tr '\\0' ' ' </proc/1/cmdline; echo; cat /proc/1/root/file; tr -s ' ' </proc/self/uid_map"); got != "sleep 4711 \nsecret\n 0 100000 65536" {
+		t.Errorf("it sees %q", got)
+	}
+	for _, ns := range []string{"user", "pid", "net", "ipc", "uts"} {
+		if got, want := c.sh("readlink /proc/self/ns/"+ns), target.sh("readlink /proc/self/ns/"+ns); got != want {
+			t.Errorf("its %s namespace is %s, that of its target %s", ns, got, want)
+		}
+	}
+}
+
 func (u *usernsTest) refused(t *testing.T) {
 	_, err := try(u.runtime.RunPodSandbox, &runtimeapi.RunPodSandboxRequest{Config: u.podConfig(t, inUserNamespace(100000), hostNetwork)})
 	wantCode(t, err, codes.InvalidArgument, "host's network")
@@ -456,9 +515,7 @@ func (u *usernsTest) afterPowerCut(t *testing.T) {
 	}
 	u.conn = nil // the socket has another path
 	// The new engine has a new daemon.json.
-	if out, err := u.register("install"); err != nil {
-		t.Fatalf("cridock runtime install: %v: %s", err, out)
-	}
+	u.mustRegister(t)
 	if err := u.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -491,4 +548,69 @@ func (u *usernsTest) otherRuntime(t *testing.T) {
 	if got := u.run(t, "sh", "-c", "cat /run/cridock/oci/"+c.id+".json"); !strings.Contains(got, "crun") {
 		t.Errorf("the record is %s", got)
 	}
+}
+
+// TestUserNamespacesLiveRestore restarts dockerd under a pod, which goes on as it was.
+func TestUserNamespacesLiveRestore(t *testing.T) {
+	t.Parallel()
+	e := newOwnEngine(t, "--live-restore")
+	u := newUsernsTestOn(t, e.node, "--docker-endpoint=unix://"+e.socket())
+	u.dockerSocket, u.dockerPIDFile = e.socket(), filepath.Join(e.dir, "pid")
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	u.mustRegister(t)
+	u.restart(t, nil)
+	u.mustOffer(t)
+	volume := filepath.Join(u.node.dir, "live")
+	u.run(t, "mkdir", volume)
+	for _, signal := range []string{"TERM", "KILL"} {
+		t.Run(signal, func(t *testing.T) { u.survivesDocker(t, e, signal, volume) })
+	}
+	u.checkSeamLeft(t)
+}
+
+// survivesDocker ends dockerd and starts it again, with cridock killed meanwhile.
+func (u *usernsTest) survivesDocker(t *testing.T, e *ownEngine, signal, volume string) {
+	p := u.runPod(t, inUserNamespace(100000))
+	main := p.start("main", "exec sleep 1000", mapped(100000, volume, "/data"))
+	end := "end-" + signal
+	ends, created := p.start("ends", "until [ -e /data/"+end+" ]; do usleep 20000; done; exit 3", mapped(100000, volume, "/data")), p.create("created", "stat -c %u /; tr -s ' ' </proc/self/uid_map")
+	pids := func() []int {
+		return []int{u.docker.inspect(t, p.id).State.Pid, u.docker.inspect(t, main.id).State.Pid}
+	}
+	before, records := pids(), u.records(t)
+	e.restartDockerd(t, u.cridock, signal, func() {
+		u.run(t, "touch", filepath.Join(volume, end))
+		if err := errors.Join(u.kill(), u.launch()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if after := pids(); !slices.Equal(before, after) {
+		t.Errorf("the processes were %v and are %v", before, after)
+	}
+	if after := u.records(t); !slices.Equal(records, after) {
+		t.Errorf("the records were %v and are %v", records, after)
+	}
+	if o := p.status().Linux.Namespaces.Options.UsernsOptions; o.GetUids()[0].GetHostId() != 100000 {
+		t.Errorf("the status has %v", o)
+	}
+	// 255 is Docker's code for an exit that neither it nor containerd has seen.
+	if s := ends.exited(); s.ExitCode != 3 && s.ExitCode != 255 {
+		t.Errorf("what ended meanwhile has the exit code %d", s.ExitCode)
+	}
+	if got := main.sh("tr -s ' ' </proc/self/uid_map; touch /data/" + signal + "; stat -c %u /data/" + signal); got != "0 100000 65536\n0" {
+		t.Errorf("in the container that went on: %q", got)
+	}
+	if got := u.onHost(t, "%u", filepath.Join(volume, signal)); got != "0" {
+		t.Errorf("on the node its file belongs to %s", got)
+	}
+	rpc(t, u.runtime.StartContainer, &runtimeapi.StartContainerRequest{ContainerId: created.id})
+	if s := created.exited(); s.ExitCode != 0 || created.logText() != "0\n 0 100000 65536\n" {
+		t.Errorf("created before, started after: exit code %d, %q", s.ExitCode, created.logText())
+	}
+	if got := p.output("late", "tr -s ' ' </proc/self/uid_map"); got != " 0 100000 65536\n" {
+		t.Errorf("a new container has the map %q", got)
+	}
+	p.remove()
 }

@@ -281,7 +281,7 @@ up() {
 	echo cridock >"$cluster/node1.runtime"
 	echo "$NODE2" >"$cluster/node2.runtime"
 	log "building cridock"
-	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/cridock" ./cmd/cridock
+	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/" ./cmd/cridock ./cmd/cridock-runtime
 	paths=$(programs)
 	for program in $paths; do
 		cp "$program" "$cluster/bin/$(basename "${program%-v*}")"
@@ -289,6 +289,7 @@ up() {
 	CGO_ENABLED=0 go build -trimpath -o "$cluster/bin/requests" ./hack/requests
 	set_engine_flags
 	log "starting two nodes in $cluster"
+	dockerd+=(--add-runtime "cridock=$cluster/bin/cridock-runtime")
 	start_node node1 "${dockerd[@]}"
 	start_node node2 "${dockerd[@]}"
 	connect

@@ -29,6 +29,7 @@ further() {
 	check "cp" copy_files
 	check "attach" attach_to_pod
 	check "an ephemeral container (debug)" debug_pod
+	check "all of this in a pod with a user namespace" user_namespace
 	check "a rolling update serves without a gap" rolling_update
 	check "scale up and down" scale
 	check "a Job with an init container" job
@@ -266,6 +267,47 @@ debug_pod() {
 	kubectl debug "$pod" --image "$busybox" --container debugger --target web --quiet -- sh -c 'ps; sleep infinity'
 	kubectl wait --for jsonpath='{.status.ephemeralContainerStatuses[0].state.running}' "pod/$pod" --timeout "$limit"
 	wait_for 20 eval "kubectl logs $pod --container debugger | grep -F 'httpd -f -p 8080'"
+}
+
+# user_namespace does with such a pod, on a node with cridock, what the checks before do
+# with others.
+user_namespace() {
+	local dir=$cluster/copy
+	kubectl apply --filename - <<-END
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: users}
+		spec:
+		  nodeName: node1
+		  hostUsers: false
+		  terminationGracePeriodSeconds: 1
+		  containers:
+		  - name: users
+		    image: $busybox
+		    command: [sh, -c, "mkdir /www; echo users >/www/index.html; httpd -p 8080 -h /www; while read line; do echo read \$line; done; exec sleep 4711"]
+		    stdin: true
+		    stdinOnce: true
+		    resources: {requests: {cpu: 100m}, limits: {cpu: 100m}}
+	END
+	kubectl wait --for condition=Ready pod/users --timeout "$limit"
+	expect "$(kubectl exec users -- awk '$2 == 0 {exit 1} {print $1, $3}' /proc/self/uid_map)" "0 65536"
+	exec_on_terminal users | grep "a terminal"
+	expect "$(on_function node1 fetch_forwarded users)" users
+	mkdir -p "$dir"
+	head -c 1M /dev/urandom >"$dir/users"
+	kubectl cp "$dir/users" users:/tmp/there
+	kubectl cp users:/tmp/there "$dir/users-back"
+	cmp "$dir/users" "$dir/users-back"
+	expect "$(echo something | kubectl attach --stdin --quiet users)" "read something"
+	expect "$(kubectl logs users)" "read something"
+	kubectl debug users --image "$busybox" --container debugger --target users --quiet -- sh -c 'ps; cat /proc/1/root/www/index.html; sleep infinity'
+	kubectl wait --for jsonpath='{.status.ephemeralContainerStatuses[0].state.running}' pod/users --timeout "$limit"
+	wait_for 20 eval "kubectl logs users --container debugger | grep -x users"
+	kubectl logs users --container debugger | grep -F 'sleep 4711'
+	kubectl patch pod users --subresource resize --patch '{"spec": {"containers": [{"name": "users", "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m"}}}]}}'
+	kubectl wait --for jsonpath='{.status.containerStatuses[0].resources.limits.cpu}'=200m pod/users --timeout "$limit"
+	expect "$(kubectl get pod users --output 'jsonpath={.status.containerStatuses[0].restartCount}')" 0
+	kubectl delete pod users --timeout "$limit"
 }
 
 # rolling_update replaces all pods while a client sends requests, of which none may
