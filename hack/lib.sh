@@ -346,11 +346,7 @@ engine_stop() { # DIR
 # engine's own: unlike a container's other resources, they do not disappear with a
 # namespace.
 engine_remove_cgroups() { # DIR
-	local path
-	for path in "$1"/root/containers/*/; do
-		[ -d "$path" ] || continue # no container left
-		find /sys/fs/cgroup -depth -type d -path "*$(basename "$path")*" -exec rmdir {} + 2>/dev/null || true
-	done
+	find /sys/fs/cgroup -depth -type d 2>/dev/null | grep -F -f <(ls "$1/root/containers" 2>/dev/null) | xargs -r -d '\n' rmdir 2>/dev/null || true
 	# In cgroup v1's hierarchies, or in v2's single one.
 	rmdir /sys/fs/cgroup/*"$(engine_cgroup "$1")" /sys/fs/cgroup"$(engine_cgroup "$1")" 2>/dev/null || true
 }
