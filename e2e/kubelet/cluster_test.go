@@ -184,16 +184,17 @@ func (k *kubelet) checkWarnings(t *testing.T) {
 // testConfigMap mounts a config map and a secret and changes them.
 func testConfigMap(t *testing.T, k *kubelet) {
 	ctx, core := context.Background(), k.api.client.CoreV1()
-	config, err := core.ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "config"}, Data: map[string]string{"key": "before"}}, metav1.CreateOptions{})
+	configName, secretName := k.named("config"), k.named("secret")
+	config, err := core.ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configName}, Data: map[string]string{"key": "before"}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = core.Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "secret"}, StringData: map[string]string{"password": "hidden"}}, metav1.CreateOptions{})
+	_, err = core.Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secretName}, StringData: map[string]string{"password": "hidden"}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	main := k.forever("main")
-	main.EnvFrom = []corev1.EnvFromSource{{Prefix: "CONFIG_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config"}}}}
+	main.EnvFrom = []corev1.EnvFromSource{{Prefix: "CONFIG_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: configName}}}}
 	main.VolumeMounts = []corev1.VolumeMount{
 		{Name: "config", MountPath: "/config", ReadOnly: true},
 		{Name: "config", MountPath: "/etc/key", SubPath: "key"},
@@ -201,8 +202,8 @@ func testConfigMap(t *testing.T, k *kubelet) {
 	}
 	pod := newPod("configmap", main)
 	pod.Spec.Volumes = []corev1.Volume{
-		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config"}}}},
-		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "secret", DefaultMode: ptr.To[int32](0o400)}}},
+		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: configName}}}},
+		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secretName, DefaultMode: ptr.To[int32](0o400)}}},
 	}
 	l := k.run(t, pod)
 	l.awaitReady()

@@ -56,6 +56,8 @@ var clusterScenarios = map[string]func(*testing.T, *kubelet){
 	"resize below use":  testResizeBelowUse,
 	"resize of the pod": testResizePod,
 
+	"config map with own users":        withOwnUsers(testConfigMap),
+	"probes with own users":            withOwnUsers(testProbes),
 	"ephemeral with own users":         withOwnUsers(testEphemeral),
 	"resize with own users":            withOwnUsers(testResize),
 	"resize below use with own users":  withOwnUsers(testResizeBelowUse),

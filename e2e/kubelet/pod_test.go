@@ -65,8 +65,8 @@ type live struct {
 // removed at the end of the test, and must leave nothing behind.
 func (k *kubelet) run(t testing.TB, pod *corev1.Pod) *live {
 	t.Helper()
+	pod.Name = k.named(pod.Name)
 	if k.ownUsers {
-		pod.Name += ownUsersSuffix
 		pod.Spec.HostUsers = ptr.To(false)
 	}
 	give := k.place

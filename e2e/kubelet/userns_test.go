@@ -12,8 +12,16 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// ownUsersSuffix ends the names of pods that withOwnUsers changes.
+// ownUsersSuffix ends the names of what tests under withOwnUsers make.
 const ownUsersSuffix = "-own-users"
+
+// named is the name that a test gives to what it makes.
+func (k *kubelet) named(name string) string {
+	if k.ownUsers {
+		return name + ownUsersSuffix
+	}
+	return name
+}
 
 // withOwnUsers is a test whose pods have user namespaces.
 func withOwnUsers(test func(*testing.T, *kubelet)) func(*testing.T, *kubelet) {
