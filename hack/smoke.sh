@@ -284,29 +284,31 @@ user_namespace() {
 		  containers:
 		  - name: users
 		    image: $busybox
-		    command: [sh, -c, "mkdir /www; echo users >/www/index.html; httpd -p 8080 -h /www; while read line; do echo read \$line; done; exec sleep 4711"]
-		    stdin: true
-		    stdinOnce: true
+		    command: [sh, -c, "mkdir /www; echo users | tee /www/index.html; httpd -p 8080 -h /www; exec sleep 4711"]
 		    resources: {requests: {cpu: 100m}, limits: {cpu: 100m}}
+		  - name: reader
+		    image: $busybox
+		    command: [sh, -c, "read line; echo read \$line; sleep 1"]
+		    stdin: true
 	END
 	kubectl wait --for condition=Ready pod/users --timeout "$limit"
-	expect "$(kubectl exec users -- awk '$2 == 0 {exit 1} {print $1, $3}' /proc/self/uid_map)" "0 65536"
+	expect "$(kubectl exec users --container users -- awk '$2 == 0 {exit 1} {print $1, $3}' /proc/self/uid_map)" "0 65536"
 	exec_on_terminal users | grep "a terminal"
 	expect "$(on_function node1 fetch_forwarded users)" users
 	mkdir -p "$dir"
 	head -c 1M /dev/urandom >"$dir/users"
-	kubectl cp "$dir/users" users:/tmp/there
-	kubectl cp users:/tmp/there "$dir/users-back"
+	kubectl cp --container users "$dir/users" users:/tmp/there
+	kubectl cp --container users users:/tmp/there "$dir/users-back"
 	cmp "$dir/users" "$dir/users-back"
-	expect "$(echo something | kubectl attach --stdin --quiet users)" "read something"
-	expect "$(kubectl logs users)" "read something"
+	expect "$(echo something | kubectl attach --stdin --quiet users --container reader)" "read something"
+	expect "$(kubectl logs users --container users)" users
 	kubectl debug users --image "$busybox" --container debugger --target users --quiet -- sh -c 'ps; cat /proc/1/root/www/index.html; sleep infinity'
 	kubectl wait --for jsonpath='{.status.ephemeralContainerStatuses[0].state.running}' pod/users --timeout "$limit"
 	wait_for 20 eval "kubectl logs users --container debugger | grep -x users"
 	kubectl logs users --container debugger | grep -F 'sleep 4711'
 	kubectl patch pod users --subresource resize --patch '{"spec": {"containers": [{"name": "users", "resources": {"requests": {"cpu": "200m"}, "limits": {"cpu": "200m"}}}]}}'
-	kubectl wait --for jsonpath='{.status.containerStatuses[0].resources.limits.cpu}'=200m pod/users --timeout "$limit"
-	expect "$(kubectl get pod users --output 'jsonpath={.status.containerStatuses[0].restartCount}')" 0
+	kubectl wait --for jsonpath='{.status.containerStatuses[1].resources.limits.cpu}'=200m pod/users --timeout "$limit"
+	expect "$(kubectl get pod users --output 'jsonpath={.status.containerStatuses[1].restartCount}')" 0
 	kubectl delete pod users --timeout "$limit"
 }
 
