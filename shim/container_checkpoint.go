@@ -19,6 +19,7 @@ import (
 	"github.com/cridock/cridock/internal/undo"
 	"github.com/cridock/cridock/shim/checkpoint"
 	"github.com/cridock/cridock/shim/state"
+	"github.com/cridock/cridock/shim/stats"
 	"github.com/cridock/cridock/translate"
 )
 
@@ -62,7 +63,7 @@ type checkpointer struct {
 	// effective returns a container with the resources in force.
 	effective func(*translate.Container) *translate.Container
 	openLog   func(*translate.Container) (*os.File, error)
-	upperDir  func(pid int) (string, error)
+	layers    func() stats.Layers
 	host      func() translate.Host
 }
 
@@ -160,8 +161,12 @@ func (p *checkpointer) parts(c *translate.Container) (checkpoint.Container, erro
 	}
 	upper := c.UpperDir
 	if upper == "" {
-		if upper, err = p.upperDir(c.Pid); err != nil {
+		var sure bool
+		if upper, sure, err = p.layers().UpperDir(c.ID, c.Pid); err != nil {
 			return checkpoint.Container{}, err
+		}
+		if !sure { // it could be another container's
+			return checkpoint.Container{}, fmt.Errorf("%w: Docker's mounts in %s cannot be seen from here, so which files are the container's own is unknown", errdefs.ErrFailedPrecondition, p.layers().Mounts)
 		}
 	}
 	if upper == "" {

@@ -68,8 +68,8 @@ func (s *Service) addParts(cni *network.CNI) {
 		Position:   func(id string) string { return s.state.Container(id).Path(state.LogPosition) },
 	})
 	s.disk = stats.NewDisk(stats.DiskOptions{})
-	s.usage = &usage{engine: s.engine, layerRoot: func() string { return s.images.usage.Root() }, pauseImage: func() string { return s.images.pause.Name() }}
-	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.usage.ask, LayerRoot: s.usage.layerRoot})
+	s.usage = &usage{engine: s.engine, layers: func() stats.Layers { return s.images.usage.WhereLayers() }, pauseImage: func() string { return s.images.pause.Name() }}
+	s.stats = stats.New(stats.Options{Disk: s.disk, Fallback: s.usage.ask, Layers: s.usage.layers})
 	s.process = process.New(s.engine)
 	s.plugins = newPluginHost(s)
 	s.index = index.New(s.engine, index.Options{
@@ -95,7 +95,7 @@ func (s *Service) addParts(cni *network.CNI) {
 	s.userns.index, s.userns.stops = s.index, s.stops
 	s.checkpoints = &checkpointer{
 		engine: s.engine, state: s.state, container: s.index.Container, effective: s.limits.Effective, openLog: s.logs.Open,
-		upperDir: s.images.usage.UpperDir, host: s.Host,
+		layers: s.images.usage.WhereLayers, host: s.Host,
 	}
 	s.restores = &restorer{
 		engine: s.engine, patterns: s.cfg.CheckpointImages, image: s.image, logs: s.logs, state: s.state, container: s.index.Container, scratch: s.cfg.RootDir,

@@ -18,7 +18,7 @@ type usage struct {
 	index      *index.Index
 	networks   *podnet.Networks
 	collector  *stats.Collector
-	layerRoot  func() string
+	layers     func() stats.Layers
 	pauseImage func() string
 }
 
@@ -53,7 +53,7 @@ func (u *usage) ask(ctx context.Context, c stats.Container) (*runtimeapi.Contain
 
 func (u *usage) container(c *translate.Container) stats.Container {
 	return stats.Container{
-		ID: c.ID, Pid: c.Pid, UpperDir: c.UpperDir, StartedAt: c.StartedAt, Image: c.Image.GetImage(), Mountpoint: u.layerRoot(),
+		ID: c.ID, Pid: c.Pid, UpperDir: c.UpperDir, StartedAt: c.StartedAt, Image: c.Image.GetImage(), Mountpoint: u.layers().Root,
 		Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations},
 	}
 }

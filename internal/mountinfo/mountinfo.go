@@ -6,7 +6,8 @@ import "strings"
 // Mount is one line of mountinfo, see proc_pid_mountinfo(5). Escapes in SuperOptions
 // are still there, see [Unescape]: an escaped comma is part of an option.
 type Mount struct {
-	Root, Point, FSType, SuperOptions string
+	// Device is MAJOR:MINOR.
+	Device, Root, Point, FSType, SuperOptions string
 }
 
 // Parse returns the mount that a line describes, and false if it describes none.
@@ -14,7 +15,7 @@ func Parse(line string) (Mount, bool) {
 	fields := strings.Fields(line)
 	for i := 6; i+3 < len(fields); i++ {
 		if fields[i] == "-" { // after a varying number of optional fields
-			return Mount{Root: Unescape(fields[3]), Point: Unescape(fields[4]), FSType: fields[i+1], SuperOptions: fields[i+3]}, true
+			return Mount{Device: fields[2], Root: Unescape(fields[3]), Point: Unescape(fields[4]), FSType: fields[i+1], SuperOptions: fields[i+3]}, true
 		}
 	}
 	return Mount{}, false

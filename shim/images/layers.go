@@ -17,8 +17,8 @@ type layers struct {
 }
 
 // dirs returns the known directories of containers and forgets all others;
-// upperDir finds that of a process.
-func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) (string, error)) []string {
+// upperDir finds that of a container that runs.
+func (l *layers) dirs(containers []*translate.Container, upperDir func(id string, pid int) (string, error)) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	dirs, learned := make([]string, 0, len(containers)), map[string]string{}
@@ -26,7 +26,7 @@ func (l *layers) dirs(containers []*translate.Container, upperDir func(pid int) 
 		dir := c.UpperDir
 		if dir == "" {
 			if dir = l.learned[c.ID]; dir == "" && c.Pid > 0 {
-				dir, _ = upperDir(c.Pid) // it may have exited by now
+				dir, _ = upperDir(c.ID, c.Pid) // it may have exited by now
 			}
 			learned[c.ID] = dir
 		}

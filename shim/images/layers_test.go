@@ -15,7 +15,7 @@ import (
 func TestLayers(t *testing.T) {
 	var l layers
 	processes := map[int]string{7: "/snapshots/7", 8: ""}
-	upperDir := func(pid int) (string, error) {
+	upperDir := func(_ string, pid int) (string, error) {
 		dir, ok := processes[pid]
 		if !ok {
 			return "", errdefs.ErrNotFound

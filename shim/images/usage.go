@@ -45,14 +45,17 @@ type Usage struct {
 	index    UsageIndex
 	disk     Disk
 	layers   layers
-	upperDir func(pid int) (string, error)
-	root     atomic.Pointer[root]
+	upperDir func(id string, pid int) (string, error)
+	where    atomic.Pointer[where]
 }
 
 // NewUsage returns a Usage.
 func NewUsage(e UsageEngine, ix UsageIndex, d Disk) *Usage {
 	u := &Usage{engine: e, index: ix, disk: d}
-	u.upperDir = u.UpperDir
+	u.upperDir = func(id string, pid int) (string, error) {
+		dir, _, err := u.WhereLayers().UpperDir(id, pid)
+		return dir, err
+	}
 	return u
 }
 
@@ -91,25 +94,28 @@ func (u *Usage) Layers(ctx context.Context) (stats.DiskUsage, error) {
 // Changed has the images measured again soon, after a pull or a removal.
 func (u *Usage) Changed() { u.disk.Changed(u.tree()) }
 
-// Root returns the directory of Docker's layers: that of its graph driver, or of the
-// snapshotter of its containerd.
-func (u *Usage) Root() string {
+// WhereLayers returns the directory of Docker's layers, that of its graph driver or of the
+// snapshotter of its containerd, and where it mounts those of the latter.
+func (u *Usage) WhereLayers() stats.Layers {
 	caps := u.engine.Capabilities()
-	if found := u.root.Load(); found != nil && found.caps == caps {
-		return found.dir
+	if found := u.where.Load(); found != nil && found.caps == caps {
+		return found.Layers
 	}
-	dir := layerRoot(caps)
-	u.root.Store(&root{caps, dir})
-	return dir
+	layers := stats.Layers{Root: layerRoot(caps), Mounts: filepath.Join(caps.RootDir, "rootfs", caps.StorageDriver)}
+	u.where.Store(&where{caps, layers})
+	return layers
 }
 
-// root is the directory of the layers of an engine with these capabilities.
-type root struct {
+// Root is that of [Usage.WhereLayers].
+func (u *Usage) Root() string { return u.WhereLayers().Root }
+
+// where are the layers of an engine with these capabilities.
+type where struct {
 	caps *engine.Capabilities
-	dir  string
+	stats.Layers
 }
 
-// layerRoot is [Usage.Root]. Where the containerd cannot be asked, it assumes the one
+// layerRoot returns the directory of an engine's layers. Where the containerd cannot be asked, it assumes the one
 // that Docker starts itself, and last the default of all others.
 func layerRoot(caps *engine.Capabilities) string {
 	if !caps.ContainerdStore {
@@ -129,10 +135,6 @@ func layerRoot(caps *engine.Capabilities) string {
 	}
 	return filepath.Join(systemContainerd, snapshotter)
 }
-
-// UpperDir returns the directory of the writable layer of a process; "" if it has
-// none in Docker's store.
-func (u *Usage) UpperDir(pid int) (string, error) { return stats.UpperDir(pid, u.Root()) }
 
 // tree is the store of all layers except the containers' own.
 func (u *Usage) tree() stats.Tree {

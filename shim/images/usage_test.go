@@ -57,7 +57,7 @@ func TestUsage(t *testing.T) {
 		sizes: map[string]uint64{"/docker/overlay2/a": 1, "/docker/overlay2/b": 2, "/snapshots/7": 4},
 	}
 	u := NewUsage(n, n, n)
-	u.upperDir = func(pid int) (string, error) {
+	u.upperDir = func(_ string, pid int) (string, error) {
 		if pid != 7 {
 			return "", errdefs.ErrNotFound
 		}

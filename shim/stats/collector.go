@@ -63,9 +63,9 @@ type Options struct {
 	// own on this machine, as with VM runtimes. If nil, such containers have no
 	// stats.
 	Fallback func(context.Context, Container) (*runtimeapi.ContainerStats, error)
-	// LayerRoot returns the directory of all layers. A writable layer that only the
+	// Layers says where layers are. A writable layer that only the
 	// container's own mounts name is measured if it is below; if nil, none is.
-	LayerRoot func() string
+	Layers func() Layers
 	// Workers is how many containers of a list are read at the same time;
 	// default 4.
 	Workers int
@@ -161,7 +161,7 @@ func (c *Collector) target(id string, pid int, upper string) (*target, cgroup, e
 	if t.group != nil && t.pid == pid {
 		return t, t.group, nil
 	}
-	group, mounted, err := c.learn(id, pid)
+	group, mounted, err := c.learn(id, pid, upper)
 	if err != nil {
 		c.mu.Lock()
 		if c.targets[id] == t {
@@ -170,13 +170,13 @@ func (c *Collector) target(id string, pid int, upper string) (*target, cgroup, e
 		c.mu.Unlock()
 		return nil, nil, err
 	}
-	t.pid, t.group, t.upper = pid, group, cmp.Or(upper, mounted)
+	t.pid, t.group, t.upper = pid, group, mounted
 	t.cpu, t.podCPU, t.peak, t.files = rate{}, rate{}, 0, nil
 	return t, group, nil
 }
 
-// learn finds the cgroup and the writable layer of the container id.
-func (c *Collector) learn(id string, pid int) (group cgroup, upper string, err error) {
+// learn finds the cgroup of the container id, and its writable layer if upper is "".
+func (c *Collector) learn(id string, pid int, upper string) (group cgroup, dir string, err error) {
 	p, err := openProcess(c.opts.ProcRoot, pid)
 	if err != nil {
 		return nil, "", fmt.Errorf("container %s: %w", id, err)
@@ -189,10 +189,10 @@ func (c *Collector) learn(id string, pid int) (group cgroup, upper string, err e
 	if err != nil {
 		return nil, "", fmt.Errorf("container %s, process %d: %w", id, pid, err)
 	}
-	if c.opts.LayerRoot == nil {
-		return group, "", nil
+	if upper == "" && c.opts.Layers != nil {
+		upper, _ = c.opts.Layers().upperDir(p, id)
 	}
-	return group, layerBelow(c.opts.LayerRoot(), p.upperDir()), nil
+	return group, upper, nil
 }
 
 // forgetAfter is how long state is kept without a request for it.

@@ -504,7 +504,7 @@ func TestUpperDirOfMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.close()
-	if got := p.upperDir(); got != "/var/lib/docker/overlay2/0c9f/diff" {
+	if got := p.root().upper; got != "/var/lib/docker/overlay2/0c9f/diff" {
 		t.Errorf("upper directory = %q", got)
 	}
 }

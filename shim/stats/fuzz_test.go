@@ -179,7 +179,7 @@ func FuzzProcFiles(f *testing.F) {
 		if _, err := p.openFilesLimit(); err != nil {
 			t.Fatal(err)
 		}
-		if upper := p.upperDir(); upper != "" && !filepath.IsAbs(upper) {
+		if upper := p.root().upper; upper != "" && !filepath.IsAbs(upper) {
 			t.Fatalf("upper directory %q", upper)
 		}
 	})

@@ -3,15 +3,12 @@ package stats
 import (
 	"bytes"
 	"fmt"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"github.com/cridock/cridock/internal/mountinfo"
 )
 
 // process is an open directory /proc/<pid>. Reads through it concern one process,
@@ -47,60 +44,6 @@ func (p *process) with(name string, use func(content []byte) error) error {
 		return fmt.Errorf("process %d: %w: %w", p.pid, errdefs.ErrNotFound, err)
 	}
 	return err
-}
-
-// upperDir returns the writable layer of the process's root, if the root is an
-// overlay that names it by an absolute path; else "". The path is the daemon's,
-// which may have another mount namespace.
-func (p *process) upperDir() string {
-	var upper string
-	_ = p.with("mountinfo", func(content []byte) error {
-		for line := range bytes.Lines(content) {
-			m, ok := mountinfo.Parse(string(line))
-			if !ok || m.Point != "/" {
-				continue
-			}
-			upper = "" // a later mount on / hides the earlier
-			for option := range strings.SplitSeq(m.SuperOptions, ",") {
-				if v, ok := strings.CutPrefix(option, "upperdir="); ok && m.FSType == "overlay" && path.IsAbs(v) {
-					upper = mountinfo.Unescape(v)
-				}
-			}
-		}
-		return nil
-	})
-	return upper
-}
-
-// UpperDir returns the writable layer of a process's root, if the root is an
-// overlay whose layer is below layerRoot; else "". A container that may mount can
-// name any directory as its layer. The error is errdefs.ErrNotFound if there is no
-// such process.
-func UpperDir(pid int, layerRoot string) (string, error) {
-	p, err := openProcess("/proc", pid)
-	if err != nil {
-		return "", err
-	}
-	defer p.close()
-	return layerBelow(layerRoot, p.upperDir()), nil
-}
-
-// layerBelow returns dir if it is below root, which may be reached through links;
-// else "".
-func layerBelow(root, dir string) string {
-	if dir == "" {
-		return ""
-	}
-	roots := []string{root}
-	if resolved, err := filepath.EvalSymlinks(root); err == nil {
-		roots = append(roots, resolved)
-	}
-	for _, root := range roots {
-		if name, err := filepath.Rel(root, dir); err == nil && name != "." && filepath.IsLocal(name) {
-			return dir
-		}
-	}
-	return ""
 }
 
 // netInterface holds the counters of one network interface.
