@@ -290,6 +290,7 @@ user_namespace() {
 		    image: $busybox
 		    command: [sh, -c, "read line; echo read \$line; sleep 1"]
 		    stdin: true
+		    stdinOnce: true
 	END
 	kubectl wait --for condition=Ready pod/users --timeout "$limit"
 	expect "$(kubectl exec users --container users -- awk '$2 == 0 {exit 1} {print $1, $3}' /proc/self/uid_map)" "0 65536"
