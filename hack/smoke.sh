@@ -263,7 +263,7 @@ attach_to_pod() {
 
 debug_pod() {
 	local pod
-	pod=$(pods_of web | head -n 1 | cut -d ' ' -f 1)
+	read -r pod _ < <(pods_of web)
 	kubectl debug "$pod" --image "$busybox" --container debugger --target web --quiet -- sh -c 'ps; sleep infinity'
 	kubectl wait --for jsonpath='{.status.ephemeralContainerStatuses[0].state.running}' "pod/$pod" --timeout "$limit"
 	wait_for 20 eval "kubectl logs $pod --container debugger | grep -F 'httpd -f -p 8080'"
@@ -463,7 +463,7 @@ cron_job() {
 # same pod once it does not.
 disruption_budget() {
 	local pod
-	pod=$(pods_of web | head -n 1 | cut -d ' ' -f 1)
+	read -r pod _ < <(pods_of web)
 	kubectl create poddisruptionbudget web --selector app=web --min-available 2
 	kubectl wait --for jsonpath='{.status.currentHealthy}'=2 poddisruptionbudget/web --timeout "$limit"
 	! evict "$pod" 2>"$cluster/eviction"
