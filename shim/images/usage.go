@@ -115,8 +115,8 @@ type where struct {
 	stats.Layers
 }
 
-// layerRoot returns the directory of an engine's layers. Where the containerd cannot be asked, it assumes the one
-// that Docker starts itself, and last the default of all others.
+// layerRoot returns the directory of an engine's layers. Where the containerd cannot be
+// asked, it assumes the one that Docker starts itself, and last the default of all others.
 func layerRoot(caps *engine.Capabilities) string {
 	if !caps.ContainerdStore {
 		return filepath.Join(caps.RootDir, caps.StorageDriver)

@@ -26,7 +26,7 @@ type Container struct {
 	// StartedAt is in nanoseconds since the epoch; 0: unknown.
 	StartedAt int64
 	// UpperDir is the directory of the writable layer: GraphDriver.Data.UpperDir
-	// in Docker's inspect with overlay2. If "", it is read from the mounts of Pid.
+	// in Docker's inspect with overlay2. If "", it is looked for: [Layers.UpperDir].
 	UpperDir string
 	// Mountpoint names the filesystem of the writable layer to CRI clients: a
 	// directory on it that exists in the host's mount namespace.
@@ -63,8 +63,8 @@ type Options struct {
 	// own on this machine, as with VM runtimes. If nil, such containers have no
 	// stats.
 	Fallback func(context.Context, Container) (*runtimeapi.ContainerStats, error)
-	// Layers says where layers are. A writable layer that only the
-	// container's own mounts name is measured if it is below; if nil, none is.
+	// Layers says where to look for a writable layer whose directory is not given; if
+	// nil, such layers are not measured.
 	Layers func() Layers
 	// Workers is how many containers of a list are read at the same time;
 	// default 4.
