@@ -40,17 +40,28 @@ func (l Layers) UpperDir(id string, pid int) (dir string, sure bool, err error) 
 func (l Layers) upperDir(p *process, id string) (dir string, sure bool) {
 	root := p.root()
 	mount := filepath.Join(l.Mounts, id)
-	var s unix.Stat_t
-	if err := unix.Stat(mount, &s); err == nil {
-		if root.device == fmt.Sprintf("%d:%d", unix.Major(s.Dev), unix.Minor(s.Dev)) {
-			sure = true
-		} else if own, ok := mountedOn(mount); ok {
-			// The process has another root, on the same layers if it is cridock-runtime's, but
-			// the container may have made it.
-			root, sure = own, true
+	switch device, ok := overlayOn(mount); {
+	case !ok:
+	case root.device == device:
+		sure = true
+	default: // cridock-runtime's overlay on the same layers, or what the container has made
+		var own overlay
+		if own, sure = mountedOn(mount); sure {
+			root = own
 		}
 	}
 	return layerBelow(l.Root, root.upper), sure
+}
+
+// overlayOn returns the device, MAJOR:MINOR, of the overlay that a directory is in, and
+// false if it is in none.
+func overlayOn(dir string) (device string, ok bool) {
+	var f unix.Statfs_t
+	var s unix.Stat_t
+	if unix.Statfs(dir, &f) != nil || f.Type != unix.OVERLAYFS_SUPER_MAGIC || unix.Stat(dir, &s) != nil {
+		return "", false
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(s.Dev), unix.Minor(s.Dev)), true
 }
 
 // overlay is a mount.
